@@ -1,0 +1,55 @@
+# make run: set everything up and serve the studio at http://localhost:7860
+# make test: set everything up and pass every test, browser included
+# make check: format, lint, types, architecture, fast tests; under a minute once installed
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check install format lint types unit integration e2e browser wheel clean
+
+run: $(VENV)/.installed
+	@exec $(BIN)/studio serve --sample $(if $(PORT),--port $(PORT),)
+
+test: $(VENV)/.tested
+	$(BIN)/python -m tests.browser
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.tested lint types
+	$(BIN)/python -m pytest -q tests/unit $(ARGS)
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+
+format: $(VENV)/.tested
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --fix --quiet .
+
+types: $(VENV)/.tested
+	$(BIN)/mypy
+
+unit integration e2e: $(VENV)/.tested
+	$(BIN)/python -m pytest tests/$@ $(ARGS)
+
+install: $(VENV)/.installed
+
+wheel: $(VENV)/.tested
+	$(BIN)/python -m build --wheel
+
+# An environment is complete when its mark is newer than what it was made from.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "LoRA Studio needs Python 3.11 or newer; say which: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
+		{ echo "Python has no venv module; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "Installing what the studio needs (a few minutes the first time; a GPU's libraries are large)"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,344 @@
+"""The `studio` command. Each command calls the same service as the page; this module parses and prints.
+
+With --json a command prints one machine-readable object on stdout and nothing else. Exit status: 0 success, 2 bad
+input, 1 any other failure; errors are one sentence on stderr.
+"""
+
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from studio import cli_output as out
+from studio.errors import BadInput, StudioError, Unavailable
+from studio.recipe import Recipe, from_text
+from studio.services import (
+    chat as chats,
+)
+from studio.services import (
+    datasets as dataset_service,
+)
+from studio.services import (
+    doctor as doctor_service,
+)
+from studio.services import (
+    estimates,
+    exports,
+    presets,
+)
+from studio.services import (
+    models as model_service,
+)
+from studio.services import (
+    runs as run_service,
+)
+from studio.services.studio import Studio, welcome
+from studio.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="LoRA Studio: fine-tune language models with LoRA and QLoRA. Without a command: serve.",
+)
+datasets_app = typer.Typer(help="Datasets of this home.", no_args_is_help=True)
+models_app = typer.Typer(help="Base models of this home.", no_args_is_help=True)
+runs_app = typer.Typer(help="Runs of this home.")
+app.add_typer(datasets_app, name="datasets")
+app.add_typer(models_app, name="models")
+app.add_typer(runs_app, name="runs")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Maps = Annotated[list[str] | None, typer.Option("--map", help="Which column is which: instruction=question.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="A recipe field by its own name: max_steps=30.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    home: Annotated[Path | None, typer.Option(help="Where runs, datasets and models live (STUDIO_HOME).")] = None,
+) -> None:
+    settings = Settings.from_env(home=home.expanduser().absolute() if home else None)
+    context.obj = settings
+    if context.invoked_subcommand is None:
+        _serve(settings)
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Prepare the sample model first if it is not there.")
+    ] = False,
+) -> None:
+    """Serve the studio in the browser (the default)."""
+    settings: Settings = context.obj
+    _serve(replace(settings, host=host or settings.host, port=port or settings.port), sample)
+
+
+def _serve(settings: Settings, sample: bool = False) -> None:
+    _port_is_free(settings)
+    with Studio(settings).keep() as studio:
+        welcome(studio)
+        if sample:
+            _prepare_sample(studio)
+        # Imported here: gradio takes seconds, and no other command needs it.
+        from studio.ui.server import serve as serve_pages
+
+        print(f"LoRA Studio: http://{settings.host}:{settings.port} (home {settings.home}; Ctrl-C ends it, runs go on)")
+        serve_pages(studio)
+
+
+def _prepare_sample(studio: Studio) -> None:
+    """The sample model, or a sentence on why not: the studio is of use without it."""
+    try:
+        with out.progress(quiet=False) as progress:
+            model_service.add(studio, model_service.SAMPLE, progress)
+    except StudioError as error:
+        print(f"studio: the sample model is not ready: {error}", file=sys.stderr)
+
+
+def _port_is_free(settings: Settings) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            address = f"http://{settings.host}:{settings.port}"
+            raise Unavailable(
+                f"Port {settings.port} on {settings.host} cannot be used ({error.strerror}). If a studio is running "
+                f"there, open {address}; otherwise: studio serve --port {settings.port + 1}"
+            ) from None
+
+
+@app.command()
+def check(context: typer.Context, file: Path, maps: Maps = None, as_json: Json = False) -> None:
+    """Look at a dataset file without adding it: its format, its rows, and which cannot be used."""
+    with Studio(context.obj) as studio:
+        look = dataset_service.look_at(studio, file, _pairs(maps))
+        if look.format is None:
+            raise BadInput(f"{file.name}: {look.why}. Use --map instruction=COLUMN --map output=COLUMN.")
+        out.show_look(look, as_json)
+
+
+@datasets_app.command("add")
+def datasets_add(
+    context: typer.Context,
+    file: Path,
+    name: str | None = None,
+    maps: Maps = None,
+    held_out: Annotated[Path | None, typer.Option(help="A second file of examples to measure on.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Add a json, jsonl or csv file as a dataset; `sample` adds the bundled one."""
+    with Studio(context.obj) as studio:
+        if str(file) == "sample":
+            info = dataset_service.add_sample(studio)
+        else:
+            info = dataset_service.add(studio, file, name, _pairs(maps), held_out)
+        out.show_dataset(info, as_json)
+
+
+@datasets_app.command("list")
+def datasets_list(context: typer.Context, as_json: Json = False) -> None:
+    """List the datasets."""
+    with Studio(context.obj) as studio:
+        out.table(
+            dataset_service.list_datasets(studio), ("name", "rows", "held_out", "format", "id"), as_json, "datasets"
+        )
+
+
+@datasets_app.command("show")
+def datasets_show(context: typer.Context, dataset: str, rows: int = 3, as_json: Json = False) -> None:
+    """Show a dataset and its first rows."""
+    with Studio(context.obj) as studio:
+        info = dataset_service.get(studio, dataset)
+        out.show_dataset(info, as_json, dataset_service.rows(studio, info.id, 0, rows))
+
+
+@models_app.command("add")
+def models_add(context: typer.Context, source: str, as_json: Json = False) -> None:
+    """Add the sample model (smollm2-135m-instruct), a local folder, or a hub id."""
+    with Studio(context.obj) as studio, out.progress(quiet=as_json) as progress:
+        info = model_service.add(studio, source, progress)
+    out.show(info, f"{info.id} is ready: {info.parameters / 1e6:.1f} M parameters in {info.path}", as_json)
+
+
+@models_app.command("list")
+def models_list(context: typer.Context, as_json: Json = False) -> None:
+    """List the models."""
+    with Studio(context.obj) as studio:
+        out.table(
+            model_service.list_models(studio), ("id", "architecture", "parameters", "dtype", "path"), as_json, "models"
+        )
+
+
+@app.command()
+def estimate(
+    context: typer.Context,
+    recipe: Annotated[Path | None, typer.Argument()] = None,
+    model: str | None = None,
+    dataset: str | None = None,
+    preset: str | None = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate the memory of a recipe file, or of --model with --set."""
+    with Studio(context.obj) as studio:
+        found = estimates.estimate(studio, _recipe(studio, recipe, model, dataset, preset, sets))
+        out.show_estimate(found, as_json)
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    recipe: Annotated[Path | None, typer.Argument()] = None,
+    model: str | None = None,
+    dataset: str | None = None,
+    preset: str | None = None,
+    sets: Sets = None,
+    name: str | None = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Wait and show progress; the run goes on if you leave.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Start a run from a recipe file, or from --model and --dataset with --preset and --set."""
+    with Studio(context.obj) as studio:
+        wanted = _recipe(studio, recipe, model, dataset, preset, sets)
+        if name:
+            wanted = wanted.with_values({"name": name})
+        info = run_service.start(studio, wanted)
+        if follow:
+            info = out.follow(studio, info.id, quiet=as_json)
+        out.show_run(info, as_json)
+    if follow and info.state not in ("completed", "stopped"):
+        raise typer.Exit(1)
+
+
+@runs_app.callback(invoke_without_command=True)
+def runs(
+    context: typer.Context,
+    as_json: Json = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build the database again from the run directories.")
+    ] = False,
+) -> None:
+    """List the runs."""
+    if context.invoked_subcommand is not None:
+        return
+    with Studio(context.obj) as studio:
+        if rebuild:
+            count = run_service.rebuild(studio)
+            print(f"Built the index of {count} runs again.", file=sys.stderr)
+        out.show_runs(run_service.list_runs(studio), as_json)
+
+
+@runs_app.command("show")
+def runs_show(context: typer.Context, run: str, as_json: Json = False) -> None:
+    """Show one run."""
+    with Studio(context.obj) as studio:
+        out.show_run(run_service.get(studio, run), as_json)
+
+
+@app.command()
+def stop(context: typer.Context, run: str, as_json: Json = False) -> None:
+    """Ask a run to save what it learned and stop."""
+    with Studio(context.obj) as studio:
+        out.show_run(run_service.stop(studio, run), as_json)
+
+
+@app.command()
+def chat(
+    context: typer.Context,
+    run: str,
+    prompt: Annotated[str, typer.Option(help="The question.")],
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Ask base and adapted model of a run the same question."""
+    with Studio(context.obj) as studio:
+        try:
+            final = None
+            for state in chats.ask(
+                studio, run, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+            ):
+                final = state
+        finally:
+            chats.unload(studio)
+        assert final is not None
+        out.show_answers(final, as_json)
+
+
+@app.command("export")
+def export(
+    context: typer.Context,
+    run: str,
+    to: Annotated[str, typer.Option("--to", help="adapter or merged.")],
+    to_folder: Annotated[Path | None, typer.Option("--out", help="Copy the artefact into this folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Export a run's adapter as a zip, or base and adapter merged in 16 bits."""
+    with Studio(context.obj) as studio, out.progress(quiet=as_json) as progress:
+        info = exports.start(studio, run, to)
+        while info.state not in ("completed", "failed", "stopped", "interrupted"):
+            progress(info.doing or "Starting", info.done, info.of)
+            info = exports.wait(studio, info.id, 0.3)
+        if info.state != "completed":
+            raise StudioError(info.message)
+        path = exports.copy_to(studio, info.id, to_folder) if to_folder else Path(str(info.path))
+    out.show(info, f"Exported to {path}\n{info.parity}".strip(), as_json, {"path": str(path)})
+
+
+@app.command()
+def doctor(context: typer.Context, as_json: Json = False) -> None:
+    """Say what this machine can do and what is missing."""
+    with Studio(context.obj) as studio:
+        out.show_doctor(doctor_service.examine(studio), as_json)
+
+
+def _pairs(texts: list[str] | None) -> dict[str, str]:
+    pairs = {}
+    for text in texts or []:
+        name, mark, value = text.partition("=")
+        if not mark or not name or not value:
+            raise BadInput(f"{text!r} is not of the form name=value.")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _recipe(
+    studio: Studio,
+    file: Path | None,
+    model: str | None,
+    dataset: str | None,
+    preset: str | None,
+    sets: list[str] | None,
+) -> Recipe:
+    """A recipe from a file or from flags: preset first, then model and dataset, then each --set."""
+    if file is None and model is None and preset is None:
+        raise BadInput("Give a recipe file, or --model and --dataset (see studio train --help).")
+    recipe = Recipe.load(file) if file else Recipe()
+    values: dict[str, Any] = dict(presets.get(studio, preset).values) if preset else {}
+    values |= {key: value for key, value in (("model", model), ("dataset", dataset)) if value is not None}
+    values |= {key: from_text(key, text) for key, text in _pairs(sets).items()}
+    return recipe.with_values(values) if values else recipe
+
+
+def main() -> None:
+    """Entry of the `studio` command."""
+    try:
+        app(standalone_mode=True)
+    except StudioError as error:
+        print(f"studio: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,196 @@
+"""What the command line prints: plain lines for people, one JSON object for programs."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from studio.services import runs as run_service
+from studio.services.chat import ChatState
+from studio.services.datasets import DatasetInfo, FileLook
+from studio.services.doctor import Finding
+from studio.services.estimates import Estimate
+from studio.services.runs import RunInfo
+from studio.services.studio import Studio
+
+GIB = 2**30
+
+
+def _json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def show(info: Any, words: str, as_json: bool, extra: dict[str, Any] | None = None) -> None:
+    """One thing: its JSON or its sentence."""
+    _json(asdict(info) | (extra or {})) if as_json else print(words)
+
+
+def table(items: Sequence[Any], columns: Sequence[str], as_json: bool, name: str) -> None:
+    """A list of things as aligned columns."""
+    rows = [asdict(item) for item in items]
+    if as_json:
+        _json({name: rows})
+        return
+    if not rows:
+        print(f"No {name} yet.")
+        return
+    cells = [[column for column in columns]] + [[_cell(row[column]) for column in columns] for row in rows]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    text = f"{value:,}" if isinstance(value, int) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def show_look(look: FileLook, as_json: bool) -> None:
+    """What `check` found in a file."""
+    if as_json:
+        _json(
+            {
+                "format": look.format,
+                "why": look.why,
+                "rows": look.rows,
+                "ok": look.ok,
+                "columns": look.columns,
+                "rejected": look.rejected,
+            }
+        )
+        return
+    print(f"Format {look.format}: {look.why}.")
+    print(f"{look.ok:,} of {look.rows:,} rows can be used.")
+    for item in look.rejected[:20]:
+        where = f", field {item['field']}" if item["field"] else ""
+        print(f"  row {item['row']}{where}: {item['reason']}; {item['fix']}")
+    if len(look.rejected) > 20:
+        print(f"  and {len(look.rejected) - 20:,} more")
+
+
+def show_dataset(info: DatasetInfo, as_json: bool, rows: Sequence[dict[str, Any]] | None = None) -> None:
+    """A dataset, with rows if given."""
+    if as_json:
+        _json(asdict(info) | ({"first": list(rows)} if rows is not None else {}))
+        return
+    refused = f"; {info.rejected:,} could not be used" if info.rejected else ""
+    apart = f", {info.held_out:,} of them held out" if info.held_out else ""
+    print(f"{info.name}: {info.rows:,} rows{apart}{refused}. Format {info.format}: {info.why}.")
+    print(f"id {info.id[:12]} in {info.path}")
+    for row in rows or []:
+        print(f"\n#{row['row']}\n{row['prompt']}\n  -> {row['answer']}")
+
+
+def show_estimate(found: Estimate, as_json: bool) -> None:
+    """An estimate by item."""
+    if as_json:
+        _json(asdict(found) | {"items": {item.key: item.bytes for item in found.items}})
+        return
+    for item in found.items:
+        print(f"{item.label:20} {item.bytes / GIB:8.3f} GiB  {item.note}")
+    verdict = "fits" if found.fits else "does not fit"
+    room = f"{found.available / GIB:.1f} GiB free on {found.device}"
+    print(f"{'Total':20} {found.total / GIB:8.3f} GiB  {verdict} in the {room}")
+    print(
+        f"{found.trainable:,} of {found.parameters:,} parameters are trained ({found.trainable / found.parameters:.2%})"
+    )
+    for line in found.warnings + found.advice:
+        print(f"- {line}")
+
+
+def _run_json(info: RunInfo) -> dict[str, Any]:
+    return run_service.as_dict(info)
+
+
+def show_run(info: RunInfo, as_json: bool) -> None:
+    """One run."""
+    if as_json:
+        _json(_run_json(info))
+        return
+    print(f"{info.name} ({info.id}): {info.state}, {info.message}")
+    print(f"step {info.step} of {info.total_steps}, loss {_cell(info.loss)}, evaluation loss {_cell(info.eval_loss)}")
+    print(f"model {info.model}, dataset {info.dataset}, in {info.path}")
+    if info.remedy:
+        print(info.remedy)
+
+
+def show_runs(infos: Sequence[RunInfo], as_json: bool) -> None:
+    """The list of runs."""
+    if as_json:
+        _json({"runs": [_run_json(info) for info in infos]})
+        return
+    table(infos, ("id", "name", "state", "step", "total_steps", "loss", "eval_loss", "model", "dataset"), False, "runs")
+
+
+def follow(studio: Studio, run_id: str, quiet: bool) -> RunInfo:
+    """Wait for a run to end and say each step on stderr. Leaving (Ctrl-C) does not touch the run."""
+    cursor, doing = 0, ""
+    while True:
+        info = run_service.get(studio, run_id)
+        news = run_service.points(studio, run_id, cursor)
+        cursor = news.after
+        if not quiet:
+            if info.doing and info.doing != doing:
+                print(info.doing, file=sys.stderr)
+            doing = info.doing
+            for point in news.metrics:
+                speed = f", {point['tokens_per_s']:.0f} tokens/s" if point["tokens_per_s"] else ""
+                print(f"step {point['step']}/{info.total_steps}  loss {_cell(point['loss'])}{speed}", file=sys.stderr)
+            for point in news.evals:
+                print(f"step {point['step']}  evaluation loss {_cell(point['eval_loss'])}", file=sys.stderr)
+        if info.final:
+            return info
+        time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress(what, done, of) that writes one line on stderr, rewritten on a terminal."""
+    last = ""
+    terminal = sys.stderr.isatty()
+
+    def report(what: str, done: int, of: int) -> None:
+        nonlocal last
+        if quiet or not what:
+            return
+        size = ""
+        if of > 10**6 or (not of and done > 10**6):
+            size = f" {done / 2**20:.0f}" + (f" of {of / 2**20:.0f} MiB" if of else " MiB")
+        elif of:
+            size = f" {done / of:.0%}"
+        if terminal:
+            print(f"\r\x1b[K{what}{size}", end="", file=sys.stderr, flush=True)
+        elif what != last:
+            print(what, file=sys.stderr, flush=True)
+        last = what
+
+    try:
+        yield report
+    finally:
+        if terminal and last:
+            print(file=sys.stderr)
+
+
+def show_answers(state: ChatState, as_json: bool) -> None:
+    """The answers of a chat."""
+    if as_json:
+        _json({"answers": {column: asdict(answer) for column, answer in state.answers.items()}})
+        return
+    for column, answer in state.answers.items():
+        print(f"[{column}, {answer.tokens} tokens, {answer.tokens_per_s:.1f} tokens/s]\n{answer.text}\n")
+
+
+def show_doctor(findings: Sequence[Finding], as_json: bool) -> None:
+    """What the doctor found."""
+    if as_json:
+        _json({"findings": [asdict(item) for item in findings]})
+        return
+    for item in findings:
+        print(f"{'ok ' if item.ok else '!! '} {item.name}: {item.text}")

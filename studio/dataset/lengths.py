@@ -1,0 +1,50 @@
+"""How many tokens the examples of a dataset have, quickly enough for a form that answers while one types."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from studio.dataset.encode import Encoder
+from studio.dataset.store import read_records
+from studio.recipe import Data
+
+# Up to this many rows are all counted; of more, the longest by characters and an even sample of the rest.
+_ALL = 2000
+_LONGEST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of an example before the cut: the longest, and the mean. `exact` when every row was counted."""
+
+    rows: int
+    held_out: int
+    longest: int
+    mean: float
+    exact: bool
+
+
+@functools.lru_cache(maxsize=64)
+def measure(folder: Path, model_folder: Path, template: Literal["chat", "alpaca"], system_prompt: str) -> Lengths:
+    """Token lengths of the dataset in `folder` as the model in `model_folder` sees it.
+
+    Datasets never change, so neither does the answer: it is kept.
+    """
+    records = read_records(folder)
+    encoder = Encoder(model_folder, Data(template=template, system_prompt=system_prompt))
+    held_out = sum(record.held_out for record in records)
+    if len(records) <= _ALL:
+        counts = [len(whole.input_ids) for whole in encoder.encode(records)]
+        return Lengths(len(records), held_out, max(counts), sum(counts) / len(counts), exact=True)
+
+    def characters(index: int) -> int:
+        record = records[index]
+        return len(record.text) + sum(len(message["content"]) for message in record.messages)
+
+    by_size = sorted(range(len(records)), key=characters, reverse=True)
+    longest = [records[index] for index in by_size[:_LONGEST]]
+    sample = records[:: max(1, len(records) // _ALL)]
+    tops = [len(whole.input_ids) for whole in encoder.encode(longest)]
+    counts = [len(whole.input_ids) for whole in encoder.encode(sample)]
+    return Lengths(len(records), held_out, max(tops + counts), sum(counts) / len(counts), exact=False)

@@ -1,0 +1,152 @@
+"""Chat templates, rendered in a sandbox; the Alpaca text.
+
+The environment is that of transformers (`utils/chat_template_utils.py`: ImmutableSandboxedEnvironment, trim_blocks,
+lstrip_blocks, loopcontrols, raise_exception, strftime_now, tojson that keeps non-ASCII), so the text is the one
+`apply_chat_template` gives; a test compares them. A template is data from a model's folder: it sees the messages
+and the special tokens, nothing else.
+"""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import CallBlock, Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from studio.dataset.formats import Message, Record
+from studio.errors import BadInput
+from studio.rundir import read_json
+
+# Taori et al. 2023, github.com/tatsu-lab/stanford_alpaca: the two prompts, verbatim.
+ALPACA_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+ALPACA_WITHOUT_INPUT = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+
+
+def alpaca_prompt(instruction: str, extra: str = "") -> str:
+    """The classic Alpaca text up to and including the response heading."""
+    if extra:
+        return ALPACA_WITH_INPUT.format(instruction=instruction, input=extra)
+    return ALPACA_WITHOUT_INPUT.format(instruction=instruction)
+
+
+class _Generation(Extension):
+    """Lets `{% generation %}` blocks pass: they mark the assistant's part and add no text."""
+
+    tags = {"generation"}  # noqa: RUF012 jinja2 reads a plain set
+
+    def parse(self, parser: Parser) -> Node:
+        lineno = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return CallBlock(self.call_method("_body"), [], [], body).set_lineno(lineno)
+
+    def _body(self, caller: Any) -> str:
+        return str(caller())
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    env.filters["tojson"] = _tojson
+    env.globals["raise_exception"] = _raise
+    env.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return env
+
+
+class ChatTemplate:
+    """The chat template of a model folder.
+
+    Raises BadInput when the folder has none, or when the template is broken or refuses the messages.
+    """
+
+    def __init__(self, source: str, special: dict[str, str], where: str) -> None:
+        self.source, self.special, self._where = source, special, where
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateError as error:
+            raise BadInput(f"The chat template of {where} is broken: {error}.") from None
+
+    @classmethod
+    def of_model(cls, folder: Path) -> "ChatTemplate":
+        source = template_source(folder)
+        if source is None:
+            raise BadInput(
+                f"{folder.name} has no chat template. Use the Alpaca template, or a model that was made for chat."
+            )
+        return cls(source, special_tokens(folder), folder.name)
+
+    def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
+        """The text of a conversation, with the opening of an answer behind it if asked."""
+        try:
+            return self._template.render(
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                tools=None,
+                documents=None,
+                **self.special,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            raise BadInput(f"The chat template of {self._where} cannot render this example: {error}.") from None
+
+
+def template_source(folder: Path) -> str | None:
+    """The text of a model's chat template: chat_template.jinja, else tokenizer_config.json; None without one."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    value = (read_json(folder / "tokenizer_config.json") or {}).get("chat_template")
+    if isinstance(value, list):
+        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
+        value = named.get("default")
+    return value if isinstance(value, str) else None
+
+
+def special_tokens(folder: Path) -> dict[str, str]:
+    """bos_token, eos_token and the like of a model folder, as templates see them."""
+    found: dict[str, str] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        for key, value in (read_json(folder / name) or {}).items():
+            if not key.endswith("_token"):
+                continue
+            if isinstance(value, dict):
+                value = value.get("content")
+            if isinstance(value, str):
+                found[key] = value
+    return found
+
+
+def with_system(messages: list[Message], system_prompt: str) -> list[Message]:
+    """The messages with a system prompt in front, unless they bring their own."""
+    if not system_prompt or (messages and messages[0]["role"] == "system"):
+        return messages
+    return [{"role": "system", "content": system_prompt}, *messages]
+
+
+def alpaca_parts(record: Record) -> tuple[str, str]:
+    """Prompt and answer of a record in Alpaca text; raises BadInput for a conversation of several turns."""
+    if not record.instruction:
+        raise BadInput(
+            f"Row {record.row} is a conversation of several turns, and the Alpaca text has room for one. "
+            "Use the chat template."
+        )
+    return alpaca_prompt(record.instruction, record.input), record.messages[-1]["content"]

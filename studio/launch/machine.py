@@ -1,0 +1,90 @@
+"""What this machine is: processors, memory, disk, and an NVIDIA GPU if the system tells of one. Without torch."""
+
+import functools
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """The first CUDA device, as nvidia-smi tells of it; bytes."""
+
+    name: str
+    total: int
+    used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The machine at one moment; memory and disk in bytes."""
+
+    processor: str
+    cores: int
+    memory_total: int
+    memory_used: int
+    disk_free: int
+    gpu: Gpu | None
+    bf16_fast: bool
+
+
+def look(folder: Path) -> Machine:
+    """Look at the machine; `folder` names the disk."""
+    memory = psutil.virtual_memory()
+    return Machine(
+        processor=_processor(),
+        cores=cores(),
+        memory_total=memory.total,
+        memory_used=memory.total - memory.available,
+        disk_free=shutil.disk_usage(folder).free,
+        gpu=_gpu(),
+        bf16_fast=_bf16_fast(),
+    )
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+@functools.cache
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def _processor() -> str:
+    for line in _cpuinfo().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _bf16_fast() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware."""
+    return any(flag in _cpuinfo() for flag in ("avx512_bf16", "amx_bf16", "bf16 "))
+
+
+@functools.cache
+def _nvidia_smi() -> str | None:
+    return shutil.which("nvidia-smi")
+
+
+def _gpu() -> Gpu | None:
+    program = _nvidia_smi()
+    if program is None:
+        return None
+    query = [program, "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
+        name, total, used = (part.strip() for part in answer.splitlines()[0].split(","))
+        return Gpu(name, int(total) * 2**20, int(used) * 2**20)
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None

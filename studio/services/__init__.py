@@ -1,0 +1,1 @@
+"""What the studio can do, one module a noun. Pages and command line call nothing else."""

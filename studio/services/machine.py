@@ -1,0 +1,42 @@
+"""What this machine can do."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from studio.launch import machine as machine_facts
+
+if TYPE_CHECKING:
+    from studio.services.studio import Studio
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The machine at one moment; bytes. The device is what trains: the GPU if there is one, else the processor."""
+
+    device: str
+    device_kind: Literal["cpu", "cuda"]
+    cores: int
+    memory_total: int
+    memory_used: int
+    device_total: int
+    device_used: int
+    disk_free: int
+    bf16_fast: bool
+
+
+def look(studio: "Studio") -> Machine:
+    """Look at the machine now."""
+    facts = machine_facts.look(studio.settings.home)
+    gpu = facts.gpu
+    plural = "core" if facts.cores == 1 else "cores"
+    return Machine(
+        device=gpu.name if gpu else f"CPU, {facts.cores} {plural}",
+        device_kind="cuda" if gpu else "cpu",
+        cores=facts.cores,
+        memory_total=facts.memory_total,
+        memory_used=facts.memory_used,
+        device_total=gpu.total if gpu else facts.memory_total,
+        device_used=gpu.used if gpu else facts.memory_used,
+        disk_free=facts.disk_free,
+        bf16_fast=facts.bf16_fast or gpu is not None,
+    )

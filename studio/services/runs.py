@@ -1,0 +1,294 @@
+"""Runs: start, list, follow, stop."""
+
+import dataclasses
+import json
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from studio.dataset.encode import held_out_rows
+from studio.dataset.formats import Record
+from studio.dataset.store import read_records
+from studio.errors import BadInput, Conflict, NotFound
+from studio.memory.shapes import ModelShape
+from studio.recipe import Recipe
+from studio.rundir import RunDir, create, read_json
+from studio.services import datasets, estimates, models
+from studio.services.states import EXPLAINED, FINAL, State
+from studio.store import ingest
+from studio.store import runs as rows
+from studio.store.tables import Point, Run
+
+if TYPE_CHECKING:
+    from studio.services.studio import Studio
+
+_MARKS = ("checkpoint", "note", "state")
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """A run as lists show it. Times in seconds since the epoch, memory in bytes."""
+
+    id: str
+    name: str
+    state: State
+    model: str
+    dataset: str
+    step: int
+    total_steps: int
+    loss: float | None
+    eval_loss: float | None
+    best_eval: float | None
+    created: float
+    started: float | None
+    ended: float | None
+    seconds_left: float | None
+    tokens_per_s: float | None
+    step_seconds: float | None
+    memory: int | None
+    message: str
+    remedy: str
+    doing: str
+    path: str
+    device: str
+    final: bool
+    has_adapter: bool
+    plan: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """New points since a cursor, and the cursor for the next call."""
+
+    run: str
+    after: int
+    metrics: list[dict[str, Any]]
+    evals: list[dict[str, Any]]
+    marks: list[dict[str, Any]]
+
+
+def start(studio: "Studio", recipe: Recipe) -> RunInfo:
+    """Check a recipe against this home and put its run in the queue. Raises BadInput before anything is written."""
+    shape = models.shape_of(studio, recipe.model.model)
+    estimates.check_modules(recipe, shape)
+    folder = models.folder_of(studio, recipe.model.model)
+    dataset = datasets.get(studio, recipe.data.dataset)
+    # The first example shows whether template, tokenizer and data go together.
+    view = datasets.see(studio, dataset.id, 1, recipe.model.model, recipe.data.model_dump())
+    if view.trained == 0 and dataset.rows == 1:
+        raise BadInput(f"{dataset.name} has one example, and {view.note[0].lower()}{view.note[1:]}")
+    name = recipe.name.strip() or _next_name(studio, dataset.name)
+    recipe = recipe.model_copy(update={"name": name})
+    run_id = time.strftime("%y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
+    run = create(
+        studio.settings.runs,
+        run_id,
+        {
+            "recipe.yaml": recipe.to_yaml(),
+            "dataset.json": _json(
+                {"id": dataset.id, "name": dataset.name, "sha256": dataset.sha256, "path": dataset.path}
+            ),
+            "model.json": _json({"id": recipe.model.model, "path": str(folder), "fingerprint": _fingerprint(shape)}),
+            "about.json": _json({"name": name, "owner": studio.owner, "created": time.time(), "notes": "", "tags": []}),
+        },
+    )
+    if studio.keeping:
+        ingest.register(studio.database, run)
+        studio.refresh()
+    return get(studio, run_id)
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+
+
+def _fingerprint(shape: ModelShape) -> dict[str, Any]:
+    return {"architecture": shape.architecture, "parameters": shape.parameters}
+
+
+def _next_name(studio: "Studio", base: str) -> str:
+    """`base-N` with the first N above those in use."""
+    pattern = re.compile(re.escape(base) + r"-(\d+)$")
+    numbers = [int(found[1]) for row in rows.every(studio.database, studio.owner) if (found := pattern.match(row.name))]
+    return f"{base}-{max(numbers, default=0) + 1}"
+
+
+def list_runs(studio: "Studio") -> list[RunInfo]:
+    """All runs, newest first."""
+    studio.refresh()
+    return [_info(studio, row) for row in rows.every(studio.database, studio.owner)]
+
+
+def get(studio: "Studio", run_id: str) -> RunInfo:
+    """One run by its id or the beginning of it; raises NotFound with the way out."""
+    studio.refresh()
+    row = rows.find(studio.database, studio.owner, run_id) if run_id else None
+    if row is not None:
+        return _info(studio, row)
+    run = studio.run_dir(run_id)
+    if run_id and "/" not in run_id and not run_id.startswith(".") and run.recipe.is_file():
+        return _just_made(studio, run)
+    raise NotFound(f"There is no run {run_id!r}. See them with: studio runs")
+
+
+def _just_made(studio: "Studio", run: RunDir) -> RunInfo:
+    """A run directory that the keeper has not taken in yet: it waits."""
+    about = read_json(run.about) or {}
+    if about.get("owner") != studio.owner:
+        raise NotFound(f"There is no run {run.id!r}. See them with: studio runs")
+    recipe = Recipe.load(run.recipe)
+    dataset = str((read_json(run.dataset) or {}).get("name", ""))
+    row = Run(
+        id=run.id,
+        owner=studio.owner,
+        name=recipe.name,
+        model=recipe.model.model,
+        dataset="",
+        dataset_name=dataset,
+        recipe="",
+        path=str(run.path),
+        created=float(about["created"]),
+        state="queued",
+        step=0,
+        total_steps=0,
+        device="",
+        doing="",
+        message="",
+        remedy="",
+        plan={},
+        offset=0,
+        last_seq=0,
+    )
+    return _info(studio, row)
+
+
+def _info(studio: "Studio", row: Run) -> RunInfo:
+    state: State = row.state  # type: ignore[assignment]
+    final = state in FINAL
+    left = None
+    if row.step_seconds and row.total_steps and not final:
+        left = max(0, row.total_steps - row.step) * row.step_seconds
+    return RunInfo(
+        row.id,
+        row.name,
+        state,
+        row.model,
+        row.dataset_name,
+        row.step,
+        row.total_steps,
+        row.loss,
+        row.eval_loss,
+        row.best_eval,
+        row.created,
+        row.started,
+        row.ended,
+        left,
+        row.tokens_per_s,
+        row.step_seconds,
+        row.memory,
+        row.message or EXPLAINED[state],
+        row.remedy,
+        row.doing,
+        row.path,
+        row.device,
+        final,
+        (studio.run_dir(row.id).adapter / "MANIFEST.json").is_file(),
+        dict(row.plan or {}),
+    )
+
+
+def stop(studio: "Studio", run_id: str) -> RunInfo:
+    """Ask a run to save what it learned and stop; raises Conflict when it is over."""
+    info = get(studio, run_id)
+    if info.final:
+        raise Conflict(f"Run {info.name} ({info.id}) is already over: {info.state}.")
+    studio.run_dir(info.id).ask("stop")
+    return get(studio, info.id)
+
+
+def points(studio: "Studio", run_id: str, after: int = 0) -> Points:
+    """What was logged since the cursor `after`: metric points, evaluation points and marks on the step axis."""
+    info = get(studio, run_id)
+    found = rows.points_after(studio.database, info.id, after)
+    events = rows.events_after(studio.database, info.id, after, _MARKS)
+    cursor = max([after, *(item.seq for item in found), *(item.seq for item in events)])
+    marks = [
+        {"step": event.step or 0, "kind": event.kind, "text": _mark_text(event.payload), "time": event.time}
+        for event in events
+        if event.kind != "state" or event.payload.get("state") == "stopping"
+    ]
+    return Points(
+        info.id,
+        cursor,
+        [_metric(p) for p in found if p.eval_loss is None],
+        [
+            {"step": p.step, "epoch": p.epoch, "eval_loss": p.eval_loss, "time": p.time}
+            for p in found
+            if p.eval_loss is not None
+        ],
+        marks,
+    )
+
+
+def _metric(point: Point) -> dict[str, Any]:
+    names = (
+        "step",
+        "epoch",
+        "time",
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "tokens",
+        "tokens_per_s",
+        "step_seconds",
+        "memory",
+        "token_accuracy",
+    )
+    return {name: getattr(point, name) for name in names}
+
+
+def _mark_text(payload: dict[str, object]) -> str:
+    return str(payload.get("text") or payload.get("message") or payload.get("state") or "")
+
+
+def recipe_yaml(studio: "Studio", run_id: str) -> str:
+    """The run's recipe, as it was started."""
+    return studio.run_dir(get(studio, run_id).id).recipe.read_text(encoding="utf-8")
+
+
+def recipe_of(studio: "Studio", run_id: str) -> Recipe:
+    """The run's recipe."""
+    return Recipe.load(studio.run_dir(get(studio, run_id).id).recipe)
+
+
+def log_tail(studio: "Studio", run_id: str) -> str:
+    """The end of the run's log."""
+    return studio.run_dir(get(studio, run_id).id).log_tail()
+
+
+def held_out(studio: "Studio", run_id: str, limit: int = 12) -> list[Record]:
+    """Examples that the run did not train on, in the order of the dataset."""
+    recipe = recipe_of(studio, run_id)
+    pointer = read_json(studio.run_dir(get(studio, run_id).id).dataset) or {}
+    folder = studio.settings.datasets / str(pointer.get("id"))
+    if not folder.is_dir():
+        return []
+    records = read_records(folder)
+    out = held_out_rows(records, recipe.data.held_out, recipe.schedule.seed)
+    return [record for record in records if record.held_out or record.row in out][:limit]
+
+
+def rebuild(studio: "Studio") -> int:
+    """Build the run tables again from the run directories; returns the number of runs."""
+    if not studio.keeping:
+        raise Conflict("Another studio keeps this home; stop it before rebuilding its database.")
+    count = ingest.rebuild(studio.database, studio.settings.runs)
+    studio.refresh()
+    return count
+
+
+def as_dict(info: RunInfo) -> dict[str, Any]:
+    """A run as the command line's --json prints it."""
+    return dataclasses.asdict(info)

@@ -1,0 +1,109 @@
+"""Settings of one studio: where it lives and how it behaves. Passed around, never global.
+
+Every field can be set by the environment variable named beside it in docs/settings.md, which a test keeps
+true to this file. Tests make their own: `Settings(home=tmp_path)`.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Self
+
+from platformdirs import user_data_path
+
+from studio.errors import BadInput
+
+
+def default_home() -> Path:
+    """The platform's user-data directory for LoRA Studio."""
+    return user_data_path("lora-studio", appauthor=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a studio process is told at its start.
+
+    home                  where runs, datasets, models, exports and the database live
+    host, port            where the web studio listens
+    keeper_interval       seconds between two looks of the keeper at the run directories
+    stop_grace            seconds a worker gets to stop by itself before it is signalled
+    stalled_after         seconds without progress after which a live worker is shown as stalled
+    chat_idle             seconds after which an unused chat worker gives its memory back
+    max_file_mb           largest file that may be uploaded or added, MiB
+    max_rows              most rows a dataset may have
+    offline               never ask the Hugging Face hub for anything
+    """
+
+    home: Path = field(default_factory=default_home)
+    host: str = "127.0.0.1"
+    port: int = 7860
+    keeper_interval: float = 0.5
+    stop_grace: float = 60.0
+    stalled_after: float = 300.0
+    chat_idle: float = 900.0
+    max_file_mb: int = 512
+    max_rows: int = 2_000_000
+    offline: bool = False
+
+    @property
+    def runs(self) -> Path:
+        return self.home / "runs"
+
+    @property
+    def datasets(self) -> Path:
+        return self.home / "datasets"
+
+    @property
+    def models(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def exports(self) -> Path:
+        return self.home / "exports"
+
+    @property
+    def database(self) -> Path:
+        return self.home / "studio.db"
+
+    @property
+    def keeper_lock(self) -> Path:
+        return self.home / "keeper.lock"
+
+    def prepare(self) -> Self:
+        """Create the folders of the home, readable by their owner only."""
+        for folder in (self.home, self.runs, self.datasets, self.models, self.exports):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None, **given: object) -> Self:
+        """Defaults, then STUDIO_* variables, then what is `given` and not None."""
+        env = os.environ if env is None else env
+        values: dict[str, object] = {}
+        for item in fields(cls):
+            variable = env_name(item.name)
+            if variable in env and env[variable] != "":
+                values[item.name] = _parse(item.name, item.type, env[variable])
+        if env.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+            values.setdefault("offline", True)
+        values |= {name: value for name, value in given.items() if value is not None}
+        return cls(**values)  # type: ignore[arg-type]
+
+
+def env_name(name: str) -> str:
+    """The environment variable that sets field `name`."""
+    return f"STUDIO_{name.upper()}"
+
+
+def _parse(name: str, kind: object, text: str) -> object:
+    if kind is Path:
+        return Path(text).expanduser().absolute()
+    if kind is bool:
+        return text.lower() in ("1", "true", "yes", "on")
+    if kind is int or kind is float:
+        try:
+            return kind(text)
+        except ValueError:
+            raise BadInput(f"{env_name(name)} must be a number, not {text!r}.") from None
+    return text

@@ -1,0 +1,43 @@
+"""The index of dataset folders."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, or_, select
+from sqlalchemy.dialects.sqlite import insert
+
+from studio.store.db import Database
+from studio.store.tables import Dataset
+
+
+def put(database: Database, **row: object) -> None:
+    """Index a dataset by its columns' values; indexing it again changes nothing."""
+    with database.write() as session:
+        session.execute(insert(Dataset).values(row).on_conflict_do_nothing())
+
+
+def every(database: Database, owner: str) -> Sequence[Dataset]:
+    """All datasets of an owner, newest first."""
+    with database.read() as session:
+        return session.scalars(select(Dataset).where(Dataset.owner == owner).order_by(Dataset.created.desc())).all()
+
+
+def find(database: Database, owner: str, key: str) -> Dataset | None:
+    """The dataset with this id, the beginning of an id, or this name (the newest of that name)."""
+    mine = select(Dataset).where(Dataset.owner == owner).order_by(Dataset.created.desc())
+    match = or_(Dataset.name == key, Dataset.id == key)
+    if len(key) >= 6:  # shorter ones are more likely a mistyped name than the beginning of an id
+        match = or_(match, Dataset.id.startswith(key, autoescape=True))
+    with database.read() as session:
+        return session.scalars(mine.where(match)).first()
+
+
+def known_ids(database: Database) -> set[str]:
+    """Ids of all indexed datasets."""
+    with database.read() as session:
+        return set(session.scalars(select(Dataset.id)))
+
+
+def forget(database: Database, dataset_id: str) -> None:
+    """Take a dataset out of the index."""
+    with database.write() as session:
+        session.execute(delete(Dataset).where(Dataset.id == dataset_id))

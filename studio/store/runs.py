@@ -1,0 +1,84 @@
+"""Queries on runs and their points. Every query goes through `_mine`, the one place that filters by owner."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Select, select
+
+from studio.store.db import Database
+from studio.store.tables import Event, Point, Run
+
+FINAL = ("completed", "stopped", "failed", "interrupted")
+
+
+def _mine(owner: str) -> Select[Run]:
+    return select(Run).where(Run.owner == owner)
+
+
+def find(database: Database, owner: str, run_id: str) -> Run | None:
+    """The run with this id, or whose id begins with it if only one does."""
+    with database.read() as session:
+        rows = session.scalars(_mine(owner).where(Run.id.startswith(run_id, autoescape=True)).limit(2)).all()
+    exact = [row for row in rows if row.id == run_id]
+    return exact[0] if exact else rows[0] if len(rows) == 1 else None
+
+
+def get(database: Database, run_id: str) -> Run:
+    """The row of a run that exists, whoever owns it: for the keeper."""
+    with database.read() as session:
+        return session.get_one(Run, run_id)
+
+
+def every(database: Database, owner: str) -> Sequence[Run]:
+    """All runs of an owner, newest first."""
+    with database.read() as session:
+        return session.scalars(_mine(owner).order_by(Run.created.desc(), Run.id.desc())).all()
+
+
+def unfinished(database: Database) -> Sequence[Run]:
+    """Runs of all owners that are not over, oldest first: the keeper's work."""
+    with database.read() as session:
+        return session.scalars(select(Run).where(Run.state.not_in(FINAL)).order_by(Run.created, Run.id)).all()
+
+
+def known_ids(database: Database) -> set[str]:
+    """Ids of all runs that have a row."""
+    with database.read() as session:
+        return set(session.scalars(select(Run.id)))
+
+
+def update(database: Database, run_id: str, **values: Any) -> None:
+    """Set columns of a run's row."""
+    with database.write() as session:
+        row = session.get_one(Run, run_id)
+        for name, value in values.items():
+            setattr(row, name, value)
+
+
+def points_after(database: Database, run_id: str, after: int) -> Sequence[Point]:
+    """Points of a run with a seq above `after`, in order."""
+    with database.read() as session:
+        return session.scalars(select(Point).where(Point.run == run_id, Point.seq > after).order_by(Point.seq)).all()
+
+
+def events_after(database: Database, run_id: str, after: int, kinds: Sequence[str]) -> Sequence[Event]:
+    """Events of the given kinds with a seq above `after`, in order."""
+    query = select(Event).where(Event.run == run_id, Event.seq > after, Event.kind.in_(kinds)).order_by(Event.seq)
+    with database.read() as session:
+        return session.scalars(query).all()
+
+
+def last_event(database: Database, run_id: str, kind: str, state: str | None = None) -> Event | None:
+    """The newest event of a kind, of a given state if asked."""
+    query = select(Event).where(Event.run == run_id, Event.kind == kind).order_by(Event.seq.desc())
+    with database.read() as session:
+        for event in session.scalars(query):
+            if state is None or event.payload.get("state") == state:
+                return event
+    return None
+
+
+def last_state(database: Database, run_id: str) -> str:
+    """What the worker last said of itself; empty when it said nothing yet."""
+    event = last_event(database, run_id, "state")
+    return "" if event is None else str(event.payload.get("state", ""))

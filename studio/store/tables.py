@@ -1,0 +1,96 @@
+"""The tables. Rows that a person owns carry an `owner`.
+
+runs      one row a run: what the list shows, where ingest stands (offset, last_seq)
+points    metric and evaluation points, keyed by (run, seq): inserting twice changes nothing
+events    everything else in the journal, keyed the same way
+datasets  one row a dataset folder
+"""
+
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """Base of all tables; Alembic compares migrations with its metadata."""
+
+
+class Run(Base):
+    __tablename__ = "runs"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(index=True)
+    name: Mapped[str]
+    model: Mapped[str]
+    dataset: Mapped[str]
+    dataset_name: Mapped[str]
+    recipe: Mapped[str]
+    path: Mapped[str]
+    created: Mapped[float]
+    state: Mapped[str] = mapped_column(default="queued")
+    started: Mapped[float | None]
+    ended: Mapped[float | None]
+    step: Mapped[int] = mapped_column(default=0)
+    total_steps: Mapped[int] = mapped_column(default=0)
+    loss: Mapped[float | None]
+    eval_loss: Mapped[float | None]
+    best_eval: Mapped[float | None]
+    tokens_per_s: Mapped[float | None]
+    step_seconds: Mapped[float | None]
+    memory: Mapped[int | None]
+    device: Mapped[str] = mapped_column(default="")
+    doing: Mapped[str] = mapped_column(default="")
+    message: Mapped[str] = mapped_column(default="")
+    remedy: Mapped[str] = mapped_column(default="")
+    plan: Mapped[dict[str, object]] = mapped_column(JSON, default=dict)
+    offset: Mapped[int] = mapped_column(default=0)
+    last_seq: Mapped[int] = mapped_column(default=0)
+
+
+class Point(Base):
+    __tablename__ = "points"
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    time: Mapped[float]
+    step: Mapped[int]
+    epoch: Mapped[float | None]
+    loss: Mapped[float | None]
+    eval_loss: Mapped[float | None]
+    learning_rate: Mapped[float | None]
+    grad_norm: Mapped[float | None]
+    tokens: Mapped[int | None]
+    tokens_per_s: Mapped[float | None]
+    step_seconds: Mapped[float | None]
+    memory: Mapped[int | None]
+    token_accuracy: Mapped[float | None]
+
+
+class Event(Base):
+    __tablename__ = "events"
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    time: Mapped[float]
+    kind: Mapped[str]
+    step: Mapped[int | None]
+    payload: Mapped[dict[str, object]] = mapped_column(JSON)
+
+
+class Dataset(Base):
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(index=True)
+    name: Mapped[str]
+    rows: Mapped[int]
+    held_out: Mapped[int]
+    format: Mapped[str]
+    created: Mapped[float]
+    size: Mapped[int]
+    provenance: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+Index("ix_runs_created", Run.created)
+Index("ix_events_kind", Event.run, Event.kind)
