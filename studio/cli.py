@@ -333,10 +333,10 @@ def _recipe(
     return recipe.with_values(values) if values else recipe
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Entry of the `studio` command."""
     try:
-        app(standalone_mode=True)
+        app(arguments)
     except StudioError as error:
         print(f"studio: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None

@@ -6,20 +6,17 @@ its wish in the home (a run directory, a control file, a dataset folder) and rea
 """
 
 import contextlib
-import sqlite3
 import threading
-import time
 from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
-from sqlalchemy.exc import OperationalError
 
 from studio.errors import Unavailable
 from studio.rundir import RunDir
 from studio.services import datasets, keeper
 from studio.settings import Settings
-from studio.store.db import Database
+from studio.store.db import Database, open_reader
 
 
 class Studio:
@@ -34,7 +31,7 @@ class Studio:
         with contextlib.suppress(Timeout):
             self._lock.acquire(timeout=0)
         self.keeping = self._lock.is_locked
-        self.database = _open(settings, self.keeping)
+        self.database = Database(settings.database) if self.keeping else open_reader(settings.database)
         if self.keeping:
             keeper.look_round(self)
 
@@ -77,22 +74,6 @@ class Studio:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _open(settings: Settings, keeping: bool) -> Database:
-    if keeping:
-        return Database(settings.database)
-    # A studio that has just taken the lock may still be making the file.
-    deadline = time.monotonic() + 5
-    while True:
-        with contextlib.suppress(sqlite3.Error, OperationalError):
-            database = Database(settings.database, writable=False)
-            with database.read() as session:
-                session.connection()
-            return database
-        if time.monotonic() > deadline:
-            raise Unavailable(f"The database {settings.database} cannot be read while another studio holds it.")
-        time.sleep(0.1)
 
 
 def welcome(studio: Studio) -> None:

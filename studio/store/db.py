@@ -19,7 +19,10 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
+
+from studio.errors import Unavailable
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -61,6 +64,20 @@ class Database:
         self._reader.dispose()
         if self._writer is not None:
             self._writer.dispose()
+
+
+def open_reader(path: Path, patience: float = 5.0) -> Database:
+    """A home's database for reading; waits `patience` seconds for a studio that is just making the file."""
+    deadline = time.monotonic() + patience
+    while True:
+        with contextlib.suppress(sqlite3.Error, OperationalError):
+            database = Database(path, writable=False)
+            with database.read() as session:
+                session.connection()
+            return database
+        if time.monotonic() > deadline:
+            raise Unavailable(f"The database {path} cannot be read while another studio holds it.")
+        time.sleep(0.1)
 
 
 def _engine(path: Path, readonly: bool = False) -> Engine:

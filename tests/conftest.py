@@ -1,0 +1,83 @@
+"""Homes, models and datasets for tests. Every test has a home of its own; models are made once."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+from studio.services import chat, datasets, models
+from studio.services.studio import Studio
+from studio.settings import Settings
+from tests.tiny import tiny_model
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first, browsers last, so that a mistake shows early."""
+    order = {"unit": 0, "integration": 1, "gpu": 2, "e2e": 3}
+    items.sort(key=lambda item: order.get(item.path.parent.name, 0))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", offline=True, keeper_interval=0.1)
+
+
+@pytest.fixture
+def studio(settings: Settings) -> Iterator[Studio]:
+    with Studio(settings) as opened:
+        yield opened
+        chat.unload(opened)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random model, called `tiny` wherever it is added."""
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def ready(studio: Studio, tiny: Path, tmp_path: Path) -> Studio:
+    """A studio with the tiny model and a dataset called `little` of 24 short examples."""
+    models.add(studio, str(tiny), lambda *_: None)
+    datasets.add(studio, write_jsonl(tmp_path / "little.jsonl", little_rows()))
+    return studio
+
+
+@pytest.fixture(scope="session")
+def sample_model() -> Path:
+    """The real sample model, prepared once and kept in `.cache` beside the code."""
+    settings = Settings(home=REPOSITORY / ".cache" / "home", offline=True)
+    with Studio(settings) as opened:
+        return Path(models.add(opened, models.SAMPLE, lambda what, *_: print(what)).path)
+
+
+def little_rows(count: int = 24) -> list[dict[str, str]]:
+    """Short Alpaca rows, all different."""
+    return [
+        {"instruction": f"Add {n} and {n + 1}.", "input": "Answer briefly." if n % 2 else "", "output": str(2 * n + 1)}
+        for n in range(count)
+    ]
+
+
+def write_jsonl(path: Path, rows: list[dict[str, object]] | list[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
+    """write(name, content): a file in the test's folder."""
+
+    def put(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return put

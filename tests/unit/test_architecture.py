@@ -1,0 +1,107 @@
+"""The walls: who may import whom, one home per library, and no torch in the studio's process."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STUDIO = Path(__file__).parents[2] / "studio"
+
+# Room -> the rooms it may import, besides itself.
+GROUND = {"settings", "errors", "resources", "__init__"}
+CONTRACT = GROUND | {"recipe", "rundir"}
+MAY = {
+    "settings": {"errors"},
+    "errors": set(),
+    "resources": set(),
+    "__init__": set(),
+    "recipe": {"errors", "settings"},
+    "rundir": {"errors", "settings"},
+    "dataset": CONTRACT,
+    "memory": CONTRACT,
+    "store": CONTRACT,
+    "launch": CONTRACT,
+    "services": CONTRACT | {"store", "launch", "dataset", "memory"},
+    "ui": CONTRACT | {"services"},
+    "cli": CONTRACT | {"services", "cli_output", "ui"},
+    "cli_output": CONTRACT | {"services"},
+    "__main__": {"cli"},
+    "engine": {"dataset", "recipe", "rundir", "errors"},
+}
+# Library -> the rooms that may import it.
+HOMES = {
+    "gradio": {"ui"},
+    "fastapi": {"ui"},
+    "sqlalchemy": {"store"},
+    "alembic": {"store"},
+    "subprocess": {"launch"},
+    "psutil": {"launch", "rundir"},
+    "pyarrow": {"dataset"},
+    "tokenizers": {"dataset", "engine"},
+    "jinja2": {"dataset"},
+    "huggingface_hub": {"launch"},
+    "torch": {"engine"},
+    "transformers": {"engine"},
+    "peft": {"engine"},
+    "trl": {"engine"},
+    "bitsandbytes": {"engine"},
+    "datasets": {"engine"},
+    "accelerate": {"engine"},
+}
+FILES = sorted(STUDIO.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(STUDIO).parts
+    return parts[0] if len(parts) > 1 else path.stem
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names if node.module == "studio")
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(STUDIO)))
+def test_layers_and_homes(path: Path) -> None:
+    here = room(path)
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top == "studio" and rest:
+            there = rest.partition(".")[0]
+            there = there if there in MAY else "__init__"
+            assert there == here or there in MAY[here], f"{path.name} in {here} imports {name}"
+        elif top in HOMES:
+            assert here in HOMES[top], f"{path.name} in {here} imports {name}"
+
+
+def test_no_file_runs_foreign_code() -> None:
+    forbidden = ("torch.load", "trust_remote_code=True", "shell=True", "pickle.load", "eval(", "exec(", "os.system")
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        for word in forbidden:
+            found = [line for line in text.splitlines() if word in line and not line.lstrip().startswith("#")
+                     and f".{word}" not in line and f"_{word}" not in line]  # fmt: skip
+            assert not found, f"{path.relative_to(STUDIO)} has {word}: {found[0]}"
+
+
+def test_the_studio_never_imports_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from studio.settings import Settings\n"
+        "from studio.services.studio import Studio; from studio.ui.server import make_app\n"
+        "import studio.cli\n"
+        "with Studio(Settings(home=Path(sys.argv[1]), offline=True)) as studio: make_app(studio)\n"
+        "heavy = {'torch', 'transformers', 'peft', 'trl', 'datasets', 'accelerate'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,163 @@
+"""What the studio can do, short of training: models, datasets, estimates, runs that are refused."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from studio.errors import BadInput, Conflict, NotFound
+from studio.recipe import Recipe
+from studio.services import chat, datasets, estimates, exports, machine, models, presets, runs
+from studio.services.studio import Studio, welcome
+from tests.conftest import little_rows, write_jsonl
+from tests.tiny import tiny_model
+
+Write = Callable[[str, str | bytes], Path]
+
+
+def quiet(*_: object) -> None:
+    """A progress that nobody watches."""
+
+
+def test_a_local_folder_becomes_a_model(ready: Studio, tiny: Path) -> None:
+    (info,) = models.list_models(ready)
+    assert (info.id, info.architecture, info.has_template) == ("tiny", "llama", True)
+    assert models.add(ready, str(tiny), quiet) == info
+    assert models.linear_modules(ready, "tiny")["q_proj"] == 2
+
+
+def test_another_folder_of_the_same_name_is_refused(ready: Studio, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="already names"):
+        models.add(ready, str(tiny_model(tmp_path / "tiny")), quiet)
+
+
+@pytest.mark.parametrize("name", ["nothing", "../models", "/etc", "..", "", "a/b/c", "tiny/../tiny"])
+def test_a_model_that_is_not_there_is_named_with_the_way_out(ready: Studio, name: str) -> None:
+    with pytest.raises(NotFound, match=r"known: tiny|neither a folder"):
+        models.get(ready, name)
+
+
+def test_a_model_whose_folder_vanished_is_not_offered(studio: Studio, tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "away")
+    models.add(studio, str(folder), quiet)
+    folder.rename(tmp_path / "gone")
+    assert models.list_models(studio) == []
+
+
+def test_the_same_file_added_twice_is_one_dataset(studio: Studio, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "little.jsonl", little_rows())
+    first, second = datasets.add(studio, path), datasets.add(studio, path, name="again")
+    assert first == second
+    assert [info.name for info in datasets.list_datasets(studio)] == ["little"]
+
+
+def test_the_sample_is_there_at_the_first_visit(studio: Studio) -> None:
+    welcome(studio)
+    info = datasets.get(studio, "tickets")
+    assert (info.rows, info.held_out, info.format) == (360, 60, "alpaca")
+    welcome(studio)
+    assert len(datasets.list_datasets(studio)) == 1
+
+
+def test_columns_are_mapped_when_no_format_is_known(studio: Studio, write: Write) -> None:
+    path = write("qa.csv", "question,answer\nwho?,me\nwhere?,here\n")
+    look = datasets.look_at(studio, path)
+    assert look.format is None and look.mapping == {"instruction": "question", "output": "answer"}
+    with pytest.raises(BadInput, match="--map instruction=COLUMN"):
+        datasets.add(studio, path)
+    info = datasets.add(studio, path, mapping=look.mapping)
+    assert datasets.rows(studio, info.id)[1] == {"row": 2, "prompt": "where?", "answer": "here", "held_out": False}
+    assert list(studio.settings.datasets.iterdir()) == [studio.settings.datasets / info.id]
+
+
+def test_the_index_of_datasets_is_found_again_on_disk(ready: Studio) -> None:
+    ready.database.close()
+    settings = ready.settings
+    ready.close()
+    settings.database.unlink()
+    with Studio(settings) as studio:
+        assert datasets.get(studio, "little").rows == 24
+
+
+def test_what_the_model_sees_is_marked_token_by_token(ready: Studio) -> None:
+    view = datasets.see(ready, "little", 1, "tiny")
+    assert "".join(token.text for token in view.tokens) == view.text
+    trained = "".join(token.text for token in view.tokens if token.trained)
+    assert trained == "1<|im_end|>\n" and view.trained == len([t for t in view.tokens if t.trained])
+    assert [token.text for token in view.tokens if token.special] == ["<|im_start|>", "<|im_end|>"] * 2
+    short = datasets.see(ready, "little", 1, "tiny", {"max_length": 10})
+    assert short.cut == short.total - 10 and short.trained == 0 and "left out" in short.note
+
+
+@pytest.mark.parametrize("row", [0, 25, -1])
+def test_a_row_that_is_not_there(ready: Studio, row: int) -> None:
+    with pytest.raises(BadInput, match="has the rows 1 to 24"):
+        datasets.see(ready, "little", row, "tiny")
+
+
+def recipe(**values: object) -> Recipe:
+    return Recipe().with_values({"model": "tiny", "dataset": "little", **values})
+
+
+def test_an_estimate_adds_up_and_counts_steps(ready: Studio) -> None:
+    found = estimates.estimate(ready, recipe(per_device_train_batch_size=4, held_out=0.25))
+    assert found.total == sum(item.bytes for item in found.items)
+    assert (found.examples, found.steps) == (18, 5)
+    assert found.fits and found.advice == []
+
+
+def test_an_estimate_that_does_not_fit_says_what_would(ready: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = dataclasses.replace(machine.look(ready), device_total=2**20, device_used=0)
+    monkeypatch.setattr(machine, "look", lambda _: small)
+    found = estimates.estimate(ready, recipe())
+    assert not found.fits and any("gradient_checkpointing" in line for line in found.advice)
+
+
+def test_warnings_come_with_numbers(ready: Studio) -> None:
+    wild = recipe(learning_rate=0.1, lora_alpha=512, r=4, max_length=4096)
+    few = {"max_steps": 1, "held_out": 0, "per_device_train_batch_size": 1}
+    found = estimates.estimate(ready, wild.with_values(few))
+    text = " ".join(found.warnings)
+    for words in ("0.1 is high", "lora_alpha / r is 128", "beyond the 1024 positions", "1 steps see 4%"):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"model": "absent"}, "no model 'absent'"),
+        ({"dataset": "absent"}, "no dataset 'absent'"),
+        ({"dataset": ""}, "No dataset is chosen"),
+        ({"target_modules": ["q_proj", "w_proj"]}, "no linear layer 'w_proj'. It has: down_proj"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_before_anything_is_written(
+    ready: Studio, values: dict[str, object], said: str
+) -> None:
+    with pytest.raises(BadInput) as error:
+        runs.start(ready, recipe(**values))
+    assert said in str(error.value)
+    assert list(ready.settings.runs.iterdir()) == []
+
+
+def test_every_preset_is_a_valid_recipe(ready: Studio) -> None:
+    for preset in presets.list_presets(ready):
+        made = Recipe().with_values(preset.values)
+        assert preset.title and preset.why
+        assert made.get("learning_rate") > 0
+    with pytest.raises(NotFound, match="Known: sample"):
+        presets.get(ready, "absent")
+
+
+def test_questions_and_exports_want_a_run_with_an_adapter(ready: Studio) -> None:
+    with pytest.raises(NotFound):
+        list(chat.ask(ready, "absent", "Hello?"))
+    with pytest.raises(BadInput, match="Write a question"):
+        list(chat.ask(ready, "absent", "  "))
+    with pytest.raises(BadInput, match="no export to 'floppy'"):
+        exports.start(ready, "absent", "floppy")
+    for name in ("absent", "../../etc", "0" * 16):
+        with pytest.raises(NotFound):
+            exports.get(ready, name)
+    assert issubclass(Conflict, BadInput)
