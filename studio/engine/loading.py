@@ -1,0 +1,112 @@
+"""Loads a base model and its tokenizer from a folder on this machine.
+
+Safetensors only, nothing from the network, no code from the model's folder. What it does not do: adapters, training.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.errors import BadInput, Unavailable
+from studio.recipe import Quantization
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where it is computed: torch's name and a person's."""
+
+    name: str
+    words: str
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.name == "cuda"
+
+
+def pick_device() -> Device:
+    """The NVIDIA GPU if there is one, else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return Device("cuda", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
+    return Device("cpu", f"CPU, {torch.get_num_threads()} threads")
+
+
+def quiet_libraries() -> None:
+    """Logs go to a file: no bars drawn over themselves."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def load_base(folder: Path, dtype: str, device: Device, quantization: Quantization | None = None) -> Any:
+    """The model in `folder` on `device`; `quantization` nf4 holds its weights in 4 bits."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"There is no model in {folder}: config.json is missing. Add the model again.")
+    if device.is_cuda and dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
+        raise Unavailable(f"This GPU ({device.words}) cannot compute in bfloat16. Set dtype to float32.")
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "local_files_only": True}
+    if quantization is not None and quantization.quantization == "nf4":
+        options["quantization_config"] = _nf4(quantization, dtype)
+    if device.is_cuda:
+        options["device_map"] = {"": 0}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except OSError as error:
+        raise BadInput(f"The model in {folder} cannot be loaded: {_first_line(error)}") from error
+    if "quantization_config" in options:
+        _keep_trainable(model)
+    return model
+
+
+def _nf4(quantization: Quantization, dtype: str) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+
+
+def _keep_trainable(model: Any) -> None:
+    """Keep bitsandbytes' 4-bit layers in the layout that gradients pass through.
+
+    On a CPU with AVX512-BF16 the first forward pass in eval mode repacks the weights for inference, in place, and
+    from then on backward passes through those layers lose the gradient without an error (seen with 0.50).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`, with a padding token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except OSError as error:
+        raise BadInput(f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}") from error
+    if tokenizer.pad_token is None:
+        # What stands in padding never counts: it is masked in attention and in the labels.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,251 @@
+"""Trains a run: `python -m studio.engine.train RUN_DIR --nonce X`.
+
+TRL's SFTTrainer with a PEFT LoRA adapter, on the rows exactly as the dataset package made them. What it does not do:
+render or tokenise examples (dataset does), decide when to start (the launcher does), resume.
+"""
+
+import time
+from typing import Any
+
+from studio.dataset.encode import Encoded, Example, encode_dataset
+from studio.engine import loading, worker
+from studio.engine.cards import adapter_card
+from studio.engine.inputs import Inputs
+from studio.engine.worker import Ended, Worker
+from studio.recipe import Recipe
+from studio.rundir import Exit, free_space_or_raise
+
+NOTHING_DONE = "Stopped before the first step: nothing was trained and nothing saved."
+# A checkpoint holds the adapter (4 bytes a parameter) and two moments of the same size.
+CHECKPOINT_BYTES = 12
+SLACK_BYTES = 64 * 2**20  # journal, log, tokenizer files
+
+
+def main() -> int:
+    return worker.serve("Train a run.", train)
+
+
+def train(work: Worker) -> Exit:
+    """Train the run of this worker's directory."""
+    began = time.monotonic()
+    inputs = Inputs.read(work.run)
+    encoded = prepare_examples(work, inputs)
+    work.phase("Loading the libraries")
+    import torch  # noqa: F401  first, and alone, so that the phases in the log show where the time goes
+    import trl  # noqa: F401
+
+    loading.quiet_libraries()
+    device = loading.pick_device()
+    work.identify(device.words)
+    work.leave_if_asked(NOTHING_DONE)
+    trainer, conductor = build_trainer(work, inputs, encoded, device)
+    work.leave_if_asked(NOTHING_DONE)
+    work.phase("Starting")
+    run_trainer(trainer, conductor)
+    return finish(work, inputs, trainer, conductor, time.monotonic() - began)
+
+
+def prepare_examples(work: Worker, inputs: Inputs) -> Encoded:
+    """The examples as token ids; ends the run when there is nothing to learn from."""
+    what = "Preparing the examples"
+    work.phase(what)
+
+    def told(done: int, of: int) -> None:
+        work.leave_if_asked(NOTHING_DONE)
+        work.progress(what, done, of)
+
+    recipe = inputs.recipe
+    encoded = encode_dataset(inputs.dataset_folder, recipe.data, inputs.model_folder, recipe.schedule.seed, told)
+    for text in encoded.notes:
+        work.note("warning", text)
+    if not encoded.train:
+        raise Ended(
+            Exit(
+                "failed",
+                f"None of the examples has a token to train on: {encoded.skipped} were left out.",
+                f"Raise max_length (now {recipe.data.max_length}), or look at the examples on the Data page.",
+            )
+        )
+    return encoded
+
+
+def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loading.Device) -> tuple[Any, Any]:
+    """SFTTrainer with everything in place, and the callback that conducts it."""
+    from peft import LoraConfig, prepare_model_for_kbit_training
+    from transformers import PrinterCallback, set_seed
+    from trl import SFTTrainer
+
+    from studio.engine.callbacks import Conductor, Guard, Recorder
+
+    recipe = inputs.recipe
+    set_seed(recipe.schedule.seed)
+    work.phase("Loading the model")
+    model = loading.load_base(inputs.model_folder, recipe.model.dtype, device, recipe.quantization)
+    if recipe.quantization.quantization == "nf4":
+        model = prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=recipe.schedule.gradient_checkpointing
+        )
+    method = recipe.method
+    lora = LoraConfig(
+        r=method.r,
+        lora_alpha=method.lora_alpha,
+        lora_dropout=method.lora_dropout,
+        target_modules=method.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    work.phase("Adding the adapter")
+    arguments = training_arguments(work, recipe, device, bool(encoded.held_out))
+    try:
+        trainer = SFTTrainer(
+            model=model,
+            args=arguments,
+            peft_config=lora,
+            processing_class=loading.load_tokenizer(inputs.model_folder),
+            train_dataset=_rows(encoded.train),
+            eval_dataset=_rows(encoded.held_out) if encoded.held_out else None,
+        )
+    except ValueError as error:
+        if "arget modules" not in str(error):
+            raise
+        raise Ended(
+            Exit(
+                "failed",
+                f"The model {inputs.model} has no layers called {', '.join(method.target_modules)}.",
+                "Set target_modules to all-linear, or to names that the model has.",
+            )
+        ) from error
+    trainer.remove_callback(PrinterCallback)
+    trainable, total = trainer.model.get_nb_trainable_parameters()
+    _check_disk(work, recipe, trainable)
+    plan = {
+        "examples": len(encoded.train),
+        "held_out": len(encoded.held_out),
+        "skipped": encoded.skipped,
+        "truncated": encoded.truncated,
+        "trainable_parameters": trainable,
+        "parameters": total - trainable,
+        "device": device.words,
+        "dtype": recipe.model.dtype,
+        "quantization": recipe.quantization.quantization,
+        "optim": str(getattr(arguments.optim, "value", arguments.optim)),
+        "effective_batch": recipe.effective_batch,
+    }
+    guard, conductor = Guard(work, recipe), Conductor(work, recipe)
+    guard.trainer = conductor.trainer = trainer
+    # In this order: the point of a step is in the journal before its checkpoint is.
+    for callback in (guard, Recorder(work, guard, plan), conductor):
+        trainer.add_callback(callback)
+    return trainer, conductor
+
+
+def training_arguments(work: Worker, recipe: Recipe, device: loading.Device, evaluates: bool) -> Any:
+    """The recipe in TRL's words."""
+    from trl import SFTConfig
+
+    schedule = recipe.schedule
+    return SFTConfig(
+        output_dir=str(work.run.checkpoints),
+        use_cpu=not device.is_cuda,
+        # Autocast, as TRL's users train: adapter in float32, products in bfloat16.
+        bf16=recipe.model.dtype == "bfloat16",
+        fp16=False,
+        seed=schedule.seed,
+        num_train_epochs=schedule.num_train_epochs,
+        max_steps=schedule.max_steps,
+        per_device_train_batch_size=schedule.per_device_train_batch_size,
+        per_device_eval_batch_size=recipe.evaluation.per_device_eval_batch_size,
+        gradient_accumulation_steps=schedule.gradient_accumulation_steps,
+        gradient_checkpointing=schedule.gradient_checkpointing,
+        learning_rate=recipe.optimizer.learning_rate,
+        weight_decay=recipe.optimizer.weight_decay,
+        max_grad_norm=recipe.optimizer.max_grad_norm,
+        optim=_optim(work, recipe, device),
+        lr_scheduler_type=schedule.lr_scheduler_type,
+        # Below 1 it is a share of the steps: transformers 5 has no warmup_ratio.
+        warmup_steps=schedule.warmup_ratio,
+        logging_steps=recipe.output.logging_steps,
+        # A loss that is not a number is shown, not replaced by the mean of those before.
+        logging_nan_inf_filter=False,
+        # With "steps" the trainer evaluates after the last step in any case; 0 means only then.
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=recipe.evaluation.eval_steps or 10**9,
+        save_strategy="no",  # ours are verified: studio.engine.callbacks
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=device.is_cuda,
+        max_length=recipe.data.max_length,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+
+
+def run_trainer(trainer: Any, conductor: Any) -> None:
+    """Train to the end, or to where a stop cut it short: the last finished step is then saved."""
+    from studio.engine.callbacks import Interrupted
+
+    try:
+        trainer.train()
+    except Interrupted:
+        if conductor.ending == "stop":
+            conductor.save_interrupted()
+
+
+def finish(work: Worker, inputs: Inputs, trainer: Any, conductor: Any, seconds: float) -> Exit:
+    """Save the adapter, unless the run was cancelled, and say how it ended."""
+    step, of = trainer.state.global_step, trainer.state.max_steps
+    if conductor.ending == "cancel":
+        return Exit("stopped", f"Cancelled at step {step} of {of}: its adapter was not saved.")
+    if step == 0:
+        return Exit("stopped", NOTHING_DONE)
+    from studio.engine.artefacts import save_adapter
+
+    work.phase("Saving the adapter")
+    card = adapter_card(inputs.recipe.name or work.run.id, inputs.model, inputs.dataset, inputs.recipe, step)
+    save_adapter(trainer.model, work.run, inputs.model_folder, card)
+    if conductor.ending == "stop":
+        return Exit("stopped", f"Stopped at step {step} of {of}. A checkpoint and the adapter of that step are saved.")
+    return Exit("completed", f"Completed {of} steps in {_duration(seconds)}.")
+
+
+def _optim(work: Worker, recipe: Recipe, device: loading.Device) -> str:
+    wanted = recipe.optimizer.optim
+    # The fused kernel of the same AdamW, TRL's default: on bfloat16 weights it rounds once a step, the loop thrice.
+    plain = "adamw_torch_fused"
+    if wanted == "adamw_torch":
+        return plain
+    if device.is_cuda:
+        return wanted
+    work.note(
+        "info",
+        f"{wanted} needs an NVIDIA GPU; adamw_torch is used on this CPU. "
+        "It takes 8 instead of 2 bytes of state a trained parameter.",
+    )
+    return plain
+
+
+def _rows(examples: list[Example]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {
+            "input_ids": [example.input_ids for example in examples],
+            "labels": [example.labels for example in examples],
+        }
+    )
+
+
+def _check_disk(work: Worker, recipe: Recipe, trainable: int) -> None:
+    # One more than is kept: the oldest goes only after the newest is whole.
+    kept = recipe.output.save_total_limit + 1
+    free_space_or_raise(work.run.path, trainable * (CHECKPOINT_BYTES * kept + 4) + SLACK_BYTES, "Saving this run")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,217 @@
+"""The frame every journalling worker stands in: who it is, that it lives, how it ended.
+
+It takes the run directory's lock, says who works there (worker.json) before anything heavy is imported, keeps the
+heartbeat, turns SIGTERM into a wish to stop, and writes the end: final journal event first, then exit.json.
+
+What it does not do: start processes, train, or import torch.
+"""
+
+import argparse
+import contextlib
+import errno
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from studio.errors import StudioError
+from studio.rundir import Beat, Control, Exit, Identity, Journal, RunDir, boot_id, process_started
+
+HEARTBEAT_SECONDS = 2.0
+PROGRESS_SECONDS = 0.5  # a journal line for each of a million rows would be a journal of progress
+ALREADY_WORKED_ON = 3
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers")
+
+
+class Ended(Exception):
+    """Leave the work at once with this end: a stop that was asked for, or a failure that has a remedy."""
+
+    def __init__(self, how: Exit) -> None:
+        super().__init__(how.message)
+        self.how = how
+
+
+@dataclass
+class Worker:
+    """What the work needs of its frame: the directory, the journal, and whether someone wants it to stop."""
+
+    run: RunDir
+    journal: Journal
+    identity: Identity
+    step: int = 0
+    progressed: float = field(default_factory=time.time)
+    terminated: bool = False
+    _told: float = 0.0
+
+    def phase(self, what: str) -> None:
+        """Say, in log and journal, what begins now."""
+        print(f"{what} …", flush=True)
+        self.progress(what)
+
+    def progress(self, what: str, done: int = 0, of: int = 0) -> None:
+        """Journal how far `what` is; thinned to two a second, its begin and end always."""
+        self.progressed = now = time.time()
+        if 0 < done < of and now - self._told < PROGRESS_SECONDS:
+            return
+        self._told = now
+        self.journal.write("progress", what=what, done=done, of=of)
+
+    def note(self, level: str, text: str) -> None:
+        """Tell the reader of the run something; level is info or warning."""
+        print(f"{level}: {text}", flush=True)
+        self.journal.write("note", level=level, text=text)
+
+    def state(self, state: str, message: str = "", *, sync: bool = False) -> None:
+        print(f"[{state}] {message}".rstrip(), flush=True)
+        self.journal.write("state", sync=sync, state=state, message=message)
+
+    def reached(self, step: int) -> None:
+        """An optimizer step is done."""
+        self.step, self.progressed = step, time.time()
+
+    def wished(self, what: Control) -> bool:
+        """Take a wish from the control folder. SIGTERM counts as a stop, and is taken once as well."""
+        taken = self.run.consume(what)
+        if what == "stop" and self.terminated:
+            self.terminated, taken = False, True
+        return taken
+
+    def leave_if_asked(self, message: str) -> None:
+        """Between two phases: end here when a stop or cancel was asked for."""
+        if self.wished("stop") or self.wished("cancel"):
+            self.state("stopping")
+            raise Ended(Exit("stopped", message))
+
+    def identify(self, device: str) -> None:
+        """Add the device, once it is known, to what worker.json says."""
+        self.identity = replace(self.identity, device=device)
+        self.identity.write(self.run)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what computes, read without importing any of it."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def serve(description: str, body: Callable[[Worker], Exit], argv: list[str] | None = None) -> int:
+    """Run `body` as the worker of the directory named on the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--nonce", required=True, help="told by the launcher, to recognise this worker again")
+    given = parser.parse_args(argv)
+    run = RunDir(given.directory.resolve())
+    if not run.path.is_dir():
+        print(f"There is no directory {run.path}.", file=sys.stderr)
+        return 2
+    lock = FileLock(run.worker_lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print("Another worker is at work here already.", file=sys.stderr)
+        return ALREADY_WORKED_ON
+    with lock:
+        return _work(run, given.nonce, body)
+
+
+def _work(run: RunDir, nonce: str, body: Callable[[Worker], Exit]) -> int:
+    pid = os.getpid()
+    identity = Identity(
+        pid, process_started(pid) or time.time(), boot_id(), nonce, socket.gethostname(), versions=library_versions()
+    )
+    identity.write(run)
+    with Journal(run.events) as journal:
+        worker = Worker(run, journal, identity)
+        _stop_on_sigterm(worker)
+        worker.state("starting")
+        with _heartbeat(worker):
+            how = _attempt(worker, body)
+        worker.state(how.state, how.message, sync=True)
+        how.write(run)
+    return 0 if how.state != "failed" else 1
+
+
+def _attempt(worker: Worker, body: Callable[[Worker], Exit]) -> Exit:
+    try:
+        return body(worker)
+    except Ended as end:
+        return end.how
+    except StudioError as error:
+        return Exit("failed", str(error))
+    except Exception as error:
+        text = traceback.format_exc()
+        print(text, file=sys.stderr, flush=True)
+        return _explain(error, text)
+
+
+def _explain(error: BaseException, text: str) -> Exit:
+    """An end in plain words for an error that nobody expected."""
+    if _out_of_memory(error):
+        return Exit(
+            "failed",
+            "The memory of the device was not enough for this run.",
+            "Use a smaller per_device_train_batch_size (with more gradient_accumulation_steps), a smaller max_length, "
+            "quantization nf4, or switch gradient_checkpointing on.",
+            traceback=text,
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Exit("failed", "The disk is full.", "Free some space, then start again.", traceback=text)
+    first = (str(error).splitlines() or [""])[0]
+    return Exit(
+        "failed",
+        f"The work stopped with an error: {type(error).__name__}: {first}",
+        "See the log for where it happened.",
+        traceback=text,
+    )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # By name and text: torch is not imported here, and on a CPU its allocator raises a plain RuntimeError.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    )
+
+
+def _stop_on_sigterm(worker: Worker) -> None:
+    def remember(_number: int, _frame: object) -> None:
+        worker.terminated = True
+
+    signal.signal(signal.SIGTERM, remember)
+
+
+@contextlib.contextmanager
+def _heartbeat(worker: Worker) -> Iterator[None]:
+    """Beat in a thread of its own: a step that takes minutes is alive too."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while True:
+            # A full disk must not kill the thread; the work itself will say so.
+            with contextlib.suppress(OSError):
+                Beat(time.time(), worker.progressed, worker.step).write(worker.run)
+            if over.wait(HEARTBEAT_SECONDS):
+                return
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(HEARTBEAT_SECONDS)
