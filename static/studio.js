@@ -1,0 +1,76 @@
+/* What the page remembers and does without asking the server: theme, address, copy buttons. */
+(() => {
+  "use strict";
+  const THEME = "lora-studio-theme";
+
+  const dark = () => document.body.classList.contains("dark");
+  const paint = (theme) => document.body.classList.toggle("dark", theme === "dark");
+
+  const kept = () => {
+    try { return localStorage.getItem(THEME); } catch { return null; }
+  };
+  // Gradio sets the system's theme once when it starts; a choice made here is put back when it does.
+  const hold = () => { const theme = kept(); if (theme && dark() !== (theme === "dark")) paint(theme); };
+  hold();
+  new MutationObserver(hold).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+
+  const toggle = () => {
+    const theme = dark() ? "light" : "dark";
+    try { localStorage.setItem(THEME, theme); } catch { /* private window: the choice lasts for this page */ }
+    paint(theme);
+  };
+
+  const copy = async (button) => {
+    const text = button.parentElement.querySelector("pre").textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch { // no clipboard without https: select and use the old command
+      const range = document.createRange();
+      range.selectNodeContents(button.parentElement.querySelector("pre"));
+      getSelection().removeAllRanges();
+      getSelection().addRange(range);
+      document.execCommand("copy");
+    }
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  };
+
+  document.addEventListener("click", (event) => {
+    const hit = event.target.closest?.("[data-theme-toggle], [data-copy]");
+    if (!hit) return;
+    if (hit.hasAttribute("data-copy")) copy(hit); else toggle();
+  });
+
+  // On a narrow screen the sidebar starts folded: open, it would lie over the page.
+  const narrow = matchMedia("(max-width: 768px)");
+  const fold = (tries) => {
+    const button = document.querySelector(".sidebar.open .toggle-button");
+    button?.click(); // may come before Gradio listens: try until it is folded
+    if (tries && !document.querySelector(".sidebar:not(.open)")) setTimeout(fold, 150, tries - 1);
+  };
+  if (narrow.matches) fold(60);
+
+  // The address follows what is open, so that a reload or a link shows the same.
+  let asked = 0, ready = false;
+  const follow = () => {
+    asked = 0;
+    const tab = document.querySelector('#tabs > .tab-wrapper [role="tab"][aria-selected="true"]');
+    if (!tab) return;
+    const url = new URL(location.href);
+    const wanted = url.searchParams.get("tab") ?? (url.searchParams.has("run") ? "runs" : null);
+    const name = tab.textContent.trim().toLowerCase();
+    if (!ready && wanted && wanted !== name) return; // the page is still on its way to what the address asks for
+    ready = true;
+    url.searchParams.set("tab", name);
+    for (const key of ["run", "dataset"]) {
+      const open = document.querySelector(`[data-open-${key}]`);
+      if (open) url.searchParams.set(key, open.getAttribute(`data-open-${key}`));
+    }
+    if (url.href !== location.href) history.replaceState(history.state, "", url);
+  };
+  new MutationObserver(() => { asked = asked || setTimeout(follow, 150); }).observe(document.body, {
+    subtree: true, childList: true, attributes: true,
+    attributeFilter: ["aria-selected", "data-open-run", "data-open-dataset"],
+  });
+  setTimeout(() => { ready = true; }, 6000);
+})();

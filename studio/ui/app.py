@@ -1,0 +1,108 @@
+"""The page as a whole: header, sidebar, five tabs, and how one tab leads to the next.
+
+The address keeps what is open (`?tab=runs&run=…&dataset=…`); static/studio.js writes it, `arrive` reads it.
+"""
+
+import gradio as gr
+
+from studio.services import chat, runs
+from studio.services.studio import Studio
+from studio.ui import compare_tab, data_tab, export_tab, form, markup, runs_tab, sidebar, train_tab
+from studio.ui.handlers import PRIVATE, Step, Updates, view
+
+TABS = ("data", "train", "runs", "compare", "export")
+_HEADER = """
+<header class="top"><span class="brand"><svg viewBox="0 0 24 24" aria-hidden="true"><rect class="logo-base" x="3" y="3"
+ width="12" height="18" rx="2"/><rect class="logo-a" x="17" y="3" width="4" height="7" rx="1.5"/><rect class="logo-b"
+ x="17" y="12" width="4" height="9" rx="1.5"/></svg>LoRA Studio</span>
+<button type="button" class="theme" data-theme-toggle aria-label="Switch between light and dark">
+<svg viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6.2" fill="none" stroke="currentColor"
+ stroke-width="1.5"/><path d="M8 1.8a6.2 6.2 0 0 1 0 12.4z" fill="currentColor"/></svg></button></header>
+"""
+_READ_ONLY = (
+    "Another studio owns this home, so this page shows it without changing anything. Close the other one to work here."
+)
+
+
+def build(studio: Studio) -> gr.Blocks:
+    """The whole page for one studio."""
+    with gr.Blocks(title="LoRA Studio", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
+        view("top", _HEADER)
+        if not studio.keeping:
+            view("read-only", markup.note(_READ_ONLY, "warn"))
+        side = sidebar.build(studio)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Data", id="data") as tab_data:
+                data = data_tab.build(studio)
+            with gr.Tab("Train", id="train") as tab_train:
+                train = train_tab.build(studio)
+            with gr.Tab("Runs", id="runs") as tab_runs:
+                made = runs_tab.build(studio)
+            with gr.Tab("Compare", id="compare") as tab_compare:
+                compare = compare_tab.build(studio, made.run)
+            with gr.Tab("Export", id="export") as tab_export:
+                export = export_tab.build(studio, made.run)
+        first_run = gr.State("")  # the sample's run: when it completes in sight, Compare opens
+
+        quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
+        timers = [made.timer, export.timer]
+
+        def arrive(request: gr.Request) -> Updates:
+            """What the address says is open."""
+            asked = dict(request.query_params)
+            tab = "runs" if "run" in asked and "tab" not in asked else asked.get("tab", "data")
+            return {
+                tabs: gr.Tabs(selected=tab if tab in TABS else "data"),
+                made.run: asked.get("run", ""),
+                data.chosen: asked.get("dataset", ""),
+                **awake(tab),
+            }
+
+        def awake(tab: str) -> Updates:
+            """Only the timer of the tab in sight ticks."""
+            return {made.timer: gr.update(active=tab == "runs"), export.timer: gr.update(active=tab == "export")}
+
+        def show_run(run: str) -> Updates:
+            return {tabs: gr.Tabs(selected="runs"), made.run: run}
+
+        def after_start(run: str) -> Updates:
+            """A started run is opened; of a first one, the end is awaited."""
+            if not run:
+                return {tabs: gr.skip()}
+            return show_run(run) | {train.started: "", first_run: run if len(runs.list_runs(studio)) == 1 else ""}
+
+        def open_name(event: gr.EventData) -> Updates:
+            return show_run(event.open) if "open" in event._data else {tabs: gr.skip()}
+
+        def use_dataset(dataset: str) -> Updates:
+            names = form.names_of("dataset", studio)
+            name = data_tab.name_of(studio, dataset)
+            return {tabs: gr.Tabs(selected="train"), train.form.fields["dataset"]: gr.update(choices=names, value=name)}
+
+        def when_first_ends(ended: str, first: str) -> Updates:
+            """The first run's end opens Compare with a held-out message, if that run is what is looked at."""
+            if not first or ended != first or runs.get(studio, first).state != "completed":
+                return {first_run: gr.skip()}
+            asks = chat.held_out_prompts(studio, first)
+            return {first_run: "", tabs: gr.Tabs(selected="compare"), compare.question: asks[0] if asks else ""}
+
+        for tab, name in ((tab_data, "data"), (tab_train, "train"), (tab_runs, "runs"), (tab_compare, "compare"),
+                          (tab_export, "export")):  # fmt: skip
+            tab.select(lambda name=name: awake(name), None, timers, **quiet)
+        tab_train.select(**train.reopen).then(**train.update)
+        tab_runs.select(**made.reopen)
+        tab_compare.select(**compare.reopen)
+        tab_export.select(**export.reopen)
+        page.load(arrive, None, [tabs, made.run, data.chosen, *timers], **quiet).then(**data.reopen).then(**data.see)
+        page.load(**side.refresh)
+
+        train.started.change(after_start, train.started, [tabs, made.run, train.started, first_run], **quiet).then(
+            **made.reopen)  # fmt: skip
+        side.now.click(open_name, None, [tabs, made.run], **quiet).then(**made.reopen)
+        data.train.click(use_dataset, data.chosen, [tabs, train.form.fields["dataset"]], **quiet).then(**train.update)
+        made.ended.change(when_first_ends, [made.ended, first_run], [first_run, tabs, compare.question], **quiet)
+        for button, name in ((made.train, "train"), (compare.train, "train"), (export.train, "train"),
+                             (made.compare, "compare"), (made.export, "export")):  # fmt: skip
+            button.click(lambda name=name: gr.Tabs(selected=name), None, tabs, **quiet)
+    page.queue(max_size=64, default_concurrency_limit=4)
+    return page

@@ -1,0 +1,102 @@
+"""What stands beside the form: memory by item against this machine, the adapter's size, steps, warnings, the recipe."""
+
+import shlex
+from typing import Any
+
+from studio.recipe import Recipe
+from studio.services.estimates import Estimate
+from studio.ui import form, markup, units
+from studio.ui.markup import esc
+
+
+def estimate(found: Estimate, recipe: Recipe) -> str:
+    """The estimate as a verdict, one bar and its legend."""
+    verdict = "fits" if found.fits else "does not fit"
+    kind = "good" if found.fits else "bad"
+    title = (
+        f'<p class="verdict verdict-{kind}"><strong>{verdict.capitalize()}</strong> '
+        f"{esc(units.share_of(found.total, found.available))}<small>{esc(found.device)}</small></p>"
+    )
+    figures = markup.facts(
+        [
+            ("trainable", f"{esc(units.count(found.trainable))} "
+             f"<small>{units.percent(found.trainable, found.parameters)}</small>"),
+            ("steps", f"{found.steps:,}"),
+            ("examples", f"{found.examples:,}"),
+            ("batch", f"{recipe.effective_batch:,}"),
+        ]
+    )  # fmt: skip
+    return title + _bar(found) + figures + _sentences(found)
+
+
+def _bar(found: Estimate) -> str:
+    """One bar as long as the machine's memory; what does not fit runs over a mark."""
+    whole = max(found.available, found.total) or 1
+    shown = [item for item in found.items if item.bytes > 0]
+    pieces = "".join(
+        f'<i class="part part-{place % 8}" style="width:{100 * item.bytes / whole:.2f}%" title="{esc(item.label)}: '
+        f'{esc(units.size(item.bytes))}"></i>'
+        for place, item in enumerate(shown)
+    )
+    limit = f'<b class="limit" style="left:{100 * found.available / whole:.2f}%"></b>' if not found.fits else ""
+    rows = "".join(
+        f'<li title="{esc(item.note)}"><i class="part part-{place % 8}"></i>'
+        f"<span>{esc(item.label)}</span><b>{esc(units.size(item.bytes))}</b></li>"
+        for place, item in enumerate(shown)
+    )
+    said = f"Memory: {units.share_of(found.total, found.available)}"
+    bar = f'<div class="memory" role="img" aria-label="{esc(said)}">{pieces}{limit}</div>'
+    return f'{bar}<ul class="legend">{rows}</ul>'
+
+
+def _sentences(found: Estimate) -> str:
+    warnings = "".join(markup.note(text, "warn") for text in found.warnings)
+    advice = "".join(f"<li>{esc(text)}</li>" for text in found.advice[:3])
+    return warnings + (f'<h4>To make it fit</h4><ul class="advice">{advice}</ul>' if advice else "")
+
+
+def touched(values: dict[str, Any]) -> str:
+    """Fields that differ from the defaults, each with a button that puts the default back."""
+    usual = form.defaults()
+    chips = "".join(
+        f'<button type="button" class="chip" data-pick data-reset="{esc(name)}" '
+        f'aria-label="Reset {esc(name)} to {esc(_plain(usual[name]))}" title="Default: {esc(_plain(usual[name]))}">'
+        f'<code>{esc(name)}</code> {esc(_plain(value))}<span aria-hidden="true">×</span></button>'
+        for name, value in form.changes(values).items()
+    )
+    return f'<div class="chips"><span>Changed</span>{chips}</div>' if chips else ""
+
+
+def document(recipe: Recipe, values: dict[str, Any]) -> str:
+    """The recipe as YAML and the command that trains it."""
+    return (
+        markup.heading("As a command")
+        + markup.code(command(recipe, values), "the command")
+        + markup.heading("As a recipe")
+        + markup.code(recipe.to_yaml(), "the recipe")
+    )
+
+
+def command(recipe: Recipe, values: dict[str, Any]) -> str:
+    """`studio train …` with everything that differs from the defaults."""
+    parts = [f"--model {shlex.quote(recipe.model.model)}", f"--dataset {shlex.quote(recipe.data.dataset)}"]
+    if recipe.name:
+        parts.append(f"--set name={shlex.quote(recipe.name)}")
+    parts += [f"--set {name}={shlex.quote(_plain(recipe.get(name)))}" for name in form.changes(values)]
+    return " \\\n  ".join(["studio train", *parts])
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def scale(recipe: Recipe) -> str:
+    """The strength that alpha and rank give together."""
+    return (
+        f'<p class="derived">Scale <code>lora_alpha / r</code> = {recipe.method.lora_alpha} / {recipe.method.r} = '
+        f"<strong>{recipe.method.scale:g}</strong>: the adapter's update is multiplied by it.</p>"
+    )

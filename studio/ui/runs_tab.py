@@ -1,0 +1,136 @@
+"""Runs: the table of runs and, under it, the open one: live curves, figures, recipe, log, Stop."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from studio.services import runs
+from studio.services.runs import RunInfo
+from studio.services.studio import Studio
+from studio.ui import curves, markup, runs_view
+from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
+from studio.ui.markup import esc
+
+_HEAD = """
+<link rel="stylesheet" href="/static/vendor/uPlot.min.css">
+<script src="/static/vendor/uPlot.min.js"></script>
+<script src="/static/curves.js"></script>
+"""
+_ON_LOAD = """
+const chart = window.studioCurves(element, () => trigger('gap'));
+const feed = () => props.value && chart.add(JSON.parse(props.value));
+watch('value', feed);
+feed();
+"""
+
+
+@dataclass(frozen=True)
+class RunsTab:
+    """What other tabs need: the open run's id, the steps that show it, and the buttons that lead on."""
+
+    run: gr.State
+    ended: gr.State
+    timer: gr.Timer
+    reopen: Step
+    train: gr.Button
+    compare: gr.Button
+    export: gr.Button
+
+
+def build(studio: Studio) -> RunsTab:
+    """The tab's components and what happens in them."""
+    run, cursor, page = gr.State(""), gr.State(0), gr.State(0)
+    seen = gr.State({})  # what this browser shows already, so that a tick sends only what changed
+    ended = gr.State("")  # the open run, once it has ended before our eyes
+    timer = gr.Timer(1.0, active=False)
+    table = view("runs-table", picks=True)
+    with gr.Column(visible=False, elem_id="no-runs") as none_yet:
+        view("", markup.empty("No runs yet", "Choose a model and a dataset, and start one."))
+        train = gr.Button("Go to Train", variant="primary", size="md", elem_id="go-train")
+    notice = view("runs-notice")
+    with gr.Column(visible=False, elem_id="open-run") as opened:
+        with gr.Row(equal_height=False, elem_id="run-bar"):
+            head = view("run-head")
+            with gr.Row(elem_id="run-acts"):
+                stop = gr.Button("Stop", variant="stop", size="md", elem_id="stop-run", min_width=90, visible=False)
+                compare = gr.Button("Compare", size="md", elem_id="compare-run", min_width=90, visible=False)
+                export = gr.Button("Export", size="md", elem_id="export-run", min_width=90, visible=False)
+        chart = gr.HTML(
+            html_template='<div class="curves"></div>',
+            js_on_load=_ON_LOAD,
+            head=_HEAD,
+            elem_id="curves",
+            apply_default_css=False,
+        )
+        with gr.Accordion("Recipe", open=False, elem_classes="fold"):
+            recipe = view("run-recipe")
+        with gr.Accordion("Log", open=False, elem_classes="fold"):
+            log = view("run-log")
+
+    def refresh(chosen: str, after: int, where: int, shown: dict[str, Any]) -> Updates:
+        """What changed since the last look; the curves get only the points after their cursor."""
+        known = runs.list_runs(studio)
+        info = _open(known, chosen)
+        if info is None:
+            empty = {none_yet: gr.update(visible=True), opened: gr.update(visible=False), table: ""}
+            return changed(shown, empty) | {run: "", seen: shown}
+        after = after if info.id == chosen else 0
+        found = runs.points(studio, info.id, after)
+        fresh: Updates = {table: runs_view.table(known, info.id, where), head: runs_view.head(info), **visible(info)}
+        just_ended = info.final and shown.get("live") == info.id
+        shown["live"] = "" if info.final else info.id
+        if after == 0 or just_ended or not info.final:
+            fresh |= {log: _log(studio, info), recipe: _recipe(studio, info)}
+        if after == 0 or found.metrics or found.evals or found.marks:
+            fresh[chart] = curves.delta(info, found, after)
+        if info.final:
+            fresh |= {notice: "", ended: info.id} if just_ended else {notice: ""}
+        return changed(shown, fresh) | {run: info.id, cursor: found.after, seen: shown}
+
+    def visible(info: RunInfo) -> Updates:
+        return {
+            none_yet: gr.update(visible=False),
+            opened: gr.update(visible=True),
+            stop: gr.update(visible=not info.final, interactive=info.state != "stopping"),
+            compare: gr.update(visible=info.has_adapter),
+            export: gr.update(visible=info.has_adapter),
+        }
+
+    def pick(chosen: str, after: int, where: int, shown: dict[str, Any], event: gr.EventData) -> Updates:
+        if "page" in event._data:
+            return refresh(chosen, after, int(event.page), shown) | {page: int(event.page)}
+        return refresh(event.id, 0, where, {})
+
+    def anew(chosen: str, where: int) -> Updates:
+        return refresh(chosen, 0, where, {})
+
+    def end(chosen: str) -> Updates:
+        runs.stop(studio, chosen)
+        text = "Stopping after this step; a checkpoint is saved first."
+        return {notice: markup.note(text), stop: gr.update(interactive=False)}
+
+    quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
+    parts = [table, none_yet, opened, head, stop, compare, export, chart, recipe, log, run, cursor, seen, ended]
+    # Through the queue: only its answers tell the browser that a state (here `ended`) has changed.
+    tick: Step = {**quiet, "queue": True, "concurrency_limit": None}
+    timer.tick(told(notice, refresh, clear=False), [run, cursor, page, seen], [notice, *parts], **tick)
+    table.click(told(notice, pick), [run, cursor, page, seen], [notice, page, *parts], **quiet)
+    reopen: Step = {"fn": told(notice, anew), "inputs": [run, page], "outputs": [notice, *parts], **quiet}
+    chart.gap(**reopen)
+    stop.click(told(notice, end), run, [notice, stop], api_visibility=PRIVATE, concurrency_limit=4)
+    return RunsTab(run=run, ended=ended, timer=timer, reopen=reopen, train=train, compare=compare, export=export)
+
+
+def _open(known: list[RunInfo], chosen: str) -> RunInfo | None:
+    """The chosen run; without one, the newest."""
+    return next((run for run in known if run.id == chosen), known[0] if known else None)
+
+
+def _log(studio: Studio, run: RunInfo) -> str:
+    text = runs.log_tail(studio, run.id)
+    return markup.code(text, "the log") if text else markup.note("Nothing has been logged yet.")
+
+
+def _recipe(studio: Studio, run: RunInfo) -> str:
+    return markup.code(runs.recipe_yaml(studio, run.id), "the recipe") + f'<p class="path">{esc(run.path)}</p>'

@@ -1,0 +1,120 @@
+"""The web server: our own FastAPI application, with Gradio mounted in it.
+
+`/healthz` says that the studio is alive, `/static` serves our files, `/download/<export>` one export; everything else
+is the page. A guard stands before all of it: it answers only requests that name this machine as their host and come
+from no other site, so that a page you visit elsewhere cannot drive the studio.
+"""
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import FileResponse, PlainTextResponse
+from starlette.datastructures import Headers
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from studio import __version__, resources
+from studio.errors import StudioError
+from studio.services import exports
+from studio.services.studio import Studio
+from studio.ui import app as pages
+from studio.ui import form
+from studio.ui.theme import studio_theme
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Guard:
+    """Refuses requests under a foreign host name (DNS rebinding) and those that another site sends."""
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
+        self.app = app
+        self.hosts = frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            reason = self.refusal(Headers(scope=scope), str(scope.get("method", "GET")))
+            if reason:
+                await PlainTextResponse(reason, status_code=403)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def refusal(self, headers: Headers, method: str) -> str:
+        """Why a request with these headers is refused; empty if it is not."""
+        host = headers.get("host", "")
+        if _name(f"//{host}") not in self.hosts:
+            return "This studio answers only under its own host name."
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            return "This studio takes no requests from other sites."
+        # A link from elsewhere may open the page; nothing else may be asked for from another site.
+        opens = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
+        if headers.get("sec-fetch-site") == "cross-site" and not opens:
+            return "This studio takes no requests from other sites."
+        return ""
+
+
+def _name(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
+
+
+def make_app(studio: Studio) -> FastAPI:
+    """The application that serves one studio."""
+    app = FastAPI(title="LoRA Studio", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, hosts=LOOPBACK | {studio.settings.host})
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        return {"status": "ok", "version": __version__}
+
+    @app.get("/download/{export_id}", response_model=None)
+    def download(export_id: str) -> FileResponse | PlainTextResponse:
+        try:
+            path = exports.file_of(studio, export_id)
+        except StudioError as error:
+            return PlainTextResponse(str(error), status_code=404)
+        return FileResponse(path, filename=path.name)
+
+    # Gradio asks for a few of its own files under /static as well: ours come first, then those.
+    files = StaticFiles(directory=resources.static(), packages=[("gradio", "templates/frontend/static")])
+    app.mount("/static", files, name="static")
+    return gr.mount_gradio_app(
+        app,
+        pages.build(studio),
+        path="/",
+        server_name=studio.settings.host,
+        server_port=studio.settings.port,
+        theme=studio_theme(),
+        head=_head(),
+        favicon_path=str(resources.static() / "icon.png"),
+        footer_links=[],
+        allowed_paths=[],
+        blocked_paths=[str(studio.settings.home)],
+        max_file_size=studio.settings.max_file_mb * 2**20,
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+        show_error=True,
+    )
+
+
+def _head() -> str:
+    return (
+        '<link rel="stylesheet" href="/static/theme.css">'
+        f"<style>{form.argument_names()}</style>"
+        '<script src="/static/studio.js"></script>'
+    )
+
+
+def serve(studio: Studio) -> None:
+    """Serve until interrupted."""
+    settings = studio.settings
+    uvicorn.run(make_app(studio), host=settings.host, port=settings.port, log_level="warning", access_log=False)

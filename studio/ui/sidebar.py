@@ -1,0 +1,90 @@
+"""The sidebar: this machine, what is running, what waits. It reads every two seconds and sends only what changed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from studio.services import machine, runs
+from studio.services.machine import Machine
+from studio.services.runs import RunInfo
+from studio.services.studio import Studio
+from studio.ui import markup, units
+from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
+from studio.ui.markup import esc
+
+
+@dataclass(frozen=True)
+class Sidebar:
+    """What the page needs: the part with the runs, whose names are to open them, and the step that fills it all."""
+
+    now: gr.HTML
+    refresh: Step
+
+
+def build(studio: Studio) -> Sidebar:
+    """The sidebar's components and what happens in them."""
+    seen = gr.State({})
+    with gr.Sidebar(label="This machine", width=264, elem_id="sidebar"):
+        about = view("machine")
+        now = view("now", picks=True)
+        notice = view("sidebar-notice")
+    timer = gr.Timer(2.0)
+
+    def refresh(shown: dict[str, Any]) -> Updates:
+        fresh: Updates = {about: _machine(machine.look(studio)), now: _now(runs.list_runs(studio))}
+        return changed(shown, fresh) | {seen: shown}
+
+    def stop(event: gr.EventData) -> Updates:
+        if "stop" in event._data:
+            runs.stop(studio, event.stop)
+        return {now: _now(runs.list_runs(studio))}
+
+    quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
+    parts = [notice, about, now, seen]
+    step: Step = {"fn": told(notice, refresh, clear=False), "inputs": seen, "outputs": parts, **quiet}
+    timer.tick(**step)
+    now.click(told(notice, stop), None, [notice, now], **quiet)
+    return Sidebar(now=now, refresh=step)
+
+
+def _machine(found: Machine) -> str:
+    rows = []
+    if found.device_kind == "cuda":
+        rows.append(("GPU memory", found.device_used, found.device_total))
+    rows.append(("Memory", found.memory_used, found.memory_total))
+    bars = "".join(
+        f'<div class="gauge"><p><span>{name}</span><b>{esc(units.share_of(used, total))}</b></p>'
+        f"{markup.progress(used, total, f'{name} in use')}</div>"
+        for name, used, total in rows
+    )
+    return (
+        f'<section class="side-part"><h2>This machine</h2><p class="device">{esc(found.device)}</p>{bars}'
+        f'<p class="quiet">{esc(units.size(found.disk_free))} of disk free</p></section>'
+    )
+
+
+def _now(known: list[RunInfo]) -> str:
+    """Runs that are at work, then those that wait."""
+    working = [run for run in known if not run.final and run.state != "queued"]
+    waiting = [run for run in known if run.state == "queued"]
+    current = "".join(map(_working, working)) or '<p class="quiet">Nothing is running.</p>'
+    queue = "".join(f"<li>{_name(run)}</li>" for run in reversed(waiting))
+    queue = f'<section class="side-part"><h2>Queue ({len(waiting)})</h2><ol class="queue">{queue}</ol></section>'
+    return f'<section class="side-part"><h2>Now</h2>{current}</section>{queue if waiting else ""}'
+
+
+def _name(run: RunInfo) -> str:
+    return f'<button type="button" class="link" data-pick data-open="{esc(run.id)}">{esc(run.name)}</button>'
+
+
+def _working(run: RunInfo) -> str:
+    bar = markup.progress(run.step, run.total_steps, f"Progress of {run.name}")
+    left = f"{units.clock(run.seconds_left)} left" if run.seconds_left is not None else run.doing or run.state
+    wait = "disabled" if run.state == "stopping" else ""
+    return (
+        f'<div class="working"><p>{_name(run)}{markup.mark(run.state)}</p>{bar}'
+        f"<p><span>step {run.step:,} of {run.total_steps:,}</span><span>{esc(left)}</span></p>"
+        f'<button type="button" class="small-stop" data-pick data-stop="{esc(run.id)}" {wait} '
+        f'aria-label="Stop {esc(run.name)}">Stop</button></div>'
+    )

@@ -1,0 +1,157 @@
+"""Train: the form on the left, what it would cost and Start on the right. Every edit asks the estimate again."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from studio.errors import StudioError
+from studio.recipe import Recipe
+from studio.services import estimates, presets, runs
+from studio.services.studio import Studio
+from studio.ui import form, markup, model_box, panel
+from studio.ui.handlers import PRIVATE, Step, Updates, told, told_while, view
+
+_FIRST = "A small model learns to turn customers' messages into tickets. Then you ask it, before and after."
+
+
+@dataclass(frozen=True)
+class TrainTab:
+    """What other tabs need: the run last started here, and the steps that bring form and estimate up to date."""
+
+    form: form.Form
+    started: gr.State
+    reopen: Step
+    update: Step
+
+
+def build(studio: Studio) -> TrainTab:
+    """The tab's components and what happens in them."""
+    draft = gr.BrowserState({}, storage_key="lora-studio-draft", secret="draft of the form")  # noqa: S106 - no secret
+    started = gr.State("")
+    with gr.Row(elem_id="first-visit", visible=_fresh(studio), equal_height=False) as first:
+        view("first-words", markup.empty("Nothing has been trained here yet", _FIRST))
+        fetching = view("sample-progress")
+        sample = gr.Button("Train the sample (about 1 min here)", variant="primary", size="lg", elem_id="train-sample")
+    with gr.Row(elem_id="train-columns", equal_height=False):
+        with gr.Column(scale=7, min_width=300, elem_id="train-form"):
+            made = form.build(studio)
+        with gr.Column(scale=4, min_width=300, elem_id="train-side"):
+            with gr.Column(elem_id="train-side-scroll"):
+                estimate = view("estimate")
+                chips = view("changed-fields", picks=True)
+                with gr.Accordion("Recipe and command", open=False, elem_classes="fold"):
+                    document = view("recipe-text")
+            with gr.Column(elem_id="start-box"):
+                notice = view("train-notice")
+                start = gr.Button("Start training", variant="primary", size="lg", elem_id="start-training")
+
+    names, fields = list(made.fields), list(made.fields.values())
+    modules = made.fields["target_modules"]
+    shown = [estimate, chips, document, made.scale, start, draft]
+
+    def edited(*values: Any) -> Updates:
+        """What the form says now: estimate, recipe, whether it can start."""
+        typed = form.as_typed(names, values)
+        try:
+            recipe = form.read(names, values)
+            found = panel.estimate(estimates.estimate(studio, recipe), recipe)
+        except StudioError as error:
+            return {
+                estimate: markup.problem(error),
+                chips: panel.touched(typed),
+                start: gr.update(interactive=False),
+                draft: typed,
+            }
+        return {
+            estimate: found,
+            chips: panel.touched(typed),
+            document: panel.document(recipe, typed),
+            made.scale: panel.scale(recipe),
+            start: gr.update(interactive=True),
+            draft: typed,
+        }
+
+    def fill(values: dict[str, Any]) -> Updates:
+        return {made.fields[name]: form.for_form(name, value) for name, value in values.items() if name in made.fields}
+
+    def choose_preset(chosen: str | None) -> Updates:
+        found = next((preset for preset in presets.list_presets(studio) if preset.id == chosen), None)
+        if found is None:
+            return {made.preset_why: ""}
+        return {made.preset_why: markup.note(found.why)} | fill(_kept(form.defaults()) | found.values)
+
+    def choose_model(model: str) -> Updates:
+        try:
+            return {modules: gr.update(choices=form.modules_of(studio, model))}
+        except StudioError:
+            return {modules: gr.skip()}  # the estimate says that there is no such model
+
+    def choose_modules(chosen: list[str]) -> Updates:
+        """all-linear stands alone: choosing it drops the others, choosing another drops it."""
+        alone = chosen[-1:] == ["all-linear"] or not chosen
+        return {modules: ["all-linear"] if alone else [name for name in chosen if name != "all-linear"]}
+
+    def reset(event: gr.EventData) -> Updates:
+        return fill({event.reset: form.defaults()[event.reset]})
+
+    def begin(*values: Any) -> Updates:
+        run = runs.start(studio, form.read(names, values))
+        return {started: run.id, made.fields["name"]: ""}
+
+    def begin_sample() -> Iterator[Updates]:
+        """Fetches the sample's model if it is not here yet, then starts the sample's run."""
+        values = _sample(studio)
+        yield {notice: "", sample: gr.update(interactive=False)}
+        if values["model"] not in form.names_of("model", studio):
+            for text in model_box.arriving(studio, values["model"]):
+                yield {fetching: text}
+        yield {fetching: "", started: runs.start(studio, Recipe().with_values(values)).id}
+
+    def use_model(model: str) -> Updates:
+        names = form.names_of("model", studio)
+        return {made.fields["model"]: gr.update(choices=names, value=form.first(model, names))} | choose_model(model)
+
+    def open_tab(kept: dict[str, Any]) -> Updates:
+        """The draft that this browser kept, and what can be chosen by now."""
+        values = {name: value for name, value in (kept or {}).items() if name in made.fields}
+        found = fill(values)
+        for name in ("model", "dataset"):
+            options = form.names_of(name, studio)
+            found[made.fields[name]] = gr.update(choices=options, value=form.first(values.get(name, ""), options))
+        found |= choose_model(form.first(values.get("model", ""), form.names_of("model", studio)))
+        found[modules] = found[modules] | {"value": values.get("target_modules", ["all-linear"])}
+        return found | {first: gr.update(visible=_fresh(studio))}
+
+    quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
+    update: Step = {"fn": edited, "inputs": fields, "outputs": shown, "trigger_mode": "always_last", **quiet}
+    typed_in = [field.blur for field in fields if isinstance(field, gr.Textbox)]  # pasting is no input to Gradio
+    gr.on([*(field.input for field in fields if field is not modules), *typed_in], **update)
+    chosen = [notice, made.preset_why, *fields]
+    made.preset.input(told(notice, choose_preset), made.preset, chosen, **quiet).then(**update)
+    chips.click(reset, None, fields, **quiet).then(**update)
+    made.fields["model"].change(choose_model, made.fields["model"], modules, **quiet)
+    modules.input(choose_modules, modules, modules, **quiet).then(**update)
+    begins: Step = {"api_visibility": PRIVATE, "concurrency_limit": 1, "show_progress": "hidden"}
+    start.click(told(notice, begin), fields, [notice, started, made.fields["name"]], **begins)
+    awake = {sample: gr.update(interactive=True)}
+    sample.click(told_while(fetching, begin_sample, awake), None, [notice, fetching, sample, started], **begins)
+    made.added.change(use_model, made.added, [made.fields["model"], modules], **quiet).then(**update)
+    reopen: Step = {"fn": open_tab, "inputs": draft, "outputs": [*fields, first], **quiet}
+    return TrainTab(form=made, started=started, reopen=reopen, update=update)
+
+
+def _kept(values: dict[str, Any]) -> dict[str, Any]:
+    """A preset starts from the defaults, but leaves the model, dataset and name alone unless it names them."""
+    return {name: value for name, value in values.items() if name not in ("name", "model", "dataset")}
+
+
+def _sample(studio: Studio) -> dict[str, Any]:
+    """The values of the preset that is ready to run: it names its dataset."""
+    return next((preset.values for preset in presets.list_presets(studio) if "dataset" in preset.values), {})
+
+
+def _fresh(studio: Studio) -> bool:
+    """Whether nobody has trained here yet and the sample's data is there."""
+    return not runs.list_runs(studio) and _sample(studio).get("dataset") in form.names_of("dataset", studio)
