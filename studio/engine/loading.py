@@ -71,6 +71,17 @@ def load_base(folder: Path, dtype: str, device: Device, quantization: Quantizati
     return model
 
 
+# Below this the whole attention matrix of a layer is small, and plain products beat the CPU's flash kernel, whose
+# backward pass took a quarter of a step (benchmarks/RESULTS.md). Above it memory grows with the square of the length.
+SHORT = 256
+
+
+def use_plain_attention_if_short(model: Any, device: Device, longest: int) -> None:
+    """On a CPU, compute attention as plain products when no example is longer than SHORT tokens."""
+    if not device.is_cuda and longest <= SHORT:
+        model.set_attn_implementation("eager")
+
+
 def _nf4(quantization: Quantization, dtype: str) -> Any:
     import torch
     from transformers import BitsAndBytesConfig

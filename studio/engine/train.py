@@ -76,11 +76,14 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
     from trl import SFTTrainer
 
     from studio.engine.callbacks import Conductor, Guard, Recorder
+    from studio.engine.head import score_trained_positions_only
 
     recipe = inputs.recipe
     set_seed(recipe.schedule.seed)
     work.phase("Loading the model")
     model = loading.load_base(inputs.model_folder, recipe.model.dtype, device, recipe.quantization)
+    longest = max(len(example.input_ids) for example in encoded.train + encoded.held_out)
+    loading.use_plain_attention_if_short(model, device, longest)
     if recipe.quantization.quantization == "nf4":
         model = prepare_model_for_kbit_training(
             model, use_gradient_checkpointing=recipe.schedule.gradient_checkpointing
@@ -114,6 +117,7 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
                 "Set target_modules to all-linear, or to names that the model has.",
             )
         ) from error
+    score_trained_positions_only(trainer.model.get_base_model())
     trainer.remove_callback(PrinterCallback)
     trainable, total = trainer.model.get_nb_trainable_parameters()
     _check_disk(work, recipe, trainable)

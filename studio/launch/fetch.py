@@ -8,7 +8,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from studio.errors import BadInput, StudioError, Unavailable
 from studio.launch.local import worker_environment
@@ -105,7 +105,12 @@ def from_hub(
 
     # The hub client's connection errors come from the HTTP library it was built on, httpx or httpx2: its own
     # error's parent names the right one.
-    broken = (HfHubHTTPError.__mro__[1], OSError, RuntimeError, ValueError)
+    broken: tuple[type[Exception], ...] = (
+        cast(type[Exception], HfHubHTTPError.__mro__[1]),
+        OSError,
+        RuntimeError,
+        ValueError,
+    )
 
     try:
         files = HfApi().model_info(hub_id, files_metadata=True, timeout=_HUB_PATIENCE).siblings or []

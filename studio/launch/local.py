@@ -6,6 +6,8 @@ start time, boot id and nonce).
 """
 
 import contextlib
+import ctypes.util
+import functools
 import os
 import secrets
 import signal as signals
@@ -14,7 +16,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -52,7 +53,7 @@ _ENV_KEPT = (
     "MKL_NUM_THREADS",
     "NVIDIA_VISIBLE_DEVICES",
 )
-_ENV_KEPT_PREFIXES = ("LC_", "CUDA_", "NCCL_", "PYTORCH_", "TORCH_", "STUDIO_")
+_ENV_KEPT_PREFIXES = ("LC_", "MALLOC_", "CUDA_", "NCCL_", "PYTORCH_", "TORCH_", "STUDIO_")
 # A claim older than this whose worker never wrote its name did not start.
 CLAIM_SECONDS = 60.0
 
@@ -79,12 +80,27 @@ def worker_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    # Training frees and takes the same large blocks at every step. glibc gives each back to the system and faults
-    # it in again; told to keep them it trains about twice as fast on a CPU. See docs/architecture.md.
-    kept.setdefault("MALLOC_MMAP_MAX_", "0")
-    kept.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**40))
-    kept.setdefault("MALLOC_TOP_PAD_", str(64 * 2**20))
+    if "LD_PRELOAD" not in kept:
+        kept = allocator()[1] | kept
     return kept | dict(extra or {})
+
+
+@functools.cache
+def allocator() -> tuple[str, dict[str, str]]:
+    """An allocator that keeps its pages: its name, and the environment that makes a worker use it.
+
+    Training frees and takes the same large blocks at every step. glibc by default gives each back to the system and
+    has it faulted in again; kept, a step on a CPU takes half the time (benchmarks/RESULTS.md). tcmalloc does it with
+    less memory than glibc told to, so it is used where it is installed.
+    """
+    if sys.platform != "linux":
+        return "the system's", {}
+    for name in ("tcmalloc_minimal", "tcmalloc"):
+        library = ctypes.util.find_library(name)
+        if library:
+            return name, {"LD_PRELOAD": library}
+    settings = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(64 * 2**20)}
+    return "glibc, told to keep its pages", settings
 
 
 def start(run: RunDir, module: str, arguments: Sequence[str] = ()) -> Process:
@@ -156,10 +172,3 @@ def reap() -> None:
     for pid, process in list(_children.items()):
         if process.poll() is not None:
             del _children[pid]
-
-
-def run_tool(command: Sequence[str], folder: Path, timeout: float) -> subprocess.CompletedProcess[str]:
-    """Run a short helper program to its end, its output captured."""
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=timeout, env=worker_environment(), check=False
-    )

@@ -1,0 +1,40 @@
+"""Scores only the positions that are trained.
+
+TRL's fused language-model head picks the positions with a label on CUDA; on a CPU it scores every position against the
+whole vocabulary, to throw most away (trl 1.16, `add_fused_lm_head`). With completion-only labels that is most of the
+head's work. Here the picking is done before TRL's head, on every device: same positions, same sums, same loss.
+What it does not do: change TRL's arithmetic, or touch generation.
+"""
+
+from typing import Any
+
+
+def score_trained_positions_only(model: Any) -> None:
+    """Narrow the hidden states and labels that TRL's patched `model.forward` scores to those that count.
+
+    `model` is the causal language model itself (not the PEFT wrapper), after SFTTrainer has patched it. The outputs
+    per token become one row of the trained positions; TRL only ever sums over them.
+    """
+    fused = model.forward
+    chosen: list[Any] = []
+
+    def narrow(_module: Any, _inputs: Any, output: Any) -> Any:
+        if chosen:
+            output.last_hidden_state = output.last_hidden_state[:, :-1][chosen[-1]][None]
+        return output
+
+    model.base_model.register_forward_hook(narrow)
+
+    def forward(*args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
+        if not fused_lm_head or labels is None:
+            return fused(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
+        mask = labels[:, 1:] != -100
+        if not bool(mask.any()):
+            return fused(*args, fused_lm_head=True, labels=labels, **kwargs)
+        chosen.append(mask)
+        try:
+            return fused(*args, fused_lm_head=True, shift_labels=labels[:, 1:][mask][None], **kwargs)
+        finally:
+            chosen.pop()
+
+    model.forward = forward
