@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from studio.errors import Unavailable
 from studio.rundir import RunDir
-from studio.services import datasets, keeper
+from studio.services import chat, datasets, keeper
 from studio.settings import Settings
 from studio.store.db import Database, open_reader
 
@@ -57,12 +57,14 @@ class Studio:
     def _keep(self) -> None:
         while not self._stopping.wait(self.settings.keeper_interval):
             keeper.look_round_safely(self)
+            chat.unload_if_idle(self)
 
     def close(self) -> None:
-        """Stop keeping. Workers go on."""
+        """Stop keeping. Training goes on; the chat worker ends."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
+        chat.unload(self)
         self.database.close()
         if self.keeping:
             self._lock.release()

@@ -117,4 +117,11 @@ def _head() -> str:
 def serve(studio: Studio) -> None:
     """Serve until interrupted."""
     settings = studio.settings
-    uvicorn.run(make_app(studio), host=settings.host, port=settings.port, log_level="warning", access_log=False)
+    uvicorn.run(
+        make_app(studio),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=2,
+    )  # open pages hold their streams for ever

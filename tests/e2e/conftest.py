@@ -1,0 +1,139 @@
+"""A real studio on a free port with a home of its own, and a real Chromium in front of it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from studio.services import datasets, models
+from studio.services.studio import Studio
+from studio.settings import Settings
+from tests.browser import FLAGS, ensure
+from tests.conftest import little_rows, write_jsonl
+
+
+@dataclass
+class Served:
+    """A studio that is being served."""
+
+    home: Path
+    port: int
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def kill(self) -> None:
+        """As a power cut would: no goodbye."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def cli(self, *words: str) -> dict[str, object]:
+        """What a command with --json says of this home."""
+        command = [sys.executable, "-m", "studio", "--home", str(self.home), *words, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        return dict(json.loads(done.stdout))
+
+
+def serve(home: Path) -> Served:
+    """Start `studio serve` and wait until it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}
+    with (home.parent / "serve.log").open("ab") as log:
+        command = [sys.executable, "-m", "studio", "--home", str(home), "serve", "--port", str(port)]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
+    served = Served(home, port, process)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{served.url}/healthz", timeout=2) as answer:
+                if answer.status == 200:
+                    return served
+        except OSError:
+            time.sleep(0.1)
+        assert process.poll() is None, (home.parent / "serve.log").read_text()
+    raise AssertionError("the studio did not answer within a minute")
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[Path], Served]]:
+    """start(home): a served studio, ended with the test."""
+    running: list[Served] = []
+
+    def begin(home: Path) -> Served:
+        running.append(serve(home))
+        return running[-1]
+
+    yield begin
+    for served in running:
+        served.process.terminate()
+        served.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One empty studio for tests that change nothing."""
+    served = serve(tmp_path_factory.mktemp("shared") / "home")
+    yield served
+    served.process.terminate()
+    served.process.wait(30)
+
+
+@pytest.fixture
+def little_home(tmp_path: Path, tiny: Path) -> Path:
+    """A home with the tiny model and the dataset `little`."""
+    home = tmp_path / "home"
+    with Studio(Settings(home=home, offline=True)) as studio:
+        models.add(studio, str(tiny), lambda *_: None)
+        datasets.add(studio, write_jsonl(tmp_path / "little.jsonl", little_rows()))
+    return home
+
+
+@pytest.fixture
+def sample_home(tmp_path: Path, sample_model: Path) -> Path:
+    """A home with the real sample model."""
+    home = tmp_path / "home"
+    with Studio(Settings(home=home, offline=True)) as studio:
+        models.add(studio, str(sample_model), lambda *_: None)
+    return home
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=ensure(), args=FLAGS)
+
+
+@pytest.fixture
+def page(browser: Browser, start: object) -> Iterator[Page]:
+    """A page at 1440 px; the test fails if it logs an error or asks for anything beyond this machine.
+
+    It wants `start` so that it is closed before the studio is.
+    """
+    context = browser.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
+    context.set_default_timeout(30_000)
+    opened = context.new_page()
+    wrong: list[str] = []
+    opened.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("request", lambda request: wrong.append(request.url) if not _is_here(request.url) else None)
+    yield opened
+    context.close()
+    assert not wrong, wrong
+
+
+def _is_here(url: str) -> bool:
+    return url.startswith(("http://127.0.0.1:", "data:", "blob:", "about:"))
