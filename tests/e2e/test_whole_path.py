@@ -87,12 +87,12 @@ def test_the_whole_path(page: Page, sample_home: Path, start: Callable[[Path], S
     page.locator("#ask").click()
     expect(page.locator("#ask")).to_be_hidden()
     expect(page.locator("#ask")).to_be_visible(timeout=TRAINS)
-    answers = page.locator(".turn").first.locator(".answer")
+    answers = page.locator(".turn").first.locator("article")
     expect(answers).to_have_count(2)
     expect(answers.nth(0)).to_contain_text("tokens/s")
     expect(answers.nth(1)).to_contain_text("tokens/s")
-    base, adapted = answers.all_inner_texts()
-    assert base.split("\n", 3)[-1] != adapted.split("\n", 3)[-1]
+    base, adapted = answers.locator(".said").all_inner_texts()
+    assert base.strip() and adapted.strip() and base != adapted
     picture(page, "compare")
 
     # Export: the adapter as a zip, the merged model proved against the adapted one.
