@@ -23,6 +23,10 @@ from studio.errors import BadInput
 
 VERSION = 1
 
+# On a CPU, runs whose longest example has at most so many tokens compute attention as plain products, which beat the
+# CPU's flash kernel there (benchmarks/RESULTS.md). Engine and estimate must agree on it, so it stands here.
+PLAIN_ATTENTION_TOKENS = 256
+
 
 def knob(
     default: Any, *, label: str, becomes: str, help: str, unit: str | None = None, simple: bool = False, **bounds: Any

@@ -1,11 +1,11 @@
 """How many tokens the examples of a dataset have, quickly enough for a form that answers while one types."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from studio.dataset.encode import Encoder
+from studio.dataset.encode import Encoder, Whole
 from studio.dataset.store import read_records
 from studio.recipe import Data
 
@@ -16,12 +16,16 @@ _LONGEST = 200
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of an example before the cut: the longest, and the mean. `exact` when every row was counted."""
+    """Tokens of an example before the cut: the longest, the mean, and the share of them that is trained.
+
+    `exact` when every row was counted.
+    """
 
     rows: int
     held_out: int
     longest: int
     mean: float
+    trained_share: float
     exact: bool
 
 
@@ -35,8 +39,7 @@ def measure(folder: Path, model_folder: Path, template: Literal["chat", "alpaca"
     encoder = Encoder(model_folder, Data(template=template, system_prompt=system_prompt))
     held_out = sum(record.held_out for record in records)
     if len(records) <= _ALL:
-        counts = [len(whole.input_ids) for whole in encoder.encode(records)]
-        return Lengths(len(records), held_out, max(counts), sum(counts) / len(counts), exact=True)
+        return _of(encoder.encode(records), len(records), held_out, exact=True)
 
     def characters(index: int) -> int:
         record = records[index]
@@ -45,6 +48,12 @@ def measure(folder: Path, model_folder: Path, template: Literal["chat", "alpaca"
     by_size = sorted(range(len(records)), key=characters, reverse=True)
     longest = [records[index] for index in by_size[:_LONGEST]]
     sample = records[:: max(1, len(records) // _ALL)]
-    tops = [len(whole.input_ids) for whole in encoder.encode(longest)]
-    counts = [len(whole.input_ids) for whole in encoder.encode(sample)]
-    return Lengths(len(records), held_out, max(tops + counts), sum(counts) / len(counts), exact=False)
+    counted = _of(encoder.encode(sample), len(records), held_out, exact=False)
+    top = max(len(whole.input_ids) for whole in encoder.encode(longest))
+    return replace(counted, longest=max(top, counted.longest))
+
+
+def _of(wholes: list[Whole], rows: int, held_out: int, exact: bool) -> Lengths:
+    counts = [len(whole.input_ids) for whole in wholes]
+    trained = sum(len(whole.input_ids) - whole.trained_from for whole in wholes)
+    return Lengths(rows, held_out, max(counts), sum(counts) / len(counts), trained / max(1, sum(counts)), exact)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import BadInput, Unavailable
-from studio.recipe import Quantization
+from studio.recipe import PLAIN_ATTENTION_TOKENS, Quantization
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -71,14 +71,9 @@ def load_base(folder: Path, dtype: str, device: Device, quantization: Quantizati
     return model
 
 
-# Below this the whole attention matrix of a layer is small, and plain products beat the CPU's flash kernel, whose
-# backward pass took a quarter of a step (benchmarks/RESULTS.md). Above it memory grows with the square of the length.
-SHORT = 256
-
-
 def use_plain_attention_if_short(model: Any, device: Device, longest: int) -> None:
-    """On a CPU, compute attention as plain products when no example is longer than SHORT tokens."""
-    if not device.is_cuda and longest <= SHORT:
+    """On a CPU, compute attention as plain products when no example is longer than PLAIN_ATTENTION_TOKENS."""
+    if not device.is_cuda and longest <= PLAIN_ATTENTION_TOKENS:
         model.set_attn_implementation("eager")
 
 

@@ -12,7 +12,9 @@ gradients      as the adapter. Nothing frozen has any.
 optimizer      AdamW: two moments in the adapter's type; the 8-bit kinds: two bytes a parameter.
 activations    what autograd keeps for a token in each layer (see _per_layer), all layers at once, or with
                checkpointing the input of every layer plus one layer in full.
-logits         TRL computes them in chunks (`add_fused_lm_head`), so a chunk of tokens times the vocabulary.
+               Plain attention on a CPU keeps its matrices too.
+logits         TRL's fused head (trl 1.16, `kernels/chunked_logprob.py`) takes up to 4096 trained positions times
+               32768 words at once; without Triton it holds five fp32 copies of that tile beside it.
 workspace      NF4: one layer's weights dequantised to 16 bits.
 runtime        the libraries' own: the CUDA context, or the Python process on a CPU.
 """
@@ -21,14 +23,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from studio.memory.shapes import Linear, ModelShape
-from studio.recipe import Recipe
+from studio.recipe import PLAIN_ATTENTION_TOKENS, Recipe
 
 GIB = 2**30
 # The CUDA context with cuBLAS workspaces, and a Python process with torch, transformers and TRL in it.
 # CPU: resident memory of the worker before the model is loaded, measured 2026-11 (torch 2.13): 0.6 GiB.
 _RUNTIME = {"cuda": int(0.5 * GIB), "cpu": int(0.6 * GIB)}
-# TRL's fused head works on chunks of this many tokens (trl 1.16, add_fused_lm_head).
-_HEAD_CHUNK = 256
+# The tile of TRL's fused head: TOKEN_CHUNK_SIZE and _CHUNKED_LOGPROB_CHUNK_SIZE.
+_HEAD_TOKENS, _HEAD_WORDS = 4096, 32768
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +70,18 @@ def trainable_parameters(shape: ModelShape, recipe: Recipe) -> int:
     return sum(r * (linear.in_features + linear.out_features) for linear in adapted(shape, recipe))
 
 
-def footprint(shape: ModelShape, recipe: Recipe, device: str, length: int | None = None) -> Footprint:
+def footprint(
+    shape: ModelShape, recipe: Recipe, device: str, length: int | None = None, trained_share: float = 1.0
+) -> Footprint:
     """Itemised peak memory of training `shape` by `recipe` on `device` ("cuda" or "cpu").
 
-    length: tokens of the longest example if it is known and shorter than max_length.
+    length: tokens of the longest example if it is known and shorter than max_length. trained_share: share of the
+    tokens that count in the loss.
     """
     nf4 = recipe.quantization.quantization == "nf4"
     width = 4 if recipe.model.dtype == "float32" else 2
-    tokens = recipe.schedule.per_device_train_batch_size * min(length or recipe.data.max_length, recipe.data.max_length)
+    batch = recipe.schedule.per_device_train_batch_size
+    length = min(length or recipe.data.max_length, recipe.data.max_length)
     trainable = trainable_parameters(shape, recipe)
     adapter_width = 2 if nf4 else 4
     items = [
@@ -83,8 +89,8 @@ def footprint(shape: ModelShape, recipe: Recipe, device: str, length: int | None
         Item("adapter", "Adapter", trainable * adapter_width, f"{trainable:,} parameters in {adapter_width * 8} bits"),
         Item("gradients", "Gradients", trainable * adapter_width, "of the adapter only: nothing frozen has any"),
         _optimizer(recipe, trainable, adapter_width, device),
-        _activations(shape, recipe, tokens, width),
-        _logits(shape, tokens),
+        _activations(shape, recipe, batch, length, device),
+        _logits(shape, int(batch * length * trained_share), width, device),
     ]
     if nf4:
         largest = max((linear.elements for linear in shape.linears), default=0)
@@ -123,39 +129,45 @@ def _optimizer(recipe: Recipe, trainable: int, adapter_width: int, device: str) 
     return Item("optimizer", "Optimizer", 2 * trainable * each, f"AdamW's two moments in {each * 8} bits")
 
 
-def _per_layer(shape: ModelShape, targets: Sequence[Linear], width: int, dropout: float) -> float:
+def _per_layer(shape: ModelShape, recipe: Recipe, targets: Sequence[Linear]) -> float:
     """Bytes autograd keeps for one token in one decoder layer.
 
-    Norms and the residual stream keep their input once in the compute type and once in fp32; the attention keeps
-    q, k, v and its output; a gated MLP keeps gate, up, their activation and product. Each adapted layer keeps its
-    input for A (a copy, and a mask, where dropout changes it) and the r numbers between A and B.
+    A norm keeps its input and its result, in 16 bits with fp32 copies between; the attention keeps q, k, v and its
+    output; a gated MLP keeps gate, up, their activation and product. Each adapted layer keeps the r numbers between A
+    and B, and where dropout changes its input, that input and the mask. Over NF4 the residual stream is fp32, as PEFT
+    leaves the norms, and each layer's input is kept again in 16 bits. Checked against measured peaks
+    (benchmarks/RESULTS.md).
     """
-    hidden, inner = shape.hidden, shape.intermediate
+    hidden, width = shape.hidden, 4 if recipe.model.dtype == "float32" else 2
     attention = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim
     gated = any(linear.module in ("gate_proj", "gate_up_proj") for linear in shape.linears)
-    norms = 2 * hidden * (width + 8)
-    mlp = inner * (4 if gated else 2) * width
-    kept: float = norms + (attention + 2 * hidden) * width + mlp + attention * width
-    if dropout > 0:
-        layers = max(1, shape.layers)
-        kept += sum(linear.in_features for linear in targets) / layers * (width + 1)
-    return kept
+    kept: float = 2 * hidden * (width + (8 if width == 2 else 4))
+    kept += (attention + 2 * hidden) * width + shape.intermediate * (4 if gated else 2) * width
+    if recipe.quantization.quantization == "nf4":
+        kept += 14 * hidden
+    layers = max(1, shape.layers)
+    if recipe.method.lora_dropout > 0:
+        kept += sum(linear.in_features for linear in targets) / layers * 2 * width
+    return kept + recipe.method.r * 4 * len(targets) / layers
 
 
-def _activations(shape: ModelShape, recipe: Recipe, tokens: int, width: int) -> Item:
-    targets = adapted(shape, recipe)
-    per_layer = _per_layer(shape, targets, width, recipe.method.lora_dropout)
-    between = sum(recipe.method.r * 4 for _ in targets) / max(1, shape.layers)
+def _activations(shape: ModelShape, recipe: Recipe, batch: int, length: int, device: str) -> Item:
+    tokens = batch * length
+    layer = tokens * _per_layer(shape, recipe, adapted(shape, recipe))
+    if device == "cpu" and length <= PLAIN_ATTENTION_TOKENS:
+        layer += 6 * batch * shape.heads * length**2
     if recipe.schedule.gradient_checkpointing:
-        kept = tokens * (shape.layers * shape.hidden * width + per_layer + between)
+        width = 4 if recipe.model.dtype == "float32" else 2
+        kept = shape.layers * tokens * shape.hidden * width + layer
         note = f"{tokens:,} tokens, recomputed layer by layer"
     else:
-        kept = tokens * shape.layers * (per_layer + between)
+        kept = shape.layers * layer
         note = f"{tokens:,} tokens in {shape.layers} layers"
     return Item("activations", "Activations", int(kept), note)
 
 
-def _logits(shape: ModelShape, tokens: int) -> Item:
-    chunk = min(tokens, _HEAD_CHUNK)
-    bytes_ = chunk * shape.vocabulary * 4 * 3 + tokens * shape.hidden * 8
-    return Item("logits", "Logits and loss", bytes_, f"{chunk} tokens at a time over {shape.vocabulary:,} words")
+def _logits(shape: ModelShape, trained: int, width: int, device: str) -> Item:
+    tokens, words = min(trained, _HEAD_TOKENS), min(shape.vocabulary, _HEAD_WORDS)
+    copies = 0 if device == "cuda" else 5 * 4
+    kept = tokens * words * (width + copies) + words * shape.hidden * 4 + trained * shape.hidden * 8
+    return Item("logits", "Logits and loss", kept, f"{tokens:,} trained tokens at a time over {words:,} words")

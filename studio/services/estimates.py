@@ -43,7 +43,8 @@ def estimate(studio: "Studio", recipe: Recipe) -> Estimate:
     now = machine.look(studio)
     sizes = _lengths(studio, recipe)
     longest = min(sizes.longest, recipe.data.max_length) if sizes else recipe.data.max_length
-    found = memory.footprint(shape, recipe, now.device_kind, longest)
+    share = sizes.trained_share if sizes and recipe.data.train_on == "completions" else 1.0
+    found = memory.footprint(shape, recipe, now.device_kind, longest, share)
     available = now.device_total - now.device_used
     examples = _training_examples(sizes, recipe) if sizes else 0
     return Estimate(
@@ -58,7 +59,7 @@ def estimate(studio: "Studio", recipe: Recipe) -> Estimate:
         examples=examples,
         longest=longest,
         warnings=_warnings(recipe, shape, sizes, now),
-        advice=_advice(shape, recipe, found, available, now, longest),
+        advice=_advice(shape, recipe, found, available, now, (longest, share)),
     )
 
 
@@ -115,7 +116,7 @@ def _warnings(recipe: Recipe, shape: ModelShape, sizes: lengths.Lengths | None, 
 
 
 def _advice(
-    shape: ModelShape, recipe: Recipe, found: Footprint, available: int, now: machine.Machine, longest: int
+    shape: ModelShape, recipe: Recipe, found: Footprint, available: int, now: machine.Machine, known: tuple[int, float]
 ) -> list[str]:
     """What would make it fit: the changes that save most, with what they cost."""
     if found.total <= available:
@@ -133,7 +134,7 @@ def _advice(
     ]
     savings = []
     for values, words, price in changes:
-        less = found.total - memory.footprint(shape, recipe.with_values(values), now.device_kind, longest).total
+        less = found.total - memory.footprint(shape, recipe.with_values(values), now.device_kind, *known).total
         if less > 0:
             savings.append((less, f"{words}: {less / GIB:.1f} GiB less, {price}"))
     return [text for _, text in sorted(savings, reverse=True)[:3]]

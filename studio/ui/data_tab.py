@@ -172,7 +172,7 @@ def _head(info: DatasetInfo) -> str:
             ("added", markup.when(info.created)),
         ]
     )
-    why = f"Taken for {info.format}: {info.why.rstrip('.')}."
+    why = f"Format {info.format}: {info.why.rstrip('.')}."
     columns = " ".join(f"<code>{esc(name)}</code>" for name in info.columns)
     return (
         f'<div class="title" data-open-dataset="{esc(info.id)}"><h2>{esc(info.name)}</h2>{figures}'

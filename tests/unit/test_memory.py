@@ -52,6 +52,8 @@ def test_every_lever_moves_the_estimate_the_right_way(tiny: Path) -> None:
     assert total(target_modules=["q_proj"]) < usual
     items = {item.key: item.bytes for item in footprint(shape, base, "cpu").items}
     assert items["weights"] == 2 * shape.parameters
+    few = footprint(shape, base, "cpu", trained_share=0.1)
+    assert few.total < usual
     assert items["gradients"] == 4 * trainable_parameters(shape, base)
     assert items["optimizer"] == 2 * items["gradients"]
 
