@@ -1,7 +1,4 @@
-"""The engine trains, stops and exports for real, on a model small enough for seconds.
-
-The model is made here: a Llama of two layers with a byte-level tokenizer and a ChatML template.
-"""
+"""The engine trains, stops and exports for real, on a model small enough for seconds."""
 
 import json
 import os
@@ -19,49 +16,11 @@ from studio.rundir import Exit, Identity, RunDir, create, newest_checkpoint, rea
 
 pytestmark = pytest.mark.engine
 
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 QUICK = {"dtype": "float32", "held_out": 0.0, "per_device_train_batch_size": 2, "lora_dropout": 0.0, "r": 4}
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of two layers, random, with a tokenizer of bytes."""
-    import torch
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)])
-    end = tokenizer.token_to_id("<|im_end|>")
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        eos_token_id=end,
-        pad_token_id=end,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def make_run(tmp_path: Path, tiny_model: Path) -> Any:
+def make_run(tmp_path: Path, tiny: Path) -> Any:
     """A run directory over twelve rows of arithmetic."""
     from studio.dataset import store
 
@@ -88,7 +47,7 @@ def make_run(tmp_path: Path, tiny_model: Path) -> Any:
                         "sha256": dataset.id,
                     }
                 ),
-                "model.json": json.dumps({"id": "tiny", "path": str(tiny_model)}),
+                "model.json": json.dumps({"id": "tiny", "path": str(tiny)}),
             },
         )
 
@@ -205,7 +164,7 @@ def test_nothing_to_train_on_is_said_before_the_model_is_loaded(make_run: Any) -
     assert "Loading the model" not in run.log_tail()
 
 
-def test_evaluating_a_4_bit_model_does_not_cut_its_gradients(tiny_model: Path) -> None:
+def test_evaluating_a_4_bit_model_does_not_cut_its_gradients(tiny: Path) -> None:
     """bitsandbytes repacks 4-bit weights at the first evaluation on some CPUs; gradients then vanish silently."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -214,7 +173,7 @@ def test_evaluating_a_4_bit_model_does_not_cut_its_gradients(tiny_model: Path) -
     from studio.recipe import Quantization
 
     device = pick_device()
-    model = load_base(tiny_model, "bfloat16", device, Quantization(quantization="nf4"))
+    model = load_base(tiny, "bfloat16", device, Quantization(quantization="nf4"))
     model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     ids = torch.arange(1, 30, device=device.name)[None]
 
@@ -235,7 +194,7 @@ def test_evaluating_a_4_bit_model_does_not_cut_its_gradients(tiny_model: Path) -
 
 @pytest.mark.parametrize("kind", ["adapter", "merged"])
 def test_exports_are_whole_and_the_merged_model_answers_alike(
-    make_run: Any, tmp_path: Path, tiny_model: Path, kind: str
+    make_run: Any, tmp_path: Path, tiny: Path, kind: str
 ) -> None:
     run = make_run(max_steps=3, learning_rate=0.01)
     assert work("train", run.path) == 0, run.log_tail()
@@ -248,7 +207,7 @@ def test_exports_are_whole_and_the_merged_model_answers_alike(
                 "run": str(run.path),
                 "source": str(run.adapter),
                 "name": "sums 1",
-                "model": {"id": "tiny", "path": str(tiny_model)},
+                "model": {"id": "tiny", "path": str(tiny)},
             }
         )
     )
@@ -263,7 +222,7 @@ def test_exports_are_whole_and_the_merged_model_answers_alike(
         assert events(export, "parity")[0]["correlation"] > 0.999
 
 
-def test_chat_answers_side_by_side_as_each_model_does_alone(make_run: Any, tiny_model: Path) -> None:
+def test_chat_answers_side_by_side_as_each_model_does_alone(make_run: Any, tiny: Path) -> None:
     run = make_run(max_steps=6, learning_rate=0.02)
     assert work("train", run.path) == 0, run.log_tail()
     chat = subprocess.Popen(
@@ -272,7 +231,7 @@ def test_chat_answers_side_by_side_as_each_model_does_alone(make_run: Any, tiny_
             "-m",
             "studio.engine.chat",
             "--model",
-            str(tiny_model),
+            str(tiny),
             "--dtype",
             "float32",
             "--data",
