@@ -4,6 +4,7 @@ An installed Chromium or Chrome first, else Playwright's own, else the system's 
 `python -m tests.browser` makes sure of one and prints its path.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -45,12 +46,14 @@ def ensure() -> str:
     path = find()
     if path is None:
         print("No Chromium found; fetching Playwright's own", flush=True)
-        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False, timeout=600)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False, timeout=600)
         path = find()
     if path is None and shutil.which("apt-get") and os.geteuid() == 0:
         print("Installing the system's chromium package", flush=True)
-        subprocess.run(["apt-get", "update", "-qq"], check=False)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=False)
+        quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(["apt-get", "update", "-qq"], check=False, env=quiet)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=False, env=quiet)
         path = find()
     if path is None:
         raise SystemExit("The browser tests need Chromium: install it, or name one in STUDIO_TEST_BROWSER.")
