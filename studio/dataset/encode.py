@@ -18,8 +18,8 @@ from studio.dataset import template as templates
 from studio.dataset.formats import Message, Record
 from studio.dataset.store import read_records
 from studio.errors import BadInput
-from studio.recipe import Data
 from studio.rundir import read_json
+from studio.themes import Data
 
 IGNORED = -100  # torch's cross_entropy ignore_index: the label of a token that is not trained
 _CHUNK = 512

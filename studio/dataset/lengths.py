@@ -7,7 +7,7 @@ from typing import Literal
 
 from studio.dataset.encode import Encoder, Whole
 from studio.dataset.store import read_records
-from studio.recipe import Data
+from studio.themes import Data
 
 # Up to this many rows are all counted; of more, the longest by characters and an even sample of the rest.
 _ALL = 2000

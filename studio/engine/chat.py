@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from studio.dataset.encode import Encoder
 from studio.engine import loading
 from studio.errors import BadInput, StudioError
-from studio.recipe import Data
+from studio.themes import Data
 
 BASE = "base"
 PEFT_BASE = "__base__"  # PEFT's name for a row without adapter

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import BadInput, Unavailable
-from studio.recipe import PLAIN_ATTENTION_TOKENS, Quantization
+from studio.recipe import PLAIN_ATTENTION_TOKENS
+from studio.themes import Quantization
 
 TOKENIZER_FILES = (
     "tokenizer.json",

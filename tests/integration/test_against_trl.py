@@ -11,10 +11,11 @@ import pytest
 
 from studio.dataset.encode import Encoder
 from studio.dataset.formats import Record
-from studio.recipe import Data, Recipe
+from studio.recipe import Recipe
 from studio.services import datasets, runs
 from studio.services.states import FINAL
 from studio.services.studio import Studio
+from studio.themes import Data
 from tests.conftest import little_rows, write_jsonl
 
 pytestmark = pytest.mark.engine

@@ -170,7 +170,7 @@ def test_evaluating_a_4_bit_model_does_not_cut_its_gradients(tiny: Path) -> None
     from peft import LoraConfig, get_peft_model
 
     from studio.engine.loading import load_base, pick_device
-    from studio.recipe import Quantization
+    from studio.themes import Quantization
 
     device = pick_device()
     model = load_base(tiny, "bfloat16", device, Quantization(quantization="nf4"))

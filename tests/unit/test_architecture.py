@@ -11,13 +11,14 @@ STUDIO = Path(__file__).parents[2] / "studio"
 
 # Room -> the rooms it may import, besides itself.
 GROUND = {"settings", "errors", "resources", "__init__"}
-CONTRACT = GROUND | {"recipe", "rundir"}
+CONTRACT = GROUND | {"recipe", "themes", "rundir"}
 MAY = {
     "settings": {"errors"},
     "errors": set(),
     "resources": set(),
     "__init__": set(),
-    "recipe": {"errors", "settings"},
+    "themes": set(),
+    "recipe": {"themes", "errors"},
     "rundir": {"errors", "settings"},
     "dataset": CONTRACT,
     "memory": CONTRACT,
@@ -28,7 +29,7 @@ MAY = {
     "cli": CONTRACT | {"services", "cli_output", "ui"},
     "cli_output": CONTRACT | {"services"},
     "__main__": {"cli"},
-    "engine": {"dataset", "recipe", "rundir", "errors"},
+    "engine": {"dataset", "recipe", "themes", "rundir", "errors"},
 }
 # Library -> the rooms that may import it.
 HOMES = {

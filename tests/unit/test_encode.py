@@ -10,9 +10,9 @@ from studio.dataset.encode import IGNORED, Encoder, encode_dataset, held_out_row
 from studio.dataset.formats import Record
 from studio.dataset.template import alpaca_prompt
 from studio.errors import BadInput
-from studio.recipe import Data
 from studio.services import datasets
 from studio.services.studio import Studio
+from studio.themes import Data
 from tests.tiny import tiny_model
 
 
