@@ -10,7 +10,6 @@ and with any library version. A folder appears whole or not at all and is never 
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -171,11 +170,6 @@ def list_all(folder: Path) -> list[Provenance]:
     """All datasets below `folder`, newest first."""
     found = [load(path) for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     return sorted((item for item in found if item), key=lambda item: item.created, reverse=True)
-
-
-def remove(folder: Path, dataset_id: str) -> None:
-    """Delete a dataset's folder."""
-    shutil.rmtree(folder / dataset_id)
 
 
 def read_records(folder: Path, offset: int = 0, limit: int | None = None) -> list[Record]:

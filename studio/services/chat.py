@@ -195,6 +195,13 @@ def unload(studio: "Studio") -> None:
         _close(room)
 
 
+def close(studio: "Studio") -> None:
+    """End the chat worker of a studio that closes; an answer that is being given is cut short."""
+    room = _rooms.pop(id(studio), None)
+    if room is not None and room.talker is not None:
+        room.talker.close(grace=0.0)  # it keeps nothing that could be lost
+
+
 def unload_if_idle(studio: "Studio") -> None:
     """Give the memory back when nobody has asked for a while."""
     room = _room(studio)

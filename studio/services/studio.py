@@ -57,14 +57,16 @@ class Studio:
     def _keep(self) -> None:
         while not self._stopping.wait(self.settings.keeper_interval):
             keeper.look_round_safely(self)
-            chat.unload_if_idle(self)
+            # A worker that cannot be closed must not end the keeping of runs.
+            with contextlib.suppress(OSError):
+                chat.unload_if_idle(self)
 
     def close(self) -> None:
         """Stop keeping. Training goes on; the chat worker ends."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
-        chat.unload(self)
+        chat.close(self)
         self.database.close()
         if self.keeping:
             self._lock.release()
