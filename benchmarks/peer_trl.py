@@ -33,19 +33,37 @@ class Clock(TrainerCallback):
         self.seconds.append(time.perf_counter() - self._began)
 
 
-def pairs(path: str) -> Dataset:
-    """Rows as TRL's conversational prompt and completion."""
+# ChatML as the model's own template writes it, with TRL's marks around what the assistant says and what ends it.
+MARKED = """\
+{{ OPENING }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}\
+{% if message['role'] == 'assistant' %}\
+{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}\
+{% else %}{{ message['content'] + '<|im_end|>' + '\n' }}{% endif %}\
+{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+
+
+def marked_tokenizer(folder: str) -> Any:
+    """The model's tokenizer with the marked template, which must write what the model's own writes."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    talk = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Good day."}]
+    own = tokenizer.apply_chat_template(talk, tokenize=False)
+    # Some models greet with a system prompt of their own.
+    opening = own.partition("<|im_start|>user")[0]
+    tokenizer.chat_template = MARKED.replace("OPENING", json.dumps(opening))
+    if tokenizer.apply_chat_template(talk, tokenize=False) != own:
+        raise SystemExit("The model's template is not ChatML, which this script is written for.")
+    return tokenizer
+
+
+def talks(path: str) -> Dataset:
+    """Rows as TRL's conversations."""
     with open(path, encoding="utf-8") as file:  # noqa: PTH123 - as a plain script would
         rows = [json.loads(line) for line in file]
     made = []
     for row in rows:
         question = row["instruction"] + (f"\n\n{row['input']}" if row.get("input") else "")
-        made.append(
-            {
-                "prompt": [{"role": "user", "content": question}],
-                "completion": [{"role": "assistant", "content": row["output"]}],
-            }
-        )
+        said = [{"role": "user", "content": question}, {"role": "assistant", "content": row["output"]}]
+        made.append({"messages": said})
     return Dataset.from_list(made)
 
 
@@ -75,13 +93,14 @@ def main() -> None:
     arguments = SFTConfig(
         output_dir=tempfile.mkdtemp(), max_steps=given.steps, per_device_train_batch_size=given.batch,
         learning_rate=given.learning_rate, lr_scheduler_type="constant", logging_steps=1, report_to="none",
-        save_strategy="no", max_length=given.max_length, use_cpu=not torch.cuda.is_available(),
+        assistant_only_loss=True, save_strategy="no", max_length=given.max_length,
+        use_cpu=not torch.cuda.is_available(),
         bf16=given.dtype == "bfloat16", seed=0, gradient_checkpointing=given.gradient_checkpointing, disable_tqdm=True,
     )  # fmt: skip
     lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = SFTTrainer(
-        model=model, args=arguments, train_dataset=pairs(given.rows), peft_config=lora,
-        processing_class=AutoTokenizer.from_pretrained(given.model),
+        model=model, args=arguments, train_dataset=talks(given.rows), peft_config=lora,
+        processing_class=marked_tokenizer(given.model),
     )  # fmt: skip
     clock = Clock()
     trainer.add_callback(clock)

@@ -35,10 +35,19 @@
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   };
 
+  // The tokens of an example that was picked from a list stand further up; on a narrow screen a dataset further down.
+  const reveal = (hit) => {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const place = hit.closest("#data-steps") ? "see-controls" : narrow.matches && hit.closest("#data-side") && "data-main";
+    if (place) document.getElementById(place)?.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+  };
+
   document.addEventListener("click", (event) => {
-    const hit = event.target.closest?.("[data-theme-toggle], [data-copy]");
+    const hit = event.target.closest?.("[data-theme-toggle], [data-copy], [data-row], [data-id]");
     if (!hit) return;
-    if (hit.hasAttribute("data-copy")) copy(hit); else toggle();
+    if (hit.hasAttribute("data-copy")) copy(hit);
+    else if (hit.hasAttribute("data-theme-toggle")) toggle();
+    else reveal(hit);
   });
 
   // On a narrow screen the sidebar starts folded: open, it would lie over the page.

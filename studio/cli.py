@@ -12,14 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
+from studio import cli_data
 from studio import cli_output as out
+from studio.cli_data import Json, Sets, pairs
 from studio.errors import BadInput, StudioError, Unavailable
 from studio.recipe import Recipe, from_text
 from studio.services import (
     chat as chats,
-)
-from studio.services import (
-    datasets as dataset_service,
 )
 from studio.services import (
     doctor as doctor_service,
@@ -45,16 +44,26 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="LoRA Studio: fine-tune language models with LoRA and QLoRA. Without a command: serve.",
 )
-datasets_app = typer.Typer(help="Datasets of this home.", no_args_is_help=True)
 models_app = typer.Typer(help="Base models of this home.", no_args_is_help=True)
 runs_app = typer.Typer(help="Runs of this home.")
-app.add_typer(datasets_app, name="datasets")
+app.command()(cli_data.check)
+app.add_typer(cli_data.app, name="datasets")
 app.add_typer(models_app, name="models")
 app.add_typer(runs_app, name="runs")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Maps = Annotated[list[str] | None, typer.Option("--map", help="Which column is which: instruction=question.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="A recipe field by its own name: max_steps=30.")]
+app = typer.Typer(
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="LoRA Studio: fine-tune language models with LoRA and QLoRA. Without a command: serve.",
+)
+models_app = typer.Typer(help="Base models of this home.", no_args_is_help=True)
+runs_app = typer.Typer(help="Runs of this home.")
+app.command()(cli_data.check)
+app.add_typer(cli_data.app, name="datasets")
+app.add_typer(models_app, name="models")
+app.add_typer(runs_app, name="runs")
 
 
 @app.callback(invoke_without_command=True)
@@ -115,51 +124,6 @@ def _port_is_free(settings: Settings) -> None:
                 f"Port {settings.port} on {settings.host} cannot be used ({error.strerror}). If a studio is running "
                 f"there, open {address}; otherwise: studio serve --port {settings.port + 1}"
             ) from None
-
-
-@app.command()
-def check(context: typer.Context, file: Path, maps: Maps = None, as_json: Json = False) -> None:
-    """Look at a dataset file without adding it: its format, its rows, and which cannot be used."""
-    with Studio(context.obj) as studio:
-        look = dataset_service.look_at(studio, file, _pairs(maps))
-        if look.format is None:
-            raise BadInput(f"{file.name}: {look.why}. Use --map instruction=COLUMN --map output=COLUMN.")
-        out.show_look(look, as_json)
-
-
-@datasets_app.command("add")
-def datasets_add(
-    context: typer.Context,
-    file: Path,
-    name: str | None = None,
-    maps: Maps = None,
-    held_out: Annotated[Path | None, typer.Option(help="A second file of examples to measure on.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Add a json, jsonl or csv file as a dataset; `sample` adds the bundled one."""
-    with Studio(context.obj) as studio:
-        if str(file) == "sample":
-            info = dataset_service.add_sample(studio)
-        else:
-            info = dataset_service.add(studio, file, name, _pairs(maps), held_out)
-        out.show_dataset(info, as_json)
-
-
-@datasets_app.command("list")
-def datasets_list(context: typer.Context, as_json: Json = False) -> None:
-    """List the datasets."""
-    with Studio(context.obj) as studio:
-        out.table(
-            dataset_service.list_datasets(studio), ("name", "rows", "held_out", "format", "id"), as_json, "datasets"
-        )
-
-
-@datasets_app.command("show")
-def datasets_show(context: typer.Context, dataset: str, rows: int = 3, as_json: Json = False) -> None:
-    """Show a dataset and its first rows."""
-    with Studio(context.obj) as studio:
-        info = dataset_service.get(studio, dataset)
-        out.show_dataset(info, as_json, dataset_service.rows(studio, info.id, 0, rows))
 
 
 @models_app.command("add")
@@ -305,16 +269,6 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
         out.show_doctor(doctor_service.examine(studio), as_json)
 
 
-def _pairs(texts: list[str] | None) -> dict[str, str]:
-    pairs = {}
-    for text in texts or []:
-        name, mark, value = text.partition("=")
-        if not mark or not name or not value:
-            raise BadInput(f"{text!r} is not of the form name=value.")
-        pairs[name.strip()] = value.strip()
-    return pairs
-
-
 def _recipe(
     studio: Studio,
     file: Path | None,
@@ -329,7 +283,7 @@ def _recipe(
     recipe = Recipe.load(file) if file else Recipe()
     values: dict[str, Any] = dict(presets.get(studio, preset).values) if preset else {}
     values |= {key: value for key, value in (("model", model), ("dataset", dataset)) if value is not None}
-    values |= {key: from_text(key, text) for key, text in _pairs(sets).items()}
+    values |= {key: from_text(key, text) for key, text in pairs(sets).items()}
     return recipe.with_values(values) if values else recipe
 
 

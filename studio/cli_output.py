@@ -10,13 +10,17 @@ from typing import Any
 
 from studio.services import runs as run_service
 from studio.services.chat import ChatState
-from studio.services.datasets import DatasetInfo, FileLook
-from studio.services.doctor import Finding
+from studio.services.checks import FAULTS, Checked, Finding
+from studio.services.datasets import DatasetInfo, judged
+from studio.services.doctor import Finding as MachineFinding
 from studio.services.estimates import Estimate
+from studio.services.examples import LengthView
 from studio.services.runs import RunInfo
 from studio.services.studio import Studio
 
 GIB = 2**30
+_SHOWN = 20
+_REJECTED = ("row", "kind", "field", "reason", "fix", "held_out")
 
 
 def _json(value: Any) -> None:
@@ -52,27 +56,59 @@ def _cell(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def show_look(look: FileLook, as_json: bool) -> None:
-    """What `check` found in a file."""
+def show_check(
+    checked: Checked,
+    findings: Sequence[Finding],
+    lengths: LengthView | None,
+    told: tuple[str | None, float],
+    as_json: bool,
+) -> None:
+    """What `check` found in a file; told: the model whose tokens were counted, and the seconds it all took."""
+    report, (model, seconds) = checked.report, told
+    verdict = lengths.verdict if lengths else judged(checked)
     if as_json:
-        _json(
-            {
-                "format": look.format,
-                "why": look.why,
-                "rows": look.rows,
-                "ok": look.ok,
-                "columns": look.columns,
-                "rejected": look.rejected,
-            }
-        )
+        extra = {"model": model, "verdict": asdict(verdict), "seconds": round(seconds, 3)}
+        _json(_check_json(checked, findings, lengths) | extra)
         return
-    print(f"Format {look.format}: {look.why}.")
-    print(f"{look.ok:,} of {look.rows:,} rows can be used.")
-    for item in look.rejected[:20]:
-        where = f", field {item['field']}" if item["field"] else ""
-        print(f"  row {item['row']}{where}: {item['reason']}; {item['fix']}")
-    if len(look.rejected) > 20:
-        print(f"  and {len(look.rejected) - 20:,} more")
+    print(f"Format {report.format}: {report.why} ({report.note}).")
+    for item in findings[:_SHOWN]:
+        where = f", field {item.field}" if item.field else ""
+        place = f"held-out row {item.row}" if item.held_out else f"row {item.row}"
+        print(f"  {place}{where}: {item.reason}; {item.fix}")
+    if len(findings) > _SHOWN:
+        print(f"  and {len(findings) - _SHOWN:,} more; write all that are left out with --rejects FILE.csv")
+    if lengths:
+        sizes = lengths.tokens
+        print(
+            f"Tokens for {model}: {sizes['total']:,}, {sizes['trained']:,} of them trained; an example has "
+            f"{sizes['min']:,} to {sizes['max']:,}, half of them up to {sizes['p50']:,}, 95% up to {sizes['p95']:,}."
+        )
+    print(verdict.text)
+
+
+def _check_json(checked: Checked, findings: Sequence[Finding], lengths: LengthView | None) -> dict[str, Any]:
+    report = checked.report
+    rejected = [item for item in findings if FAULTS[item.kind].left_out]
+    return {
+        "format": report.format,
+        "why": report.why,
+        "note": report.note,
+        "columns": report.columns,
+        "mapping": report.mapping,
+        "rows": report.rows,
+        "ok": report.ok,
+        "held_out": report.held_out,
+        "rejected": [{name: getattr(item, name) for name in _REJECTED} for item in rejected],
+        "duplicates": report.counts.get("duplicate", 0),
+        "near_duplicates": report.counts.get("near_duplicate", 0),
+        "leaks": report.counts.get("leak", 0),
+        "tokens": lengths.tokens if lengths else None,
+        "max_length": lengths.max_length if lengths else None,
+        "truncated": lengths.rows_cut if lengths else None,
+        "answers_lost": lengths.answers_lost if lengths else None,
+        "untrained": lengths.rows_untrained if lengths else None,
+        "sha256": report.sha256,
+    }
 
 
 def show_dataset(info: DatasetInfo, as_json: bool, rows: Sequence[dict[str, Any]] | None = None) -> None:
@@ -151,10 +187,11 @@ def follow(studio: Studio, run_id: str, quiet: bool) -> RunInfo:
 
 
 @contextlib.contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress(what, done, of) that writes one line on stderr, rewritten on a terminal."""
+def progress(quiet: bool, watched: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress(what, done, of) that writes one line on stderr, rewritten on a terminal; watched: there only."""
     last = ""
     terminal = sys.stderr.isatty()
+    quiet = quiet or (watched and not terminal)
 
     def report(what: str, done: int, of: int) -> None:
         nonlocal last
@@ -187,7 +224,7 @@ def show_answers(state: ChatState, as_json: bool) -> None:
         print(f"[{column}, {answer.tokens} tokens, {answer.tokens_per_s:.1f} tokens/s]\n{answer.text}\n")
 
 
-def show_doctor(findings: Sequence[Finding], as_json: bool) -> None:
+def show_doctor(findings: Sequence[MachineFinding], as_json: bool) -> None:
     """What the doctor found."""
     if as_json:
         _json({"findings": [asdict(item) for item in findings]})

@@ -32,6 +32,13 @@ class Settings:
     chat_idle             seconds after which an unused chat worker gives its memory back
     max_file_mb           largest file that may be uploaded or added, MiB
     max_rows              most rows a dataset may have
+    max_row_mb            longest row of a file, MiB
+    max_field_mb          longest text in one field, MiB
+    max_nesting           deepest nesting of lists and objects in a row
+    max_digits            most digits of a number
+    max_compression_ratio most bytes that one byte of a compressed file may unpack to
+    read_memory_mb        most memory that reading a file may take, MiB
+    read_seconds          most seconds that reading a file may take
     offline               never ask the Hugging Face hub for anything
     """
 
@@ -44,6 +51,13 @@ class Settings:
     chat_idle: float = 900.0
     max_file_mb: int = 512
     max_rows: int = 2_000_000
+    max_row_mb: int = 16
+    max_field_mb: int = 4
+    max_nesting: int = 64
+    max_digits: int = 100
+    max_compression_ratio: int = 200
+    read_memory_mb: int = 2048
+    read_seconds: float = 1800.0
     offline: bool = False
 
     @property
@@ -63,6 +77,14 @@ class Settings:
         return self.home / "exports"
 
     @property
+    def cache(self) -> Path:
+        return self.home / "cache"
+
+    @property
+    def staging(self) -> Path:
+        return self.home / "staging"
+
+    @property
     def database(self) -> Path:
         return self.home / "studio.db"
 
@@ -72,7 +94,7 @@ class Settings:
 
     def prepare(self) -> Self:
         """Create the folders of the home, readable by their owner only."""
-        for folder in (self.home, self.runs, self.datasets, self.models, self.exports):
+        for folder in (self.home, self.runs, self.datasets, self.models, self.exports, self.cache, self.staging):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self
 

@@ -4,9 +4,14 @@ A field's help is what a person reads beside it: it says what the knob does and 
 not do: put the themes together, or read and write recipes (recipe.py).
 """
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+# What a plain template may hold in braces: {instruction}, {input}, {system}, {output}.
+PLACEHOLDERS = ("instruction", "input", "system", "output")
+PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
 def knob(
@@ -56,12 +61,20 @@ class Data(Theme):
         "a format; behaviour wants thousands.",
         simple=True,
     )
-    template: Literal["chat", "alpaca"] = knob(
+    template: Literal["chat", "alpaca", "custom"] = knob(
         "chat",
         label="Template",
         becomes="the text of each example",
         help="chat: the model's own chat template, the better choice for instruct models (1 turn = 1 message). "
-        "alpaca: the 2 or 3 headings of the Alpaca authors, for base models without a template.",
+        "alpaca: the 2 or 3 headings of the Alpaca authors, for base models without a template. custom: your own.",
+    )
+    custom_template: str = knob(
+        "",
+        label="Own template",
+        becomes="the text of each example",
+        help="Used with template custom. A text with {instruction}, {input}, {system} and exactly 1 {output}, or a "
+        "chat template in Jinja, which the adapter then carries.",
+        max_length=50_000,
     )
     system_prompt: str = knob(
         "",
@@ -70,12 +83,12 @@ class Data(Theme):
         help="Put before every example that has none of its own. Empty (0 characters): the template's default.",
         max_length=20_000,
     )
-    train_on: Literal["completions", "everything"] = knob(
+    train_on: Literal["completions", "assistant", "everything"] = knob(
         "completions",
         label="Train on",
         becomes="labels (-100 where not trained)",
         help="completions: only the last answer counts in the loss (its tokens and the 1 that ends it). "
-        "everything: the question's tokens too.",
+        "assistant: every answer of a conversation. everything: the question's tokens too.",
     )
     max_length: int = knob(
         1024,
@@ -95,6 +108,34 @@ class Data(Theme):
         ge=0,
         le=0.5,
     )
+
+    @property
+    def own_chat_template(self) -> str:
+        """The recipe's own template where it is a chat template (Jinja), else empty."""
+        return self.custom_template if self.template == "custom" and _is_jinja(self.custom_template) else ""
+
+    @model_validator(mode="after")
+    def _whole_template(self) -> Self:
+        if self.template == "custom" and not self.custom_template.strip():
+            raise ValueError("template custom needs custom_template: write one, or use chat or alpaca")
+        if self.template == "custom" and not _is_jinja(self.custom_template):
+            names = PLACEHOLDER.findall(self.custom_template)
+            unknown = sorted(set(names) - set(PLACEHOLDERS))
+            if unknown:
+                known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+                raise ValueError(f"custom_template has no value for {{{unknown[0]}}}: it may hold {known}")
+            if "output" in names[:-1] and names.count("output") == 1:
+                raise ValueError(f"custom_template has {{{names[-1]}}} behind {{output}}: the answer must come last")
+            if names.count("output") != 1:
+                raise ValueError(
+                    f"custom_template must hold {{output}} exactly once, where the answer stands, not "
+                    f"{names.count('output')} times"
+                )
+        return self
+
+
+def _is_jinja(text: str) -> bool:
+    return "{%" in text or "{{" in text
 
 
 def _modules(value: Any) -> Any:

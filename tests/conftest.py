@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,11 +43,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def little(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a dataset called `little`, made once as a user would: it is the same in every home."""
+    folder = tmp_path_factory.mktemp("little")
+    with Studio(Settings(home=folder / "home", offline=True)) as opened:
+        return Path(datasets.add(opened, write_jsonl(folder / "little.jsonl", little_rows())).path)
+
+
 @pytest.fixture
-def ready(studio: Studio, tiny: Path, tmp_path: Path) -> Studio:
+def ready(studio: Studio, tiny: Path, little: Path) -> Studio:
     """A studio with the tiny model and a dataset called `little` of 24 short examples."""
     models.add(studio, str(tiny), lambda *_: None)
-    datasets.add(studio, write_jsonl(tmp_path / "little.jsonl", little_rows()))
+    shutil.copytree(little, studio.settings.datasets / little.name)
+    studio.refresh()
     return studio
 
 

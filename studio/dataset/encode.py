@@ -1,28 +1,30 @@
 """From records to the very `input_ids` and `labels` that are trained on, without torch or transformers.
 
-Pages show what this module makes and the trainer is handed it unchanged. Labels follow TRL's completion-only rule
-(`SFTTrainer._prepare_dataset`): the trained part begins where the tokens of prompt and prompt + completion diverge,
-examples are cut after max_length tokens, and examples left without a trained token are dropped, and counted.
+Pages show what this module makes and the trainer is handed it unchanged. Trained are exactly the assistant's tokens and
+the marker that ends them (masks.py), or all tokens if the recipe says so; examples are cut after max_length tokens, and
+those left without a trained token are dropped, and counted.
 """
 
-import hashlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from studio.dataset import template as templates
 from studio.dataset.formats import Message, Record
+from studio.dataset.masks import Marker, Span, token_spans
+from studio.dataset.split import held_out_rows
 from studio.dataset.store import read_records
 from studio.errors import BadInput
 from studio.rundir import read_json
 from studio.themes import Data
 
 IGNORED = -100  # torch's cross_entropy ignore_index: the label of a token that is not trained
-_CHUNK = 512
+CHUNK = 1024  # rows that are tokenised at once
+REFUSED_KEPT = 1000  # enough to see what is wrong; the rest is counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +38,47 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """An example before the cut: its text, all its tokens, and where the trained part begins."""
+    """An example before the cut: its text, all its tokens, and which of them are trained.
+
+    spans: ranges [start, end) of tokens, in order, one for each answer that is trained. held_out: by the
+    dataset itself.
+    """
 
     row: int
     text: str
     input_ids: list[int]
-    trained_from: int
+    spans: tuple[Span, ...]
+    held_out: bool = False
 
     def cut(self, max_length: int) -> Example:
-        start = self.trained_from
         ids = self.input_ids[:max_length]
-        return Example(self.row, ids, [IGNORED] * min(start, len(ids)) + ids[start:])
+        labels = [IGNORED] * len(ids)
+        for start, end in self.spans:
+            labels[start:end] = ids[start:end]
+        return Example(self.row, ids, labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How many tokens an example has before the cut, and which of them are trained (as in `Whole`)."""
+
+    row: int
+    total: int
+    spans: tuple[Span, ...]
+    held_out: bool = False
+
+
+@dataclass(slots=True)
+class Refused:
+    """Rows that a template has no text for, with its reason: the first of them, and how many they are in all."""
+
+    rows: list[tuple[int, str]] = field(default_factory=list)
+    total: int = 0
+
+    def add(self, row: int, reason: str) -> None:
+        self.total += 1
+        if len(self.rows) < REFUSED_KEPT:
+            self.rows.append((row, reason))
 
 
 @dataclass(slots=True)
@@ -58,6 +90,18 @@ class Encoded:
     skipped: int = 0
     truncated: int = 0
     notes: list[str] = field(default_factory=list)
+    refused: Refused = field(default_factory=Refused)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A record's text, the ranges of characters that are trained (None: all of it), and whether a tokenizer adds the
+    tokens it puts around plain text. A chat template writes those itself."""
+
+    record: Record
+    text: str
+    trained: list[Span] | None
+    framed: bool
 
 
 class Encoder:
@@ -67,8 +111,15 @@ class Encoder:
         self._folder, self._data = model_folder, data
         self.tokenizer = load_tokenizer(model_folder)
         self.special = templates.special_tokens(model_folder)
+        self._eos = self.special.get("eos_token", "")
+        self._chat: templates.ChatTemplate | None = None
+        self._plain: templates.PlainTemplate | None = None
         if data.template == "chat":
             self._chat = templates.ChatTemplate.of_model(model_folder)
+        elif data.own_chat_template:
+            self._chat = templates.ChatTemplate(data.own_chat_template, self.special, "this recipe")
+        elif data.template == "custom":
+            self._plain = templates.PlainTemplate(data.custom_template)
 
     @cached_property
     def eos_ids(self) -> list[int]:
@@ -77,7 +128,7 @@ class Encoder:
         if told is None:
             told = (read_json(self._folder / "config.json") or {}).get("eos_token_id")
         ids = [told] if isinstance(told, int) else list(told or [])
-        own = self.tokenizer.token_to_id(self.special.get("eos_token", ""))
+        own = self.tokenizer.token_to_id(self._eos)
         return ids if own is None or own in ids else [*ids, own]
 
     @cached_property
@@ -91,57 +142,154 @@ class Encoder:
         """Ids of tokens that stand for no text."""
         return {id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
 
+    @cached_property
+    def _marker(self) -> Marker:
+        assert self._chat is not None
+        ids = self.special_ids | set(self.eos_ids)
+        ends = {self.tokenizer.id_to_token(id_) or "" for id_ in ids} | {self._eos}
+        # The token that begins a text ends no answer, unless it is the same.
+        return Marker(self._chat, ends - ({self.special.get("bos_token", "")} - {self._eos}))
+
     def prompt_ids(self, messages: list[Message]) -> list[int]:
         """Token ids of a conversation with the opening of the next answer behind it."""
-        if self._data.template == "alpaca":
-            question = next((item["content"] for item in reversed(messages) if item["role"] == "user"), "")
-            return list(self.tokenizer.encode(templates.alpaca_prompt(question)).ids)
-        text = self._chat.render(templates.with_system(messages, self._data.system_prompt), add_generation_prompt=True)
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        if self._chat is not None:
+            seen = templates.with_system(messages, self._data.system_prompt)
+            text = self._chat.render(seen, add_generation_prompt=True)
+            return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        question = next((item["content"] for item in reversed(messages) if item["role"] == "user"), "")
+        prompt = self._prompt(question, "", _system_of(messages) or self._data.system_prompt)
+        encoding = self.tokenizer.encode(prompt, add_special_tokens=self._framed(prompt))
+        ids = list(encoding.ids)
+        while prompt and encoding.offsets[len(ids) - 1] == (0, 0):
+            ids.pop()  # an end that the tokenizer adds: the answer is still to come
+        return ids
 
-    def encode(self, records: list[Record]) -> list[Whole]:
-        """Tokenise records; raises BadInput that names the row whose text cannot be made."""
-        pairs = [self._texts(record) for record in records]
-        plain = self._data.template == "alpaca"
-        prompts = self._batch([prompt for prompt, _ in pairs], plain)
-        fulls = self._batch([full for _, full in pairs], plain)
-        wholes = []
-        for record, (_, text), prompt, full in zip(records, pairs, prompts, fulls, strict=True):
-            trained_from = 0
-            if record.messages and self._data.train_on == "completions":
-                trained_from = _common_prefix(prompt, full)
-            wholes.append(Whole(record.row, text, full, trained_from))
-        return wholes
+    def encode(self, records: Sequence[Record], refused: Refused | None = None) -> list[Whole]:
+        """Tokenise records, in order.
+
+        Rows whose text cannot be made are left out and noted in `refused`; without it, BadInput names the row.
+        """
+        texts = self._texts(records, refused)
+        encodings = self._batch(texts)
+        return [
+            Whole(item.record.row, item.text, encoding.ids, self._spans(item, encoding), item.record.held_out)
+            for item, encoding in zip(texts, encodings, strict=True)
+        ]
+
+    def count(self, records: Sequence[Record], refused: Refused | None = None) -> list[Counted]:
+        """As `encode`, but only how many tokens there are and which are trained: quicker, and small.
+
+        Here each record has its place: one that is refused has 0 tokens.
+        """
+        noted = Refused() if refused is None else refused
+        found = next(self.count_all([records], noted), [])
+        if refused is None and noted.total:
+            row, reason = noted.rows[0]
+            raise BadInput(f"Row {row}: {reason}")
+        return found
+
+    def count_all(self, chunks: Iterable[Sequence[Record]], refused: Refused) -> Iterator[list[Counted]]:
+        """`count` for many chunks: while one is tokenised, the next is read and rendered."""
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as beside:
+            ahead: tuple[Sequence[Record], list[_Text], Future[list[Encoding]]] | None = None
+            for chunk in chunks:
+                texts = self._texts(chunk, refused)
+                tokens = beside.submit(self._batch, texts)
+                if ahead is not None:
+                    yield self._counted(*ahead)
+                ahead = (chunk, texts, tokens)
+            if ahead is not None:
+                yield self._counted(*ahead)
 
     def pieces(self, whole: Whole) -> list[str]:
         """The text behind each token of an example. A character that takes several tokens stands with its first."""
-        encoding = self.tokenizer.encode(whole.text, add_special_tokens=self._data.template == "alpaca")
+        encoding = self.tokenizer.encode(whole.text, add_special_tokens=False)
+        if encoding.ids != whole.input_ids:
+            encoding = self.tokenizer.encode(whole.text, add_special_tokens=True)
         if encoding.ids != whole.input_ids:
             raise AssertionError("an example was tokenised differently for showing and for training")
         pieces, reached = [], 0
-        for (start, end), token in zip(encoding.offsets, encoding.tokens, strict=True):
-            special = start == end
-            pieces.append(token if special else whole.text[max(start, reached) : end])
+        for (_, end), token, added in zip(encoding.offsets, encoding.tokens, encoding.special_tokens_mask, strict=True):
+            # Some tokenizers trim white space from their offsets: what lies between two tokens goes to the second.
+            pieces.append(token if added and end <= reached else whole.text[reached:end])
             reached = max(reached, end)
+        if pieces:
+            pieces[-1] += whole.text[reached:]
         return pieces
 
-    def _texts(self, record: Record) -> tuple[str, str]:
-        """Prompt and whole text of a record."""
-        eos = self.special.get("eos_token", "")
-        if not record.messages:
-            return "", record.text + eos
-        if self._data.template == "alpaca":
-            prompt, answer = templates.alpaca_parts(record)
-            return prompt, prompt + answer + eos
-        messages = templates.with_system(record.messages, self._data.system_prompt)
-        try:
-            return self._chat.render(messages[:-1], add_generation_prompt=True), self._chat.render(messages)
-        except BadInput as error:
-            raise BadInput(f"Row {record.row}: {error}") from None
+    def _spans(self, item: _Text, encoding: Encoding) -> tuple[Span, ...]:
+        if item.trained is None:
+            return ((0, len(encoding)),) if len(encoding) else ()
+        return token_spans(encoding, item.text, item.trained, self.special_ids)
 
-    def _batch(self, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
-        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
-        return [encoding.ids for encoding in encodings]
+    def _counted(
+        self, records: Sequence[Record], texts: list[_Text], tokens: "Future[list[Encoding]]"
+    ) -> list[Counted]:
+        made = {id(item.record): (item, encoding) for item, encoding in zip(texts, tokens.result(), strict=True)}
+        found = []
+        for record in records:
+            if id(record) in made:
+                item, encoding = made[id(record)]
+                found.append(Counted(record.row, len(encoding), self._spans(item, encoding), record.held_out))
+            else:
+                found.append(Counted(record.row, 0, (), record.held_out))
+        return found
+
+    def _texts(self, records: Sequence[Record], refused: Refused | None) -> list[_Text]:
+        texts = []
+        for record in records:
+            try:
+                texts.append(self._text(record))
+            except BadInput as error:
+                if refused is None:
+                    raise BadInput(f"Row {record.row}: {error}") from None
+                refused.add(record.row, str(error))
+        return texts
+
+    def _text(self, record: Record) -> _Text:
+        """The text of a record and what of it is trained."""
+        whole = self._data.train_on == "everything"
+        if not record.messages:
+            return _Text(record, record.text + self._eos, None, self._framed(record.text))
+        if self._chat is not None:
+            messages = templates.with_system(record.messages, self._data.system_prompt)
+            if whole:
+                return _Text(record, self._chat.render(messages), None, framed=False)
+            text, spans = self._marker.mark(messages, every=self._data.train_on == "assistant")
+            return _Text(record, text, spans, framed=False)
+        answer = templates.single_turn(record, "the Alpaca text" if self._plain is None else "this template")
+        system = _system_of(record.messages) or self._data.system_prompt
+        prompt = self._prompt(record.instruction, record.input, system)
+        ending = "" if self._plain is None else self._plain.ending
+        if not self._eos or self._eos not in ending:
+            ending += self._eos
+        # What stands behind the end marker comes too late to be the model's.
+        end = len(prompt) + len(answer) + (ending.index(self._eos) + len(self._eos) if self._eos else len(ending))
+        text = prompt + answer + ending
+        return _Text(record, text, None if whole else [(len(prompt), end)], self._framed(prompt))
+
+    def _prompt(self, instruction: str, extra: str, system: str) -> str:
+        if self._plain is not None:
+            return self._plain.prompt(instruction, extra, system)
+        return templates.before(system, templates.alpaca_prompt(instruction, extra))
+
+    def _framed(self, text: str) -> bool:
+        """Whether the tokenizer adds its own first token to a plain text: not where the text brings it."""
+        bos = self.special.get("bos_token")
+        return not (bos and text.startswith(bos))
+
+    def _batch(self, texts: list[_Text]) -> list[Encoding]:
+        framed = bool(texts) and texts[0].framed
+        if any(item.framed != framed for item in texts):
+            return [self.tokenizer.encode(item.text, add_special_tokens=item.framed) for item in texts]
+        # Offsets cost a little, and only spans need them.
+        needed = any(item.trained is not None for item in texts)
+        encode = self.tokenizer.encode_batch if needed else self.tokenizer.encode_batch_fast
+        return encode([item.text for item in texts], add_special_tokens=framed)
+
+
+def _system_of(messages: list[Message]) -> str:
+    return messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -169,50 +317,32 @@ def encode_dataset(
     encoder = Encoder(model_folder, data)
     out = held_out_rows(records, data.held_out, seed)
     encoded = Encoded()
-    for start in range(0, len(records), _CHUNK):
-        chunk = records[start : start + _CHUNK]
-        for record, whole in zip(chunk, encoder.encode(chunk), strict=True):
+    untrained = 0
+    for start in range(0, len(records), CHUNK):
+        for whole in encoder.encode(records[start : start + CHUNK], encoded.refused):
             example = whole.cut(data.max_length)
             encoded.truncated += len(whole.input_ids) > data.max_length
-            if all(label == IGNORED for label in example.labels):
-                encoded.skipped += 1
+            if not any(begin < data.max_length for begin, _ in whole.spans):
+                untrained += 1
             else:
-                (encoded.held_out if record.row in out or record.held_out else encoded.train).append(example)
+                (encoded.held_out if whole.row in out or whole.held_out else encoded.train).append(example)
         if progress is not None:
-            progress(min(start + _CHUNK, len(records)), len(records))
-    if encoded.skipped:
-        encoded.notes.append(
-            f"{encoded.skipped} examples have no trained token within {data.max_length} tokens and are left out."
-        )
-    if encoded.truncated:
-        encoded.notes.append(f"{encoded.truncated} examples are cut at max_length {data.max_length}.")
+            progress(min(start + CHUNK, len(records)), len(records))
+    encoded.skipped = untrained + encoded.refused.total
+    _note(encoded, untrained, len(records), data.max_length)
     return encoded
 
 
-def held_out_rows(records: list[Record], share: float, seed: int) -> set[int]:
-    """Row numbers that a share and a seed keep out of training.
-
-    Rows are ordered by a hash of their content, so equal rows fall on the same side. A dataset that brings
-    held-out rows of its own is left as it is.
-    """
-    if share <= 0 or len(records) < 2 or any(record.held_out for record in records):
-        return set()
-    groups: dict[str, list[int]] = {}
-    for record in records:
-        content = json.dumps([seed, record.messages, record.text], ensure_ascii=False)
-        groups.setdefault(hashlib.sha256(content.encode()).hexdigest(), []).append(record.row)
-    want = min(max(1, round(share * len(records))), len(records) - 1)
-    out: set[int] = set()
-    for key in sorted(groups):
-        if len(out) + len(groups[key]) <= want:
-            out.update(groups[key])
-    return out
-
-
-def _common_prefix(left: list[int], right: list[int]) -> int:
-    length = 0
-    for one, other in zip(left, right, strict=False):
-        if one != other:
-            break
-        length += 1
-    return length
+def _note(encoded: Encoded, untrained: int, rows: int, max_length: int) -> None:
+    """Say in words what was left out; raises BadInput when the template refused every row."""
+    if encoded.refused.total:
+        row, reason = encoded.refused.rows[0]
+        if encoded.refused.total == rows:
+            raise BadInput(f"The template has no text for any of the {rows} examples. Row {row}: {reason}")
+        encoded.notes.append(
+            f"{encoded.refused.total} examples cannot be put into the template and are left out. Row {row}: {reason}"
+        )
+    if untrained:
+        encoded.notes.append(f"{untrained} examples have no trained token within {max_length} tokens and are left out.")
+    if encoded.truncated:
+        encoded.notes.append(f"{encoded.truncated} examples are cut at max_length {max_length}.")

@@ -1,256 +1,184 @@
-"""Reads json, jsonl and csv files into rows, and says plainly where a file is wrong.
+"""Reads dataset files row by row, in bounded memory, and says plainly where a file is wrong.
 
-A row is a dict with its number in the file: the line for jsonl, the record for csv (the header not counted),
-the position in the array for json; all count from 1. What it does not do: give the columns a meaning (formats.py).
+Files: json, jsonl, csv, tsv and parquet, each also gzipped. A row is a dict with its number in the file: the line
+for jsonl, the record for csv and tsv (the header not counted), the position for json and parquet; all from 1.
+What it does not do: give the columns a meaning (formats.py).
 """
 
 import csv
-import io
-import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from studio.dataset import foreign
+from studio.dataset.decoding import Text, Undecodable, wide_encoding
+from studio.dataset.guess import Proposal
+from studio.dataset.limits import Limits, limit
+from studio.dataset.read_csv import Table
+from studio.dataset.read_json import many_objects, read_json, read_jsonl
+from studio.dataset.read_parquet import MAGIC, Parquet
+from studio.dataset.rows import Finding, Row
+from studio.dataset.source import MIB, Bytes
 from studio.errors import BadInput
 
-KINDS = ("json", "jsonl", "csv")
-# Wide enough for whole documents in a field, narrow enough that one broken quote cannot swallow the memory.
-csv.field_size_limit(16 * 2**20)
+__all__ = ["KINDS", "How", "Proposal", "Source", "Undecodable", "open_rows"]
+
+KINDS = ("json", "jsonl", "csv", "tsv", "parquet")
+_NAMES = {"json": "JSON", "jsonl": "JSON lines", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet"}
+_SUFFIXES = {"ndjson": "jsonl", "jsonlines": "jsonl", "pq": "parquet"}
 
 
 @dataclass(frozen=True, slots=True)
-class Reject:
-    """A row that cannot be used: its number, the field at fault, why, and what to do."""
+class How:
+    """What a person may say about how a file is to be read; "" is found out.
 
-    row: int
-    field: str
-    reason: str
-    fix: str
+    encoding: a name Python knows, such as cp1252. delimiter: what separates the fields of a csv or tsv file, one
+    character or one of the words comma, semicolon, tab and pipe.
+    """
+
+    encoding: str = ""
+    delimiter: str = ""
 
 
 @dataclass(slots=True)
-class Rows:
-    """The rows of a file as read: numbered dicts, and the rows that could not be read."""
+class Source:
+    """An open dataset file.
+
+    kind: json, jsonl, csv, tsv or parquet. encoding: of the text, "" for parquet. note: how the file is read, for
+    people. columns: known up front for csv, tsv and parquet, else []. rows: rows, and findings for those that could
+    not be read; raises BadInput where the file cannot be read on.
+    """
 
     kind: str
-    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    rejected: list[Reject] = field(default_factory=list)
+    encoding: str
+    note: str
+    columns: list[str]
+    rows: Iterator[Row | Finding]
+    _done: Callable[[], tuple[int, int]] = field(repr=False)
 
-    @property
-    def columns(self) -> list[str]:
-        """Column names in order of first appearance."""
-        return list(dict.fromkeys(name for _, row in self.rows for name in row))
+    def done(self) -> tuple[int, int]:
+        """The bytes of the file read so far, and its size in bytes."""
+        return self._done()
 
 
-def read_rows(path: Path, max_bytes: int, max_rows: int) -> Rows:
-    """Read a dataset file. Raises BadInput when it is no dataset; single broken rows are returned as rejected.
+@contextmanager
+def open_rows(path: Path, limits: Limits, how: How = How(), scratch: Path | None = None) -> Iterator[Source]:
+    """Open a dataset file and close it at the end. Raises BadInput when it is no dataset, here or while its rows are
+    read, and Undecodable when its text is in an encoding that must be chosen.
 
-    max_bytes, max_rows: limits from the settings, named in the message when hit.
+    scratch: a folder for a temporary copy of a gzipped parquet file; by default the system's.
     """
-    text = _text(path, max_bytes)
-    kind = _kind(path, text)
-    found = Rows(kind)
-    reader = {"json": _read_json, "jsonl": _read_jsonl, "csv": _read_csv}[kind]
-    for number, row in reader(path, text, found.rejected):
-        if len(found.rows) >= max_rows:
-            raise BadInput(f"{path.name} has more than {max_rows:,} rows, the limit set by STUDIO_MAX_ROWS.")
-        found.rows.append((number, row))
-    if not found.rows:
-        if found.rejected:
-            first = found.rejected[0]
-            raise BadInput(
-                f"{path.name} has no usable row: {len(found.rejected)} cannot be read. "
-                f"Row {first.row}: {first.reason}; {first.fix}."
-            )
-        raise BadInput(f"{path.name} has no rows. It needs at least one example.")
-    return found
-
-
-def _text(path: Path, max_bytes: int) -> str:
-    if path.is_dir():
-        raise BadInput(f"{path} is a folder. Give a json, jsonl or csv file.")
+    source = Bytes(path, limits)
+    parquet: Parquet | None = None
     try:
-        size = path.stat().st_size
-    except OSError:
-        raise BadInput(f"There is no file {path}.") from None
-    if size == 0:
-        raise BadInput(f"{path.name} is empty. It needs at least one example.")
-    if size > max_bytes:
+        with _plainly(source.name):
+            head = source.head()
+            if not head:
+                raise BadInput(f"{source.name} is empty once unpacked. It needs at least one example.")
+            if head[:4] == MAGIC:
+                parquet = Parquet(source, limits, scratch)
+                opened = _of_parquet(source, parquet)
+            else:
+                opened = _of_text(source, limits, how)
+        opened.rows = _bounded(source.name, opened.rows, limits)
+        yield opened
+    finally:
+        if parquet:
+            parquet.close()
+        source.close()
+
+
+def _of_parquet(source: Bytes, parquet: Parquet) -> Source:
+    def done() -> tuple[int, int]:
+        return int(source.size * parquet.share()), source.size
+
+    note = f"{_packed(source)}Parquet"
+    return Source("parquet", "", note, parquet.columns, parquet.rows(), done)
+
+
+def _of_text(source: Bytes, limits: Limits, how: How) -> Source:
+    head = source.head()
+    foreign.refuse_binary(source.name, head)
+    suffix = _suffix(source.path)
+    if suffix == "parquet":
         raise BadInput(
-            f"{path.name} has {size / 2**20:,.0f} MiB; the limit is {max_bytes / 2**20:,.0f} MiB (STUDIO_MAX_FILE_MB)."
+            f"{source.name} is not a parquet file: it does not begin with PAR1. "
+            "Download it again, or give it the ending of what it is."
         )
-    data = path.read_bytes()
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        codec, name = "utf-16", "UTF-16"
+    if not (wide_encoding(head) or head[:2] in (b"\xff\xfe", b"\xfe\xff") or how.encoding[:5].lower() in _WIDE):
+        foreign.refuse_noise(source.name, head)
+    text = Text(source, how.encoding)
+    start = text.start(limits.max_row_mb * MIB)
+    if not start:
+        raise BadInput(f"{source.name} holds nothing but white space. It needs at least one example.")
+    foreign.refuse_page(source.name, start, table=suffix in ("csv", "tsv"))
+    kind = _kind(source.name, suffix, text, limits)
+    rows: Iterator[Row | Finding]
+    columns: list[str] = []
+    note = f"{_packed(source)}{_NAMES[kind]}, {text.encoding}"
+    if kind in ("csv", "tsv"):
+        table = Table(source.name, text, limits, how.delimiter, tab_first=kind == "tsv")
+        columns, rows = table.columns, table.rows()
+        note += f", {table.note}"
+    elif kind == "jsonl":
+        rows = read_jsonl(text, limits)
     else:
-        codec, name = "utf-8-sig", "UTF-8"
-    try:
-        text = data.decode(codec)
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise BadInput(
-            f"{path.name} is not {name} text: line {line} holds the byte 0x{data[error.start]:02x}. "
-            "Save it as UTF-8 and try again."
-        ) from None
-    if not text.strip():
-        raise BadInput(f"{path.name} holds nothing but white space. It needs at least one example.")
-    if "\x00" in text[:4096]:
-        raise BadInput(f"{path.name} is not text: it holds zero bytes. Give a json, jsonl or csv file.")
-    return text
+        rows = read_json(source.name, text, limits)
+    return Source(kind, text.encoding, note, columns, rows, lambda: (source.position(), source.size))
 
 
-def _kind(path: Path, text: str) -> str:
-    start = text.lstrip()[:200]
-    if start[:1] == "<":
-        raise BadInput(f"{path.name} looks like a web page, not a dataset. Download the file itself and try again.")
-    suffix = path.suffix.lower().lstrip(".")
-    suffix = {"ndjson": "jsonl"}.get(suffix, suffix)
-    if suffix == "json" and start[:1] == "{" and _many_objects(text):
-        return "jsonl"
-    if suffix == "jsonl" and start[:1] == "[":
+_WIDE = ("utf16", "utf32", "utf-1", "utf-3", "utf_1", "utf_3")
+
+
+def _packed(source: Bytes) -> str:
+    return "gzipped " if source.packed else ""
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix.lower().lstrip(".") for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in ("gz", "gzip"):
+        suffixes.pop()
+    suffix = suffixes[-1] if suffixes else ""
+    return _SUFFIXES.get(suffix, suffix)
+
+
+def _kind(name: str, suffix: str, text: Text, limits: Limits) -> str:
+    """What the file is: by its name, unless its beginning says otherwise."""
+    mark = text.buffer.lstrip()[:1]
+    if mark == "[" and (suffix not in ("csv", "tsv") or re.match(r'\s*\[\s*\{\s*"', text.buffer)):
         return "json"
+    if mark == "{" and suffix != "jsonl":
+        if many_objects(text, limits):
+            return "jsonl"
+        if suffix not in KINDS:
+            return "json"
     if suffix in KINDS:
         return suffix
-    if start[:1] == "[":
-        return "json"
-    if start[:1] == "{":
-        return "jsonl" if _many_objects(text) else "json"
-    raise BadInput(f"{path.name}: files ending in {path.suffix or 'nothing'} are not read. Give json, jsonl or csv.")
+    ending = f"files ending in .{suffix} are not read" if suffix else "its name does not say what it holds"
+    raise BadInput(f"{name}: {ending}. Give a json, jsonl, csv, tsv or parquet file, and name it so.")
 
 
-def _many_objects(text: str) -> bool:
-    first, _, rest = text.lstrip().partition("\n")
+def _bounded(name: str, rows: Iterator[Row | Finding], limits: Limits) -> Iterator[Row | Finding]:
+    with _plainly(name):
+        for count, row in enumerate(rows, start=1):
+            if count > limits.max_rows:
+                raise BadInput(f"{name} has more than {limits.max_rows:,} rows ({limit('max_rows')}).")
+            yield row
+
+
+@contextmanager
+def _plainly(name: str) -> Iterator[None]:
+    """Whatever else a library throws at broken or hostile content becomes a sentence."""
     try:
-        return isinstance(_loads(first), dict) and bool(rest.strip())
-    except ValueError:
-        return False
-
-
-def _loads(text: str) -> Any:
-    """json.loads in which NaN, too deep nesting and absurd numbers are plain ValueErrors."""
-    try:
-        return json.loads(text, parse_constant=_no_constant)
+        yield
+    except MemoryError:
+        raise BadInput(f"{name} needs more memory than there is. Split it, or read it on a larger machine.") from None
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _json_fault(error: ValueError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg[0].lower()}{error.msg[1:]} at column {error.colno}"
-    return str(error)
-
-
-def _read_jsonl(path: Path, text: str, rejected: list[Reject]) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Only \n ends a line in JSON Lines; str.splitlines would also cut at U+2028 inside a string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = _loads(line)
-        except ValueError as error:
-            rejected.append(Reject(number, "", f"not valid JSON: {_json_fault(error)}", "mend or remove the line"))
-            continue
-        if isinstance(value, dict):
-            yield number, value
-        else:
-            rejected.append(
-                Reject(number, "", f"{_word(value)} instead of an object", "write it as {…} with named fields")
-            )
-
-
-def _read_json(path: Path, text: str, rejected: list[Reject]) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        value = _loads(text)
-    except json.JSONDecodeError as error:
-        raise BadInput(
-            f"{path.name} is not valid JSON: {error.msg[0].lower()}{error.msg[1:]} at line {error.lineno}, "
-            f"column {error.colno}. Mend it there, or save one object a line as .jsonl."
-        ) from None
-    except ValueError as error:
-        raise BadInput(f"{path.name} is not valid JSON: {error}.") from None
-    if isinstance(value, dict):
-        yield from _from_object(path, value)
-        return
-    if not isinstance(value, list):
-        raise BadInput(f"{path.name} holds {_word(value)}. A dataset is an array of objects, one per example.")
-    for number, item in enumerate(value, start=1):
-        if isinstance(item, dict):
-            yield number, item
-        else:
-            rejected.append(
-                Reject(number, "", f"{_word(item)} instead of an object", "write it as {…} with named fields")
-            )
-
-
-def _from_object(path: Path, value: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """One object: of equally long arrays (columns), or one that wraps a single array of objects ("data": […])."""
-    arrays = {name: item for name, item in value.items() if isinstance(item, list)}
-    wrapped = [item for item in arrays.values() if item and all(isinstance(row, dict) for row in item)]
-    if len(wrapped) == 1 and len(arrays) == 1 and not {"messages", "conversations"} & set(arrays):
-        yield from enumerate(wrapped[0], start=1)
-        return
-    if arrays and len(arrays) == len(value) and not wrapped:
-        lengths = {name: len(item) for name, item in arrays.items()}
-        if len(set(lengths.values())) != 1:
-            shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise BadInput(
-                f"{path.name}: the columns differ in length ({shown}). Every column needs one value per row."
-            )
-        for number, cells in enumerate(zip(*arrays.values(), strict=True), start=1):
-            yield number, dict(zip(arrays, cells, strict=True))
-        return
-    yield 1, value
-
-
-def _read_csv(path: Path, text: str, rejected: list[Reject]) -> Iterator[tuple[int, dict[str, Any]]]:
-    delimiter = _delimiter(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    number = 0
-    try:
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if not header:
-                header = [cell.strip() for cell in cells]
-                _check_header(path, header)
-                continue
-            number += 1
-            if len(cells) != len(header):
-                reason = f"{len(cells)} fields where the header names {len(header)}"
-                rejected.append(Reject(number, "", reason, "check the quotes and separators of this record"))
-                continue
-            yield number, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise BadInput(f"{path.name}, line {reader.line_num}: {error}. Check the quotes near this line.") from None
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise BadInput(f"{path.name}: the column {twice[0]!r} stands twice in the header. Give each its own name.")
-    if "" in header:
-        raise BadInput(f"{path.name}: column {header.index('') + 1} of the header has no name.")
-
-
-def _delimiter(text: str) -> str:
-    """The separator that the header line uses most; a comma when it uses none."""
-    first = text.lstrip("\r\n").split("\n", 1)[0]
-    return max(",;\t|", key=lambda mark: (first.count(mark), mark == ","))
-
-
-def _word(value: Any) -> str:
-    names = {
-        str: "a text",
-        int: "a number",
-        float: "a number",
-        bool: "true or false",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), "nothing (null)")
+        raise BadInput(f"{name} is nested too deeply to be read. Flatten its lists and objects.") from None
+    except OSError as error:
+        raise BadInput(f"{name} cannot be read: {error.strerror or error}. Check the disk and try again.") from None
+    except (ValueError, ArithmeticError, EOFError, csv.Error) as error:
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        raise BadInput(f"{name} cannot be read: {reason[:300]}. Save or download it again.") from None

@@ -2,7 +2,9 @@
 
     datasets/<sha256>/
       rows.parquet       one Record a row: row, messages, instruction, input, text, held_out
-      provenance.json    name, source, format, why, mapping, counts, rejected rows, owner, created
+      groups.npy         int64 a row: the same number for rows that repeat each other, exactly or nearly
+      findings.parquet   what was found about rows, those left out included (rows.py)
+      provenance.json    name, source, format, why, mapping, counts, what it was made from, owner, created
 
 The sha256 is over the records as canonical JSON lines, so the same examples have the same address on any machine
 and with any library version. A folder appears whole or not at all and is never changed.
@@ -10,19 +12,20 @@ and with any library version. A folder appears whole or not at all and is never 
 
 import hashlib
 import json
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from studio.dataset.formats import Format, Record, check_mapping, detect, to_record
-from studio.dataset.read import Reject, Rows, read_rows
-from studio.errors import BadInput, NotFound
-from studio.rundir import read_json, whole_folder, write_json
+from studio.dataset.formats import Record
+from studio.dataset.rows import FAULTS, Finding, Kind
+from studio.errors import NotFound
+from studio.rundir import read_json
 
 _SCHEMA = pa.schema(
     [
@@ -34,28 +37,25 @@ _SCHEMA = pa.schema(
         ("held_out", pa.bool_()),
     ]
 )
-# Enough rejected rows to see what is wrong; the rest is counted.
-_REJECTS_KEPT = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """A file as found: its rows, the records they make, and what was refused."""
-
-    kind: str
-    columns: list[str]
-    format: Format | None
-    why: str
-    mapping: dict[str, str]
-    rows: int
-    samples: list[dict[str, Any]]
-    records: list[Record]
-    rejected: list[Reject]
+_FINDINGS = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("kind", pa.string()),
+        ("field", pa.string()),
+        ("reason", pa.string()),
+        ("fix", pa.string()),
+        ("of", pa.int64()),
+        ("raw", pa.string()),
+        ("held_out", pa.bool_()),
+    ]
+)
+# Records are written and read this many at a time: some MiB of text.
+CHUNK = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a dataset came from."""
+    """Where a dataset came from. findings: how many of each kind; parent and changes: of a version made by hand."""
 
     id: str
     name: str
@@ -70,95 +70,87 @@ class Provenance:
     rejected_count: int
     owner: str
     created: float
-    rejected: list[dict[str, Any]] = field(default_factory=list)
+    note: str = ""
+    findings: dict[str, int] = field(default_factory=dict)
+    parent: str = ""
+    changes: str = ""
 
 
-def look(path: Path, mapping: Mapping[str, str] | None, max_bytes: int, max_rows: int) -> Look:
-    """Read a file and make records of it; without a known format and mapping there are none yet."""
-    found = read_rows(path, max_bytes, max_rows)
-    columns = found.columns
-    detection = detect(columns, (row for _, row in found.rows))
-    form, why = detection.format, detection.why
-    if mapping:
-        check_mapping(mapping, columns)
-        form, why = "mapped", "you said which column is which"
-    records, rejected = _records(found, form, mapping or {})
-    samples = [row for _, row in found.rows[:3]]
-    return Look(
-        found.kind,
-        columns,
-        form,
-        why,
-        dict(mapping or {}),
-        len(found.rows) + len(found.rejected),
-        samples,
-        records,
-        rejected,
-    )
+class Writer:
+    """Writes records and findings into a folder as they come; `close` gives the content's sha256."""
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows = self.held_out = 0
+        self.counts: dict[str, int] = {}
+        self._digest = hashlib.sha256()
+        self._records: list[dict[str, Any]] = []
+        self._findings: list[dict[str, Any]] = []
+        self._rows_file = pq.ParquetWriter(folder / "rows.parquet", _SCHEMA)
+        self._findings_file = pq.ParquetWriter(folder / "findings.parquet", _FINDINGS)
 
-def _records(found: Rows, form: Format | None, mapping: Mapping[str, str]) -> tuple[list[Record], list[Reject]]:
-    records: list[Record] = []
-    rejected = list(found.rejected)
-    if form is not None:
-        for number, row in found.rows:
-            made = to_record(number, row, form, mapping)
-            if isinstance(made, Record):
-                records.append(made)
-            else:
-                rejected.append(made)
-    return records, sorted(rejected, key=lambda reject: reject.row)
+    def put(self, record: Record) -> None:
+        values = {
+            "row": record.row,
+            "messages": record.messages,
+            "instruction": record.instruction,
+            "input": record.input,
+            "text": record.text,
+            "held_out": record.held_out,
+        }
+        self._digest.update(json.dumps(values, ensure_ascii=False, sort_keys=True).encode())
+        self._digest.update(b"\n")
+        self._records.append(values)
+        self.rows += 1
+        self.held_out += record.held_out
+        if len(self._records) >= CHUNK:
+            self._write(self._rows_file, self._records, _SCHEMA)
 
+    def note(self, finding: Finding) -> None:
+        self._findings.append(asdict(finding))
+        self.counts[finding.kind] = self.counts.get(finding.kind, 0) + 1
+        if len(self._findings) >= CHUNK:
+            self._write(self._findings_file, self._findings, _FINDINGS)
 
-def usable(path: Path, seen: Look) -> list[Record]:
-    """The records of a look; raises BadInput when there are none, naming the first fault."""
-    if seen.format is None:
-        raise BadInput(f"{path.name}: {seen.why}. On the command line: --map instruction=COLUMN --map output=COLUMN.")
-    if not seen.records:
-        first = seen.rejected[0]
-        field_name = f", field {first.field}" if first.field else ""
-        raise BadInput(f"{path.name} has no usable row. Row {first.row}{field_name}: {first.reason}; {first.fix}.")
-    return seen.records
+    def close(self, groups: Sequence[int]) -> str:
+        """Finish the files; groups: for each record put, the number of its group."""
+        self._write(self._rows_file, self._records, _SCHEMA)
+        self._write(self._findings_file, self._findings, _FINDINGS)
+        self.abandon()
+        np.save(self.folder / "groups.npy", np.asarray(groups, dtype=np.int64))
+        return self._digest.hexdigest()
 
+    def abandon(self) -> None:
+        """Close the files as they are."""
+        self._rows_file.close()
+        self._findings_file.close()
 
-def save(folder: Path, records: Sequence[Record], name: str, path: Path, seen: Look, owner: str) -> Provenance:
-    """Write a dataset below `folder`, or find the same one there already. Returns its provenance."""
-    digest = _digest(records)
-    final = folder / digest
-    existing = load(final) if final.is_dir() else None
-    if existing is not None:
-        return existing
-    provenance = Provenance(
-        id=digest,
-        name=name,
-        source=path.name,
-        source_sha256=_file_sha(path),
-        format=str(seen.format),
-        why=seen.why,
-        mapping=seen.mapping,
-        columns=seen.columns,
-        rows=len(records),
-        held_out=sum(record.held_out for record in records),
-        rejected_count=len(seen.rejected),
-        owner=owner,
-        created=time.time(),
-        rejected=[asdict(reject) for reject in seen.rejected[:_REJECTS_KEPT]],
-    )
-    with whole_folder(final) as aside:
-        pq.write_table(
-            pa.Table.from_pylist([asdict(record) for record in records], schema=_SCHEMA), aside / "rows.parquet"
-        )
-        write_json(aside / "provenance.json", asdict(provenance))
-    return provenance
+    @staticmethod
+    def _write(file: pq.ParquetWriter, values: list[dict[str, Any]], schema: pa.Schema) -> None:
+        if values:
+            file.write_table(pa.Table.from_pylist(values, schema=schema))
+            values.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abandon()
 
 
 def load(folder: Path) -> Provenance | None:
     """The provenance of a dataset folder; None when there is no readable one."""
     value = read_json(folder / "provenance.json")
     try:
-        return Provenance(**value) if value else None
+        return provenance(value) if value else None
     except TypeError:
         return None
+
+
+def provenance(value: Mapping[str, Any]) -> Provenance:
+    """A provenance from plain values; what this version does not know is left, what it adds has its default."""
+    known = {item.name for item in fields(Provenance)}
+    return Provenance(**{name: told for name, told in value.items() if name in known})
 
 
 def as_dict(provenance: Provenance) -> dict[str, Any]:
@@ -173,22 +165,76 @@ def list_all(folder: Path) -> list[Provenance]:
 
 
 def read_records(folder: Path, offset: int = 0, limit: int | None = None) -> list[Record]:
-    """Records of a dataset folder, in the order of the source file."""
+    """Records of a dataset folder, in the order of the source file. Reads only the parts of the file it needs."""
+    found: list[Record] = []
+    for chunk in iter_records(folder, offset):
+        found += chunk
+        if limit is not None and len(found) >= limit:
+            return found[:limit]
+    return found
+
+
+def iter_records(folder: Path, offset: int = 0) -> Iterator[list[Record]]:
+    """Records in chunks of at most CHUNK, from the `offset`-th (0 is the first) on."""
     path = folder / "rows.parquet"
     if not path.is_file():
         raise NotFound(f"The dataset in {folder} has no rows.parquet: it was moved or deleted. Add the file again.")
-    table = pq.read_table(path).slice(offset, limit)
-    return [Record(**row) for row in table.to_pylist()]
+    groups = _groups(folder)
+    with pq.ParquetFile(path) as file:
+        at = 0
+        for part in range(file.num_row_groups):
+            size = file.metadata.row_group(part).num_rows
+            if at + size > offset:
+                values = file.read_row_group(part).slice(max(0, offset - at)).to_pylist()
+                first = max(at, offset)
+                together = groups[first : first + len(values)] if groups is not None else [0] * len(values)
+                made = [Record(**row, group=int(group)) for row, group in zip(values, together, strict=True)]
+                for start in range(0, len(made), CHUNK):
+                    yield made[start : start + CHUNK]
+            at += size
 
 
-def _digest(records: Sequence[Record]) -> str:
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(json.dumps(asdict(record), ensure_ascii=False, sort_keys=True).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
+def _groups(folder: Path) -> Any:
+    path = folder / "groups.npy"
+    return np.load(path, mmap_mode="r") if path.is_file() else None
 
 
-def _file_sha(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def read_findings(
+    folder: Path, kinds: Sequence[Kind] = (), offset: int = 0, limit: int | None = None
+) -> tuple[list[Finding], int]:
+    """A page of a dataset's findings of these kinds (all without), in order; and how many there are."""
+    path = folder / "findings.parquet"
+    if not path.is_file():
+        return [], 0
+    table = pq.read_table(path, filters=pc.field("kind").isin(list(kinds)) if kinds else None)
+    return [Finding(**row) for row in table.slice(offset, limit).to_pylist()], table.num_rows
+
+
+def iter_findings(folder: Path) -> Iterator[Finding]:
+    """All findings of a dataset folder, a chunk in memory at a time."""
+    path = folder / "findings.parquet"
+    if path.is_file():
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(CHUNK):
+                for row in batch.to_pylist():
+                    yield Finding(**row)
+
+
+def size(folder: Path) -> int:
+    """How many examples a dataset folder holds."""
+    return int(pq.read_metadata(folder / "rows.parquet").num_rows)
+
+
+def places(folder: Path, rows: Collection[tuple[int, bool]]) -> dict[tuple[int, bool], int]:
+    """The numbers (from 1) of the examples that came from these rows, given as (row in the file, held out)."""
+    if not rows:
+        return {}
+    table = pq.read_table(folder / "rows.parquet", columns=["row", "held_out"])
+    numbers, apart = table["row"].to_numpy(), table["held_out"].to_numpy()
+    near = np.flatnonzero(np.isin(numbers, [row for row, _ in rows]))
+    return {(int(numbers[at]), bool(apart[at])): int(at) + 1 for at in near}
+
+
+def left_out(counts: dict[str, int]) -> int:
+    """How many rows findings of these counts leave out of a dataset."""
+    return sum(count for kind, count in counts.items() if kind in FAULTS and FAULTS[kind].left_out)

@@ -1,4 +1,4 @@
-"""Chat templates, rendered in a sandbox; the Alpaca text.
+"""Chat templates, rendered in a sandbox; plain templates with placeholders; the Alpaca text.
 
 The environment is that of transformers (`utils/chat_template_utils.py`: ImmutableSandboxedEnvironment, trim_blocks,
 lstrip_blocks, loopcontrols, raise_exception, strftime_now, tojson that keeps non-ASCII), so the text is the one
@@ -7,6 +7,7 @@ and the special tokens, nothing else.
 """
 
 import json
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from studio.dataset.formats import Message, Record
 from studio.errors import BadInput
 from studio.rundir import read_json
+from studio.themes import PLACEHOLDER
 
 # Taori et al. 2023, github.com/tatsu-lab/stanford_alpaca: the two prompts, verbatim.
 ALPACA_WITH_INPUT = (
@@ -42,9 +44,13 @@ def alpaca_prompt(instruction: str, extra: str = "") -> str:
 
 
 class _Generation(Extension):
-    """Lets `{% generation %}` blocks pass: they mark the assistant's part and add no text."""
+    """`{% generation %}` blocks mark the assistant's part: they add no text, and where they stand is noted."""
 
     tags = {"generation"}  # noqa: RUF012 jinja2 reads a plain set
+
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        environment.extend(marks=None)
 
     def parse(self, parser: Parser) -> Node:
         lineno = next(parser.stream).lineno
@@ -52,7 +58,31 @@ class _Generation(Extension):
         return CallBlock(self.call_method("_body"), [], [], body).set_lineno(lineno)
 
     def _body(self, caller: Any) -> str:
-        return str(caller())
+        text = str(caller())
+        marks: Marks | None = self.environment.marks  # type: ignore[attr-defined]  # extend() put it there
+        if marks is not None:
+            marks.found.append((marks.written, marks.written + len(text)))
+        return text
+
+
+class Marks:
+    """Where the marked blocks of a rendering stand, in characters, and how much of it is written so far."""
+
+    def __init__(self) -> None:
+        self.written = 0
+        self.found: list[tuple[int, int]] = []
+
+
+# What a template's own code can raise on messages it was not made for.
+_REFUSALS = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 def _raise(message: str) -> None:
@@ -74,16 +104,19 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class ChatTemplate:
-    """The chat template of a model folder.
+    """A chat template: a model's own, or one that a recipe brings.
 
+    where: whose it is, for messages. marks: it says by `{% generation %}` which part is the assistant's.
     Raises BadInput when the folder has none, or when the template is broken or refuses the messages.
     """
 
     def __init__(self, source: str, special: dict[str, str], where: str) -> None:
-        self.source, self.special, self._where = source, special, where
+        self.source, self.special, self.where = source, special, where
+        self.marks = re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", source) is not None
+        self._environment = _environment()
         try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
+            self._template = self._environment.from_string(source)
+        except (jinja2.TemplateError, RecursionError) as error:
             raise BadInput(f"The chat template of {where} is broken: {error}.") from None
 
     @classmethod
@@ -98,15 +131,63 @@ class ChatTemplate:
     def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
         """The text of a conversation, with the opening of an answer behind it if asked."""
         try:
-            return self._template.render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-                **self.special,
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-            raise BadInput(f"The chat template of {self._where} cannot render this example: {error}.") from None
+            return self._template.render(self._seen(messages, add_generation_prompt))
+        except _REFUSALS as error:
+            raise self._refusal(error) from None
+
+    def render_marked(self, messages: list[Message]) -> tuple[str, list[tuple[int, int]]]:
+        """The text of a conversation and the ranges of characters that `{% generation %}` blocks mark in it."""
+        marks = Marks()
+        self._environment.marks = marks  # type: ignore[attr-defined]  # see _Generation
+        blocks = []
+        try:
+            for block in self._template.generate(self._seen(messages, False)):
+                blocks.append(block)
+                marks.written += len(block)
+        except _REFUSALS as error:
+            raise self._refusal(error) from None
+        finally:
+            self._environment.marks = None  # type: ignore[attr-defined]
+        return "".join(blocks), marks.found
+
+    def _seen(self, messages: list[Message], add_generation_prompt: bool) -> dict[str, Any]:
+        return {
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+            "tools": None,
+            "documents": None,
+            **self.special,
+        }
+
+    def _refusal(self, error: Exception) -> BadInput:
+        return BadInput(f"The chat template of {self.where} cannot render this example: {error}.")
+
+
+class PlainTemplate:
+    """A text with {instruction}, {input} and {system}, once {output}, and what ends the answer behind it."""
+
+    def __init__(self, source: str) -> None:
+        self._before, found, self.ending = source.partition("{output}")
+        if not found:
+            raise BadInput("The template has no {output}: say where the answer stands.")
+        self._with_input = "{input}" in self._before
+        self._with_system = "{system}" in self._before
+
+    def prompt(self, instruction: str, extra: str = "", system: str = "") -> str:
+        """All that stands before the answer. What the template has no place for is not lost: without {input} the
+        input follows the instruction, without {system} the system prompt stands first.
+        """
+        if extra and not self._with_input:
+            instruction, extra = f"{instruction}\n\n{extra}", ""
+        values = {"instruction": instruction, "input": extra, "system": system}
+        # In one pass, so that braces in an example's own text stay what they are.
+        text = PLACEHOLDER.sub(lambda found: values[found[1]], self._before)
+        return text if self._with_system else before(system, text)
+
+
+def before(system: str, text: str) -> str:
+    """A text that has no place for a system prompt, with the system prompt before it."""
+    return f"{system}\n\n{text}" if system else text
 
 
 def template_source(folder: Path) -> str | None:
@@ -142,11 +223,8 @@ def with_system(messages: list[Message], system_prompt: str) -> list[Message]:
     return [{"role": "system", "content": system_prompt}, *messages]
 
 
-def alpaca_parts(record: Record) -> tuple[str, str]:
-    """Prompt and answer of a record in Alpaca text; raises BadInput for a conversation of several turns."""
+def single_turn(record: Record, what: str) -> str:
+    """The answer of an example of one turn; raises BadInput for a longer one, which `what` has no room for."""
     if not record.instruction:
-        raise BadInput(
-            f"Row {record.row} is a conversation of several turns, and the Alpaca text has room for one. "
-            "Use the chat template."
-        )
-    return alpaca_prompt(record.instruction, record.input), record.messages[-1]["content"]
+        raise BadInput(f"It is a conversation of several turns, and {what} has room for one. Use the chat template.")
+    return record.messages[-1]["content"]

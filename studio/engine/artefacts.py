@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studio.engine.loading import TOKENIZER_FILES
+from studio.engine.loading import TEMPLATE_FILE, TOKENIZER_FILES
 from studio.rundir import RunDir, verify_folder, whole_folder, write_json, write_text
 
 
@@ -62,11 +62,14 @@ def save_weights(model: Any, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def copy_tokenizer(model_folder: Path, folder: Path) -> None:
-    """The tokenizer and chat template, byte for byte as they were trained with."""
+def copy_tokenizer(model_folder: Path, folder: Path, own_template: str = "") -> None:
+    """The tokenizer and chat template, byte for byte as they were trained with; own_template: the recipe's, if any."""
     for name in TOKENIZER_FILES:
         if (model_folder / name).is_file():
             shutil.copyfile(model_folder / name, folder / name)
+    if own_template:
+        # transformers prefers this file to a template in tokenizer_config.json.
+        write_text(folder / TEMPLATE_FILE, own_template)
 
 
 def copy_license(model_folder: Path, folder: Path) -> None:
@@ -76,13 +79,13 @@ def copy_license(model_folder: Path, folder: Path) -> None:
             shutil.copyfile(path, folder / path.name)
 
 
-def save_adapter(model: Any, run: RunDir, model_folder: Path, card: str) -> None:
+def save_adapter(model: Any, run: RunDir, model_folder: Path, card: str, own_template: str = "") -> None:
     """Write the run's adapter: any script with PEFT loads it, on this machine by its folder alone."""
     with whole_folder(run.adapter) as folder:
         save_weights(model, folder)
         # An absolute path, so that it is found from anywhere; an export writes the model's name instead.
         set_base(folder, str(model_folder))
-        copy_tokenizer(model_folder, folder)
+        copy_tokenizer(model_folder, folder, own_template)
         write_text(folder / "README.md", card)
 
 

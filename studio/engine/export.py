@@ -14,6 +14,7 @@ from pathlib import Path
 from studio.engine import worker
 from studio.engine.artefacts import copy_license, set_base
 from studio.engine.cards import adapter_card, license_note
+from studio.engine.loading import TEMPLATE_FILE
 from studio.engine.worker import Worker
 from studio.errors import BadInput
 from studio.recipe import Recipe
@@ -105,6 +106,8 @@ def export_adapter(work: Worker, order: Order) -> Exit:
     with whole_folder(final) as folder:
         for path in adapter_files(order.source):
             shutil.copyfile(path, folder / path.name)
+        if order.recipe.data.own_chat_template:  # a checkpoint does not hold it
+            write_text(folder / TEMPLATE_FILE, order.recipe.data.own_chat_template)
         set_base(folder, order.model)
         write_text(folder / "README.md", adapter_card(order.name, order.model, order.dataset, order.recipe))
         copy_license(order.model_folder, folder)

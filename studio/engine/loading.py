@@ -11,10 +11,11 @@ from studio.errors import BadInput, Unavailable
 from studio.recipe import PLAIN_ATTENTION_TOKENS
 from studio.themes import Quantization
 
+TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
-    "chat_template.jinja",
+    TEMPLATE_FILE,
     "special_tokens_map.json",
     "added_tokens.json",
 )

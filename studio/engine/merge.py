@@ -88,7 +88,7 @@ def merge(work: Worker, order: Order, recipe: Recipe, device: loading.Device, fo
 
 def write_companions(order: Order, recipe: Recipe, folder: Path) -> None:
     """Tokenizer, template, card and licence."""
-    copy_tokenizer(order.model_folder, folder)
+    copy_tokenizer(order.model_folder, folder, recipe.data.own_chat_template)
     generation = order.model_folder / "generation_config.json"
     if generation.is_file():
         # The base's own: it names every token that ends an answer.

@@ -204,7 +204,7 @@ def finish(work: Worker, inputs: Inputs, trainer: Any, conductor: Any, seconds: 
 
     work.phase("Saving the adapter")
     card = adapter_card(inputs.recipe.name or work.run.id, inputs.model, inputs.dataset, inputs.recipe, step)
-    save_adapter(trainer.model, work.run, inputs.model_folder, card)
+    save_adapter(trainer.model, work.run, inputs.model_folder, card, inputs.recipe.data.own_chat_template)
     if conductor.ending == "stop":
         return Exit("stopped", f"Stopped at step {step} of {of}. A checkpoint and the adapter of that step are saved.")
     return Exit("completed", f"Completed {of} steps in {_duration(seconds)}.")

@@ -1,16 +1,15 @@
-"""Getting what others keep: a package from PyPI, a model from the hub, and a worker that prepares one."""
+"""Getting what others keep: a package from PyPI, a model from the hub."""
 
-import json
 import shutil
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from studio.errors import BadInput, StudioError, Unavailable
+from studio.errors import BadInput, Unavailable
 from studio.launch.local import worker_environment
 from studio.rundir import free_space_or_raise, sha256
 
@@ -66,30 +65,6 @@ def unpack_one(archive: Path, member: str, folder: Path) -> Path:
     with zipfile.ZipFile(archive) as zipped, zipped.open(member) as source, target.open("wb") as out:
         shutil.copyfileobj(source, out, 2**20)
     return target
-
-
-def follow(module: str, arguments: Sequence[str], log: Path) -> Iterator[dict[str, Any]]:
-    """Run a worker to its end and give the JSON lines it prints; raises StudioError with its last words if it fails."""
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=worker_environment(),
-            text=True,
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                yield value
-    if process.wait() != 0:
-        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise StudioError(f"{module} failed: {said[-1] if said else 'it gave no reason'}.")
 
 
 def from_hub(

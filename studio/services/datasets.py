@@ -1,17 +1,21 @@
-"""Datasets: look at a file, add it, list them, see what the model sees."""
+"""Datasets: add a checked file, list them, make a new version without some rows or with one mended."""
 
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studio import resources
 from studio.dataset import store as files
-from studio.dataset.encode import Encoder
-from studio.dataset.formats import Record
+from studio.dataset.formats import Layout, Record
+from studio.dataset.rows import FAULTS, Finding, Kind, Row
+from studio.dataset.verdict import Mark, Verdict, verdict
 from studio.errors import BadInput, NotFound
-from studio.recipe import Recipe
-from studio.services import keeper, models
+from studio.rundir import commit_folder, write_json
+from studio.services import checks, keeper
+from studio.services.checks import Checked, Options, Progress
 from studio.store import datasets as rows_index
 from studio.store.tables import Dataset
 
@@ -19,11 +23,15 @@ if TYPE_CHECKING:
     from studio.services.studio import Studio
 
 SAMPLE = "tickets"
+_FEW = 5  # numbers of examples that are spelled out
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """A dataset as lists show it; size in bytes, created in seconds since the epoch."""
+    """A dataset as lists show it; size in bytes, created in seconds since the epoch.
+
+    findings: how many of each kind; rejected: rows of the file that were left out; mark and verdict: from these.
+    """
 
     id: str
     name: str
@@ -32,103 +40,69 @@ class DatasetInfo:
     format: str
     why: str
     columns: list[str]
+    mapping: dict[str, str]
     source: str
     created: float
     size: int
     sha256: str
     rejected: int
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class FileLook:
-    """A file before it is added. format is None when a mapping is needed; mapping is a guess to start from."""
-
-    path: str
-    kind: str
-    rows: int
-    columns: list[str]
-    samples: list[dict[str, Any]]
-    format: str | None
-    why: str
-    mapping: dict[str, str]
-    ok: int
-    rejected: list[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One token as the model sees it. text: what it stands for; cut: beyond max_length, so never seen."""
-
-    text: str
-    id: int
-    trained: bool
-    special: bool
-    cut: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ExampleView:
-    """One example, token by token: the same ids and labels that the trainer gets."""
-
-    row: int
-    text: str
-    tokens: list[Token]
-    total: int
-    trained: int
-    cut: int
+    findings: dict[str, int]
     note: str
-
-
-def look_at(studio: "Studio", path: str | Path, mapping: Mapping[str, str] | None = None) -> FileLook:
-    """Look at a file without adding it; raises BadInput when it is no dataset."""
-    seen = _look(studio, Path(path), mapping)
-    guess = seen.mapping or _guess(seen.columns)
-    return FileLook(
-        str(path),
-        seen.kind,
-        seen.rows,
-        seen.columns,
-        seen.samples,
-        seen.format,
-        seen.why,
-        guess,
-        len(seen.records),
-        [asdict(reject) for reject in seen.rejected],
-    )
+    parent: str
+    changes: str
+    mark: Mark
+    verdict: str
+    path: str
 
 
 def add(
     studio: "Studio",
     path: str | Path,
     name: str | None = None,
-    mapping: Mapping[str, str] | None = None,
-    held_out: str | Path | None = None,
+    options: Options | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> DatasetInfo:
-    """Add a file as a dataset; `held_out` is a second file of examples to measure on.
+    """Check a file and add it as a dataset. Raises BadInput that names what is wrong and where."""
+    return keep(studio, checks.check(studio, path, options, progress).token, name)
 
-    The same examples added again are found, not doubled. Raises BadInput that names what is wrong and where.
+
+def keep(studio: "Studio", token: str, name: str | None = None) -> DatasetInfo:
+    """Add what a check made. The same examples added again are found, not doubled.
+
+    Raises BadInput when the check needs a mapping first.
     """
-    path = Path(path)
-    seen = _look(studio, path, mapping)
-    records = files.usable(path, seen)
-    if held_out is not None:
-        other = Path(held_out)
-        records = [
-            *records,
-            *(replace(record, held_out=True) for record in files.usable(other, _look(studio, other, mapping))),
-        ]
-    clean = (name or path.stem).strip()[:80] or path.stem
-    provenance = files.save(studio.settings.datasets, records, clean, path, seen, studio.owner)
-    if studio.keeping:
-        keeper.index_dataset(studio, provenance)
-    return _info(studio, provenance)
+    checked = checks.get(studio, token)
+    report, path = checked.report, Path(checked.path)
+    from_file = path.is_absolute()
+    if report.format is None:
+        raise checks.needs_mapping(checked)
+    provenance = files.Provenance(
+        id=report.id,
+        name="",
+        source=path.name if from_file else checked.path,
+        source_sha256=report.sha256,
+        format=report.format,
+        why=report.why,
+        mapping=report.mapping,
+        columns=report.columns,
+        rows=report.ok,
+        held_out=report.held_out,
+        rejected_count=files.left_out(report.counts),
+        owner=studio.owner,
+        created=time.time(),
+        note=report.note,
+        findings=report.counts,
+    )
+    info = _commit(studio, checks.folder_of(studio, token), provenance, name or name_for(checked.path))
+    checks.discard(studio, token)
+    return info
 
 
 def add_sample(studio: "Studio") -> DatasetInfo:
     """Add the bundled sample: customers' messages to tickets, with its held-out messages."""
     folder = resources.data() / "samples"
-    return add(studio, folder / "tickets_train.jsonl", SAMPLE, held_out=folder / "tickets_heldout.jsonl")
+    options = Options(held_out=str(folder / "tickets_heldout.jsonl"))
+    return add(studio, folder / "tickets_train.jsonl", SAMPLE, options)
 
 
 def list_datasets(studio: "Studio") -> list[DatasetInfo]:
@@ -151,109 +125,167 @@ def get(studio: "Studio", key: str) -> DatasetInfo:
     raise NotFound(f"There is no dataset {key!r} (known: {known}). Add one with: studio datasets add FILE")
 
 
-def rows(studio: "Studio", dataset_id: str, offset: int = 0, limit: int = 50) -> list[dict[str, Any]]:
-    """A page of a dataset: row number, prompt and answer as plain text."""
-    folder = folder_of(studio, dataset_id)
-    return [_as_row(record) for record in files.read_records(folder, offset, limit)]
-
-
 def folder_of(studio: "Studio", dataset_id: str) -> Path:
     """The folder of a dataset that the asker owns."""
     return studio.settings.datasets / get(studio, dataset_id).id
 
 
-def see(
-    studio: "Studio", dataset_id: str, row: int, model_id: str, values: Mapping[str, Any] | None = None
-) -> ExampleView:
-    """What the model sees of the `row`-th example (from 1), by the recipe values that shape it."""
-    recipe = Recipe().with_values(values or {})
+def rejects(studio: "Studio", dataset_id: str, form: str) -> Iterator[str]:
+    """The rows of the source that were left out, with reasons: the text of a jsonl or csv file."""
+    return checks.rejects(folder_of(studio, dataset_id), form)
+
+
+def excluding(
+    studio: "Studio", dataset_id: str, kinds: Collection[Kind] = (), examples: Collection[int] = ()
+) -> Generator[Progress, None, DatasetInfo]:
+    """A new version without some examples (numbers from 1), or without those that have findings of these kinds."""
     info = get(studio, dataset_id)
-    if not 1 <= row <= info.rows:
-        raise BadInput(f"{info.name} has the rows 1 to {info.rows}; there is no row {row}.")
-    record = files.read_records(studio.settings.datasets / info.id, row - 1, 1)[0]
-    encoder = Encoder(models.folder_of(studio, model_id), recipe.data)
-    whole = encoder.encode([record])[0]
-    length = recipe.data.max_length
-    tokens = [
-        Token(
-            text,
-            id_,
-            trained=whole.trained_from <= index < length,
-            special=id_ in encoder.special_ids,
-            cut=index >= length,
-        )
-        for index, (text, id_) in enumerate(zip(encoder.pieces(whole), whole.input_ids, strict=True))
-    ]
-    trained = sum(token.trained for token in tokens)
-    cut = sum(token.cut for token in tokens)
-    return ExampleView(row, whole.text, tokens, len(tokens), trained, cut, _note(trained, cut, length))
+    folder = studio.settings.datasets / info.id
+    if beyond := [place for place in examples if not 1 <= place <= info.rows]:
+        raise BadInput(f"{info.name} has the examples 1 to {info.rows}; there is no example {beyond[0]}.")
+    told = {(item.row, item.held_out) for item in files.iter_findings(folder) if item.kind in kinds}
+    drop = set(examples)
+    place = 0
+    for chunk in files.iter_records(folder):
+        for record in chunk:
+            place += 1
+            if (record.row, record.held_out) in told:
+                drop.add(place)
+    if not drop:
+        raise BadInput(f"There is nothing to leave out of {info.name}.")
+    few = ", ".join(map(str, sorted(drop)[:_FEW])) + (", …" if len(drop) > _FEW else "")
+    words = " and ".join(FAULTS[kind].label for kind in kinds) or f"number {few}"
+    many = f"{len(drop):,} examples" if len(drop) > 1 else "1 example"
+    return (yield from _revise(studio, info, drop, {}, f"without {many} ({words})"))
 
 
-def _note(trained: int, cut: int, length: int) -> str:
-    if trained == 0:
-        return f"Nothing of the answer is left within {length} tokens: this example would be left out."
-    if cut:
-        return f"{cut} tokens lie beyond {length} and are cut."
-    return ""
+def editing(
+    studio: "Studio", dataset_id: str, example: int, values: Mapping[str, Any]
+) -> Generator[Progress, None, DatasetInfo]:
+    """A new version with one example (from 1) mended.
+
+    values: a row of any format the studio reads by itself ({"messages": […]}, {"instruction", "input", "output"},
+    {"text"}). Raises BadInput when it is none.
+    """
+    info = get(studio, dataset_id)
+    if not 1 <= example <= info.rows:
+        raise BadInput(f"{info.name} has the examples 1 to {info.rows}; there is no example {example}.")
+    old = files.read_records(studio.settings.datasets / info.id, example - 1, 1)[0]
+    form = "messages" if "messages" in values else "text" if "text" in values else "alpaca"
+    made = Layout(form, {}, list(values)).record(Row(old.row, dict(values)))  # type: ignore[arg-type]
+    if isinstance(made, Finding):
+        raise BadInput(f"Example {example}, field {made.field or form}: {made.reason}; {made.fix}.")
+    edited = replace(made, held_out=old.held_out)
+    return (yield from _revise(studio, info, set(), {example: edited}, f"example {example} mended"))
 
 
-def _look(studio: "Studio", path: Path, mapping: Mapping[str, str] | None) -> files.Look:
-    return files.look(path, mapping, studio.settings.max_file_mb * 2**20, studio.settings.max_rows)
+def as_values(studio: "Studio", dataset_id: str, example: int) -> dict[str, Any]:
+    """An example as `editing` takes it."""
+    info = get(studio, dataset_id)
+    if not 1 <= example <= info.rows:
+        raise BadInput(f"{info.name} has the examples 1 to {info.rows}; there is no example {example}.")
+    record = files.read_records(studio.settings.datasets / info.id, example - 1, 1)[0]
+    if record.text:
+        return {"text": record.text}
+    if record.instruction:
+        first, last = record.messages[0], record.messages[-1]
+        told = {"instruction": record.instruction, "input": record.input, "output": last["content"]}
+        return {"system": first["content"], **told} if first["role"] == "system" else told
+    return {"messages": record.messages}
 
 
-def _guess(columns: list[str]) -> dict[str, str]:
-    """A first mapping from names that columns often have."""
-    wishes = {
-        "instruction": ("instruction", "question", "prompt", "query", "user", "input"),
-        "output": ("output", "answer", "response", "completion", "target", "assistant"),
+def _revise(
+    studio: "Studio", info: DatasetInfo, drop: set[int], edits: Mapping[int, Record], changes: str
+) -> Generator[Progress, None, DatasetInfo]:
+    base = studio.settings.datasets / info.id
+    old = files.load(base)
+    if old is None:
+        raise NotFound(f"The dataset {info.name} has no readable provenance.json. Add its file again.")
+    order = {
+        "task": "revise",
+        "base": str(base),
+        "drop": sorted(drop),
+        "edits": {place: asdict(record) for place, record in edits.items()},
     }
-    lower = {column.lower(): column for column in columns}
-    return {name: lower[word] for name, words in wishes.items() for word in words[::-1] if word in lower}
+    with checks.staged(studio) as folder:
+        report = yield from checks.work(studio, folder, order, info.name)
+        provenance = replace(
+            old,
+            id=report["id"],
+            rows=report["ok"],
+            held_out=report["held_out"],
+            findings=report["counts"],
+            rejected_count=files.left_out(report["counts"]),
+            owner=studio.owner,
+            created=time.time(),
+            parent=info.id,
+            changes=changes,
+        )
+        return _commit(studio, folder / report["id"], provenance, info.name)
 
 
-def _as_row(record: Record) -> dict[str, Any]:
-    if not record.messages:
-        return {"row": record.row, "prompt": "", "answer": record.text, "held_out": record.held_out}
-    *before, last = record.messages
-    prompt = before[0]["content"] if len(before) == 1 else "\n\n".join(f"{m['role']}: {m['content']}" for m in before)
-    return {"row": record.row, "prompt": prompt, "answer": last["content"], "held_out": record.held_out}
+def name_for(path: str) -> str:
+    """What to call a dataset by its file (train.jsonl.gz) or its hub id and revision (owner/name:part@0123abcd)."""
+    name = Path(path).name
+    return re.split(r"[:@]", name)[0] if "@" in name else name.partition(".")[0] or name
+
+
+def _commit(studio: "Studio", made: Path, provenance: files.Provenance, wish: str) -> DatasetInfo:
+    """Give a finished folder its place among the datasets, under a name that is free; or find it there already."""
+    final = studio.settings.datasets / made.name
+    existing = files.load(final) if final.is_dir() else None
+    if existing is None:
+        existing = replace(provenance, name=_free_name(studio, wish))
+        write_json(made / "provenance.json", files.as_dict(existing))
+        commit_folder(made, final)
+    if studio.keeping:
+        keeper.index_dataset(studio, existing)
+    return _info(studio, existing)
+
+
+def _free_name(studio: "Studio", wish: str) -> str:
+    """The wished name, or the first free one of name-2, name-3, …"""
+    clean = wish.strip()[:80] or "dataset"
+    taken = {item.name for item in files.list_all(studio.settings.datasets) if item.owner == studio.owner}
+    if clean not in taken:
+        return clean
+    stem, mark, number = clean.rpartition("-")
+    stem = stem if mark and number.isdecimal() else clean
+    return next(name for count in range(2, len(taken) + 3) if (name := f"{stem}-{count}") not in taken)
+
+
+def judged(checked: Checked) -> Verdict:
+    """The verdict on a file that was checked and not yet added, from the file alone."""
+    report = checked.report
+    return verdict(report.rows, report.ok, report.counts)
 
 
 def _info(studio: "Studio", found: files.Provenance) -> DatasetInfo:
     folder = studio.settings.datasets / found.id
-    size = sum(path.stat().st_size for path in folder.iterdir())
+    said = verdict(found.rows + files.left_out(found.findings), found.rows, found.findings)
     return DatasetInfo(
-        found.id,
-        found.name,
-        found.rows,
-        found.held_out,
-        found.format,
-        found.why,
-        found.columns,
-        found.source,
-        found.created,
-        size,
-        found.id,
-        found.rejected_count,
-        str(folder),
+        id=found.id,
+        name=found.name,
+        rows=found.rows,
+        held_out=found.held_out,
+        format=found.format,
+        why=found.why,
+        columns=found.columns,
+        mapping=found.mapping,
+        source=found.source,
+        created=found.created,
+        size=sum(path.stat().st_size for path in folder.iterdir()),
+        sha256=found.id,
+        rejected=found.rejected_count,
+        findings=found.findings,
+        note=found.note,
+        parent=found.parent,
+        changes=found.changes,
+        mark=said.mark,
+        verdict=said.text,
+        path=str(folder),
     )
 
 
 def _info_of_row(studio: "Studio", row: Dataset) -> DatasetInfo:
-    told = row.provenance
-    columns, why, source, rejected = told["columns"], told["why"], told["source"], told["rejected_count"]
-    return DatasetInfo(
-        row.id,
-        row.name,
-        row.rows,
-        row.held_out,
-        row.format,
-        str(why),
-        list(columns),
-        str(source),
-        row.created,
-        row.size,
-        row.id,
-        int(rejected),
-        str(studio.settings.datasets / row.id),
-    )
+    return _info(studio, files.provenance(row.provenance))

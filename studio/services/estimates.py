@@ -43,7 +43,7 @@ def estimate(studio: "Studio", recipe: Recipe) -> Estimate:
     now = machine.look(studio)
     sizes = _lengths(studio, recipe)
     longest = min(sizes.longest, recipe.data.max_length) if sizes else recipe.data.max_length
-    share = sizes.trained_share if sizes and recipe.data.train_on == "completions" else 1.0
+    share = sizes.trained_share if sizes else 1.0
     found = memory.footprint(shape, recipe, now.device_kind, longest, share)
     available = now.device_total - now.device_used
     examples = _training_examples(sizes, recipe) if sizes else 0
@@ -80,9 +80,8 @@ def _lengths(studio: "Studio", recipe: Recipe) -> lengths.Lengths | None:
     folder = models.folder_of(studio, recipe.model.model)
     if recipe.data.template == "chat" and template_source(folder) is None:
         raise BadInput(f"{folder.name} has no chat template. Choose the Alpaca template, or a model made for chat.")
-    return lengths.measure(
-        datasets.folder_of(studio, recipe.data.dataset), folder, recipe.data.template, recipe.data.system_prompt
-    )
+    dataset = datasets.folder_of(studio, recipe.data.dataset)
+    return lengths.measure(dataset, folder, recipe.data, studio.settings.cache / "tokens")
 
 
 def _training_examples(sizes: lengths.Lengths, recipe: Recipe) -> int:

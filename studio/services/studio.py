@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from studio.errors import Unavailable
 from studio.rundir import RunDir
-from studio.services import chat, datasets, keeper
+from studio.services import chat, checks, datasets, keeper
 from studio.settings import Settings
 from studio.store.db import Database, open_reader
 
@@ -33,6 +33,7 @@ class Studio:
         self.keeping = self._lock.is_locked
         self.database = Database(settings.database) if self.keeping else open_reader(settings.database)
         if self.keeping:
+            checks.clean_up(self)
             keeper.look_round(self)
 
     def keep(self) -> Self:

@@ -89,11 +89,12 @@ def build(studio: Studio) -> gr.Blocks:
         for tab, name in ((tab_data, "data"), (tab_train, "train"), (tab_runs, "runs"), (tab_compare, "compare"),
                           (tab_export, "export")):  # fmt: skip
             tab.select(lambda name=name: awake(name), None, timers, **quiet)
+        tab_data.select(**data.revisit)
         tab_train.select(**train.reopen).then(**train.update)
         tab_runs.select(**made.reopen)
         tab_compare.select(**compare.reopen)
         tab_export.select(**export.reopen)
-        page.load(arrive, None, [tabs, made.run, data.chosen, *timers], **quiet).then(**data.reopen).then(**data.see)
+        page.load(arrive, None, [tabs, made.run, data.chosen, *timers], **quiet).then(**data.reopen)
         page.load(**side.refresh)
 
         train.started.change(after_start, train.started, [tabs, made.run, train.started, first_run], **quiet).then(

@@ -97,7 +97,8 @@ def _field(known: Known, studio: Studio) -> Any:
     if known.kind in (int, float):
         step = 1 if known.kind is int else _STEPS.get(known.name, 0.01)
         return gr.Number(value=known.default, step=step, **common)
-    return gr.Textbox(value=known.default, lines=3, **common)
+    # A text of its own is asked for only where it is used; train_tab.py shows it then.
+    return gr.Textbox(value=known.default, lines=3, visible=known.name != "custom_template", **common)
 
 
 def names_of(field: str, studio: Studio) -> list[str]:
@@ -144,7 +145,7 @@ def read(names: Sequence[str], values: Sequence[Any]) -> Recipe:
 
 def as_typed(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     """The form's values by name. An empty choice is an empty word, so that the recipe can say what is missing."""
-    words = {"name", "model", "dataset", "system_prompt"}
+    words = {"name", "model", "dataset", "system_prompt", "custom_template"}
     return {name: "" if value is None and name in words else value for name, value in zip(names, values, strict=True)}
 
 

@@ -16,6 +16,8 @@ from studio.ui import markup
 Updates = dict[Any, Any]
 Step = dict[str, Any]  # a handler with its inputs and outputs, ready for an event: `button.click(**step)`
 PRIVATE = "private"
+# Only a queued event tells the page that a gr.State changed, and only among queued ones does the last one win.
+QUEUED: Step = {"show_progress": "hidden", "api_visibility": PRIVATE, "concurrency_limit": 8}
 
 
 def view(name: str, value: str = "", picks: bool = False) -> gr.HTML:
@@ -45,7 +47,8 @@ def told_while(
     def answered(*values: Any) -> Iterator[Updates]:
         try:
             yield from handler(*values)
-            yield after
+            if after:
+                yield after
         except StudioError as error:
             yield {**after, notice: markup.problem(error)}
 

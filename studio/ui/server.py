@@ -1,29 +1,32 @@
 """The web server: our own FastAPI application, with Gradio mounted in it.
 
-`/healthz` says that the studio is alive, `/static` serves our files, `/download/<export>` one export; everything else
-is the page. A guard stands before all of it: it answers only requests that name this machine as their host and come
-from no other site, so that a page you visit elsewhere cannot drive the studio.
+`/healthz` says that the studio is alive, `/static` serves our files, `/download/<export>` one export,
+`/rejects/<dataset>.csv` (or .jsonl) the rows of a file that were left out; everything else is the page. A guard stands
+before all of it: it answers only requests that name this machine as their host and come from no other site, so that a
+page you visit elsewhere cannot drive the studio.
 """
 
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from starlette.datastructures import Headers
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from studio import __version__, resources
-from studio.errors import StudioError
-from studio.services import exports
+from studio.errors import NotFound, StudioError
+from studio.services import checks, datasets, examples, exports
 from studio.services.studio import Studio
 from studio.ui import app as pages
 from studio.ui import form
 from studio.ui.theme import studio_theme
 
+_REJECTS = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -81,6 +84,17 @@ def make_app(studio: Studio) -> FastAPI:
             return PlainTextResponse(str(error), status_code=404)
         return FileResponse(path, filename=path.name)
 
+    @app.get("/rejects/{key}.{form}", response_model=None)
+    def rejects(key: str, form: str) -> StreamingResponse | PlainTextResponse:
+        if form not in _REJECTS:
+            return PlainTextResponse("Rejects come as .jsonl or .csv.", status_code=404)
+        try:
+            name, lines = _name_of(studio, key), checks.rejects(examples.folder_of(studio, key), form)
+        except StudioError as error:
+            return PlainTextResponse(str(error), status_code=404)
+        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(f'{name}-rejects.{form}')}"}
+        return StreamingResponse(lines, media_type=_REJECTS[form], headers=headers)
+
     # Gradio asks for a few of its own files under /static as well: ours come first, then those.
     files = StaticFiles(directory=resources.static(), packages=[("gradio", "templates/frontend/static")])
     app.mount("/static", files, name="static")
@@ -104,6 +118,14 @@ def make_app(studio: Studio) -> FastAPI:
         pwa=False,
         show_error=True,
     )
+
+
+def _name_of(studio: Studio, key: str) -> str:
+    """What a dataset, or a file that was checked, is called."""
+    try:
+        return Path(checks.get(studio, key).path).name.partition(".")[0]
+    except NotFound:
+        return datasets.get(studio, key).name
 
 
 def _head() -> str:

@@ -1,6 +1,6 @@
 """How an example looks to the model: its tokens, which of them are trained, where it is cut."""
 
-from studio.services.datasets import ExampleView, Token
+from studio.services.examples import ExampleView, Token
 from studio.ui import markup
 from studio.ui.markup import esc
 
@@ -22,6 +22,7 @@ def strip(view: ExampleView, max_length: int) -> str:
             ("tokens", f"{view.total:,}"),
             ("trained", f"{view.trained:,}"),
             ("cut off", f"{view.cut:,}"),
+            ("row in the file", f"{view.row:,}"),
         ]
     )
     line = f"{_SCISSORS} cut here: {max_length:,} tokens"
@@ -32,7 +33,7 @@ def strip(view: ExampleView, max_length: int) -> str:
         pieces.append(_token(token))
     kind = "bad" if view.trained == 0 else "plain"
     remark = markup.note(view.note, kind) if view.note else ""
-    label = f"Tokens of example {view.row}"
+    label = f"Tokens of example {view.example}"
     body = f'<div class="tokens" role="region" tabindex="0" aria-label="{label}">{"".join(pieces)}</div>'
     return counts + remark + _KEY + body
 

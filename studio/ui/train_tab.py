@@ -134,6 +134,8 @@ def build(studio: Studio) -> TrainTab:
     made.preset.input(told(notice, choose_preset), made.preset, chosen, **quiet).then(**update)
     chips.click(reset, None, fields, **quiet).then(**update)
     made.fields["model"].change(choose_model, made.fields["model"], modules, **quiet)
+    template = made.fields["template"]
+    template.change(lambda kind: gr.update(visible=kind == "custom"), template, made.fields["custom_template"], **quiet)
     modules.input(choose_modules, modules, modules, **quiet).then(**update)
     begins: Step = {"api_visibility": PRIVATE, "concurrency_limit": 1, "show_progress": "hidden"}
     start.click(told(notice, begin), fields, [notice, started, made.fields["name"]], **begins)

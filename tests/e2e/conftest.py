@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from studio.services import datasets, models
 from studio.services.studio import Studio
 from studio.settings import Settings
 from tests.browser import FLAGS, ensure
 from tests.conftest import little_rows, write_jsonl
+
+expect.set_options(timeout=30_000)  # a busy machine is no failure
 
 
 @dataclass

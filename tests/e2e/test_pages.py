@@ -26,6 +26,8 @@ def test_a_file_with_other_columns_is_mapped_and_added(
     expect(page.locator("#map-instruction input")).to_have_value("question")
     page.locator("#map-output input").fill("reply")
     page.locator("#map-output input").press("Enter")
+    expect(page.locator("#map-preview")).to_contain_text("<b>Me</b>")
+    page.locator("#read-mapped").click()
     page.locator("#add-dataset").click()
     expect(page.get_by_role("heading", name="faq", exact=True)).to_be_visible()
     expect(page.locator(".tokens")).to_contain_text("<b>Me</b><script>")
@@ -116,6 +118,9 @@ def test_other_sites_cannot_talk_to_the_studio(shared: Served, headers: dict[str
 PATHS = (
     "/download/0000000000000000",
     "/download/..%2f..%2fstudio.db",
+    "/rejects/0000000000000000.csv",
+    "/rejects/..%2f..%2fstudio.db.csv",
+    "/rejects/little.exe",
     "/static/../pyproject.toml",
     "/gradio_api/file=/etc/passwd",
 )

@@ -6,25 +6,30 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from studio.dataset.encode import Encoder
 from studio.dataset.formats import Record
+from studio.engine.inputs import Inputs
+from studio.engine.worker import Worker
 from studio.recipe import Recipe
-from studio.services import datasets, runs
+from studio.rundir import RunDir
+from studio.services import datasets, examples, runs
 from studio.services.states import FINAL
 from studio.services.studio import Studio
 from studio.themes import Data
 from tests.conftest import little_rows, write_jsonl
+from tests.tiny import CHATML
 
 pytestmark = pytest.mark.engine
 PEER = Path(__file__).parents[2] / "benchmarks" / "peer_trl.py"
 STEPS = 10
 
 
-def ours(studio: Studio, **values: object) -> list[float]:
-    """The journalled losses of a real run of the tiny model."""
+def finished(studio: Studio, **values: object) -> str:
+    """The id of a real run of the tiny model on the dataset `rows`, once it is completed."""
     recipe = Recipe().with_values(
         {
             "model": "tiny", "dataset": "rows", "held_out": 0, "lora_dropout": 0, "lr_scheduler_type": "constant",
@@ -35,7 +40,12 @@ def ours(studio: Studio, **values: object) -> list[float]:
     while (info := runs.get(studio, run.id)).state not in FINAL:
         time.sleep(0.2)
     assert info.state == "completed", info.message + runs.log_tail(studio, run.id)
-    return [point["loss"] for point in runs.points(studio, run.id).metrics]
+    return run.id
+
+
+def ours(studio: Studio, **values: object) -> list[float]:
+    """The journalled losses of a real run."""
+    return [point["loss"] for point in runs.points(studio, finished(studio, **values)).metrics]
 
 
 @pytest.mark.parametrize(
@@ -70,3 +80,51 @@ def test_the_text_and_tokens_are_those_of_transformers(sample_model: Path) -> No
         assert whole.input_ids == tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
         prompt = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, return_dict=True)["input_ids"]
         assert encoder.prompt_ids(messages[:1]) == prompt
+
+
+@pytest.mark.parametrize("train_on", ["completions", "assistant", "everything"])
+def test_what_is_shown_is_what_the_trainer_gets(ready: Studio, tiny: Path, tmp_path: Path, train_on: str) -> None:
+    from studio.engine import loading, train
+
+    talks = [
+        {
+            "messages": [
+                {"role": role, "content": f"{role} {number}.{turn} {'é' * number}"}
+                for turn in range(number % 3 + 1)
+                for role in ("user", "assistant")
+            ]
+        }
+        for number in range(9)
+    ]
+    dataset = datasets.add(ready, write_jsonl(tmp_path / "talks.jsonl", talks))
+    values = {"model": "tiny", "dataset": "talks", "train_on": train_on, "max_length": 120, "held_out": 0,
+              "dtype": "float32", "r": 4}  # fmt: skip
+    recipe = Recipe().with_values(values)
+    inputs = Inputs(recipe, "tiny", tiny, "talks", Path(dataset.path))
+    work = Mock(spec=Worker, run=RunDir(tmp_path))
+    encoded = train.prepare_examples(work, inputs)
+    trainer, _ = train.build_trainer(work, inputs, encoded, loading.pick_device())
+    assert len(encoded.train) > 5 and encoded.truncated
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    for index, example in enumerate(encoded.train):
+        shown = examples.see(ready, dataset.id, example.row, "tiny", values)
+        tokens = [token for token in shown.tokens if not token.cut]
+        assert [token.id for token in tokens] == trainer.train_dataset[index]["input_ids"]
+        labels = [token.id if token.trained else -100 for token in tokens]
+        assert labels == trainer.train_dataset[index]["labels"]
+        # Padded to the longest of the batch, and nothing of it trained.
+        padding = batch["labels"].shape[1] - len(labels)
+        assert batch["labels"][index].tolist() == labels + [-100] * padding
+        assert batch["input_ids"][index, : len(labels)].tolist() == [token.id for token in tokens]
+
+
+def test_an_adapter_carries_the_template_it_was_trained_with(ready: Studio, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    own = CHATML.replace("message['content']", "message['content'] | upper")
+    datasets.add(ready, write_jsonl(tmp_path / "rows.jsonl", little_rows(20)), name="rows")
+    run = finished(ready, template="custom", custom_template=own, max_steps=1)
+    adapter = ready.settings.runs / run / "adapter"
+    tokenizer = AutoTokenizer.from_pretrained(adapter, local_files_only=True)
+    said = tokenizer.apply_chat_template([{"role": "user", "content": "Hi?"}], tokenize=False)
+    assert said == "<|im_start|>user\nHI?<|im_end|>\n"

@@ -13,6 +13,10 @@ import pytest
 
 from studio.recipe import Recipe
 from studio.rundir import Exit, Identity, RunDir, create, newest_checkpoint, read_events, verify_folder
+from studio.services import datasets
+from studio.services.studio import Studio
+from studio.settings import Settings
+from tests.conftest import write_jsonl
 
 pytestmark = pytest.mark.engine
 
@@ -22,14 +26,9 @@ QUICK = {"dtype": "float32", "held_out": 0.0, "per_device_train_batch_size": 2, 
 @pytest.fixture
 def make_run(tmp_path: Path, tiny: Path) -> Any:
     """A run directory over twelve rows of arithmetic."""
-    from studio.dataset import store
-
-    source = tmp_path / "sums.jsonl"
-    rows = [{"instruction": f"{n} + {n} = ?", "output": str(2 * n)} for n in range(12)]
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    seen = store.look(source, None, 10**6, 10**4)
-    (tmp_path / "datasets").mkdir()
-    dataset = store.save(tmp_path / "datasets", store.usable(source, seen), "sums", source, seen, "me")
+    rows: list[dict[str, object]] = [{"instruction": f"{n} + {n} = ?", "output": str(2 * n)} for n in range(12)]
+    with Studio(Settings(home=tmp_path / "home", offline=True)) as studio:
+        dataset = datasets.add(studio, write_jsonl(tmp_path / "sums.jsonl", rows))
     (tmp_path / "runs").mkdir()
 
     def make(run_id: str = "r1", **values: Any) -> RunDir:
@@ -42,7 +41,7 @@ def make_run(tmp_path: Path, tiny: Path) -> Any:
                 "dataset.json": json.dumps(
                     {
                         "id": dataset.id,
-                        "path": str(tmp_path / "datasets" / dataset.id),
+                        "path": dataset.path,
                         "name": "sums",
                         "sha256": dataset.id,
                     }

@@ -32,12 +32,22 @@ def test_the_path_of_a_dataset(cli: Run, tmp_path: Path, tiny: Path) -> None:
     maps = ("--map", "instruction=q", "--map", "output=a")
     look = json.loads(cli("check", path, *maps, "--json").stdout)
     assert (look["format"], look["rows"], look["ok"]) == ("mapped", 2, 1)
-    assert look["rejected"][0] | {"fix": ""} == {"row": 2, "field": "a", "reason": "the field is empty", "fix": ""}
+    (refused,) = look["rejected"]
+    assert (refused["row"], refused["field"], refused["reason"]) == (2, "a", "the field is empty") and refused["fix"]
+    assert (look["duplicates"], look["near_duplicates"], look["tokens"], look["model"]) == (0, 0, None, None)
     added = json.loads(cli("datasets", "add", path, *maps, "--name", "qa", "--json").stdout)
     assert added["rows"] == 1
     assert json.loads(cli("datasets", "list", "--json").stdout)["datasets"][0]["id"] == added["id"]
     assert "who?" in cli("datasets", "show", "qa").stdout
     assert cli("models", "add", tiny).returncode == 0
+    rejects = tmp_path / "rejects.csv"
+    counted = json.loads(cli("check", path, *maps, "--max-length", 26, "--rejects", rejects, "--json").stdout)
+    assert counted["tokens"].keys() == {"min", "p50", "p95", "max", "total", "trained"}
+    assert (counted["model"], counted["truncated"], counted["answers_lost"]) == ("tiny", 1, 0)
+    assert counted["tokens"]["trained"] == len("me") + 1 and counted["seconds"] > 0
+    assert "the field is empty" in rejects.read_text() and "where?" in rejects.read_text()
+    own = cli("check", path, *maps, "--template", "Q: {instruction} A: {output}")
+    assert own.returncode == 0 and "1 of 2 rows can be used (1 empty)" in own.stdout
     found = json.loads(cli("estimate", "--model", "tiny", "--dataset", "qa", "--set", "r=4", "--json").stdout)
     assert found["total"] == sum(found["items"].values()) and found["fits"] is True
     assert json.loads(cli("runs", "--json").stdout) == {"runs": []}
@@ -47,7 +57,17 @@ def test_the_path_of_a_dataset(cli: Run, tmp_path: Path, tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["check", "absent.jsonl"], "no file absent.jsonl"),
+        (["check", "absent.jsonl"], "absent.jsonl"),
+        (["check", "{qa}"], "none of the known formats"),
+        (["check", "{qa}", "--format", "parrot"], "no format 'parrot'"),
+        (["check", "{qa}", "--format", "alpaca"], "needs the columns instruction and output"),
+        (["check", "{qa}", "--encoding", "klingon"], "klingon"),
+        (
+            ["check", "{qa}", "--map", "instruction=q", "--map", "output=a", "--template", "nothing"],
+            "--template is chat",
+        ),
+        (["check", "{qa}", "--map", "text=q", "--rejects", "{folder}/r.xlsx"], ".jsonl or .csv, not as .xlsx"),
+        (["check", "{qa}", "--map", "text=q", "--rejects", "{folder}/none/r.csv"], "cannot be written"),
         (["datasets", "show", "absent"], "no dataset 'absent'"),
         (["datasets", "add", "{qa}"], "--map instruction=COLUMN"),
         (["datasets", "add", "{qa}", "--map", "instruction=q"], "lacks output"),

@@ -8,7 +8,7 @@ import pytest
 
 from studio.errors import BadInput, Conflict, NotFound
 from studio.recipe import Recipe
-from studio.services import chat, datasets, estimates, exports, machine, models, presets, runs
+from studio.services import chat, datasets, estimates, examples, exports, machine, models, presets, runs
 from studio.services.studio import Studio, welcome
 from tests.conftest import little_rows, write_jsonl
 from tests.tiny import tiny_model
@@ -60,17 +60,6 @@ def test_the_sample_is_there_at_the_first_visit(studio: Studio) -> None:
     assert len(datasets.list_datasets(studio)) == 1
 
 
-def test_columns_are_mapped_when_no_format_is_known(studio: Studio, write: Write) -> None:
-    path = write("qa.csv", "question,answer\nwho?,me\nwhere?,here\n")
-    look = datasets.look_at(studio, path)
-    assert look.format is None and look.mapping == {"instruction": "question", "output": "answer"}
-    with pytest.raises(BadInput, match="--map instruction=COLUMN"):
-        datasets.add(studio, path)
-    info = datasets.add(studio, path, mapping=look.mapping)
-    assert datasets.rows(studio, info.id)[1] == {"row": 2, "prompt": "where?", "answer": "here", "held_out": False}
-    assert list(studio.settings.datasets.iterdir()) == [studio.settings.datasets / info.id]
-
-
 def test_the_index_of_datasets_is_found_again_on_disk(ready: Studio) -> None:
     ready.database.close()
     settings = ready.settings
@@ -81,19 +70,13 @@ def test_the_index_of_datasets_is_found_again_on_disk(ready: Studio) -> None:
 
 
 def test_what_the_model_sees_is_marked_token_by_token(ready: Studio) -> None:
-    view = datasets.see(ready, "little", 1, "tiny")
+    view = examples.see(ready, "little", 1, "tiny")
     assert "".join(token.text for token in view.tokens) == view.text
     trained = "".join(token.text for token in view.tokens if token.trained)
-    assert trained == "1<|im_end|>\n" and view.trained == len([t for t in view.tokens if t.trained])
+    assert trained == "1<|im_end|>" and view.trained == len([t for t in view.tokens if t.trained])
     assert [token.text for token in view.tokens if token.special] == ["<|im_start|>", "<|im_end|>"] * 2
-    short = datasets.see(ready, "little", 1, "tiny", {"max_length": 10})
+    short = examples.see(ready, "little", 1, "tiny", {"max_length": 10})
     assert short.cut == short.total - 10 and short.trained == 0 and "left out" in short.note
-
-
-@pytest.mark.parametrize("row", [0, 25, -1])
-def test_a_row_that_is_not_there(ready: Studio, row: int) -> None:
-    with pytest.raises(BadInput, match="has the rows 1 to 24"):
-        datasets.see(ready, "little", row, "tiny")
 
 
 def recipe(**values: object) -> Recipe:

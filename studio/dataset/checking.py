@@ -1,0 +1,293 @@
+"""Checks a file: reads it, makes records of its rows, and notes everything that is not as it should be.
+
+The result is a folder ready to become a dataset (store.py) and a Report. Memory stays bounded however large the
+file: rows stream through, and what is kept of each is a hash and a signature.
+"""
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from studio.dataset import columns as column_names
+from studio.dataset.formats import FORMATS, Format, Layout, Record, as_json, detect
+from studio.dataset.limits import Limits
+from studio.dataset.read import How, Source, open_rows
+from studio.dataset.rows import Finding, Kind, Row
+from studio.dataset.store import Writer
+from studio.dataset.strict import clip
+from studio.errors import BadInput
+
+# So many rows are looked at to name the format and the columns.
+_PEEK = 100
+_SAMPLES = 3
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be checked and how it is to be read; "" and {} let the file speak for itself.
+
+    shards: further files that go on where `file` ends, their rows counted on.
+    """
+
+    file: Path
+    held_out: Path | None = None
+    format: str = ""
+    mapping: dict[str, str] = field(default_factory=dict)
+    how: How = field(default_factory=How)
+    shards: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found in a file. format is None when a mapping is needed; then nothing further was read.
+
+    id: sha256 of the content, the name of the folder that was made. choices: what a mapping may name; samples: what
+    each of them holds in the first rows. mapping: the one used, or a guess to start from. rows: read, those left out
+    included; ok: kept; counts: findings by kind. seconds: wall time.
+    """
+
+    kind: str
+    note: str
+    columns: list[str]
+    choices: list[str]
+    samples: list[dict[str, str]]
+    format: Format | None
+    why: str
+    mapping: dict[str, str]
+    sha256: str
+    id: str = ""
+    rows: int = 0
+    ok: int = 0
+    held_out: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def check(order: Order, limits: Limits, folder: Path, progress: Progress = lambda *_: None) -> Report:
+    """Check a file and make the folder `folder`/<id> of it. progress(what, done, of) counts bytes.
+
+    Raises BadInput, having written nothing, when the file is no dataset or has no usable row.
+    """
+    started = time.monotonic()
+    with open_rows(order.file, limits, order.how, folder) as source:
+        rows = _watched(source, f"Reading {order.file.name}", progress)
+        if order.shards:
+            rows = _numbered_on(chain(rows, _further(order, limits, progress)))
+        first = list(islice(rows, _PEEK))
+        report = replace(_look(order, source, first), sha256=_sha256(order.file, *order.shards))
+        if report.format is None:
+            return replace(report, seconds=time.monotonic() - started)
+        layout = Layout(report.format, report.mapping, report.columns)
+        aside = folder / ".making"
+        aside.mkdir()
+        try:
+            with Writer(aside) as writer:
+                patient = _Patient(writer)
+                patient.take(chain(first, rows), layout, held_out=False)
+                if patient.kept == 0:
+                    raise _unusable(order.file, patient.refused)
+                if order.held_out is not None:
+                    _take_second(order, limits, report, patient, progress)
+                digest = writer.close(patient.groups())
+            aside.rename(folder / digest)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return replace(
+        report,
+        id=digest,
+        note=report.note + patient.unfinished(),
+        rows=patient.read,
+        ok=writer.rows,
+        held_out=writer.held_out,
+        counts=writer.counts,
+        seconds=time.monotonic() - started,
+    )
+
+
+def revise(
+    base: Path, drop: set[int], edits: dict[int, Record], folder: Path, progress: Progress
+) -> tuple[str, Writer]:
+    """A new version of the dataset folder `base` in `folder`/<id>: without the examples at the positions `drop`
+    (from 1), with others replaced. Findings about the file come along; those about repeats are made anew.
+    """
+    from studio.dataset.store import iter_findings, iter_records
+
+    aside = folder / ".making"
+    aside.mkdir()
+    try:
+        with Writer(aside) as writer:
+            patient = _Patient(writer)
+            for finding in iter_findings(base):
+                if finding.kind not in ("leak", "duplicate", "near_duplicate"):
+                    writer.note(finding)
+            place = 0
+            for chunk in iter_records(base):
+                for record in chunk:
+                    place += 1
+                    if place in drop:
+                        writer.note(_excluded(record))
+                    else:
+                        patient.keep(edits.get(place, record))
+                progress("Writing the new version", place, 0)
+            if writer.rows == 0:
+                raise BadInput("Nothing would be left: keep at least one example.")
+            digest = writer.close(patient.groups())
+        if not (folder / digest).exists():
+            aside.rename(folder / digest)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return digest, writer
+
+
+def _excluded(record: Record) -> Finding:
+    raw = as_json({"text": record.text} if record.text else {"messages": record.messages})
+    reason, fix = "you left it out of this version", "nothing to do"
+    return Finding(record.row, "excluded", "", reason, fix, raw=raw, held_out=record.held_out)
+
+
+class _Patient:
+    """Takes rows in, keeps what can be a record and notes what is wrong with it."""
+
+    def __init__(self, writer: Writer) -> None:
+        # Imported here: datasketch brings scipy, and a file that is no dataset needs neither.
+        from studio.dataset.repeats import Repeats
+
+        self._writer = writer
+        self._repeats = Repeats()
+        self._rows: list[tuple[int, bool]] = []
+        self.read = self.kept = 0
+        self.refused: Finding | None = None
+
+    def take(self, rows: Iterable[Row | Finding], layout: Layout, held_out: bool) -> None:
+        for row in rows:
+            self.read += 1
+            made = row if isinstance(row, Finding) else layout.record(row)
+            if isinstance(made, Finding):
+                self.refused = self.refused or made
+                self._writer.note(replace(made, held_out=held_out))
+                continue
+            self.keep(replace(made, held_out=held_out) if held_out else made)
+            if isinstance(row, Row) and (unused := layout.unused(row)):
+                self._writer.note(replace(unused, held_out=held_out))
+
+    def keep(self, record: Record) -> None:
+        self.kept += 1
+        self._writer.put(record)
+        self._rows.append((record.row, record.held_out))
+        repeated = self._repeats.add(record)
+        if repeated is not None:
+            self._writer.note(self._repeat(record, *repeated))
+
+    def _repeat(self, record: Record, place: int, exactly: bool) -> Finding:
+        row, held_out = self._rows[place]
+        word = "is the same as" if exactly else "is nearly the same as"
+        if record.held_out and not held_out:
+            reason = f"{word} row {row} of the training file, so it measures memory rather than learning"
+            return Finding(record.row, "leak", "", reason, "leave one of the two out", of=row, held_out=True)
+        fix = "leave it out unless it should count twice"
+        kind: Kind = "duplicate" if exactly else "near_duplicate"
+        return Finding(record.row, kind, "", f"{word} row {row}", fix, of=row, held_out=record.held_out)
+
+    def unfinished(self) -> str:
+        """What was not looked for, as an addition to the note."""
+        most = self._repeats.most_near
+        return f"; near duplicates were looked for in the first {most:,} rows" if self.kept > most else ""
+
+    def groups(self) -> list[int]:
+        return [place + 1 for place in self._repeats.groups()]
+
+
+def _take_second(order: Order, limits: Limits, report: Report, patient: _Patient, progress: Progress) -> None:
+    """The file of held-out examples, read in the same format."""
+    path = order.held_out
+    assert path is not None and report.format is not None
+    before = patient.kept
+    with open_rows(path, limits, order.how, None) as source:
+        rows = _watched(source, f"Reading {path.name}", progress)
+        first = list(islice(rows, _PEEK))
+        layout = Layout(report.format, report.mapping, _columns(source, first))
+        patient.refused = None
+        patient.take(chain(first, rows), layout, held_out=True)
+    if patient.kept == before:
+        raise _unusable(path, patient.refused)
+
+
+def _look(order: Order, source: Source, first: list[Row | Finding]) -> Report:
+    """What the first rows say of the whole."""
+    rows = [row.values for row in first if isinstance(row, Row)]
+    columns = _columns(source, first)
+    if not rows:
+        raise _unusable(order.file, next((row for row in first if isinstance(row, Finding)), None))
+    for name in columns:
+        if name != clip(name):
+            raise BadInput(f"{order.file.name}: the column {clip(name)!r} has half a character in its name. Rename it.")
+    choices = column_names.choices(columns, rows)
+    form, why, mapping = _format(order, columns, choices, rows)
+    shown = [{name: column_names.sample(name, row, columns) for name in choices} for row in rows[:_SAMPLES]]
+    return Report(source.kind, source.note, columns, choices, shown, form, why, mapping, sha256="")
+
+
+def _format(
+    order: Order, columns: list[str], choices: list[str], rows: list[dict[str, Any]]
+) -> tuple[Format | None, str, dict[str, str]]:
+    """The format, the reason for it, and the mapping: what was asked for, else what the columns say."""
+    if order.mapping:
+        return "mapped", "you said which column is which", dict(order.mapping)
+    if order.format:
+        form = next((known for known in FORMATS if known == order.format), None)
+        if form is None:
+            raise BadInput(f"There is no format {order.format!r}. It is one of: {', '.join(FORMATS)}.")
+        return form, "you said so", column_names.guess(choices) if form == "mapped" else {}
+    found = detect(columns, rows)
+    return found.format, found.why, {} if found.format else column_names.guess(choices)
+
+
+def _columns(source: Source, first: list[Row | Finding]) -> list[str]:
+    if source.columns:
+        return list(source.columns)
+    return list(dict.fromkeys(name for row in first if isinstance(row, Row) for name in row.values))
+
+
+def _unusable(path: Path, refused: Finding | None) -> BadInput:
+    if refused is None:
+        return BadInput(f"{path.name} has no rows. It needs at least one example.")
+    at = f", field {refused.field}" if refused.field else ""
+    return BadInput(f"{path.name} has no usable row. Row {refused.row}{at}: {refused.reason}; {refused.fix}.")
+
+
+def _watched(source: Source, what: str, progress: Progress) -> Iterator[Row | Finding]:
+    """The rows of a source, with progress told now and then."""
+    told = 0.0
+    for row in source.rows:
+        if time.monotonic() - told > 0.2:
+            told = time.monotonic()
+            progress(what, *source.done())
+        yield row
+
+
+def _further(order: Order, limits: Limits, progress: Progress) -> Iterator[Row | Finding]:
+    """The rows of the further files, each numbered from 1."""
+    for shard in order.shards:
+        with open_rows(shard, limits, order.how) as source:
+            yield from _watched(source, f"Reading {shard.name}", progress)
+
+
+def _numbered_on(rows: Iterable[Row | Finding]) -> Iterator[Row | Finding]:
+    """Rows of several files as if they were one."""
+    for number, row in enumerate(rows, start=1):
+        yield replace(row, number=number) if isinstance(row, Row) else replace(row, row=number)
+
+
+def _sha256(*paths: Path) -> str:
+    """Of one file its sha256, of several that of their sha256 one after the other."""
+    digests = []
+    for path in paths:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

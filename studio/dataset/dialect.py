@@ -1,0 +1,120 @@
+"""Finds out how a csv or tsv file is written: what separates its fields, and how texts are quoted."""
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from studio.errors import BadInput
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars (|)"}
+LINE_END = re.compile(r"\r\n|\n|\r")
+_WORDS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "bar": "|", "space": " "}
+_SAMPLE = 2**18
+_RECORDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How fields are written. quote: "" for none. backslash: a quote inside quotes is written \\" (or doubled).
+    spaced: spaces between a separator and a quote do not count."""
+
+    delimiter: str = ","
+    quote: str = '"'
+    backslash: bool = False
+    spaced: bool = False
+
+    def reader(self, lines: Iterable[str]) -> Iterator[list[str]]:
+        """The records of lines. Raises csv.Error where the quotes are wrong."""
+        return csv.reader(
+            map(_keep_backslashes, lines) if self.backslash else lines,
+            delimiter=self.delimiter,
+            quotechar=self.quote or None,
+            quoting=csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE,
+            escapechar="\\" if self.backslash else None,
+            skipinitialspace=self.spaced,
+            strict=True,
+        )
+
+    @property
+    def note(self) -> str:
+        said = f"separated by {SEPARATORS.get(self.delimiter, repr(self.delimiter))}"
+        if not self.quote:
+            said += ", quotes are text"
+        elif self.quote == "'":
+            said += ", quoted with single quotes"
+        return said + (', quotes written \\"' if self.backslash else "")
+
+
+def _keep_backslashes(line: str) -> str:
+    """Doubles each backslash that stands before neither a quote nor a backslash: there it is text, as in C:\\new."""
+    return re.sub(r"""\\(["'\\])?""", lambda found: found[0] if found[1] else "\\\\", line) if "\\" in line else line
+
+
+def delimiter_of(given: str) -> str:
+    """The separator a person gave, as one character. Raises BadInput for what cannot be one."""
+    mark = _WORDS.get(given.lower(), given)
+    if len(mark) != 1 or mark in "\"'\r\n\\\0" or mark.isalnum():
+        raise BadInput(
+            f"{given!r} cannot separate fields. Give one character, or one of comma, semicolon, tab and pipe."
+        )
+    return mark
+
+
+def find_dialect(sample: str, whole: bool, delimiter: str, tab_first: bool) -> Dialect:
+    """The way of writing in which the records of the sample have as many fields as the header.
+
+    sample: the beginning of the file; whole: it is all of it. delimiter: what a person said, or "".
+    """
+    sample = sample[:_SAMPLE] if whole and len(sample) <= _SAMPLE else _full_lines(sample[:_SAMPLE])
+    # str.splitlines would also cut at separators that are letters to csv.
+    lines = re.findall(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+", sample)
+    marks = [delimiter] if delimiter else ["\t", ",", ";", "|"] if tab_first else [",", ";", "\t", "|"]
+    return max((_quoting(Dialect(mark), sample, lines) for mark in marks), key=lambda one: _score(one, lines))
+
+
+def _full_lines(sample: str) -> str:
+    ends = [found.end() for found in LINE_END.finditer(sample)]
+    return sample[: ends[-1]] if ends else sample
+
+
+def _quoting(plain: Dialect, sample: str, lines: list[str]) -> Dialect:
+    """The best way of quoting with this separator. Anything but plain double quotes must read the sample better."""
+    mark = re.escape(plain.delimiter)
+    others = []
+    if '\\"' in sample:
+        others.append(replace(plain, backslash=True))
+    if re.search(mark + ' +"', sample) and plain.delimiter != " ":
+        others += [replace(one, spaced=True) for one in (plain, *others)]
+    single = len(re.findall(rf"(?:^|{mark})'(?:[^'\r\n]|'')*'(?={mark}|$)", sample, re.MULTILINE))
+    double = len(re.findall(rf'(?:^|{mark})"(?:[^"\r\n]|"")*"(?={mark}|$)', sample, re.MULTILINE))
+    if single > double:
+        others.append(replace(plain, quote="'"))
+        if "\\'" in sample:
+            others.append(replace(plain, quote="'", backslash=True))
+        if lines and re.match(rf"\s*'[^']*'{mark}", lines[0]):
+            plain = others.pop(-2 if "\\'" in sample else -1)
+    if plain.delimiter == "\t" and not double:
+        others.append(replace(plain, quote=""))
+    # max takes the first of equals.
+    return max([plain, *others], key=lambda one: _score(one, lines)[0])
+
+
+def _score(dialect: Dialect, lines: list[str]) -> tuple[float, int]:
+    """The share of the records with as many fields as the header, and the number of columns; nothing for one column,
+    which any separator that does not occur would give."""
+    reader = dialect.reader(iter(lines))
+    columns = good = bad = 0
+    used = 0
+    try:
+        for cells in reader:
+            used = reader.line_num  # type: ignore[attr-defined]
+            if len(cells) < 2 and not "".join(cells).strip():
+                continue
+            columns = columns or len(cells)
+            good, bad = (good + 1, bad) if len(cells) == columns else (good, bad + 1)
+            if good + bad >= _RECORDS:
+                break
+    except csv.Error:
+        bad += len(lines) - used
+    return (good / (good + bad), columns) if columns > 1 else (0.0, 0)

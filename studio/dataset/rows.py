@@ -1,0 +1,71 @@
+"""What a file is read into: numbered rows, and findings about those that are not as they should be."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal[
+    "unreadable",
+    "missing",
+    "wrong_type",
+    "empty",
+    "turns",
+    "excluded",
+    "leak",
+    "duplicate",
+    "near_duplicate",
+    "unused",
+    "untrained",
+    "answer_cut",
+    "cut",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A kind of finding: what people call it, and whether its rows are left out of the dataset or of training."""
+
+    label: str
+    left_out: bool
+
+
+# In the order of gravity. The last three depend on model, template and max_length; the others on the file alone.
+FAULTS: dict[Kind, Fault] = {
+    "unreadable": Fault("unreadable", left_out=True),
+    "missing": Fault("field missing", left_out=True),
+    "wrong_type": Fault("wrong type", left_out=True),
+    "empty": Fault("empty", left_out=True),
+    "turns": Fault("broken turn order", left_out=True),
+    "excluded": Fault("left out by you", left_out=True),
+    "leak": Fault("held out and trained on", left_out=False),
+    "duplicate": Fault("duplicate", left_out=False),
+    "near_duplicate": Fault("near duplicate", left_out=False),
+    "unused": Fault("partly unused", left_out=False),
+    "untrained": Fault("no trained token", left_out=True),
+    "answer_cut": Fault("answer cut entirely", left_out=False),
+    "cut": Fault("cut", left_out=False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as read. number: the line for jsonl, the record for the others; from 1."""
+
+    number: int
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is not as it should be with a row: which, what kind, the field at fault ("" for the whole row), the
+    reason, and what to do. of: the row it repeats, 0 for none. raw: the row as it stood in the file, as JSON or text.
+    held_out: the row is of the second file, that of held-out examples.
+    """
+
+    row: int
+    kind: Kind
+    field: str
+    reason: str
+    fix: str
+    of: int = 0
+    raw: str = ""
+    held_out: bool = False

@@ -1,0 +1,81 @@
+"""Short work in a process of its own, which ends with the asker: preparing a model, reading a file.
+
+The child prints JSON lines. Whatever it does to itself (takes too much memory or time, crashes in a library) ends it
+alone, and is said in a sentence.
+"""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from studio.errors import StudioError
+from studio.launch.local import worker_environment
+
+
+class Died(StudioError):
+    """A child that ended without its result. timed_out: it was ended at its limit; signal: what ended it, or 0."""
+
+    def __init__(self, message: str, timed_out: bool, signal: int) -> None:
+        super().__init__(message)
+        self.timed_out, self.signal = timed_out, signal
+
+
+def follow(
+    module: str,
+    arguments: Sequence[str],
+    log: Path,
+    seconds: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Run `python -m module` to its end and give the JSON lines it prints; closing the iterator ends the child.
+
+    seconds: the most it may take. environment: what it is told beside a worker's usual one. Raises Died with its last
+    words if it fails.
+    """
+    late = threading.Event()
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=worker_environment(environment),
+            text=True,
+            encoding="utf-8",
+        )
+
+    def stop() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, stop) if seconds else None
+    if timer is not None:
+        timer.daemon = True
+        timer.start()
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            with contextlib.suppress(ValueError):
+                value = json.loads(line)
+                if isinstance(value, dict):
+                    yield value
+        code = process.wait()
+    finally:
+        if timer is not None:
+            timer.cancel()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+    if code != 0:
+        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        killed = signal.Signals(-code).name if code < 0 else ""
+        words = f"it was ended by {killed}" if killed else said[-1] if said else "it gave no reason"
+        raise Died(f"{module} failed: {words}.", late.is_set(), -code if code < 0 else 0)

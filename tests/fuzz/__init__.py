@@ -1,0 +1,1 @@
+"""Nasty files and mutated ones: every outcome is rows, findings or a sentence."""
