@@ -19,7 +19,7 @@ from studio.dataset.limits import Limits
 from studio.dataset.read import How, Source, open_rows
 from studio.dataset.rows import Finding, Kind, Row
 from studio.dataset.store import Writer
-from studio.dataset.strict import clip
+from studio.dataset.strict import clip, named
 from studio.errors import BadInput
 
 # So many rows are looked at to name the format and the columns.
@@ -226,7 +226,9 @@ def _look(order: Order, source: Source, first: list[Row | Finding]) -> Report:
         raise _unusable(order.file, next((row for row in first if isinstance(row, Finding)), None))
     for name in columns:
         if name != clip(name):
-            raise BadInput(f"{order.file.name}: the column {clip(name)!r} has half a character in its name. Rename it.")
+            raise BadInput(
+                f"{order.file.name}: the column {named(name)!r} has half a character in its name. Rename it."
+            )
     choices = column_names.choices(columns, rows)
     form, why, mapping = _format(order, columns, choices, rows)
     shown = [{name: column_names.sample(name, row, columns) for name in choices} for row in rows[:_SAMPLES]]

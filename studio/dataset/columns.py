@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from studio.dataset.rows import Kind
-from studio.dataset.strict import clip
+from studio.dataset.strict import clip, listed, named
 from studio.errors import BadInput
 
 _PLACE = re.compile(r"\{([^{}]+)\}")
@@ -88,7 +88,7 @@ def source_of(field: str, told: str, columns: Sequence[str]) -> Source:
     # The formats' own optional fields need not be there.
     if told == field and field in ("input", "system", "history"):
         return Source(told, (told,))
-    raise BadInput(f"There is no column {told!r} for {field}. The file has: {', '.join(columns)}.")
+    raise BadInput(f"There is no column {named(told)!r} for {field}. The file has: {listed(columns)}.")
 
 
 def required(source: Source, values: Mapping[str, Any]) -> str:

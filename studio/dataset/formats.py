@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from studio.dataset.columns import Source, Unfit, as_text, optional, required, source_of
 from studio.dataset.rows import Finding, Row
-from studio.dataset.strict import clip
+from studio.dataset.strict import clip, listed
 from studio.errors import BadInput
 
 Format = Literal["alpaca", "prompt/completion", "messages", "sharegpt", "text", "mapped"]
@@ -90,8 +90,7 @@ def detect(columns: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> Detecti
         return Detection("prompt/completion", "it has the columns prompt and completion")
     if "text" in present:
         return Detection("text", "it has a column text")
-    shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
-    return Detection(None, f"its columns ({shown}) are none of the known formats: say which column is which")
+    return Detection(None, f"its columns ({listed(names)}) are none of the known formats: say which column is which")
 
 
 def _is_talk(value: Any) -> bool:
@@ -166,7 +165,7 @@ def as_json(values: Any) -> str:
 
 
 def _lacks(form: Format, columns: Iterable[str]) -> BadInput:
-    return BadInput(f"The format {form} needs {_NEEDS[form]}. The file has: {', '.join(columns) or 'no columns'}.")
+    return BadInput(f"The format {form} needs {_NEEDS[form]}. The file has: {listed(columns)}.")
 
 
 def _check_mapping(mapping: Mapping[str, str], columns: Sequence[str]) -> None:
@@ -180,7 +179,7 @@ def _check_mapping(mapping: Mapping[str, str], columns: Sequence[str]) -> None:
             raise BadInput(f"text stands for the whole example: map text alone, or {', '.join(others)} without it.")
     elif not {"instruction", "output"} <= set(mapping):
         missing = "output" if "instruction" in mapping else "instruction"
-        raise BadInput(f"The mapping lacks {missing}: which of {', '.join(columns)} is it?")
+        raise BadInput(f"The mapping lacks {missing}: which of {listed(columns)} is it?")
 
 
 def _history(source: Source | None, values: Mapping[str, Any]) -> list[Message]:

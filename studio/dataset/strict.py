@@ -1,6 +1,6 @@
 """What a single row must be to be taken, whichever file it stands in."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ MIB = 2**20
 # How much of a row's text is kept to show it: 64 KiB of UTF-8, whatever the letters.
 _RAW = 2**16
 _MARK = " …"
+# How much of a file's own names a message repeats.
+_NAME, _NAMES = 60, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,18 @@ def clip(text: str) -> str:
     if len(text) > most:
         text = text[:most] + _MARK
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def named(name: str) -> str:
+    """A name from a file as a message can hold it: whole characters, and not too many."""
+    return clip(name if len(name) <= _NAME else name[:_NAME] + _MARK)
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first names of a file's columns, for a message."""
+    every = list(names)
+    more = " …" if len(every) > _NAMES else ""
+    return ", ".join(named(name) for name in every[:_NAMES]) + more if every else "no columns"
 
 
 def too_long(text: str, mebibytes: int) -> bool:

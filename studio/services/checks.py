@@ -25,6 +25,7 @@ from studio.dataset.formats import FORMATS, Layout
 from studio.dataset.limits import Limits, limit
 from studio.dataset.read import Proposal, Undecodable
 from studio.dataset.rows import FAULTS, Finding, Row
+from studio.dataset.strict import listed
 from studio.errors import BadInput, NotFound, StudioError, Unavailable
 from studio.launch.child import Died, follow
 from studio.rundir import read_json, write_json
@@ -176,7 +177,7 @@ def needs_mapping(checked: Checked) -> BadInput:
     maps = report.mapping if {"instruction", "output"} <= set(report.mapping) else {}
     tried = " ".join(f"--map {field}={name}" for field, name in maps.items())
     way = f"Try: {tried}" if tried else "On the command line: --map instruction=COLUMN --map output=COLUMN"
-    return BadInput(f"{Path(checked.path).name}: {report.why}. {way} (there are: {', '.join(report.choices)}).")
+    return BadInput(f"{Path(checked.path).name}: {report.why}. {way} (there are: {listed(report.choices)}).")
 
 
 def preview(checked: Checked, mapping: Mapping[str, str]) -> list[list[dict[str, str]]]:
