@@ -147,16 +147,32 @@ def models_list(context: typer.Context, as_json: Json = False) -> None:
 def estimate(
     context: typer.Context,
     recipe: Annotated[Path | None, typer.Argument()] = None,
-    model: str | None = None,
+    model: Annotated[str | None, typer.Option(help="A model of this home, or a hub id: no weights needed.")] = None,
     dataset: str | None = None,
     preset: str | None = None,
+    method: Annotated[str | None, typer.Option(help="lora, qlora (LoRA on NF4), full, ia3, prompt or prefix.")] = None,
+    device_memory: Annotated[
+        float | None, typer.Option(help="GiB of a GPU to answer for, instead of this machine.")
+    ] = None,
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate the memory of a recipe file, or of --model with --set."""
+    """Estimate the memory of a recipe file, or of --model with --method and --set."""
+    if device_memory is not None and not 0 < device_memory <= 1e6:
+        raise BadInput(f"--device-memory is a number of GiB above 0, not {device_memory:g}.")
     with Studio(context.obj) as studio:
-        found = estimates.estimate(studio, _recipe(studio, recipe, model, dataset, preset, sets))
-        out.show_estimate(found, as_json)
+        wanted = _recipe(studio, recipe, model, dataset, preset, [*_method(method), *(sets or [])])
+        room = None if device_memory is None else int(device_memory * 2**30)
+        out.show_estimate(estimates.estimate(studio, wanted, room, ask_hub=True), as_json)
+
+
+def _method(name: str | None) -> list[str]:
+    """What a method's name sets; qlora is the paper's name for LoRA on a base in NF4."""
+    if name is None:
+        return []
+    if name == "qlora":
+        return ["method=lora", "quantization=nf4"]
+    return [f"method={name}"]
 
 
 @app.command()

@@ -137,8 +137,22 @@ def show_estimate(found: Estimate, as_json: bool) -> None:
     print(
         f"{found.trainable:,} of {found.parameters:,} parameters are trained ({found.trainable / found.parameters:.2%})"
     )
-    for line in found.warnings + found.advice:
+    if found.minutes:
+        print(f"About {found.minutes:,.1f} minutes for {found.steps:,} steps ({found.minutes_from})")
+    if found.fits:
+        print(f"Batches up to {found.largest_batch:,} fit, or max_length up to {found.longest_length:,}")
+    for line in found.warnings:
         print(f"- {line}")
+    for fix in found.fixes:
+        enough = " It then fits." if fix.enough else ""
+        settings = " ".join(f"--set {name}={_setting(value)}" for name, value in fix.values.items())
+        print(f"- {fix.words}: {fix.saved / GIB:.1f} GiB less, {fix.price}.{enough}  {settings}")
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _run_json(info: RunInfo) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from studio.errors import BadInput
@@ -38,12 +38,36 @@ class Recipe(Theme):
     )
     model: Model = Field(default_factory=Model, title="Model")
     data: Data = Field(default_factory=Data, title="Data")
-    method: Method = Field(default_factory=Method, title="LoRA")
+    method: Method = Field(default_factory=Method, title="Method")
     quantization: Quantization = Field(default_factory=Quantization, title="Quantization")
     optimizer: Optimizer = Field(default_factory=Optimizer, title="Optimizer")
     schedule: Schedule = Field(default_factory=Schedule, title="Schedule")
     evaluation: Evaluation = Field(default_factory=Evaluation, title="Evaluation")
     output: Output = Field(default_factory=Output, title="Output")
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        """Refuse what the libraries cannot do together, in words that name both fields."""
+        method, held = self.method, self.quantization.quantization
+        if method.method == "full" and held != "none":
+            raise ValueError(f"method full trains every weight, and quantization {held} freezes them: use none")
+        if method.method == "lora":
+            if method.init_lora_weights in ("pissa", "olora") and held != "none":
+                raise ValueError(
+                    f"init_lora_weights {method.init_lora_weights} takes the base apart in full precision, and "
+                    f"quantization {held} has rounded it: use none, or init_lora_weights loftq"
+                )
+            if method.init_lora_weights == "loftq" and not self.quantization.four_bit:
+                raise ValueError("init_lora_weights loftq makes up for 4-bit rounding: set quantization to nf4 or fp4")
+            if method.loraplus_lr_ratio and self.optimizer.optim != "adamw_torch":
+                raise ValueError(f"loraplus_lr_ratio works with optim adamw_torch, not {self.optimizer.optim}")
+        if method.method in ("prompt", "prefix") and self.schedule.packing:
+            raise ValueError(f"packing lays examples behind each other, and method {method.method} begins each anew")
+        if method.method == "prefix" and self.schedule.gradient_checkpointing:
+            raise ValueError("method prefix keeps its keys and values in the cache that gradient_checkpointing drops")
+        if self.evaluation.early_stopping_patience and not self.evaluation.eval_steps:
+            raise ValueError("early_stopping_patience counts evaluations: set eval_steps as well")
+        return self
 
     @property
     def effective_batch(self) -> int:
@@ -138,6 +162,11 @@ class Known:
     def unit(self) -> str | None:
         unit = self._extra["unit"]
         return None if unit is None else str(unit)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that the field means something for; empty for all."""
+        return tuple(self._extra["methods"])
 
     @property
     def simple(self) -> bool:

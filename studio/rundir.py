@@ -9,6 +9,7 @@
     worker.json          out; pid, start time, boot id, host, nonce, library versions, device
     checkpoints/step-N/  out; whole, with MANIFEST.json, or not there
     adapter/             out; the same
+    model/               out; the same, instead of adapter/ where every weight was trained
     log.txt              out; stdout and stderr
     exit.json            out; how it ended, in words a person understands
 
@@ -90,6 +91,15 @@ class RunDir:
     @property
     def adapter(self) -> Path:
         return self.path / "adapter"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def trained(self) -> Path | None:
+        """What the run learned: its adapter or, where every weight was trained, its model; None before it is whole."""
+        return next((folder for folder in (self.adapter, self.model) if (folder / MANIFEST).is_file()), None)
 
     @property
     def log(self) -> Path:

@@ -1,8 +1,9 @@
-"""What a training run leaves on disk: adapters and checkpoints, whole or not there.
+"""What a training run leaves on disk: adapters, models and checkpoints, whole or not there.
 
 A checkpoint holds all that is needed to go on from it, without pickle:
 
-    adapter_model.safetensors, adapter_config.json   the adapter in PEFT's own layout
+    adapter_model.safetensors, adapter_config.json   the adapter in PEFT's own layout, for the plain base (weights.py);
+                                                     or model.safetensors, config.json: every weight, in float32
     optimizer.safetensors, optimizer.json            the optimizer's tensors, and its numbers and groups
     scheduler.json                                   where the learning rate is
     rng.safetensors, rng.json                        the random states: torch's, and Python's and numpy's
@@ -20,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from studio.engine.loading import TEMPLATE_FILE, TOKENIZER_FILES
+from studio.engine.weights import Trained
 from studio.rundir import RunDir, verify_folder, whole_folder, write_json, write_text
+from studio.themes import Data
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +58,6 @@ class RandomState:
         save_file(self.torch, folder / "rng.safetensors")
 
 
-def save_weights(model: Any, folder: Path) -> None:
-    """The adapter of `model` in PEFT's layout, without PEFT's blank card."""
-    # Asking whether embeddings were trained would ask the hub for the base's config; LoRA never trains them.
-    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-
-
 def copy_tokenizer(model_folder: Path, folder: Path, own_template: str = "") -> None:
     """The tokenizer and chat template, byte for byte as they were trained with; own_template: the recipe's, if any."""
     for name in TOKENIZER_FILES:
@@ -72,6 +68,13 @@ def copy_tokenizer(model_folder: Path, folder: Path, own_template: str = "") -> 
         write_text(folder / TEMPLATE_FILE, own_template)
 
 
+def copy_generation(model_folder: Path, folder: Path) -> None:
+    """The base's own generation settings: they name every token that ends an answer."""
+    path = model_folder / "generation_config.json"
+    if path.is_file():
+        shutil.copyfile(path, folder / path.name)
+
+
 def copy_license(model_folder: Path, folder: Path) -> None:
     """The base's licence, where its folder has one."""
     for path in sorted(model_folder.iterdir()):
@@ -79,13 +82,23 @@ def copy_license(model_folder: Path, folder: Path) -> None:
             shutil.copyfile(path, folder / path.name)
 
 
-def save_adapter(model: Any, run: RunDir, model_folder: Path, card: str, own_template: str = "") -> None:
+def save_adapter(trained: Trained, run: RunDir, model_folder: Path, card: str, own_template: str = "") -> None:
     """Write the run's adapter: any script with PEFT loads it, on this machine by its folder alone."""
     with whole_folder(run.adapter) as folder:
-        save_weights(model, folder)
+        trained.save(folder)
         # An absolute path, so that it is found from anywhere; an export writes the model's name instead.
         set_base(folder, str(model_folder))
         copy_tokenizer(model_folder, folder, own_template)
+        write_text(folder / "README.md", card)
+
+
+def save_model(trained: Trained, run: RunDir, model_folder: Path, card: str, data: Data, dtype: str) -> None:
+    """Write the run's whole model, with what any script needs to load it."""
+    with whole_folder(run.model) as folder:
+        trained.save(folder, dtype)
+        copy_tokenizer(model_folder, folder, data.own_chat_template)
+        copy_generation(model_folder, folder)
+        copy_license(model_folder, folder)
         write_text(folder / "README.md", card)
 
 
@@ -94,16 +107,17 @@ def set_base(folder: Path, base: str) -> None:
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base
-    if isinstance(config.get("target_modules"), list):
-        config["target_modules"].sort()  # PEFT keeps a set: the same run should give the same file
+    for key in ("target_modules", "feedforward_modules"):
+        if isinstance(config.get(key), list):
+            config[key].sort()  # PEFT keeps a set: the same run should give the same file
     write_json(path, config)
 
 
-def save_checkpoint(trainer: Any, run: RunDir, rng: RandomState) -> Path:
+def save_checkpoint(trainer: Any, trained: Trained, run: RunDir, rng: RandomState) -> Path:
     """Write a checkpoint of the trainer's present step."""
     final = run.checkpoints / f"step-{trainer.state.global_step}"
     with whole_folder(final) as folder:
-        save_weights(trainer.model, folder)
+        trained.save(folder)
         _write_tree(trainer.optimizer.state_dict(), folder / "optimizer")
         write_json(folder / "scheduler.json", trainer.lr_scheduler.state_dict())
         rng.write(folder)
@@ -111,10 +125,11 @@ def save_checkpoint(trainer: Any, run: RunDir, rng: RandomState) -> Path:
     return final
 
 
-def prune_checkpoints(run: RunDir, keep: int) -> list[int]:
-    """Delete all but the newest `keep` checkpoints, if the newest is whole; returns the steps that went."""
+def prune_checkpoints(run: RunDir, keep: int, spare: int = 0) -> list[int]:
+    """Delete all but the newest `keep` checkpoints and that of step `spare`, if the newest is whole; returns the steps
+    that went."""
     found = sorted((int(path.name.removeprefix("step-")), path) for path in run.checkpoints.glob("step-[0-9]*"))
-    old = found[:-keep]
+    old = [(step, path) for step, path in found[:-keep] if step != spare]
     if not old or verify_folder(found[-1][1]) is not None:
         return []
     for _, path in old:

@@ -13,9 +13,10 @@ from typing import Any
 from transformers import TrainerCallback
 
 from studio.engine.artefacts import RandomState, prune_checkpoints, save_checkpoint
+from studio.engine.weights import Trained
 from studio.engine.worker import Ended, Worker
 from studio.recipe import Recipe
-from studio.rundir import Exit
+from studio.rundir import Exit, verify_folder
 
 NON_FINITE_LIMIT = 3  # steps in a row
 
@@ -167,12 +168,16 @@ class Recorder(TrainerCallback):
 
 
 class Conductor(TrainerCallback):
-    """Obeys the control folder and takes the checkpoints."""
+    """Obeys the control folder, takes the checkpoints, and stops when the held-out loss no longer falls."""
 
-    def __init__(self, worker: Worker, recipe: Recipe) -> None:
+    def __init__(self, worker: Worker, recipe: Recipe, trained: Trained) -> None:
         self._worker, self._recipe = worker, recipe
-        self.ending = ""  # how the training was cut short: stop, cancel or not at all
+        self.trained = trained
+        self.ending = ""  # how the training was cut short: stop, cancel, early or not at all
         self.saved_step = 0
+        self.best_step = 0  # with early stopping: the step of the lowest held-out loss, which has a checkpoint
+        self.best_loss = math.inf
+        self._worse = 0  # evaluations in a row since
         self._due = False
         self._rng: RandomState | None = None
         self.trainer: Any = None
@@ -185,10 +190,10 @@ class Conductor(TrainerCallback):
             return
         worker = self._worker
         worker.progress("Saving a checkpoint")
-        path = save_checkpoint(self.trainer, worker.run, rng or RandomState.now())
+        path = save_checkpoint(self.trainer, self.trained, worker.run, rng or RandomState.now())
         self.saved_step = step
         worker.journal.write("checkpoint", sync=True, step=step, path=str(path.relative_to(worker.run.path)))
-        prune_checkpoints(worker.run, self._recipe.output.save_total_limit)
+        prune_checkpoints(worker.run, self._recipe.output.save_total_limit, spare=self.best_step)
 
     def save_interrupted(self) -> None:
         """Take the checkpoint of the last finished step after an Interrupted, with that step's random state."""
@@ -214,8 +219,41 @@ class Conductor(TrainerCallback):
         if "loss" in things["logs"] and (not control.should_evaluate or state.global_step >= state.max_steps):
             self._save_if_due()
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **things: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **things: Any) -> Any:
+        patience = self._recipe.evaluation.early_stopping_patience
+        if patience:
+            self._judge(things["metrics"]["eval_loss"], state.global_step)
+            if self._worse >= patience and state.global_step < state.max_steps:
+                self.ending = self.ending or "early"
+                control.should_training_stop = True
         self._save_if_due()
+        return control
+
+    def take_best(self) -> None:
+        """With early stopping: go back to the weights of the best evaluation, from its checkpoint."""
+        step = self.trainer.state.global_step
+        if self.best_step in (0, step):
+            return
+        folder = self._worker.run.checkpoints / f"step-{self.best_step}"
+        fault = verify_folder(folder)
+        if fault is not None:
+            self._worker.note(
+                "warning", f"The best evaluation was at step {self.best_step}, but {fault} Step {step} is kept instead."
+            )
+            self.best_step = 0
+            return
+        self.trained.load(folder)
+        self._worker.note(
+            "info",
+            f"Took the weights of step {self.best_step}: its held-out loss {self.best_loss:.4f} was the lowest.",
+        )
+
+    def _judge(self, loss: float, step: int) -> None:
+        if not loss < self.best_loss:  # a loss that is no number is no improvement
+            self._worse += 1
+            return
+        self.best_loss, self.best_step, self._worse = loss, step, 0
+        self._due = True
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **things: Any) -> None:
         self._interrupt_if_asked()

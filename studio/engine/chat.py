@@ -8,9 +8,10 @@ Out: {"kind": "loading", "text"}, {"kind": "ready", "device", "seconds"}, {"kind
      {"kind": "done", "id", "column", "tokens", "seconds", "first_token_s", "reason"}, {"kind": "end", "id"},
      {"kind": "error", "id", "message"}
 
-One base is held in memory; the column "base" is the base without any adapter, every other one an adapter's name, and
-all columns of a question are rows of one generate call. It ends when stdin closes, so that a studio that died
-leaves no model behind. What it does not do: keep a conversation (each question brings its messages), write files.
+The column "base" is the base without any adapter, every other one an adapter's name (or a whole model's: FOLDER may be
+either). Which of them share a model in memory and a generate call: seats.py. It ends when stdin closes, so that a
+studio that died leaves no model behind. What it does not do: keep a conversation (each question brings its messages),
+write files.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,11 +31,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from studio.dataset.encode import Encoder
 from studio.engine import loading
+from studio.engine.seats import BASE, PEFT_BASE, Group, Seats, take_seats
 from studio.errors import BadInput, StudioError
 from studio.themes import Data
-
-BASE = "base"
-PEFT_BASE = "__base__"  # PEFT's name for a row without adapter
 
 
 class Turn(BaseModel):
@@ -106,19 +105,11 @@ class Wire:
 
 @dataclass
 class Room:
-    """The loaded model and what is needed to talk with it."""
+    """The loaded models and what is needed to talk with them."""
 
-    model: Any
+    seats: Seats
     encoder: Encoder
     device: loading.Device
-    adapters: list[str] = field(default_factory=list)
-
-    def names(self, columns: list[str]) -> list[str]:
-        """PEFT's adapter name for each column."""
-        for column in columns:
-            if column != BASE and column not in self.adapters:
-                raise BadInput(f"There is no column {column!r} here: {', '.join([BASE, *self.adapters])}.")
-        return [PEFT_BASE if column == BASE else column for column in columns]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -152,26 +143,15 @@ def open_room(wire: Wire, given: argparse.Namespace) -> Room:
     data = Data.model_validate_json(given.data)
     adapters = dict(_named(text) for text in given.adapter)
     wire.send("loading", text="Loading the libraries")
-    import peft
     import torch
 
     loading.quiet_libraries()
     encoder = Encoder(given.model, data)
     device = loading.pick_device()
-    wire.send("loading", text="Loading the base model")
-    model = loading.load_base(given.model, given.dtype, device)
-    for name, folder in adapters.items():
-        wire.send("loading", text=f"Loading the adapter {name}")
-        if not (folder / "adapter_model.safetensors").is_file():
-            raise BadInput(f"There is no adapter in {folder}.")
-        if isinstance(model, peft.PeftModel):
-            model.load_adapter(str(folder), adapter_name=name, local_files_only=True)
-        else:
-            model = peft.PeftModel.from_pretrained(model, str(folder), adapter_name=name, local_files_only=True)
-    model.eval()
+    seats = take_seats(given.model, given.dtype, device, adapters, lambda text: wire.send("loading", text=text))
     torch.set_grad_enabled(False)
     wire.send("ready", device=device.words, seconds=round(time.perf_counter() - began, 3))
-    return Room(model, encoder, device, list(adapters))
+    return Room(seats, encoder, device)
 
 
 def converse(wire: Wire, room: Room) -> None:
@@ -193,21 +173,25 @@ def converse(wire: Wire, room: Room) -> None:
 
 
 def answer(wire: Wire, room: Room, ask: Ask) -> None:
-    """One generate call: a row for each column."""
+    """One generate call for the columns that can share it, a row for each; one after the other for the rest."""
+    prompt = room.encoder.prompt_ids([turn.model_dump() for turn in ask.messages])
+    for group in room.seats.groups(ask.columns):
+        _answer(wire, room, ask, group, prompt)
+
+
+def _answer(wire: Wire, room: Room, ask: Ask, group: Group, prompt: list[int]) -> None:
     import torch
     from transformers import StoppingCriteriaList, set_seed
 
     from studio.engine.streaming import BatchStreamer, Detokenizer, Row, StopOn
 
-    names = room.names(ask.columns)
-    prompt = room.encoder.prompt_ids([turn.model_dump() for turn in ask.messages])
-    room_left = _context(room.model) - len(prompt)
+    room_left = group.context - len(prompt)
     if room_left < 1:
         raise BadInput(
-            f"The conversation has {len(prompt)} tokens and the model reads {_context(room.model)}. Start a new one."
+            f"The conversation has {len(prompt)} tokens and the model reads {group.context}. Start a new one."
         )
     streamer = BatchStreamer(
-        rows=[Row(column, Detokenizer(room.encoder.tokenizer)) for column in ask.columns],
+        rows=[Row(column, Detokenizer(room.encoder.tokenizer)) for column in group.columns],
         eos_ids=set(room.encoder.eos_ids),
         on_delta=lambda column, text: wire.send("delta", id=ask.id, column=column, text=text),
         on_done=lambda row, reason, seconds: wire.send(
@@ -220,28 +204,28 @@ def answer(wire: Wire, room: Room, ask: Ask) -> None:
             reason=reason,
         ),
     )
-    options: dict[str, Any] = {"adapter_names": names} if room.adapters else {}
     set_seed(ask.seed % 2**32)
-    ids = torch.tensor([prompt] * len(names), device=room.device.name)
+    ids = torch.tensor([prompt] * len(group.columns), device=room.device.name)
     if not wire.stop_asked(ask.id):
-        room.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            streamer=streamer,
-            generation_config=_generation(room, ask, min(ask.max_new_tokens, room_left)),
-            stopping_criteria=StoppingCriteriaList([StopOn(lambda: wire.stop_asked(ask.id))]),
-            **options,
-        )
+        config = _generation(room, ask, min(ask.max_new_tokens, room_left))
+        group.set_generation(config)
+        with group.as_wanted():
+            group.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                streamer=streamer,
+                generation_config=config,
+                stopping_criteria=StoppingCriteriaList([StopOn(lambda: wire.stop_asked(ask.id))]),
+                **group.options,
+            )
     streamer.finish("stopped" if wire.stop_asked(ask.id) else "length")
 
 
 def _generation(room: Room, ask: Ask, max_new_tokens: int) -> Any:
     from transformers import GenerationConfig
 
-    # Set on the model too: generate fills what is unset from the model's own file, and the same question must give
-    # the same answer whatever that says.
     sampling = {"temperature": ask.temperature, "top_p": ask.top_p, "top_k": ask.top_k} if ask.temperature > 0 else {}
-    config = GenerationConfig(
+    return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=ask.temperature > 0,
         repetition_penalty=ask.repetition_penalty,
@@ -250,14 +234,6 @@ def _generation(room: Room, ask: Ask, max_new_tokens: int) -> Any:
         use_cache=True,
         **sampling,
     )
-    room.model.generation_config = config
-    base = room.model.get_base_model() if room.adapters else room.model
-    base.generation_config = config
-    return config
-
-
-def _context(model: Any) -> int:
-    return int(getattr(model.config, "max_position_embeddings", None) or 2**31)
 
 
 def _ask(message: dict[str, Any]) -> Ask:

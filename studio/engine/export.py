@@ -49,10 +49,13 @@ class Order:
         if value is None:
             raise BadInput("This export has no readable export.json. Start it again.")
         try:
+            run, source = RunDir(Path(value["run"])), Path(value["source"])
+            if not source.exists() and run.trained is not None:
+                source = run.trained
             order = cls(
                 kind=value["kind"],
-                run=RunDir(Path(value["run"])),
-                source=Path(value["source"]),
+                run=run,
+                source=source,
                 model=value["model"]["id"],
                 model_folder=Path(value["model"]["path"]),
                 name=value["name"],
@@ -85,10 +88,19 @@ def main() -> int:
 def export(work: Worker) -> Exit:
     """Make what export.json asks for."""
     order = Order.read(work.run.path)
-    work.phase("Checking the adapter")
+    method = order.recipe.method.method
+    if order.kind == "adapter" and method == "full":
+        raise BadInput("Method full trains every weight: there is no adapter to export. Export the merged model.")
+    if order.kind == "merged" and method in ("prompt", "prefix"):
+        raise BadInput(
+            f"What method {method} trains is put before each example and cannot be merged into the weights. "
+            "Export the adapter."
+        )
+    what = "model" if method == "full" else "adapter"
+    work.phase(f"Checking the {what}")
     fault = verify_folder(order.source)
     if fault is not None:
-        raise BadInput(f"The adapter to export is not whole: {fault} Choose another checkpoint, or train again.")
+        raise BadInput(f"The {what} to export is not whole: {fault} Choose another checkpoint, or train again.")
     work.state("running")
     if order.kind == "adapter":
         return export_adapter(work, order)

@@ -51,7 +51,7 @@ def quiet_libraries() -> None:
 
 
 def load_base(folder: Path, dtype: str, device: Device, quantization: Quantization | None = None) -> Any:
-    """The model in `folder` on `device`; `quantization` nf4 holds its weights in 4 bits."""
+    """The model in `folder` on `device`; with `quantization` its weights are held in 4 or 8 bits."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -60,8 +60,8 @@ def load_base(folder: Path, dtype: str, device: Device, quantization: Quantizati
     if device.is_cuda and dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
         raise Unavailable(f"This GPU ({device.words}) cannot compute in bfloat16. Set dtype to float32.")
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "local_files_only": True}
-    if quantization is not None and quantization.quantization == "nf4":
-        options["quantization_config"] = _nf4(quantization, dtype)
+    if quantization is not None and quantization.quantization != "none":
+        options["quantization_config"] = _bitsandbytes(quantization, dtype)
     if device.is_cuda:
         options["device_map"] = {"": 0}
     try:
@@ -79,27 +79,39 @@ def use_plain_attention_if_short(model: Any, device: Device, longest: int) -> No
         model.set_attn_implementation("eager")
 
 
-def _nf4(quantization: Quantization, dtype: str) -> Any:
+def _bitsandbytes(quantization: Quantization, dtype: str) -> Any:
     import torch
     from transformers import BitsAndBytesConfig
 
+    if not quantization.four_bit:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    wanted = quantization.bnb_4bit_compute_dtype
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
+        bnb_4bit_quant_type=quantization.quantization,
         bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
-        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        bnb_4bit_compute_dtype=getattr(torch, dtype if wanted == "same" else wanted),
     )
 
 
 def _keep_trainable(model: Any) -> None:
-    """Keep bitsandbytes' 4-bit layers in the layout that gradients pass through.
+    """Keep bitsandbytes' layers as training needs them (both seen with 0.50).
 
-    On a CPU with AVX512-BF16 the first forward pass in eval mode repacks the weights for inference, in place, and
-    from then on backward passes through those layers lose the gradient without an error (seen with 0.50).
+    4 bits: on a CPU with AVX512-BF16 the first forward pass in eval mode repacks the weights for inference, in place,
+    and from then on backward passes through those layers lose the gradient without an error.
+    8 bits: on a CPU, each look PEFT takes at a weight for DoRA (0.21) puts a copy without its scales in its place, and
+    the layer takes over what the copy has. Here it takes the scales once and keeps them.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+        if hasattr(module, "init_8bit_state") and module.weight.device.type == "cpu":
+            module.init_8bit_state()
+            module.init_8bit_state = _do_nothing
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -1,19 +1,20 @@
 """Merges an adapter into its base and proves that the result answers as the adapted model did.
 
+A model with every weight trained needs no merge; it is written anew and proved in the same way.
+
 The base is always loaded anew in 16 bits (32 for a float32 run), never in 4: merging into a quantised base rounds the
 adapter away. The merged folder is loaded again with plain transformers and its logits are compared before anything
 is given out. What it does not do: quantise or convert what it made.
 """
 
 import gc
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from studio.dataset.encode import Encoder
 from studio.engine import loading
-from studio.engine.artefacts import copy_license, copy_tokenizer
+from studio.engine.artefacts import copy_generation, copy_license, copy_tokenizer
 from studio.engine.cards import license_note, merged_card
 from studio.engine.export import STOPPED, Order
 from studio.engine.worker import Worker
@@ -69,7 +70,9 @@ def export_merged(work: Worker, order: Order) -> Exit:
 
 
 def merge(work: Worker, order: Order, recipe: Recipe, device: loading.Device, folder: Path, prompt: list[int]) -> Any:
-    """Save base and adapter as one model in `folder`; returns the adapted model's logits from before the merge."""
+    """Save base and adapter as one model in `folder`; returns the trained model's logits from before that."""
+    if recipe.method.method == "full":
+        return _rewrite(work, order, recipe, device, folder, prompt)
     from peft import PeftModel
 
     work.phase("Loading the base model")
@@ -86,16 +89,31 @@ def merge(work: Worker, order: Order, recipe: Recipe, device: loading.Device, fo
     return live
 
 
+def _rewrite(
+    work: Worker, order: Order, recipe: Recipe, device: loading.Device, folder: Path, prompt: list[int]
+) -> Any:
+    import torch
+
+    work.phase("Loading the trained model")
+    # In float32: what rounding to the recipe's type changes, in a checkpoint's weights and in computing, is compared.
+    model = loading.load_base(order.source, "float32", device).eval()
+    live = logits(model, prompt, device)
+    work.phase("Saving the model")
+    model.to(getattr(torch, recipe.model.dtype)).save_pretrained(
+        str(folder), max_shard_size="5GB", safe_serialization=True
+    )
+    del model
+    gc.collect()
+    return live
+
+
 def write_companions(order: Order, recipe: Recipe, folder: Path) -> None:
     """Tokenizer, template, card and licence."""
     copy_tokenizer(order.model_folder, folder, recipe.data.own_chat_template)
-    generation = order.model_folder / "generation_config.json"
-    if generation.is_file():
-        # The base's own: it names every token that ends an answer.
-        shutil.copyfile(generation, folder / generation.name)
+    copy_generation(order.model_folder, folder)
     copy_license(order.model_folder, folder)
     write_text(folder / "NOTICE", license_note(order.model))
-    write_text(folder / "README.md", merged_card(order.name, order.model, order.dataset, recipe, recipe.model.dtype))
+    write_text(folder / "README.md", merged_card(order.name, order.model, order.dataset, recipe))
 
 
 def reload_logits(folder: Path, recipe: Recipe, device: loading.Device, prompt: list[int]) -> Any:

@@ -1,22 +1,24 @@
 """Trains a run: `python -m studio.engine.train RUN_DIR --nonce X`.
 
-TRL's SFTTrainer with a PEFT LoRA adapter, on the rows exactly as the dataset package made them. What it does not do:
-render or tokenise examples (dataset does), decide when to start (the launcher does), resume.
+TRL's SFTTrainer with a PEFT adapter or over all weights, on the rows exactly as the dataset package made them. What it
+does not do: render or tokenise examples (dataset does), decide when to start (the launcher does), resume.
 """
 
 import time
 from typing import Any
 
 from studio.dataset.encode import Encoded, Example, encode_dataset
-from studio.engine import loading, worker
-from studio.engine.cards import adapter_card
+from studio.dataset.packing import PackedRow, pack
+from studio.engine import loading, methods, packing, worker
+from studio.engine.cards import adapter_card, merged_card
 from studio.engine.inputs import Inputs
+from studio.engine.weights import Trained
 from studio.engine.worker import Ended, Worker
 from studio.recipe import Recipe
-from studio.rundir import Exit, free_space_or_raise
+from studio.rundir import Exit, free_space_or_raise, read_json
 
 NOTHING_DONE = "Stopped before the first step: nothing was trained and nothing saved."
-# A checkpoint holds the adapter (4 bytes a parameter) and two moments of the same size.
+# A checkpoint holds what is trained (4 bytes a parameter) and two moments of the same size.
 CHECKPOINT_BYTES = 12
 SLACK_BYTES = 64 * 2**20  # journal, log, tokenizer files
 
@@ -71,7 +73,6 @@ def prepare_examples(work: Worker, inputs: Inputs) -> Encoded:
 
 def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loading.Device) -> tuple[Any, Any]:
     """SFTTrainer with everything in place, and the callback that conducts it."""
-    from peft import LoraConfig, prepare_model_for_kbit_training
     from transformers import PrinterCallback, set_seed
     from trl import SFTTrainer
 
@@ -80,66 +81,82 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
 
     recipe = inputs.recipe
     set_seed(recipe.schedule.seed)
-    work.phase("Loading the model")
-    model = loading.load_base(inputs.model_folder, recipe.model.dtype, device, recipe.quantization)
-    longest = max(len(example.input_ids) for example in encoded.train + encoded.held_out)
-    loading.use_plain_attention_if_short(model, device, longest)
-    if recipe.quantization.quantization == "nf4":
-        model = prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=recipe.schedule.gradient_checkpointing
-        )
-    method = recipe.method
-    lora = LoraConfig(
-        r=method.r,
-        lora_alpha=method.lora_alpha,
-        lora_dropout=method.lora_dropout,
-        target_modules=method.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    work.phase("Adding the adapter")
+    rows, held_out = _rows(encoded.train), _rows(encoded.held_out) if encoded.held_out else None
+    if recipe.schedule.packing:
+        rows = _packed_rows(pack(encoded.train, recipe.data.max_length, recipe.schedule.seed))
+    model = load_model(work, inputs, device, max(len(ids) for ids in rows["input_ids"]), encoded)
+    config = methods.adapter_config(model, recipe, inputs.model)
+    work.phase("Adding the adapter" if config else "Setting up the training")
     arguments = training_arguments(work, recipe, device, bool(encoded.held_out))
-    try:
-        trainer = SFTTrainer(
-            model=model,
-            args=arguments,
-            peft_config=lora,
-            processing_class=loading.load_tokenizer(inputs.model_folder),
-            train_dataset=_rows(encoded.train),
-            eval_dataset=_rows(encoded.held_out) if encoded.held_out else None,
-        )
-    except ValueError as error:
-        if "arget modules" not in str(error):
-            raise
-        raise Ended(
-            Exit(
-                "failed",
-                f"The model {inputs.model} has no layers called {', '.join(method.target_modules)}.",
-                "Set target_modules to all-linear, or to names that the model has.",
-            )
-        ) from error
-    score_trained_positions_only(trainer.model.get_base_model())
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        peft_config=config,
+        processing_class=loading.load_tokenizer(inputs.model_folder),
+        train_dataset=rows,
+        eval_dataset=held_out,
+    )
+    trained = methods.settle(trainer.model, recipe, inputs.model_folder)
+    methods.set_loraplus(trainer, recipe)
+    causal = trainer.model.get_base_model() if trained.is_adapter else trainer.model
+    if recipe.schedule.packing:
+        packing.keep_apart(causal)
+        tolerated = packing.TOLERATED_INT8 if recipe.quantization.quantization == "int8" else packing.TOLERATED
+        first, last = encoded.train[0].input_ids, encoded.train[-1].input_ids
+        with trainer.accelerator.autocast():
+            packing.check_apart(causal, first, last, inputs.model, tolerated)
+        trainer.data_collator = packing.PackedCollator(trainer.data_collator)
+    score_trained_positions_only(causal)
     trainer.remove_callback(PrinterCallback)
-    trainable, total = trainer.model.get_nb_trainable_parameters()
-    _check_disk(work, recipe, trainable)
+    trainable, parameters = methods.counts(trainer.model)
+    _check_disk(work, recipe, trainable, doubled=bool(trained.start))
     plan = {
         "examples": len(encoded.train),
+        "rows": len(rows),
         "held_out": len(encoded.held_out),
         "skipped": encoded.skipped,
         "truncated": encoded.truncated,
+        "method": recipe.method.method,
         "trainable_parameters": trainable,
-        "parameters": total - trainable,
+        "parameters": parameters,
         "device": device.words,
         "dtype": recipe.model.dtype,
         "quantization": recipe.quantization.quantization,
         "optim": str(getattr(arguments.optim, "value", arguments.optim)),
         "effective_batch": recipe.effective_batch,
+        **(read_json(work.run.path / "estimate.json") or {}),
     }
-    guard, conductor = Guard(work, recipe), Conductor(work, recipe)
+    guard, conductor = Guard(work, recipe), Conductor(work, recipe, trained)
     guard.trainer = conductor.trainer = trainer
     # In this order: the point of a step is in the journal before its checkpoint is.
     for callback in (guard, Recorder(work, guard, plan), conductor):
         trainer.add_callback(callback)
     return trainer, conductor
+
+
+def load_model(work: Worker, inputs: Inputs, device: loading.Device, longest: int, encoded: Encoded) -> Any:
+    """The base as the recipe holds it; longest: tokens of the longest row of training."""
+    from peft import prepare_model_for_kbit_training
+
+    recipe = inputs.recipe
+    work.phase("Loading the model")
+    dtype = methods.base_dtype(recipe)
+    if dtype != recipe.model.dtype:
+        work.note(
+            "info",
+            f"Method full trains the weights in {dtype} and computes in {recipe.model.dtype}: in {recipe.model.dtype} "
+            f"small steps would round away. The trained model is saved in {recipe.model.dtype}.",
+        )
+    if recipe.evaluation.early_stopping_patience and not encoded.held_out:
+        work.note("warning", "No example is held out, so there is nothing to stop early by. Raise held_out for that.")
+    model = loading.load_base(inputs.model_folder, dtype, device, recipe.quantization)
+    held_out = max((len(example.input_ids) for example in encoded.held_out), default=0)
+    loading.use_plain_attention_if_short(model, device, max(longest, held_out))
+    if recipe.quantization.quantization != "none":
+        model = prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=recipe.schedule.gradient_checkpointing
+        )
+    return model
 
 
 def training_arguments(work: Worker, recipe: Recipe, device: loading.Device, evaluates: bool) -> Any:
@@ -160,6 +177,7 @@ def training_arguments(work: Worker, recipe: Recipe, device: loading.Device, eva
         per_device_eval_batch_size=recipe.evaluation.per_device_eval_batch_size,
         gradient_accumulation_steps=schedule.gradient_accumulation_steps,
         gradient_checkpointing=schedule.gradient_checkpointing,
+        neftune_noise_alpha=schedule.neftune_noise_alpha or None,
         learning_rate=recipe.optimizer.learning_rate,
         weight_decay=recipe.optimizer.weight_decay,
         max_grad_norm=recipe.optimizer.max_grad_norm,
@@ -200,14 +218,34 @@ def finish(work: Worker, inputs: Inputs, trainer: Any, conductor: Any, seconds: 
         return Exit("stopped", f"Cancelled at step {step} of {of}: its adapter was not saved.")
     if step == 0:
         return Exit("stopped", NOTHING_DONE)
-    from studio.engine.artefacts import save_adapter
-
-    work.phase("Saving the adapter")
-    card = adapter_card(inputs.recipe.name or work.run.id, inputs.model, inputs.dataset, inputs.recipe, step)
-    save_adapter(trainer.model, work.run, inputs.model_folder, card, inputs.recipe.data.own_chat_template)
+    conductor.take_best()
+    work.phase("Saving the adapter" if conductor.trained.is_adapter else "Saving the model")
+    save(work, inputs, conductor.trained, conductor.best_step or step)
+    what = "adapter" if conductor.trained.is_adapter else "model"
+    best = f" The {what} is that of step {conductor.best_step}, the best evaluation." if conductor.best_step else ""
+    if conductor.ending == "early":
+        return Exit(
+            "completed",
+            f"Stopped early at step {step} of {of}: the held-out loss no longer fell.{best}",
+        )
     if conductor.ending == "stop":
-        return Exit("stopped", f"Stopped at step {step} of {of}. A checkpoint and the adapter of that step are saved.")
-    return Exit("completed", f"Completed {of} steps in {_duration(seconds)}.")
+        of_that = best or f" A checkpoint and the {what} of that step are saved."
+        return Exit("stopped", f"Stopped at step {step} of {of}.{of_that}")
+    return Exit("completed", f"Completed {of} steps in {_duration(seconds)}.{best}")
+
+
+def save(work: Worker, inputs: Inputs, trained: Trained, step: int) -> None:
+    """Write what the run learned: its adapter, or its model where every weight was trained."""
+    from studio.engine.artefacts import save_adapter, save_model
+
+    recipe = inputs.recipe
+    name = recipe.name or work.run.id
+    if trained.is_adapter:
+        card = adapter_card(name, inputs.model, inputs.dataset, recipe, step)
+        save_adapter(trained, work.run, inputs.model_folder, card, recipe.data.own_chat_template)
+    else:
+        card = merged_card(name, inputs.model, inputs.dataset, recipe, step)
+        save_model(trained, work.run, inputs.model_folder, card, recipe.data, recipe.model.dtype)
 
 
 def _optim(work: Worker, recipe: Recipe, device: loading.Device) -> str:
@@ -218,11 +256,8 @@ def _optim(work: Worker, recipe: Recipe, device: loading.Device) -> str:
         return plain
     if device.is_cuda:
         return wanted
-    work.note(
-        "info",
-        f"{wanted} needs an NVIDIA GPU; adamw_torch is used on this CPU. "
-        "It takes 8 instead of 2 bytes of state a trained parameter.",
-    )
+    more = " It takes 8 instead of 2 bytes of state a trained parameter." if wanted.endswith("8bit") else ""
+    work.note("info", f"{wanted} needs an NVIDIA GPU; adamw_torch is used on this CPU.{more}")
     return plain
 
 
@@ -237,10 +272,24 @@ def _rows(examples: list[Example]) -> Any:
     )
 
 
-def _check_disk(work: Worker, recipe: Recipe, trainable: int) -> None:
-    # One more than is kept: the oldest goes only after the newest is whole.
-    kept = recipe.output.save_total_limit + 1
-    free_space_or_raise(work.run.path, trainable * (CHECKPOINT_BYTES * kept + 4) + SLACK_BYTES, "Saving this run")
+def _packed_rows(rows: list[PackedRow]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {
+            "input_ids": [row.input_ids for row in rows],
+            "labels": [row.labels for row in rows],
+            "seq_lengths": [row.lengths for row in rows],
+        }
+    )
+
+
+def _check_disk(work: Worker, recipe: Recipe, trainable: int, doubled: bool) -> None:
+    # One more than is kept: the oldest goes only after the newest is whole. Early stopping spares one.
+    kept = recipe.output.save_total_limit + 1 + bool(recipe.evaluation.early_stopping_patience)
+    weights = 8 if doubled else 4
+    need = trainable * ((CHECKPOINT_BYTES + weights - 4) * kept + weights)
+    free_space_or_raise(work.run.path, need + SLACK_BYTES, "Saving this run")
 
 
 def _duration(seconds: float) -> str:

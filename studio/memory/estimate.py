@@ -1,36 +1,42 @@
 """The memory estimate: peak bytes on the training device, itemised, from shapes and a recipe alone.
 
-All terms are bytes at the moment of the peak, which is the backward pass. Sources, term by term:
+The peak is the highest of a few moments: the start of the backward pass (head, last block), its end (all gradients),
+the optimizer's step, an evaluation. The weights and states below are there at each; what comes and goes is counted
+operation by operation (passes, layers, tape).
 
-weights        stored bytes; NF4: 4 bits a parameter of every decoder linear layer plus the scales: one fp32 for 64
+weights        stored bytes; 4 bits a parameter of every decoder linear layer plus the scales: one fp32 for 64
                parameters, or with double quantization 8 bits for 64 and one fp32 for 256 of those (Dettmers et al.
-               2023, section 3). What NF4 leaves alone (embeddings, norms, head) PEFT's
-               prepare_model_for_kbit_training casts to fp32.
-adapter        r * (in + out) for every adapted layer (Hu et al. 2021, section 4.1); fp32 over a 16-bit base (PEFT's
-               autocast_adapter_dtype), bf16 over NF4 (TRL follows the QLoRA paper there).
-gradients      as the adapter. Nothing frozen has any.
-optimizer      AdamW: two moments in the adapter's type; the 8-bit kinds: two bytes a parameter.
-activations    what autograd keeps for a token in each layer (see _per_layer), all layers at once, or with
-               checkpointing the input of every layer plus one layer in full.
-               Plain attention on a CPU keeps its matrices too.
-logits         TRL's fused head (trl 1.16, `kernels/chunked_logprob.py`) takes up to 4096 trained positions times
-               32768 words at once; without Triton it holds five fp32 copies of that tile beside it.
-workspace      NF4: one layer's weights dequantised to 16 bits.
-runtime        the libraries' own: the CUDA context, or the Python process on a CPU.
+               2023, section 3); 8 bits plus one fp32 a row for int8. What bitsandbytes leaves alone (embeddings, norms,
+               head) PEFT's prepare_model_for_kbit_training casts to fp32. Fully trained weights are fp32.
+adapter        LoRA: r * (in + out) for every adapted layer (Hu et al. 2021, section 4.1), DoRA one more for each of its
+               outputs; fp32 over a plain base (PEFT's autocast_adapter_dtype), A and B bf16 over a quantised one (TRL
+               follows the QLoRA paper there). IA3, prompt and prefix: fp32.
+optimizer      AdamW: two moments in the weight's type; the 8-bit kinds: two bytes a parameter and two fp32 for 256.
+gradients      those that are there at the peak. An adapter's come while activations go, so without accumulation the
+               peak has none of them.
+activations    what autograd keeps of every block, and what the block at work holds.
+logits         TRL's fused head takes up to 4096 trained positions times 32768 words at once; without Triton it holds
+               seven fp32 copies of that tile beside it on the way back.
+runtime        the libraries' own: the CUDA context, or the Python process on a CPU. Not part of peak allocated bytes.
 """
 
-from collections.abc import Sequence
+import functools
 from dataclasses import dataclass
 
+from studio.memory.parameters import Trainable, trainable
+from studio.memory.passes import Passes, Stage
+from studio.memory.setup import Setup, setup_of
 from studio.memory.shapes import Linear, ModelShape
-from studio.recipe import PLAIN_ATTENTION_TOKENS, Recipe
+from studio.recipe import Recipe
 
 GIB = 2**30
 # The CUDA context with cuBLAS workspaces, and a Python process with torch, transformers and TRL in it.
 # CPU: resident memory of the worker before the model is loaded, measured 2026-11 (torch 2.13): 0.6 GiB.
 _RUNTIME = {"cuda": int(0.5 * GIB), "cpu": int(0.6 * GIB)}
-# The tile of TRL's fused head: TOKEN_CHUNK_SIZE and _CHUNKED_LOGPROB_CHUNK_SIZE.
-_HEAD_TOKENS, _HEAD_WORDS = 4096, 32768
+# A quantised layer's tables: 16 levels, and with double quantization 256 more, the mean (bitsandbytes QuantState).
+_TABLE, _NESTED_TABLE = 64, 1028
+# The watch for non-finite gradients (engine.callbacks.Guard) looks at the largest one: |g| in fp32 and three masks.
+_CHECK = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +51,28 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """The whole estimate: items in bytes and exact parameter counts."""
+    """The whole estimate: items in bytes, exact parameter counts, the moment at which it is highest.
+
+    pageable: bytes that a paged optimizer moves to RAM when they do not fit.
+    """
 
     items: list[Item]
     trainable: int
     parameters: int
+    moment: str = ""
+    pageable: int = 0
 
     @property
     def total(self) -> int:
         return sum(item.bytes for item in self.items)
+
+    @property
+    def allocated(self) -> int:
+        """Peak allocated bytes: what is compared with measurements.
+
+        The total without the libraries' own, and without paged states, which torch does not allocate.
+        """
+        return sum(item.bytes for item in self.items if item.key != "runtime") - self.pageable
 
 
 def adapted(shape: ModelShape, recipe: Recipe) -> list[Linear]:
@@ -65,9 +84,8 @@ def adapted(shape: ModelShape, recipe: Recipe) -> list[Linear]:
 
 
 def trainable_parameters(shape: ModelShape, recipe: Recipe) -> int:
-    """Parameters of the LoRA adapter, exactly as PEFT counts them."""
-    r = recipe.method.r
-    return sum(r * (linear.in_features + linear.out_features) for linear in adapted(shape, recipe))
+    """Parameters that are trained, exactly as PEFT counts them."""
+    return trainable(shape, recipe).count
 
 
 def footprint(
@@ -78,26 +96,28 @@ def footprint(
     length: tokens of the longest example if it is known and shorter than max_length. trained_share: share of the
     tokens that count in the loss.
     """
-    nf4 = recipe.quantization.quantization == "nf4"
-    width = 4 if recipe.model.dtype == "float32" else 2
-    batch = recipe.schedule.per_device_train_batch_size
-    length = min(length or recipe.data.max_length, recipe.data.max_length)
-    trainable = trainable_parameters(shape, recipe)
-    adapter_width = 2 if nf4 else 4
+    cuda = device == "cuda"
+    longest = min(length or recipe.data.max_length, recipe.data.max_length)
+    row = recipe.data.max_length if recipe.schedule.packing else longest
+    setup = setup_of(shape, recipe, cuda, row, trained_share)
+    trained = trainable(shape, recipe)
+    weights = _weights(shape, setup)
+    optimizer = _optimizer(recipe, trained, cuda)
+    stage = _highest(shape, recipe, setup, trained, (longest, trained_share))
+    adapter = 0 if setup.full else trained.bytes
     items = [
-        _weights(shape, recipe, nf4, width),
-        Item("adapter", "Adapter", trainable * adapter_width, f"{trainable:,} parameters in {adapter_width * 8} bits"),
-        Item("gradients", "Gradients", trainable * adapter_width, "of the adapter only: nothing frozen has any"),
-        _optimizer(recipe, trainable, adapter_width, device),
-        _activations(shape, recipe, batch, length, device),
-        _logits(shape, int(batch * length * trained_share), width, device),
+        weights,
+        Item("adapter", "Adapter", adapter, f"{trained.count:,} parameters"),
+        Item("gradients", "Gradients", round(stage.gradients), _about_gradients(stage, setup)),
+        optimizer,
+        Item("activations", "Activations", round(stage.activations), _about_activations(setup, recipe, shape, stage)),
+        Item("logits", "Logits and loss", round(stage.head), _about_head(setup, shape)),
+        Item("workspace", "Workspace", round(stage.workspace), "what an operation needs while it runs"),
     ]
-    if nf4:
-        largest = max((linear.elements for linear in shape.linears), default=0)
-        items.append(Item("workspace", "Dequantised layer", largest * width, "the layer at work, in 16 bits"))
-    what = "CUDA context and libraries" if device == "cuda" else "Python, PyTorch and libraries"
-    items.append(Item("runtime", "Runtime", _RUNTIME["cuda" if device == "cuda" else "cpu"], what))
-    return Footprint(items, trainable, shape.parameters)
+    what = "CUDA context and libraries" if cuda else "Python, PyTorch and libraries"
+    items.append(Item("runtime", "Runtime", _RUNTIME["cuda" if cuda else "cpu"], what))
+    pageable = optimizer.bytes if cuda and recipe.optimizer.optim.startswith("paged") else 0
+    return Footprint(items, trained.count, shape.parameters, stage.name, pageable)
 
 
 def nf4_bytes(elements: int, double_quant: bool) -> int:
@@ -107,67 +127,75 @@ def nf4_bytes(elements: int, double_quant: bool) -> int:
     return elements // 2 + scales
 
 
-def _weights(shape: ModelShape, recipe: Recipe, nf4: bool, width: int) -> Item:
-    if not nf4:
-        return Item(
-            "weights", "Base weights", shape.parameters * width, f"{shape.parameters:,} parameters in {width * 8} bits"
-        )
-    double = recipe.quantization.bnb_4bit_use_double_quant
-    quantized = sum(nf4_bytes(linear.elements, double) for linear in shape.linears)
-    rest = shape.parameters - sum(linear.elements for linear in shape.linears)
-    return Item(
-        "weights",
-        "Base weights",
-        quantized + 4 * rest,
-        f"{quantized / GIB:.2f} GiB in NF4, {4 * rest / GIB:.2f} GiB (embeddings, norms) in 32 bits",
-    )
-
-
-def _optimizer(recipe: Recipe, trainable: int, adapter_width: int, device: str) -> Item:
-    eight_bit = recipe.optimizer.optim != "adamw_torch" and device == "cuda"
-    each = 1 if eight_bit else adapter_width
-    return Item("optimizer", "Optimizer", 2 * trainable * each, f"AdamW's two moments in {each * 8} bits")
-
-
-def _per_layer(shape: ModelShape, recipe: Recipe, targets: Sequence[Linear]) -> float:
-    """Bytes autograd keeps for one token in one decoder layer.
-
-    A norm keeps its input and its result, in 16 bits with fp32 copies between; the attention keeps q, k, v and its
-    output; a gated MLP keeps gate, up, their activation and product. Each adapted layer keeps the r numbers between A
-    and B, and where dropout changes its input, that input and the mask. Over NF4 the residual stream is fp32, as PEFT
-    leaves the norms, and each layer's input is kept again in 16 bits. Checked against measured peaks
-    (benchmarks/RESULTS.md).
-    """
-    hidden, width = shape.hidden, 4 if recipe.model.dtype == "float32" else 2
-    attention = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim
-    gated = any(linear.module in ("gate_proj", "gate_up_proj") for linear in shape.linears)
-    kept: float = 2 * hidden * (width + (8 if width == 2 else 4))
-    kept += (attention + 2 * hidden) * width + shape.intermediate * (4 if gated else 2) * width
-    if recipe.quantization.quantization == "nf4":
-        kept += 14 * hidden
-    layers = max(1, shape.layers)
-    if recipe.method.lora_dropout > 0:
-        kept += sum(linear.in_features for linear in targets) / layers * 2 * width
-    return kept + recipe.method.r * 4 * len(targets) / layers
-
-
-def _activations(shape: ModelShape, recipe: Recipe, batch: int, length: int, device: str) -> Item:
-    tokens = batch * length
-    layer = tokens * _per_layer(shape, recipe, adapted(shape, recipe))
-    if device == "cpu" and length <= PLAIN_ATTENTION_TOKENS:
-        layer += 6 * batch * shape.heads * length**2
-    if recipe.schedule.gradient_checkpointing:
-        width = 4 if recipe.model.dtype == "float32" else 2
-        kept = shape.layers * tokens * shape.hidden * width + layer
-        note = f"{tokens:,} tokens, recomputed layer by layer"
+def _weights(shape: ModelShape, setup: Setup) -> Item:
+    linear, _, _ = shape.elements
+    rest = shape.parameters - linear
+    if setup.quantization == "none":
+        width = 4 if setup.full else setup.compute
+        size, note = shape.parameters * width, f"{shape.parameters:,} parameters in {width * 8} bits"
+    elif setup.quantization == "int8":
+        held = sum(times * (one.elements + 4 * one.out_features) for one, times in shape.groups)
+        size = held + 4 * rest
+        note = f"{held / GIB:.2f} GiB in 8 bits, {4 * rest / GIB:.2f} GiB (embeddings, norms) in 32 bits"
     else:
-        kept = shape.layers * layer
-        note = f"{tokens:,} tokens in {shape.layers} layers"
-    return Item("activations", "Activations", int(kept), note)
+        table = _TABLE + (_NESTED_TABLE if setup.double else 0)
+        held = sum(times * (nf4_bytes(one.elements, setup.double) + table) for one, times in shape.groups)
+        size = held + 4 * rest
+        name = setup.quantization.upper()
+        note = f"{held / GIB:.2f} GiB in {name}, {4 * rest / GIB:.2f} GiB (embeddings, norms) in 32 bits"
+    return Item("weights", "Base weights", size, note)
 
 
-def _logits(shape: ModelShape, trained: int, width: int, device: str) -> Item:
-    tokens, words = min(trained, _HEAD_TOKENS), min(shape.vocabulary, _HEAD_WORDS)
-    copies = 0 if device == "cuda" else 5 * 4
-    kept = tokens * words * (width + copies) + words * shape.hidden * 4 + trained * shape.hidden * 8
-    return Item("logits", "Logits and loss", kept, f"{tokens:,} trained tokens at a time over {words:,} words")
+def _optimizer(recipe: Recipe, trained: Trainable, cuda: bool) -> Item:
+    kind = recipe.optimizer.optim if cuda else "adamw_torch"
+    if kind == "adamw_torch":
+        return Item("optimizer", "Optimizer", 2 * trained.bytes, "AdamW's two moments, as wide as the weights")
+    paged = ", moved to RAM in a spike" if kind.startswith("paged") else ""
+    if "8bit" in kind:
+        size = round(trained.count * (2 + 2 * 4 / 256))
+        return Item("optimizer", "Optimizer", size, f"AdamW's two moments in 8 bits{paged}")
+    return Item("optimizer", "Optimizer", 8 * trained.count, f"AdamW's two moments in 32 bits{paged}")
+
+
+def _highest(shape: ModelShape, recipe: Recipe, setup: Setup, trained: Trainable, example: tuple[int, float]) -> Stage:
+    """The moment with the most bytes beside weights and optimizer."""
+    schedule = recipe.schedule
+    waiting = float(trained.bytes) if schedule.gradient_accumulation_steps > 1 else 0.0
+    stages = list(_stages(shape, setup, schedule.gradient_checkpointing, waiting))
+    stages.append(Stage("optimizer", 0.0, 0.0, trained.bytes, _CHECK * trained.largest))
+    if recipe.data.held_out:
+        length, share = example
+        batch = recipe.evaluation.per_device_eval_batch_size
+        alone = setup_of(shape, recipe, setup.cuda, length, share)
+        alone = alone.of(batch, max(1, round(batch * length * share)), training=False)
+        stages.append(_evaluation(shape, alone))
+    return max(stages, key=lambda stage: stage.total)
+
+
+# Most edits of a form change nothing that these depend on.
+@functools.lru_cache(maxsize=4096)
+def _stages(shape: ModelShape, setup: Setup, checkpointing: bool, waiting: float) -> tuple[Stage, ...]:
+    return tuple(Passes(shape, setup, checkpointing, waiting).stages())
+
+
+@functools.lru_cache(maxsize=4096)
+def _evaluation(shape: ModelShape, setup: Setup) -> Stage:
+    return Passes(shape, setup, False, 0.0).evaluation()
+
+
+def _about_gradients(stage: Stage, setup: Setup) -> str:
+    if stage.gradients:
+        return "of every weight" if setup.full else "of the adapter only: nothing frozen has any"
+    return "0 at the peak: the adapter's come while activations go"
+
+
+def _about_activations(setup: Setup, recipe: Recipe, shape: ModelShape, stage: Stage) -> str:
+    if stage.name == "evaluation":
+        return "the evaluation is the peak: no gradients, one block at a time"
+    how = "recomputed block by block" if recipe.schedule.gradient_checkpointing else f"in {shape.layers} blocks"
+    return f"{setup.tokens:,} tokens, {how}"
+
+
+def _about_head(setup: Setup, shape: ModelShape) -> str:
+    tokens, words = min(setup.trained, 4096), min(shape.vocabulary, 32768)
+    return f"{tokens:,} trained tokens at a time over {words:,} words"

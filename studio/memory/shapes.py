@@ -33,6 +33,10 @@ BYTES = {
 }
 # A header larger than this is no header: the library itself refuses at 100 MB.
 _MAX_HEADER = 100 * 2**20
+# What files of old versions carry beside the parameters: causal masks, rotation tables.
+_BUFFERS = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
+# Architectures whose head is the embedding unless the config says otherwise.
+_TIED = ("gpt2", "gemma", "gemma2", "gemma3", "gemma3_text", "falcon")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -51,18 +55,24 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A linear layer inside the decoder: `module` is the last part of its name, as target_modules wants it."""
+    """A linear layer inside the decoder: `module` is the last part of its name, as target_modules wants it.
+
+    layer: which decoder block it stands in; path: its name within that block; bias: whether it has one.
+    """
 
     module: str
     out_features: int
     in_features: int
+    layer: int = 0
+    path: str = ""
+    bias: bool = False
 
     @property
     def elements(self) -> int:
         return self.out_features * self.in_features
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelShape:
     """A model's architecture as the estimate needs it."""
 
@@ -71,22 +81,62 @@ class ModelShape:
     tensors: list[Tensor] = field(repr=False)
 
     @cached_property
+    def trained_tensors(self) -> list[Tensor]:
+        """The parameters among the tensors: no masks and tables that old files carry, and a tied head only once."""
+        tied = self.config.get("tie_word_embeddings", self.architecture in _TIED) and any(
+            re.search(r"(embed_tokens|embed_in|wte|word_embeddings)\.weight$", tensor.name) for tensor in self.tensors
+        )
+        return [
+            tensor
+            for tensor in self.tensors
+            if not _BUFFERS.search(tensor.name)
+            and len(tensor.shape) < 4
+            and not (tied and re.search(r"(lm_head|embed_out)\.weight$", tensor.name))
+        ]
+
+    @cached_property
     def parameters(self) -> int:
-        """All parameters; tied ones count once, as they are stored."""
-        return sum(tensor.elements for tensor in self.tensors)
+        """All parameters; tied ones count once."""
+        return sum(tensor.elements for tensor in self.trained_tensors)
+
+    @cached_property
+    def tied(self) -> bool:
+        """Whether the head that scores the vocabulary is the embedding itself."""
+        return not any(re.search(r"(lm_head|embed_out)\.weight$", tensor.name) for tensor in self.trained_tensors)
 
     @cached_property
     def linears(self) -> list[Linear]:
         """Every linear layer of the decoder blocks: what all-linear adapts and NF4 quantizes. lm_head is neither."""
         found = []
+        names = {tensor.name for tensor in self.tensors}
         for tensor in self.tensors:
-            if len(tensor.shape) != 2 or not tensor.name.endswith(".weight") or not re.search(r"\.\d+\.", tensor.name):
+            block = re.search(r"\.(\d+)\.(.*)\.weight$", "." + tensor.name)
+            if len(tensor.shape) != 2 or not block:
                 continue
             out_features, in_features = tensor.shape
             if self.architecture == "gpt2":
                 out_features, in_features = in_features, out_features  # Conv1D stores its weight transposed
-            found.append(Linear(tensor.name.split(".")[-2], out_features, in_features))
+            bias = tensor.name.removesuffix("weight") + "bias" in names
+            found.append(Linear(tensor.name.split(".")[-2], out_features, in_features, int(block[1]), block[2], bias))
         return found
+
+    @cached_property
+    def groups(self) -> list[tuple[Linear, int]]:
+        """Linear layers of one name and size, and how many there are: a handful instead of hundreds."""
+        alike: dict[tuple[str, int, int, bool], list[Linear]] = {}
+        for linear in self.linears:
+            alike.setdefault((linear.module, linear.out_features, linear.in_features, linear.bias), []).append(linear)
+        return [(same[0], len(same)) for same in alike.values()]
+
+    @cached_property
+    def elements(self) -> tuple[int, int, int]:
+        """Parameters in decoder linear layers, in biases of linear layers, and in the largest tensor."""
+        biases = sum(linear.out_features for linear in self.linears if linear.bias)
+        return (
+            sum(linear.elements for linear in self.linears),
+            biases,
+            max((tensor.elements for tensor in self.trained_tensors), default=0),
+        )
 
     @cached_property
     def modules(self) -> dict[str, int]:
@@ -127,7 +177,9 @@ class ModelShape:
 
     @property
     def kv_heads(self) -> int:
-        return self.number("num_key_value_heads", default=self.heads)
+        if self.architecture == "falcon" and self.config.get("multi_query", True):
+            return self.number("num_kv_heads", default=1) if self.config.get("new_decoder_architecture") else 1
+        return self.number("num_key_value_heads", "num_kv_heads", default=self.heads)
 
     @property
     def head_dim(self) -> int:
@@ -153,8 +205,7 @@ def read_shape(folder: Path) -> ModelShape:
     config = read_json(folder / "config.json")
     if config is None:
         raise BadInput(f"{folder} has no readable config.json, so it is no model folder.")
-    if isinstance(config.get("text_config"), dict):
-        config = {**config, **config["text_config"]}
+    config = flat_config(config)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
@@ -167,6 +218,12 @@ def read_shape(folder: Path) -> ModelShape:
     _check_shards(folder)
     tensors = [tensor for path in files for tensor in read_header(path)]
     return ModelShape(folder.name, config, tensors)
+
+
+def flat_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the entries of its text part, where it describes several, on top."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else config
 
 
 def _check_shards(folder: Path) -> None:

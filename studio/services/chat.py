@@ -134,8 +134,8 @@ def _load(studio: "Studio", room: _Room, run_id: str) -> None:
     folder = models.folder_of(studio, recipe.model.model)
     run = studio.run_dir(run_id)
     arguments = ["--model", str(folder), "--dtype", recipe.model.dtype, "--data", json.dumps(recipe.data.model_dump())]
-    if (run.adapter / "MANIFEST.json").is_file():
-        arguments += ["--adapter", f"adapted={run.adapter}"]
+    if run.trained is not None:
+        arguments += ["--adapter", f"adapted={run.trained}"]
     room.talker, room.run = Talker("studio.engine.chat", arguments, studio.settings.home / "chat.log"), run_id
     for reply in room.talker.replies(_PATIENCE):
         if reply.get("kind") == "ready":
@@ -174,7 +174,7 @@ def _updated(answers: dict[str, Answer], reply: dict[str, Any]) -> dict[str, Ans
             done=True,
             tokens=tokens,
             tokens_per_s=tokens / seconds if seconds else 0.0,
-            first_token_s=float(reply.get("first_token_s", 0)),
+            first_token_s=float(reply.get("first_token_s") or 0),
             reason=str(reply.get("reason", "")),
         )
     return {**answers, now.column: now}

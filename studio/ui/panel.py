@@ -1,5 +1,8 @@
 """What stands beside the form: memory by item against this machine, the adapter's size, steps, warnings, the recipe."""
 
+import base64
+import json
+import re
 import shlex
 from typing import Any
 
@@ -7,6 +10,8 @@ from studio.recipe import Recipe
 from studio.services.estimates import Estimate
 from studio.ui import form, markup, units
 from studio.ui.markup import esc
+
+_FIXES = 4
 
 
 def estimate(found: Estimate, recipe: Recipe) -> str:
@@ -19,6 +24,7 @@ def estimate(found: Estimate, recipe: Recipe) -> str:
     )
     figures = markup.facts(
         [
+            *([("to finish", f"{esc(units.span(60 * found.minutes))}")] if found.minutes else []),
             ("trainable", f"{esc(units.count(found.trainable))} "
              f"<small>{units.percent(found.trainable, found.parameters)}</small>"),
             ("steps", f"{found.steps:,}"),
@@ -26,7 +32,20 @@ def estimate(found: Estimate, recipe: Recipe) -> str:
             ("batch", f"{recipe.effective_batch:,}"),
         ]
     )  # fmt: skip
-    return title + _bar(found) + figures + _sentences(found)
+    return title + _bar(found) + figures + _room(found) + _sentences(found)
+
+
+def _room(found: Estimate) -> str:
+    """What else would fit, and how the time is known."""
+    if found.fits:
+        told = (
+            f"With all else as it is, batches of up to <b>{found.largest_batch:,}</b> fit, "
+            f"or a max_length of up to <b>{found.longest_length:,}</b>."
+        )
+    else:
+        told = ""
+    source = f" The time is {esc(found.minutes_from)}." if found.minutes_from else ""
+    return f'<p class="why">{told}{source}</p>' if told or source else ""
 
 
 def _bar(found: Estimate) -> str:
@@ -50,9 +69,23 @@ def _bar(found: Estimate) -> str:
 
 
 def _sentences(found: Estimate) -> str:
+    """Warnings, and what would make it fit: the largest savings first, each a button that does it."""
     warnings = "".join(markup.note(text, "warn") for text in found.warnings)
-    advice = "".join(f"<li>{esc(text)}</li>" for text in found.advice[:3])
-    return warnings + (f'<h4>To make it fit</h4><ul class="advice">{advice}</ul>' if advice else "")
+    fixes = "".join(
+        f'<li><button type="button" class="fix" data-pick data-fix="{esc(json.dumps(fix.values))}">'
+        f"<span>{esc(fix.words[:1].upper() + fix.words[1:])}</span><b>{esc(units.size(fix.saved))} less</b>"
+        f"<small>{esc(fix.price)}{'; then it fits' if fix.enough else ''}</small></button></li>"
+        for fix in found.fixes[:_FIXES]
+    )
+    return warnings + (f'<h4>To make it fit</h4><ul class="fixes">{fixes}</ul>' if fixes else "")
+
+
+def accuracy(median: float, runs: int) -> str:
+    """How well the estimates of this home were met by the runs that were measured."""
+    if not runs:
+        return ""
+    word = "run" if runs == 1 else "runs"
+    return f'<p class="why">On this machine: median error {median:.0%} over {runs} measured {word}.</p>'
 
 
 def touched(values: dict[str, Any]) -> str:
@@ -74,7 +107,15 @@ def document(recipe: Recipe, values: dict[str, Any]) -> str:
         + markup.code(command(recipe, values), "the command")
         + markup.heading("As a recipe")
         + markup.code(recipe.to_yaml(), "the recipe")
+        + _download(recipe)
     )
+
+
+def _download(recipe: Recipe) -> str:
+    """A link that saves the recipe as a file."""
+    name = re.sub(r"[^\w.-]+", "-", recipe.name) or "recipe"
+    data = base64.b64encode(recipe.to_yaml().encode()).decode()
+    return f'<p><a class="link" download="{esc(name)}.yaml" href="data:text/yaml;base64,{data}">Save as a file</a></p>'
 
 
 def command(recipe: Recipe, values: dict[str, Any]) -> str:
@@ -95,8 +136,14 @@ def _plain(value: Any) -> str:
 
 
 def scale(recipe: Recipe) -> str:
-    """The strength that alpha and rank give together."""
-    return (
-        f'<p class="derived">Scale <code>lora_alpha / r</code> = {recipe.method.lora_alpha} / {recipe.method.r} = '
-        f"<strong>{recipe.method.scale:g}</strong>: the adapter's update is multiplied by it.</p>"
-    )
+    """What the method's numbers give together; the element also tells the page which method is chosen."""
+    method = recipe.method
+    told = ""
+    if method.method == "lora":
+        below = f"sqrt({method.r})" if method.use_rslora else str(method.r)
+        word = "lora_alpha / sqrt(r)" if method.use_rslora else "lora_alpha / r"
+        told = (
+            f"Scale <code>{word}</code> = {method.lora_alpha} / {below} = <strong>{method.scale:.4g}</strong>: "
+            "the adapter's update is multiplied by it."
+        )
+    return f'<p class="derived" data-method="{esc(method.method)}">{told}</p>'

@@ -36,6 +36,7 @@ class RunsTab:
     train: gr.Button
     compare: gr.Button
     export: gr.Button
+    clone: gr.Button
 
 
 def build(studio: Studio) -> RunsTab:
@@ -54,6 +55,7 @@ def build(studio: Studio) -> RunsTab:
             head = view("run-head")
             with gr.Row(elem_id="run-acts"):
                 stop = gr.Button("Stop", variant="stop", size="md", elem_id="stop-run", min_width=90, visible=False)
+                clone = gr.Button("Clone", size="md", elem_id="clone-run", min_width=80)
                 compare = gr.Button("Compare", size="md", elem_id="compare-run", min_width=90, visible=False)
                 export = gr.Button("Export", size="md", elem_id="export-run", min_width=90, visible=False)
         chart = gr.HTML(
@@ -119,7 +121,9 @@ def build(studio: Studio) -> RunsTab:
     reopen: Step = {"fn": told(notice, anew), "inputs": [run, page], "outputs": [notice, *parts], **quiet}
     chart.gap(**reopen)
     stop.click(told(notice, end), run, [notice, stop], api_visibility=PRIVATE, concurrency_limit=4)
-    return RunsTab(run=run, ended=ended, timer=timer, reopen=reopen, train=train, compare=compare, export=export)
+    return RunsTab(
+        run=run, ended=ended, timer=timer, reopen=reopen, train=train, compare=compare, export=export, clone=clone
+    )
 
 
 def _open(known: list[RunInfo], chosen: str) -> RunInfo | None:

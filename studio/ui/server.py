@@ -131,7 +131,7 @@ def _name_of(studio: Studio, key: str) -> str:
 def _head() -> str:
     return (
         '<link rel="stylesheet" href="/static/theme.css">'
-        f"<style>{form.argument_names()}</style>"
+        f"<style>{form.rules()}</style>"
         '<script src="/static/studio.js"></script>'
     )
 

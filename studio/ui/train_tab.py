@@ -1,7 +1,9 @@
 """Train: the form on the left, what it would cost and Start on the right. Every edit asks the estimate again."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -21,6 +23,7 @@ class TrainTab:
     """What other tabs need: the run last started here, and the steps that bring form and estimate up to date."""
 
     form: form.Form
+    draft: gr.BrowserState
     started: gr.State
     reopen: Step
     update: Step
@@ -41,7 +44,8 @@ def build(studio: Studio) -> TrainTab:
             made = form.build(studio)
         with gr.Column(scale=4, min_width=300, elem_id="train-side"):
             with gr.Column(elem_id="train-side-scroll"):
-                estimate = view("estimate")
+                estimate = view("estimate", picks=True)
+                accuracy = view("estimate-error")
                 chips = view("changed-fields", picks=True)
                 with gr.Accordion("Recipe and command", open=False, elem_classes="fold"):
                     document = view("recipe-text")
@@ -84,6 +88,16 @@ def build(studio: Studio) -> TrainTab:
             return {made.preset_why: ""}
         return {made.preset_why: markup.note(found.why)} | fill(_kept(form.defaults()) | found.values)
 
+    def open_recipe(path: str) -> Updates:
+        """The values of a recipe file; nothing is changed when it is none."""
+        try:
+            return fill(form.values_of(Recipe.load(Path(path))))
+        finally:
+            Path(path).unlink(missing_ok=True)
+
+    def price(model: str, dataset: str) -> Updates:
+        return {made.preset: gr.update(choices=form.presets_of(studio, model, dataset))}
+
     def choose_model(model: str) -> Updates:
         try:
             return {modules: gr.update(choices=form.modules_of(studio, model))}
@@ -97,6 +111,10 @@ def build(studio: Studio) -> TrainTab:
 
     def reset(event: gr.EventData) -> Updates:
         return fill({event.reset: form.defaults()[event.reset]})
+
+    def apply(event: gr.EventData) -> Updates:
+        """One of the changes that would make it fit."""
+        return fill(json.loads(event.fix)) if "fix" in event._data else {}
 
     def begin(*values: Any) -> Updates:
         run = runs.start(studio, form.read(names, values))
@@ -124,7 +142,9 @@ def build(studio: Studio) -> TrainTab:
             found[made.fields[name]] = gr.update(choices=options, value=form.first(values.get(name, ""), options))
         found |= choose_model(form.first(values.get("model", ""), form.names_of("model", studio)))
         found[modules] = found[modules] | {"value": values.get("target_modules", ["all-linear"])}
-        return found | {first: gr.update(visible=_fresh(studio))}
+        said = panel.accuracy(*estimates.error(studio))
+        prices = price(*(found[made.fields[name]]["value"] for name in ("model", "dataset")))
+        return found | prices | {first: gr.update(visible=_fresh(studio)), accuracy: said}
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     update: Step = {"fn": edited, "inputs": fields, "outputs": shown, "trigger_mode": "always_last", **quiet}
@@ -133,7 +153,11 @@ def build(studio: Studio) -> TrainTab:
     chosen = [notice, made.preset_why, *fields]
     made.preset.input(told(notice, choose_preset), made.preset, chosen, **quiet).then(**update)
     chips.click(reset, None, fields, **quiet).then(**update)
+    estimate.click(apply, None, fields, **quiet).then(**update)
     made.fields["model"].change(choose_model, made.fields["model"], modules, **quiet)
+    made.opened.upload(told(notice, open_recipe), made.opened, [notice, *fields], **quiet).then(**update)
+    pair = [made.fields["model"], made.fields["dataset"]]
+    gr.on([field.change for field in pair], price, pair, made.preset, trigger_mode="always_last", **quiet)
     template = made.fields["template"]
     template.change(lambda kind: gr.update(visible=kind == "custom"), template, made.fields["custom_template"], **quiet)
     modules.input(choose_modules, modules, modules, **quiet).then(**update)
@@ -142,8 +166,8 @@ def build(studio: Studio) -> TrainTab:
     awake = {sample: gr.update(interactive=True)}
     sample.click(told_while(fetching, begin_sample, awake), None, [notice, fetching, sample, started], **begins)
     made.added.change(use_model, made.added, [made.fields["model"], modules], **quiet).then(**update)
-    reopen: Step = {"fn": open_tab, "inputs": draft, "outputs": [*fields, first], **quiet}
-    return TrainTab(form=made, started=started, reopen=reopen, update=update)
+    reopen: Step = {"fn": open_tab, "inputs": draft, "outputs": [*fields, first, accuracy, made.preset], **quiet}
+    return TrainTab(form=made, draft=draft, started=started, reopen=reopen, update=update)
 
 
 def _kept(values: dict[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_raising_alpha_strengthens_the_update() -> None:
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate must be a number"),
         ({"optimizer": {"learning_rate": 2}}, "optimizer.learning_rate must be at most 1"),
         ({"method": {"target_modules": []}}, "target_modules is empty"),
-        ({"quantization": {"quantization": "nf3"}}, "'none' or 'nf4', not 'nf3'"),
+        ({"quantization": {"quantization": "nf3"}}, "'none', 'int8', 'nf4' or 'fp4', not 'nf3'"),
         ({"version": 99}, "version 99 is unknown"),
         (["model"], "is not a recipe"),
     ],
@@ -54,6 +54,32 @@ def test_a_wrong_value_is_named_with_its_place(document: object, said: str) -> N
     with pytest.raises(BadInput, match=re.escape(said)) as error:
         Recipe.parse(document, "mine.yaml")
     assert str(error.value).startswith("mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"method": "full", "quantization": "nf4"}, "quantization nf4 freezes them"),
+        ({"init_lora_weights": "pissa", "quantization": "int8"}, "init_lora_weights pissa takes the base apart"),
+        ({"init_lora_weights": "olora", "quantization": "fp4"}, "init_lora_weights olora takes the base apart"),
+        ({"init_lora_weights": "loftq"}, "set quantization to nf4 or fp4"),
+        ({"init_lora_weights": "loftq", "quantization": "int8"}, "set quantization to nf4 or fp4"),
+        ({"loraplus_lr_ratio": 16, "optim": "adamw_8bit"}, "loraplus_lr_ratio works with optim adamw_torch"),
+        ({"method": "prompt", "packing": True}, "method prompt begins each anew"),
+        ({"method": "prefix", "packing": True}, "method prefix begins each anew"),
+        ({"method": "prefix", "gradient_checkpointing": True}, "gradient_checkpointing drops"),
+        ({"early_stopping_patience": 3}, "set eval_steps as well"),
+    ],
+    ids=str,
+)
+def test_what_cannot_go_together_is_refused_in_words(values: dict[str, object], said: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(said)):
+        Recipe().with_values(values)
+
+
+def test_a_field_of_another_method_is_no_hindrance() -> None:
+    Recipe().with_values({"method": "ia3", "init_lora_weights": "pissa", "quantization": "nf4"})
+    Recipe().with_values({"method": "full", "loraplus_lr_ratio": 16, "optim": "adamw_8bit"})
 
 
 @pytest.mark.parametrize("text", ["a: [", "\t- x: y: z", "{" * 2000, "!!python/object/apply:os.system ['true']"])

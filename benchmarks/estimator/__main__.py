@@ -1,0 +1,127 @@
+"""The memory estimate against measured peaks, configuration by configuration.
+
+    python -m benchmarks.estimator [SMOLLM2_FOLDER] [--subset] [--models FOLDER] [--json FILE]
+
+On a CPU it counts live tensor storage, on CUDA torch.cuda.max_memory_allocated; predicted is the estimate without the
+runtime's share. Beside it stands `accelerate estimate-memory`'s rule for training with Adam (accelerate 1.15,
+commands/estimate.py, estimate_training_usage): four times the model in float32, twice it in 16 bits.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.estimator import measure, shapes
+from benchmarks.estimator.configurations import SMOLLM2, Configuration, all_configurations, subset
+from studio.memory.estimate import footprint
+from studio.memory.shapes import ModelShape, read_shape
+from studio.recipe import Recipe
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Result:
+    """One configuration: bytes predicted, measured, and by accelerate's rule."""
+
+    configuration: Configuration
+    predicted: int
+    measured: int
+    accelerate: int
+    exact_parameters: bool
+
+    @property
+    def error(self) -> float:
+        return self.predicted / self.measured - 1
+
+
+def recipe_of(one: Configuration) -> Recipe:
+    """The recipe of a configuration; dropout is 0 unless it says otherwise."""
+    usual = {"per_device_train_batch_size": one.batch, "per_device_eval_batch_size": one.batch, "held_out": 0.1}
+    return Recipe().with_values({**usual, "lora_dropout": 0, "max_length": one.length, **one.values})
+
+
+def accelerate_rule(shape: ModelShape, recipe: Recipe) -> int:
+    """What `accelerate estimate-memory` says for training this model with Adam."""
+    fp32 = 4 * shape.parameters
+    return 4 * fp32 if recipe.model.dtype == "float32" else 2 * fp32
+
+
+def run(one: Configuration, folder: Path, cuda: bool) -> Result:
+    """Measure one configuration on the model in `folder`."""
+    recipe = recipe_of(one)
+    measured = measure.measure(folder, recipe, one.length, one.share)
+    shape = read_shape(folder)
+    share = measure.trained_share(recipe, one.length, one.share)
+    found = footprint(shape, recipe, "cuda" if cuda else "cpu", one.length, share)
+    return Result(
+        one, found.allocated, measured.peak, accelerate_rule(shape, recipe), found.trainable == measured.trainable
+    )
+
+
+def summary(results: Sequence[Result]) -> str:
+    """Median, 95th percentile and worst errors, and those of accelerate's rule."""
+    errors = sorted(abs(result.error) for result in results)
+    rule = sorted(abs(result.accelerate / result.measured - 1) for result in results)
+    under = sum(result.error < -0.05 for result in results)
+    wrong = sum(not result.exact_parameters for result in results)
+    last = len(errors) - 1
+    return (
+        f"{len(results)} configurations. Estimate: median absolute error {errors[last // 2]:.1%}, 95th percentile "
+        f"{errors[round(0.95 * last)]:.1%}, largest {errors[-1]:.1%}; {under} underestimated by more than 5%. "
+        f"accelerate estimate-memory's rule: median {rule[last // 2]:.0%}, 95th percentile "
+        f"{rule[round(0.95 * last)]:.0%}. Trainable parameters differ from PEFT's in {wrong}."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.estimator")
+    parser.add_argument("smollm2", type=Path, nargs="?", help="folder of SmolLM2-135M; without it, it is left out")
+    parser.add_argument("--subset", action="store_true", help="eight configurations instead of all")
+    parser.add_argument("--models", type=Path, help="where the random models are kept; by default a temporary folder")
+    parser.add_argument("--json", type=Path, help="write the figures into this file")
+    given = parser.parse_args()
+    chosen = subset() if given.subset else all_configurations()
+    chosen = [one for one in chosen if one.model != SMOLLM2 or given.smollm2]
+    with tempfile.TemporaryDirectory() as scratch:
+        results = _table(chosen, given.models or Path(scratch), given.smollm2)
+    print("\n" + summary(results))
+    worst = sorted(results, key=lambda result: -abs(result.error))[:8]
+    print(
+        "Worst: " + "; ".join(f"{one.configuration.model} {one.configuration.words} {one.error:+.1%}" for one in worst)
+    )
+    if given.json:
+        figures = [[result.configuration.model, result.configuration.batch, result.configuration.length,
+                    result.configuration.words, result.predicted, result.measured] for result in results]  # fmt: skip
+        given.json.write_text(json.dumps(figures))
+
+
+def _table(chosen: Sequence[Configuration], models: Path, smollm2: Path | None) -> list[Result]:
+    from studio.engine import loading
+
+    cuda, began, results = loading.pick_device().is_cuda, time.monotonic(), []
+    print("| model | batch | length | recipe | predicted MiB | measured MiB | error | accelerate MiB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for one in chosen:
+        folder = smollm2 if one.model == SMOLLM2 and smollm2 else shapes.make(models, one.model)
+        try:
+            result = run(one, folder, cuda)
+        except Exception as error:
+            # One that cannot be trained is no measurement; the others still are.
+            print(f"{one.model} {one.words}: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr, flush=True)
+            continue
+        results.append(result)
+        figures = f"{result.predicted / MIB:,.1f} | {result.measured / MIB:,.1f} | {result.error:+.1%}"
+        print(f"| {one.model} | {one.batch} | {one.length} | {one.words} | {figures} | "
+              f"{result.accelerate / MIB:,.0f} |", flush=True)  # fmt: skip
+    print(f"\nIn {time.monotonic() - began:.0f} s on {'CUDA' if cuda else 'a CPU'}.", file=sys.stderr)
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Measures one configuration: the peak bytes of tensors on the device in a real step and in an evaluation.
+
+The trainer is the engine's own (`studio.engine.train.build_trainer`), on rows of exactly the wanted length. On CUDA it
+is torch.cuda.max_memory_allocated. On a CPU it is the same quantity counted: bytes of all tensors alive when a step
+begins, plus the highest sum of torch's own allocations and releases since, as its profiler records each.
+"""
+
+import contextlib
+import gc
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.recipe import Recipe
+
+TRAINED = 0.1
+
+
+PACKED = 4  # examples to a packed row
+
+
+@dataclass
+class Peak:
+    """The highest bytes of a stretch of work."""
+
+    bytes: int = 0
+
+
+def live_bytes() -> int:
+    """Bytes of all tensor storages that Python can reach, each once."""
+    import torch
+
+    gc.collect()
+    found: dict[int, int] = {}
+    for thing in gc.get_objects():
+        # Not isinstance(): lazy modules and proxies answer that with an import or an error.
+        if not issubclass(type(thing), torch.Tensor) or thing.device.type == "meta":
+            continue
+        with contextlib.suppress(RuntimeError, NotImplementedError):
+            storage = thing.untyped_storage()
+            found[storage.data_ptr()] = max(found.get(storage.data_ptr(), 0), storage.nbytes())
+    return sum(found.values())
+
+
+@contextlib.contextmanager
+def peak_of(base: int, cuda: bool) -> Iterator[Peak]:
+    """Counts the stretch inside; `base`: bytes alive when it begins that were there before (a CPU's)."""
+    import torch
+
+    peak = Peak()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        yield peak
+        torch.cuda.synchronize()
+        peak.bytes = torch.cuda.max_memory_allocated()
+        return
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        yield peak
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = highest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        highest = max(highest, now)
+    peak.bytes = base + highest
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Peaks of one training step and one evaluation, and the trainable parameters as PEFT counts them."""
+
+    step: int
+    evaluation: int
+    trainable: int
+
+    @property
+    def peak(self) -> int:
+        return max(self.step, self.evaluation)
+
+
+def measure(folder: Path, recipe: Recipe, length: int, share: float) -> Measured:
+    """Train two steps of `recipe` on the model in `folder`, rows of `length` tokens; the second is counted.
+
+    share: of the tokens of an example that have a label.
+    """
+    from transformers import TrainerCallback
+
+    from studio.engine import loading
+
+    cuda = loading.pick_device().is_cuda
+    before = live_bytes()
+    with tempfile.TemporaryDirectory() as work, _quiet():
+        trainer = _trainer(folder, recipe, length, share, Path(work))
+
+        class Counter(TrainerCallback):  # type: ignore[misc]
+            """Counts the second step: the first one makes the optimizer's state."""
+
+            peak, stack = Peak(), contextlib.ExitStack()
+
+            def on_step_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
+                if state.global_step == 1:
+                    self.peak = self.stack.enter_context(peak_of(live_bytes() - before, cuda))
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **things: Any) -> None:
+                self.stack.close()
+
+        counter = Counter()
+        trainer.add_callback(counter)
+        trainer.train()
+        with peak_of(live_bytes() - before, cuda) as found:
+            trainer.evaluate()
+        evaluation = found.bytes
+        trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        if hasattr(trainer.model, "get_nb_trainable_parameters"):
+            trainable = trainer.model.get_nb_trainable_parameters()[0]
+        step = counter.peak.bytes
+        trainer.accelerator.free_memory()
+        del trainer, counter
+        gc.collect()
+    return Measured(step, evaluation, trainable)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    import io
+    import warnings
+
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def rows(count: int, batch: int, length: int, share: float, seed: int = 0) -> list[Any]:
+    """Examples of which the first of each batch has `length` tokens and the others somewhat fewer, as real ones do.
+
+    The last `share` of each is trained.
+    """
+    import random
+
+    from studio.dataset.encode import Example
+
+    dice = random.Random(seed)
+    made = []
+    for row in range(count):
+        own = length - (row % batch) * max(1, length // (4 * batch))
+        prompt = own - round(own * share)
+        ids = [dice.randrange(3, 250) for _ in range(own)]
+        made.append(Example(row, ids, [-100] * prompt + ids[prompt:]))
+    return made
+
+
+def trained_share(recipe: Recipe, length: int, share: float) -> float:
+    """Share of the tokens of one batch, padding included, that have a label."""
+    batch = recipe.schedule.per_device_train_batch_size
+    if recipe.schedule.packing:
+        made, times = rows(1, 1, length // PACKED, share), PACKED
+    else:
+        made, times = rows(batch, batch, length, share), 1
+    trained = times * sum(label != -100 for row in made for label in row.labels[1:])
+    return float(trained / (len(made) * length))
+
+
+def _trainer(folder: Path, recipe: Recipe, length: int, share: float, work: Path) -> Any:
+    from torch.utils.data import SequentialSampler
+
+    from studio.dataset.encode import Encoded
+    from studio.engine import loading, train
+    from studio.engine.inputs import Inputs
+
+    schedule, batch = recipe.schedule, recipe.schedule.per_device_train_batch_size
+    eval_batch = recipe.evaluation.per_device_eval_batch_size
+    held_out = rows(eval_batch, eval_batch, length, share, seed=1)
+    if schedule.packing:
+        train_rows = rows(2 * PACKED * batch * schedule.gradient_accumulation_steps, 1, length // PACKED, share)
+        recipe = recipe.with_values({"max_length": length})
+    else:
+        train_rows = rows(2 * batch * schedule.gradient_accumulation_steps, batch, length, share)
+    encoded = Encoded(train_rows, held_out)
+    recipe = recipe.with_values({"max_steps": 2})
+    inputs = Inputs(recipe, folder.name, folder, "rows", work)
+    build: Callable[..., Any] = train.build_trainer
+    trainer, _ = build(_worker(work), inputs, encoded, loading.pick_device())
+    # In order, so that every batch has one of the longest.
+    trainer._get_train_sampler = lambda *_: SequentialSampler(trainer.train_dataset)
+    return trainer
+
+
+def _worker(work: Path) -> Any:
+    from studio.engine.worker import Worker
+    from studio.rundir import Identity, Journal, RunDir
+
+    run = RunDir(work)
+    return Worker(run, Journal(run.events), Identity(0, 0.0, "", "", ""))

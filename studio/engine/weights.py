@@ -1,0 +1,99 @@
+"""What a run trained, on disk: an adapter that works with the plain base, or the whole model.
+
+PiSSA, OLoRA and LoftQ begin with an A0 and B0 that are not zero, over a base changed by as much. Such an adapter means
+nothing to anyone who has the plain base, so it is saved as what training changed: AB - A0B0, one LoRA of twice the
+rank. Exports, chat, merging and plain PEFT then need to know nothing of it.
+What it does not do: decide when to save (callbacks), or write what goes beside the weights (artefacts).
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from studio.rundir import write_json
+
+ADAPTER_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+
+
+@dataclass(slots=True)
+class Trained:
+    """The trained part of `model`; start: A0 and B0 by their names on disk, where they are not zero."""
+
+    model: Any
+    start: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def over_moved_base(cls, model: Any) -> Self:
+        """An adapter that has just begun over a base changed by it."""
+        from peft import get_peft_model_state_dict
+
+        state = get_peft_model_state_dict(model, save_embedding_layers=False)
+        return cls(
+            model, {name: tensor.detach().cpu().clone() for name, tensor in state.items() if _part(name) is not None}
+        )
+
+    @property
+    def is_adapter(self) -> bool:
+        return hasattr(self.model, "peft_config")
+
+    def save(self, folder: Path, dtype: str = "") -> None:
+        """Write the weights and their config. dtype: what a whole model is rounded to, here as well, at the
+        end of a run; empty keeps it exact."""
+        if not self.is_adapter:
+            self._save_whole(folder, dtype)
+            return
+        # Asking whether embeddings were trained would ask the hub for the base's config; no method here trains them.
+        self.model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's blank card
+        if self.start:
+            self._write_difference(folder)
+
+    def load(self, folder: Path) -> None:
+        """Take the weights of a folder that `save` wrote in this run."""
+        import torch
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        if not self.is_adapter:
+            saved = type(self.model).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+            self.model.load_state_dict(saved.state_dict())
+            return
+        state = load_file(folder / ADAPTER_FILE)
+        for name, first in self.start.items():
+            # The run's own half; the other is the start, taken away.
+            axis = _part(name)
+            assert axis is not None
+            state[name] = state[name].narrow(axis, 0, first.shape[axis]).contiguous()
+        set_peft_model_state_dict(self.model, state)
+
+    def _save_whole(self, folder: Path, dtype: str) -> None:
+        import torch
+
+        if dtype:
+            self.model.to(getattr(torch, dtype))  # in place: a second copy may not fit
+        self.model.save_pretrained(str(folder), max_shard_size="5GB", safe_serialization=True)
+
+    def _write_difference(self, folder: Path) -> None:
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        state = load_file(folder / ADAPTER_FILE)
+        for name, first in self.start.items():
+            axis = _part(name)
+            assert axis is not None
+            taken = first if axis == 0 else -first
+            state[name] = torch.cat([state[name], taken.to(state[name])], dim=axis).contiguous()
+        save_file(state, folder / ADAPTER_FILE, metadata={"format": "pt"})
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        # The scale stays: alpha / r, with rsLoRA alpha / sqrt(r).
+        config["lora_alpha"] *= math.sqrt(2) if config["use_rslora"] else 2
+        config |= {"r": 2 * config["r"], "init_lora_weights": True}
+        write_json(folder / CONFIG_FILE, config)
+
+
+def _part(name: str) -> int | None:
+    """The axis of the rank in A (0) or B (1); None for anything else."""
+    return 0 if ".lora_A." in name else 1 if ".lora_B." in name else None

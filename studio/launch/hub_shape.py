@@ -1,0 +1,43 @@
+"""What a model on the hub is made of: its config and the headers of its safetensors files, by ranges of bytes.
+
+Nothing else is downloaded: a few kilobytes stand for gigabytes of weights.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from studio.errors import BadInput, Unavailable
+
+_PATIENCE = 10.0
+
+
+def read(hub_id: str) -> tuple[dict[str, Any], list[tuple[str, list[int], str]]]:
+    """The model's config, and name, shape and type of each tensor. Raises BadInput or Unavailable with the way out."""
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        NotASafetensorsRepoError,
+        RepositoryNotFoundError,
+    )
+
+    # As in launch.hub: the client's connection errors come from the HTTP library that its own error is built on.
+    broken = (cast(type[Exception], HfHubHTTPError.__mro__[1]), OSError, RuntimeError, ValueError)
+    try:
+        told = HfApi().get_safetensors_metadata(hub_id)
+        config = json.loads(Path(hf_hub_download(hub_id, "config.json", etag_timeout=_PATIENCE)).read_bytes())
+    except GatedRepoError:
+        raise BadInput(f"{hub_id} is gated: accept its terms on the hub and set HF_TOKEN, then try again.") from None
+    except RepositoryNotFoundError:
+        raise BadInput(f"The hub has no model {hub_id} (or it is private: set HF_TOKEN).") from None
+    except NotASafetensorsRepoError:
+        raise BadInput(f"{hub_id} has no safetensors files, so its sizes cannot be read without its weights.") from None
+    except broken as error:
+        raise Unavailable(f"The Hugging Face hub cannot be reached ({type(error).__name__}).") from None
+    tensors = [
+        (name, list(tensor.shape), str(tensor.dtype))
+        for file in told.files_metadata.values()
+        for name, tensor in file.tensors.items()
+    ]
+    return config, tensors

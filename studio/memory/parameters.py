@@ -1,0 +1,59 @@
+"""How many parameters each method trains, exactly as PEFT counts them, and what they take."""
+
+from dataclasses import dataclass
+
+from studio.memory.shapes import ModelShape
+from studio.recipe import Recipe
+from studio.themes.method import ia3_modules
+
+
+@dataclass(frozen=True, slots=True)
+class Trainable:
+    """What is trained: numbers, bytes they are held in, and the bytes of the largest tensor divided by its width."""
+
+    count: int
+    bytes: int
+    largest: int
+
+
+def trainable(shape: ModelShape, recipe: Recipe) -> Trainable:
+    """What `recipe` trains of `shape`."""
+    method = recipe.method
+    if method.method == "full":
+        return Trainable(shape.parameters, 4 * shape.parameters, shape.elements[2])
+    if method.method == "prompt":
+        count = method.num_virtual_tokens * shape.hidden
+        return Trainable(count, 4 * count, count)
+    if method.method == "prefix":
+        # PEFT keeps keys and values of every layer, as wide as the model's own key heads.
+        count = method.num_virtual_tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim
+        return Trainable(count, 4 * count, count)
+    if method.method == "ia3":
+        scaled, feedforward = ia3_modules(linear.module for linear, _ in shape.groups)
+        factors = [
+            (linear.in_features if linear.module in feedforward else linear.out_features, times)
+            for linear, times in shape.groups
+            if linear.module in scaled
+        ]
+        count = sum(one * times for one, times in factors)
+        return Trainable(count, 4 * count, max((one for one, _ in factors), default=0))
+    return _lora(shape, recipe)
+
+
+def _lora(shape: ModelShape, recipe: Recipe) -> Trainable:
+    """r * (in + out) a layer (Hu et al. 2021, section 4.1); DoRA adds a length for each output."""
+    method, targets = recipe.method, recipe.method.target_modules
+    layers = [(one, times) for one, times in shape.groups if targets == "all-linear" or one.module in targets]
+    narrow = 2 if recipe.quantization.quantization != "none" else 4
+    matrices = sum(times * method.r * (one.in_features + one.out_features) for one, times in layers)
+    wide = sum(times * one.out_features for one, times in layers) if method.use_dora else 0
+    if method.bias == "all":
+        wide += sum(
+            tensor.elements
+            for tensor in shape.trained_tensors
+            if tensor.name.endswith(".bias") or tensor.name == "bias"
+        )
+    elif method.bias == "lora_only":
+        wide += sum(times * one.out_features for one, times in layers if one.bias)
+    largest = max((method.r * max(one.in_features, one.out_features) for one, _ in layers), default=0)
+    return Trainable(matrices + wide, matrices * narrow + 4 * wide, largest)

@@ -1,0 +1,108 @@
+"""How a recipe is computed: the width of every kind of number, what is trained, how much goes through at once.
+
+Widths in bytes. `stream`: what passes from layer to layer; `compute`: what matrices are multiplied in. They follow from
+the engine: autocast computes in bfloat16; what bitsandbytes leaves alone is cast to float32 by PEFT's
+prepare_model_for_kbit_training; trained weights are float32, but A and B over a quantised base are bfloat16 (TRL).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from studio.memory.shapes import Linear, ModelShape
+from studio.recipe import PLAIN_ATTENTION_TOKENS, Recipe
+from studio.themes.method import ia3_modules
+
+Method = Literal["lora", "ia3", "prompt", "prefix", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A batch of `batch` rows of `length` tokens (virtual ones included), and how it is computed."""
+
+    batch: int
+    length: int
+    trained: int
+    method: Method
+    quantization: str
+    stream: int
+    compute: int
+    autocast: bool
+    adapter: int
+    unpacked: int
+    double: bool
+    r: int
+    dropout: float
+    dora: bool
+    targets: frozenset[str] | None
+    feedforward: frozenset[str]
+    cuda: bool
+    plain_attention: bool
+    masked: bool
+    prefix: int
+    training: bool = True
+
+    @property
+    def tokens(self) -> int:
+        return self.batch * self.length
+
+    @property
+    def full(self) -> bool:
+        return self.method == "full"
+
+    @property
+    def lora_compute(self) -> int:
+        """Width in which A and B multiply."""
+        return 2 if self.autocast else self.adapter
+
+    def adapts(self, linear: Linear) -> bool:
+        """Whether the method puts something on this layer."""
+        if self.method == "lora":
+            return self.targets is None or linear.module in self.targets
+        return self.method == "ia3" and self.targets is not None and linear.module in self.targets
+
+    def of(self, batch: int, trained: int, *, training: bool) -> "Setup":
+        """The same with another batch."""
+        return replace(self, batch=batch, trained=trained, training=training, masked=self.masked or batch > 1)
+
+
+def setup_of(shape: ModelShape, recipe: Recipe, cuda: bool, length: int, trained_share: float) -> Setup:
+    """The setup of one training step; `length`: tokens of the longest row."""
+    method, held = recipe.method, recipe.quantization
+    quantized = held.quantization != "none"
+    half = recipe.model.dtype == "bfloat16"
+    batch = recipe.schedule.per_device_train_batch_size
+    trained = max(1, round(batch * length * trained_share))
+    virtual = method.num_virtual_tokens if method.method == "prompt" else 0
+    compute = 2 if half else 4
+    unpacked = (
+        compute if held.bnb_4bit_compute_dtype == "same" else 2 if held.bnb_4bit_compute_dtype == "bfloat16" else 4
+    )
+    scaled, feedforward = ia3_modules(linear.module for linear, _ in shape.groups)
+    targets: frozenset[str] | None = None
+    if method.method == "ia3":
+        targets = frozenset(scaled)
+    elif method.method == "lora" and method.target_modules != "all-linear":
+        targets = frozenset(method.target_modules)
+    return Setup(
+        batch=batch,
+        length=length + virtual,
+        trained=trained,
+        method=method.method,
+        quantization=held.quantization,
+        stream=4 if quantized or method.method == "full" or not half else 2,
+        compute=compute,
+        autocast=half,
+        adapter=2 if quantized and method.method == "lora" else 4,
+        unpacked=unpacked,
+        double=held.bnb_4bit_use_double_quant,
+        r=method.r,
+        dropout=method.lora_dropout if method.method == "lora" else 0.0,
+        dora=method.method == "lora" and method.use_dora,
+        targets=targets,
+        feedforward=frozenset(feedforward),
+        cuda=cuda,
+        plain_attention=not cuda and length <= PLAIN_ATTENTION_TOKENS,
+        # Rows of unequal length are padded, packed ones see only themselves: either takes a mask.
+        masked=batch > 1 or recipe.schedule.packing or method.method == "prefix",
+        prefix=method.num_virtual_tokens if method.method == "prefix" else 0,
+    )

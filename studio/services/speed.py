@@ -1,0 +1,104 @@
+"""How fast this machine trains: operations a second, from the runs it has done, or a usual figure until then."""
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from studio.errors import StudioError
+from studio.memory import flops
+from studio.recipe import Recipe
+from studio.services import models
+from studio.services.machine import Machine
+from studio.store import runs as rows
+from studio.store.tables import Run
+
+if TYPE_CHECKING:
+    from studio.services.studio import Studio
+
+# Operations a second. A CPU's are for one core, from 30 steps of SmolLM2-135M on two cores with AMX (425 tokens/s,
+# benchmarks/RESULTS.md); the GPU's is a third of what an A100 can do in bfloat16, and has not been measured here.
+_USUAL = {"fast": 1.0e11, "slow": 2.5e10, "cuda": 1.0e14}
+# Unpacking 4 bits costs about a third of a step (Dettmers et al. 2023); DoRA makes it up to twice as long.
+_QUANTIZED, _DORA = 1.33, 2.0
+_NEAREST = 5
+_KEPT_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One run that was done here: what it was, and the operations a second it reached."""
+
+    device: str
+    dtype: str
+    quantization: str
+    method: str
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Operations a second, and in words how they are known."""
+
+    rate: float
+    source: str
+
+
+_past: dict[Path, tuple[float, list[Past]]] = {}
+
+
+def of(studio: "Studio", recipe: Recipe, now: Machine) -> Speed:
+    """The speed at which this machine would train `recipe`."""
+    kind = "cuda" if now.device_kind == "cuda" else "cpu"
+    found = [one for one in _runs(studio) if one.device == kind]
+    if not found:
+        usual = _USUAL["cuda"] if kind == "cuda" else now.cores * _USUAL[_cpu(recipe, now)]
+        return Speed(usual / _slower(recipe), "a usual figure for such a machine: no run was done here yet")
+    wanted = (recipe.model.dtype, recipe.quantization.quantization, recipe.method.method)
+
+    def likeness(one: Past) -> int:
+        return sum(a == b for a, b in zip(wanted, (one.dtype, one.quantization, one.method), strict=True))
+
+    nearest = sorted(found, key=likeness, reverse=True)[:_NEAREST]
+    best = likeness(nearest[0])
+    alike = [one for one in nearest if likeness(one) == best]
+    rate = statistics.median(one.rate for one in alike)
+    plural = "run" if len(alike) == 1 else "runs"
+    return Speed(rate, f"measured in {len(alike)} {plural} on this machine")
+
+
+def _cpu(recipe: Recipe, now: Machine) -> str:
+    return "fast" if now.bf16_fast and recipe.model.dtype == "bfloat16" else "slow"
+
+
+def _slower(recipe: Recipe) -> float:
+    dora = _DORA if recipe.method.method == "lora" and recipe.method.use_dora else 1.0
+    return dora * (_QUANTIZED if recipe.quantization.quantization != "none" else 1.0)
+
+
+def _runs(studio: "Studio") -> list[Past]:
+    """The runs of this home that have a speed; asked again after a while."""
+    home = studio.settings.home
+    kept = _past.get(home)
+    if kept is not None and time.monotonic() - kept[0] < _KEPT_SECONDS:
+        return kept[1]
+    found = [past for row in rows.every(studio.database, studio.owner) if (past := _read(studio, row)) is not None]
+    _past[home] = (time.monotonic(), found)
+    return found
+
+
+def _read(studio: "Studio", row: Run) -> Past | None:
+    if not row.tokens_per_s or not row.recipe:
+        return None
+    try:
+        recipe = Recipe.parse(yaml.safe_load(row.recipe), "run")
+        shape = models.shape_of(studio, row.model)
+    except StudioError:
+        return None  # made by another version, or its model is gone
+    length = recipe.data.max_length / 2  # what its examples had on average is not kept; attention is a small part
+    rate = row.tokens_per_s * flops.per_token(shape, recipe, length, 0.5)
+    kind = "cpu" if row.device.upper().startswith("CPU") else "cuda"
+    return Past(kind, recipe.model.dtype, recipe.quantization.quantization, recipe.method.method, rate)

@@ -1,0 +1,92 @@
+"""The training form: what applies is shown, what would fit is one click away, recipes come and go."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from studio.recipe import Recipe
+from tests.e2e.conftest import Served
+from tests.e2e.test_whole_path import tab
+
+pytestmark = pytest.mark.browser
+Start = Callable[[Path], Served]
+
+
+def choose(page: Page, field: str, option: str) -> None:
+    page.locator(f"#field-{field} input").click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def test_the_form_shows_what_applies_to_the_method(page: Page, little_home: Path, start: Start) -> None:
+    page.goto(f"{start(little_home).url}/?tab=train")
+    expect(page.locator("#estimate")).to_contain_text("Fits")
+    expect(page.locator("#field-r")).to_be_visible()
+    expect(page.locator("#scale")).to_contain_text("2: the adapter's update")
+    choose(page, "method", "ia3")
+    expect(page.locator("#field-r")).to_be_hidden()
+    expect(page.locator("#field-lora_alpha")).to_be_hidden()
+    expect(page.locator("#field-learning_rate")).to_be_visible()
+    choose(page, "method", "full")
+    choose(page, "quantization", "nf4")
+    expect(page.locator("#estimate")).to_contain_text("quantization nf4 freezes them")
+    expect(page.locator("#start-training")).to_be_disabled()
+
+
+def test_what_does_not_fit_is_changed_by_a_click(page: Page, little_home: Path, start: Start) -> None:
+    """A known model of 141 GB in 16 bits is asked about by its hub id, without downloading it."""
+    page.goto(f"{start(little_home).url}/?tab=train")
+    expect(page.locator("#estimate")).to_contain_text("batches of up to")
+    page.locator("#field-model input").fill("meta-llama/Llama-3.1-70B")
+    page.locator("#field-model input").press("Enter")
+    estimate = page.locator("#estimate")
+    expect(estimate).to_contain_text("Does not fit")
+    before = estimate.locator(".verdict").inner_text()
+    estimate.locator(".fix", has_text="gradient_checkpointing").click()
+    expect(page.locator("#changed-fields")).to_contain_text("gradient_checkpointing true")
+    expect(estimate.locator(".verdict")).not_to_have_text(before)
+
+
+def test_presets_say_what_they_take_here(page: Page, little_home: Path, start: Start) -> None:
+    page.goto(f"{start(little_home).url}/?tab=train")
+    expect(page.locator("#estimate")).to_contain_text("Fits")
+    page.locator("#field-preset input").click()
+    expect(page.get_by_role("option", name="Balanced")).to_contain_text("MiB")
+
+
+def test_a_recipe_is_opened_and_a_wrong_one_changes_nothing(
+    page: Page, little_home: Path, start: Start, tmp_path: Path
+) -> None:
+    page.goto(f"{start(little_home).url}/?tab=train")
+    expect(page.locator("#estimate")).to_contain_text("Fits")
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(Recipe().with_values({"model": "tiny", "dataset": "little", "r": 8}).to_yaml())
+    bad.write_text("method:\n  rank: 4\n")
+    page.locator("#open-recipe input[type=file], input[type=file][accept*=yaml]").first.set_input_files(good)
+    expect(page.locator("#field-r input").first).to_have_value("8")
+    page.locator("#open-recipe input[type=file], input[type=file][accept*=yaml]").first.set_input_files(bad)
+    expect(page.get_by_role("alert").first).to_contain_text("method.rank is no field of a recipe")
+    expect(page.locator("#field-r input").first).to_have_value("8")
+
+
+def test_a_run_is_cloned_into_the_form_and_the_draft_survives_a_reload(
+    page: Page, little_home: Path, start: Start
+) -> None:
+    served = start(little_home)
+    run = str(
+        served.cli("train", "--model", "tiny", "--dataset", "little", "--set", "max_steps=2", "--set", "r=4")["id"]
+    )
+    deadline = time.monotonic() + 300
+    while not (little_home / "runs" / run / "exit.json").exists():
+        assert time.monotonic() < deadline, "the run did not end"
+        time.sleep(0.2)
+    page.goto(f"{served.url}/?run={run}")
+    page.locator("#clone-run").click()
+    expect(page.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#field-r input").first).to_have_value("4")
+    expect(page.locator("#changed-fields")).to_contain_text("max_steps 2")
+    page.goto(f"{served.url}/?tab=train")
+    expect(page.locator("#field-r input").first).to_have_value("4")
+    tab(page, "Runs")

@@ -1,0 +1,73 @@
+"""The estimate against real training: a subset of benchmarks/estimator, and the catalogue against transformers."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.estimator import measure, shapes
+from benchmarks.estimator.__main__ import run
+from benchmarks.estimator.configurations import Configuration, subset
+from studio.memory import catalogue
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shapes")
+
+
+def test_the_counter_counts_a_case_done_by_hand() -> None:
+    """Two tensors of 4 MB at once are the peak; a third of 2 MB comes when one of them is gone."""
+    import torch
+
+    million = 1_000_000
+    before = torch.zeros(million)
+    base = measure.live_bytes()
+    with measure.peak_of(base, cuda=False) as peak:
+        first = torch.zeros(million)
+        second = first + 1
+        del first
+        third = torch.zeros(million // 2)
+    assert peak.bytes - base == pytest.approx(8 * million, abs=1000)
+    assert measure.live_bytes() - base == 4 * (second.numel() + third.numel())
+    del before
+    assert measure.live_bytes() - base == 2 * million
+
+
+@pytest.mark.parametrize("one", subset(), ids=lambda one: f"{one.model}-{one.words}")
+def test_predicted_and_measured_peak(models: Path, one: Configuration) -> None:
+    result = run(one, shapes.make(models, one.model), cuda=False)
+    assert abs(result.error) < 0.1
+    assert result.exact_parameters
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HuggingFaceTB/SmolLM2-135M",
+        "meta-llama/Llama-3.2-1B",
+        "Qwen/Qwen3-0.6B",
+        "mistralai/Mistral-7B-v0.3",
+        "google/gemma-3-1b-it",
+        "microsoft/phi-4",
+        "HuggingFaceTB/SmolLM3-3B",
+        "openai-community/gpt2",
+        "EleutherAI/pythia-1b",
+        "tiiuae/falcon-7b",
+    ],
+)
+def test_a_known_models_tensors_are_those_transformers_makes(name: str) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = catalogue.shape(name)
+    config = AutoConfig.for_model(**shape.config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    prefix = "transformer." if name.endswith("gpt2") else ""
+    ours = {prefix + tensor.name: tensor.shape for tensor in shape.tensors}
+    # transformers 5 calls GPT-NeoX's head lm_head in the model and embed_out in the file.
+    filed = {"lm_head.weight": "embed_out.weight"} if "pythia" in name else {}
+    theirs = {filed.get(name, name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert ours == theirs
