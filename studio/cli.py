@@ -24,6 +24,7 @@ from studio.services import (
     doctor as doctor_service,
 )
 from studio.services import (
+    dry_runs,
     estimates,
     exports,
     presets,
@@ -155,14 +156,22 @@ def estimate(
         float | None, typer.Option(help="GiB of a GPU to answer for, instead of this machine.")
     ] = None,
     sets: Sets = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train a few steps on the longest examples first, and correct by that.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Estimate the memory of a recipe file, or of --model with --method and --set."""
+    if dry_run and device_memory is not None:
+        raise BadInput("--dry-run measures this machine; leave --device-memory out.")
     if device_memory is not None and not 0 < device_memory <= 1e6:
         raise BadInput(f"--device-memory is a number of GiB above 0, not {device_memory:g}.")
     with Studio(context.obj) as studio:
         wanted = _recipe(studio, recipe, model, dataset, preset, [*_method(method), *(sets or [])])
         room = None if device_memory is None else int(device_memory * 2**30)
+        if dry_run:
+            with out.progress(quiet=as_json) as progress:
+                dry_runs.run(studio, wanted, progress)
         out.show_estimate(estimates.estimate(studio, wanted, room, ask_hub=True), as_json)
 
 

@@ -137,6 +137,13 @@ def show_estimate(found: Estimate, as_json: bool) -> None:
     print(
         f"{found.trainable:,} of {found.parameters:,} parameters are trained ({found.trainable / found.parameters:.2%})"
     )
+    if (dry := found.dry_run) and found.exact:
+        print(
+            f"Measured in a dry run: {dry.measured / GIB:.3f} GiB (predicted {dry.predicted / GIB:.3f}), "
+            f"{dry.step_seconds:.2f} s for a step of {dry.rows} of the longest examples, {dry.length} tokens"
+        )
+    elif dry:
+        print(f"Corrected by a dry run of a like recipe: what comes and goes is multiplied by {dry.correction:.2f}")
     if found.minutes:
         print(f"About {found.minutes:,.1f} minutes for {found.steps:,} steps ({found.minutes_from})")
     if found.fits:

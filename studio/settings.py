@@ -92,6 +92,10 @@ class Settings:
     def keeper_lock(self) -> Path:
         return self.home / "keeper.lock"
 
+    @property
+    def dry_run_lock(self) -> Path:
+        return self.home / "dry-run.lock"
+
     def prepare(self) -> Self:
         """Create the folders of the home, readable by their owner only."""
         for folder in (self.home, self.runs, self.datasets, self.models, self.exports, self.cache, self.staging):

@@ -1,8 +1,7 @@
 """Measures one configuration: the peak bytes of tensors on the device in a real step and in an evaluation.
 
 The trainer is the engine's own (`studio.engine.train.build_trainer`), on rows of exactly the wanted length. On CUDA it
-is torch.cuda.max_memory_allocated. On a CPU it is the same quantity counted: bytes of all tensors alive when a step
-begins, plus the highest sum of torch's own allocations and releases since, as its profiler records each.
+is torch.cuda.max_memory_allocated, on a CPU the same quantity counted (studio.engine.measure).
 """
 
 import contextlib
@@ -21,64 +20,12 @@ TRAINED = 0.1
 PACKED = 4  # examples to a packed row
 
 
-@dataclass
-class Peak:
-    """The highest bytes of a stretch of work."""
-
-    bytes: int = 0
-
-
-def live_bytes() -> int:
-    """Bytes of all tensor storages that Python can reach, each once."""
-    import torch
-
-    gc.collect()
-    found: dict[int, int] = {}
-    for thing in gc.get_objects():
-        # Not isinstance(): lazy modules and proxies answer that with an import or an error.
-        if not issubclass(type(thing), torch.Tensor) or thing.device.type == "meta":
-            continue
-        with contextlib.suppress(RuntimeError, NotImplementedError):
-            storage = thing.untyped_storage()
-            found[storage.data_ptr()] = max(found.get(storage.data_ptr(), 0), storage.nbytes())
-    return sum(found.values())
-
-
-@contextlib.contextmanager
-def peak_of(base: int, cuda: bool) -> Iterator[Peak]:
-    """Counts the stretch inside; `base`: bytes alive when it begins that were there before (a CPU's)."""
-    import torch
-
-    peak = Peak()
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-        yield peak
-        torch.cuda.synchronize()
-        peak.bytes = torch.cuda.max_memory_allocated()
-        return
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        yield peak
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = highest = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        highest = max(highest, now)
-    peak.bytes = base + highest
-
-
 @dataclass(frozen=True)
 class Measured:
-    """Peaks of one training step and one evaluation, and the trainable parameters as PEFT counts them."""
+    """The peak of a training step and an evaluation, and the trainable parameters as PEFT counts them."""
 
-    step: int
-    evaluation: int
+    peak: int
     trainable: int
-
-    @property
-    def peak(self) -> int:
-        return max(self.step, self.evaluation)
 
 
 def measure(folder: Path, recipe: Recipe, length: int, share: float) -> Measured:
@@ -86,41 +33,23 @@ def measure(folder: Path, recipe: Recipe, length: int, share: float) -> Measured
 
     share: of the tokens of an example that have a label.
     """
-    from transformers import TrainerCallback
-
     from studio.engine import loading
+    from studio.engine.measure import Meter, live_bytes
 
-    cuda = loading.pick_device().is_cuda
-    before = live_bytes()
+    # CUDA's counter counts from what is allocated; a CPU's counts whatever an earlier configuration left behind.
+    before = 0 if loading.pick_device().is_cuda else live_bytes()
     with tempfile.TemporaryDirectory() as work, _quiet():
         trainer = _trainer(folder, recipe, length, share, Path(work))
-
-        class Counter(TrainerCallback):  # type: ignore[misc]
-            """Counts the second step: the first one makes the optimizer's state."""
-
-            peak, stack = Peak(), contextlib.ExitStack()
-
-            def on_step_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
-                if state.global_step == 1:
-                    self.peak = self.stack.enter_context(peak_of(live_bytes() - before, cuda))
-
-            def on_step_end(self, args: Any, state: Any, control: Any, **things: Any) -> None:
-                self.stack.close()
-
-        counter = Counter()
-        trainer.add_callback(counter)
+        meter = next(one for one in trainer.callback_handler.callbacks if isinstance(one, Meter))
         trainer.train()
-        with peak_of(live_bytes() - before, cuda) as found:
-            trainer.evaluate()
-        evaluation = found.bytes
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         if hasattr(trainer.model, "get_nb_trainable_parameters"):
             trainable = trainer.model.get_nb_trainable_parameters()[0]
-        step = counter.peak.bytes
         trainer.accelerator.free_memory()
-        del trainer, counter
+        peak = meter.peak - before
+        del trainer, meter
         gc.collect()
-    return Measured(step, evaluation, trainable)
+    return Measured(peak, trainable)
 
 
 @contextlib.contextmanager

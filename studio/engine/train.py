@@ -78,13 +78,15 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
 
     from studio.engine.callbacks import Conductor, Guard, Recorder
     from studio.engine.head import score_trained_positions_only
+    from studio.engine.measure import Meter
 
     recipe = inputs.recipe
     set_seed(recipe.schedule.seed)
     rows, held_out = _rows(encoded.train), _rows(encoded.held_out) if encoded.held_out else None
     if recipe.schedule.packing:
         rows = _packed_rows(pack(encoded.train, recipe.data.max_length, recipe.schedule.seed))
-    model = load_model(work, inputs, device, max(len(ids) for ids in rows["input_ids"]), encoded)
+    longest = max(len(ids) for ids in rows["input_ids"])
+    model = load_model(work, inputs, device, longest, encoded)
     config = methods.adapter_config(model, recipe, inputs.model)
     work.phase("Adding the adapter" if config else "Setting up the training")
     arguments = training_arguments(work, recipe, device, bool(encoded.held_out))
@@ -131,6 +133,9 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
     # In this order: the point of a step is in the journal before its checkpoint is.
     for callback in (guard, Recorder(work, guard, plan), conductor):
         trainer.add_callback(callback)
+    Meter(work, device.is_cuda, longest, max((len(one.input_ids) for one in encoded.held_out), default=0)).watch(
+        trainer
+    )
     return trainer, conductor
 
 

@@ -138,13 +138,13 @@ def _work(run: RunDir, nonce: str, body: Callable[[Worker], Exit]) -> int:
         _stop_on_sigterm(worker)
         worker.state("starting")
         with _heartbeat(worker):
-            how = _attempt(worker, body)
+            how = attempt(worker, body)
         worker.state(how.state, how.message, sync=True)
         how.write(run)
     return 0 if how.state != "failed" else 1
 
 
-def _attempt(worker: Worker, body: Callable[[Worker], Exit]) -> Exit:
+def attempt(worker: Worker, body: Callable[[Worker], Exit]) -> Exit:
     try:
         return body(worker)
     except Ended as end:

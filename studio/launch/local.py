@@ -76,6 +76,7 @@ def worker_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]
     kept |= {
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8",
+        "KINETO_LOG_LEVEL": "99",  # torch's profiler, which counts memory, would write into the log
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "1",

@@ -21,7 +21,7 @@ runtime        the libraries' own: the CUDA context, or the Python process on a 
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from studio.memory.parameters import Trainable, trainable
 from studio.memory.passes import Passes, Stage
@@ -37,6 +37,7 @@ _RUNTIME = {"cuda": int(0.5 * GIB), "cpu": int(0.6 * GIB)}
 _TABLE, _NESTED_TABLE = 64, 1028
 # The watch for non-finite gradients (engine.callbacks.Guard) looks at the largest one: |g| in fp32 and three masks.
 _CHECK = 7
+_FIXED = ("weights", "adapter", "optimizer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,21 @@ class Footprint:
         The total without the libraries' own, and without paged states, which torch does not allocate.
         """
         return sum(item.bytes for item in self.items if item.key != "runtime") - self.pageable
+
+    @property
+    def fixed(self) -> int:
+        """The part of the allocated bytes that is exact: what is there at every moment."""
+        return sum(item.bytes for item in self.items if item.key in _FIXED) - self.pageable
+
+    def corrected(self, factor: float) -> "Footprint":
+        """With everything that comes and goes multiplied by `factor`, as a measurement of the like showed."""
+        if factor == 1:
+            return self
+        items = [
+            item if item.key in (*_FIXED, "runtime") else replace(item, bytes=round(item.bytes * factor))
+            for item in self.items
+        ]
+        return replace(self, items=items)
 
 
 def adapted(shape: ModelShape, recipe: Recipe) -> list[Linear]:

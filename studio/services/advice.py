@@ -32,7 +32,10 @@ class Fix:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked about: a model, a recipe, examples of `longest` tokens, a device with `available` bytes."""
+    """What is asked about: a model, a recipe, examples of `longest` tokens, a device with `available` bytes.
+
+    correction: what a dry run showed that the bytes which come and go are to be multiplied with.
+    """
 
     shape: ModelShape
     recipe: Recipe
@@ -40,10 +43,12 @@ class Question:
     longest: int
     share: float
     available: int
+    correction: float = 1.0
 
     def footprint(self, recipe: Recipe, longest: int | None = None) -> Footprint:
         """The estimate for a changed recipe."""
-        return memory.footprint(self.shape, recipe, self.device, longest or self.longest, self.share)
+        found = memory.footprint(self.shape, recipe, self.device, longest or self.longest, self.share)
+        return found.corrected(self.correction)
 
 
 def needed(found: Footprint) -> int:

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,10 @@ from studio.memory import flops
 from studio.memory.estimate import Footprint, Item
 from studio.memory.shapes import ModelShape
 from studio.recipe import Recipe
-from studio.services import advice, datasets, machine, models, speed
+from studio.services import advice, datasets, machine, measured, models, speed
 from studio.services.advice import Fix, Question
+from studio.services.measured import DryRun
+from studio.services.speed import Speed
 from studio.store import runs as rows
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ class Estimate:
     largest_batch and longest_length fit with everything else as it is (0: not even the smallest). fixes: what would
     make it fit, the largest saving first; advice: the same in three sentences. minutes: to the end, 0 where the
     examples are not known; minutes_from: how the speed is known. moment: of the step at which memory is highest.
-    pageable: bytes of the total that go to RAM where they do not fit.
+    pageable: bytes of the total that go to RAM where they do not fit. dry_run: the measurement that this is corrected
+    by, if there is one for such a recipe, and exact: whether it was of this very recipe.
     """
 
     items: list[Item]
@@ -55,6 +58,8 @@ class Estimate:
     minutes_from: str = ""
     moment: str = ""
     pageable: int = 0
+    dry_run: DryRun | None = None
+    exact: bool = False
 
 
 def estimate(studio: "Studio", recipe: Recipe, device_memory: int | None = None, *, ask_hub: bool = False) -> Estimate:
@@ -63,32 +68,28 @@ def estimate(studio: "Studio", recipe: Recipe, device_memory: int | None = None,
     The model may be one of this home, a known one by its hub id, or (ask_hub) any on the hub. device_memory: bytes of
     a GPU to answer for instead of this machine.
     """
-    shape = models.known_shape(studio, recipe.model.model, ask_hub=ask_hub)
-    check_modules(recipe, shape)
-    now = _machine(studio)
-    kind = "cuda" if device_memory else now.device_kind
-    available = device_memory or now.device_total - now.device_used
-    sizes = _lengths(studio, recipe)
-    longest = min(sizes.longest, recipe.data.max_length) if sizes else recipe.data.max_length
-    asked = Question(shape, recipe, kind, longest, sizes.trained_share if sizes else 1.0, available)
+    asked, sizes, now = _question(studio, recipe, device_memory, ask_hub)
+    dry, exact = measured.nearest(studio, recipe, asked.device) if not device_memory else (None, False)
+    if dry:
+        asked = replace(asked, correction=dry.correction)
     found = asked.footprint(recipe)
-    fits = advice.needed(found) <= available
+    fits = advice.needed(found) <= asked.available
     fixes = [] if fits else advice.fixes(asked, found)
     examples = _training_examples(sizes, recipe) if sizes else 0
     steps = recipe.total_steps(_rows(recipe, sizes, examples)) if sizes and examples else 0
-    minutes, source = _minutes(studio, asked, sizes, steps, now) if not device_memory else (0.0, "")
+    minutes, source = _minutes(studio, asked, sizes, steps, now, dry) if not device_memory else (0.0, "")
     return Estimate(
         items=found.items,
         total=found.total,
-        available=available,
+        available=asked.available,
         device=f"a GPU of {device_memory / 2**30:.0f} GiB" if device_memory else now.device,
         fits=fits,
         trainable=found.trainable,
         parameters=found.parameters,
         steps=steps or max(0, recipe.schedule.max_steps),
         examples=examples,
-        longest=longest,
-        warnings=advice.warnings(asked, sizes, examples, found.trainable, now) + _paged(found, available),
+        longest=asked.longest,
+        warnings=advice.warnings(asked, sizes, examples, found.trainable, now) + _paged(found, asked.available),
         advice=advice.as_text(fixes),
         largest_batch=advice.largest_batch(asked),
         longest_length=advice.longest_length(asked),
@@ -97,7 +98,33 @@ def estimate(studio: "Studio", recipe: Recipe, device_memory: int | None = None,
         minutes_from=source,
         moment=found.moment,
         pageable=found.pageable,
+        dry_run=dry,
+        exact=exact,
     )
+
+
+def question(studio: "Studio", recipe: Recipe) -> Question:
+    """What is to be known of a recipe on this machine, before any dry run has corrected it."""
+    return _question(studio, recipe, None, ask_hub=False)[0]
+
+
+def _question(
+    studio: "Studio", recipe: Recipe, device_memory: int | None, ask_hub: bool
+) -> tuple[Question, lengths.Lengths | None, machine.Machine]:
+    shape = models.known_shape(studio, recipe.model.model, ask_hub=ask_hub)
+    check_modules(recipe, shape)
+    now = _machine(studio)
+    kind = "cuda" if device_memory else now.device_kind
+    available = device_memory or now.device_total - now.device_used
+    sizes = _lengths(studio, recipe)
+    longest = min(sizes.longest, recipe.data.max_length) if sizes else recipe.data.max_length
+    share = sizes.trained_share if sizes else 1.0
+    return Question(shape, recipe, kind, longest, share, available), sizes, now
+
+
+def allocated(found: Estimate) -> int:
+    """Of an estimate what an allocator counts, and a measurement gives: not the runtime, not what may be paged out."""
+    return sum(item.bytes for item in found.items if item.key != "runtime") - found.pageable
 
 
 def check_modules(recipe: Recipe, shape: ModelShape) -> None:
@@ -114,20 +141,15 @@ def check_modules(recipe: Recipe, shape: ModelShape) -> None:
 def error(studio: "Studio") -> tuple[float, int]:
     """Median absolute error of this home's estimates, and the runs it is of: those whose peak was measured.
 
-    A run tells `predicted_bytes` in its plan event; `measured_bytes` beside it, or else (CUDA) the highest memory
-    that its points tell, which is torch's own peak.
+    A run tells `predicted_bytes` in its plan and the peak in an event of its own (engine.measure.Meter).
     """
     errors = []
     for row in rows.every(studio.database, studio.owner):
-        plan = row.plan or {}
-        predicted, measured = plan.get("predicted_bytes"), plan.get("measured_bytes")
-        if measured is None:
-            event = rows.last_event(studio.database, row.id, "measured") if predicted else None
-            measured = event.payload.get("bytes") if event else None
-        if measured is None and not row.device.upper().startswith("CPU"):
-            measured = row.memory
-        if isinstance(predicted, int | float) and isinstance(measured, int | float) and measured > 0:
-            errors.append(abs(predicted / measured - 1))
+        predicted = (row.plan or {}).get("predicted_bytes")
+        event = rows.last_event(studio.database, row.id, "measured") if predicted else None
+        peak = event.payload.get("bytes") if event else None
+        if isinstance(predicted, int | float) and isinstance(peak, int | float) and peak > 0:
+            errors.append(abs(predicted / peak - 1))
     return (statistics.median(errors), len(errors)) if errors else (0.0, 0)
 
 
@@ -174,7 +196,12 @@ def _rows(recipe: Recipe, sizes: lengths.Lengths, examples: int) -> int:
 
 
 def _minutes(
-    studio: "Studio", asked: Question, sizes: lengths.Lengths | None, steps: int, now: machine.Machine
+    studio: "Studio",
+    asked: Question,
+    sizes: lengths.Lengths | None,
+    steps: int,
+    now: machine.Machine,
+    dry: DryRun | None,
 ) -> tuple[float, str]:
     """Minutes of training, from counted operations and this machine's speed."""
     if sizes is None or not steps:
@@ -182,7 +209,7 @@ def _minutes(
     recipe = asked.recipe
     mean = recipe.data.max_length if recipe.schedule.packing else min(sizes.mean, recipe.data.max_length)
     operations = steps * recipe.effective_batch * mean * flops.per_token(asked.shape, recipe, mean, sizes.trained_share)
-    known = speed.of(studio, recipe, now)
+    known = Speed(dry.rate, "measured in a dry run on this machine") if dry else speed.of(studio, recipe, now)
     return operations / known.rate / 60, known.source
 
 

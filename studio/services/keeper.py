@@ -13,6 +13,7 @@ from studio.dataset import store as dataset_files
 from studio.errors import Unavailable
 from studio.launch import local
 from studio.rundir import Beat, Exit, Identity, RunDir
+from studio.services import measured
 from studio.services.states import State
 from studio.store import datasets as dataset_rows
 from studio.store import ingest, runs
@@ -45,7 +46,7 @@ def look_round(studio: "Studio") -> None:
         busy = busy or state in _ACTIVE
         if state == "queued":
             waiting.append(row)
-    if waiting and not busy:
+    if waiting and not busy and not measured.under_way(studio):
         _start(studio, waiting[0])
 
 

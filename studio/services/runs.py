@@ -16,6 +16,7 @@ from studio.memory.shapes import ModelShape
 from studio.recipe import Recipe
 from studio.rundir import RunDir, create, read_json
 from studio.services import datasets, estimates, examples, models
+from studio.services.datasets import DatasetInfo
 from studio.services.states import EXPLAINED, FINAL, State
 from studio.store import ingest
 from studio.store import runs as rows
@@ -71,11 +72,7 @@ class Points:
 
 def start(studio: "Studio", recipe: Recipe) -> RunInfo:
     """Check a recipe against this home and put its run in the queue. Raises BadInput before anything is written."""
-    shape = models.shape_of(studio, recipe.model.model)
-    estimates.check_modules(recipe, shape)
-    folder = models.folder_of(studio, recipe.model.model)
-    dataset = datasets.get(studio, recipe.data.dataset)
-    examples.try_out(studio, dataset, recipe)
+    files, dataset = inputs(studio, recipe)
     name = recipe.name.strip() or _next_name(studio, dataset.name)
     recipe = recipe.model_copy(update={"name": name})
     run_id = time.strftime("%y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
@@ -83,11 +80,8 @@ def start(studio: "Studio", recipe: Recipe) -> RunInfo:
         studio.settings.runs,
         run_id,
         {
+            **files,
             "recipe.yaml": recipe.to_yaml(),
-            "dataset.json": _json(
-                {"id": dataset.id, "name": dataset.name, "sha256": dataset.sha256, "path": dataset.path}
-            ),
-            "model.json": _json({"id": recipe.model.model, "path": str(folder), "fingerprint": _fingerprint(shape)}),
             # What was expected, so that it can be held against what is measured.
             "estimate.json": _json({"predicted_bytes": _predicted(studio, recipe)}),
             "about.json": _json({"name": name, "owner": studio.owner, "created": time.time(), "notes": "", "tags": []}),
@@ -97,6 +91,18 @@ def start(studio: "Studio", recipe: Recipe) -> RunInfo:
         ingest.register(studio.database, run)
         studio.refresh()
     return get(studio, run_id)
+
+
+def inputs(studio: "Studio", recipe: Recipe) -> tuple[dict[str, str], DatasetInfo]:
+    """What a worker reads of a recipe, as files by name, and its dataset; raises BadInput if it cannot be trained."""
+    shape = models.shape_of(studio, recipe.model.model)
+    estimates.check_modules(recipe, shape)
+    folder = models.folder_of(studio, recipe.model.model)
+    dataset = datasets.get(studio, recipe.data.dataset)
+    examples.try_out(studio, dataset, recipe)
+    pointer = {"id": dataset.id, "name": dataset.name, "sha256": dataset.sha256, "path": dataset.path}
+    model = {"id": recipe.model.model, "path": str(folder), "fingerprint": _fingerprint(shape)}
+    return {"recipe.yaml": recipe.to_yaml(), "dataset.json": _json(pointer), "model.json": _json(model)}, dataset
 
 
 def _json(value: dict[str, Any]) -> str:
@@ -199,8 +205,8 @@ def _info(studio: "Studio", row: Run) -> RunInfo:
 
 
 def _predicted(studio: "Studio", recipe: Recipe) -> int:
-    """The estimated peak on the device, without the runtime's own share, which no allocator counts."""
-    return sum(item.bytes for item in estimates.estimate(studio, recipe).items if item.key != "runtime")
+    """The estimated peak of allocated bytes: without the runtime's own share and without what may be paged out."""
+    return estimates.allocated(estimates.estimate(studio, recipe))
 
 
 def stop(studio: "Studio", run_id: str) -> RunInfo:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.estimator import measure, shapes
+from benchmarks.estimator import shapes
 from benchmarks.estimator.__main__ import run
 from benchmarks.estimator.configurations import Configuration, subset
 from studio.memory import catalogue
@@ -20,6 +20,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_counter_counts_a_case_done_by_hand() -> None:
     """Two tensors of 4 MB at once are the peak; a third of 2 MB comes when one of them is gone."""
     import torch
+
+    from studio.engine import measure
 
     million = 1_000_000
     before = torch.zeros(million)
