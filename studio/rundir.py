@@ -61,6 +61,16 @@ class RunDir:
         return self.path / "about.json"
 
     @property
+    def resume(self) -> Path:
+        """What a worker that goes on is told: resume.json, see engine/resume.py."""
+        return self.path / "resume.json"
+
+    @property
+    def attempts(self) -> Path:
+        """What earlier workers of this run left: attempts/1, attempts/2 …"""
+        return self.path / "attempts"
+
+    @property
     def control(self) -> Path:
         return self.path / "control"
 
@@ -353,15 +363,22 @@ class Beat:
             return None
 
 
+Cause = Literal[
+    "", "finished", "stopped", "cancelled", "error", "memory", "disk", "nonfinite", "diverged", "unlearnable", "killed",
+    "killed_for_memory", "rebooted", "never_started", "hung", "gone",
+]  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a run ended: its state, a sentence for a person, and what to do next."""
+    """How a run ended: its state, a sentence for a person, and what to do next; cause tells ends of one state apart."""
 
     state: FinalState
     message: str
     remedy: str = ""
     time: float = field(default_factory=time.time)
     traceback: str = ""
+    cause: Cause = ""
 
     def write(self, run: RunDir) -> None:
         write_json(run.exit, asdict(self))
