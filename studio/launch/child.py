@@ -6,16 +6,19 @@ alone, and is said in a sentence.
 
 import contextlib
 import json
+import queue
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from studio.errors import StudioError
 from studio.launch.local import worker_environment
+
+PULSE = 0.25  # seconds after which a silent child is told of
 
 
 class Died(StudioError):
@@ -35,6 +38,8 @@ def follow(
 ) -> Iterator[dict[str, Any]]:
     """Run `python -m module` to its end and give the JSON lines it prints; closing the iterator ends the child.
 
+    While the child says nothing, an empty dictionary is given every PULSE seconds, so that the asker can turn away.
+
     seconds: the most it may take. environment: what it is told beside a worker's usual one. Raises Died with its last
     words if it fails.
     """
@@ -48,6 +53,7 @@ def follow(
             env=worker_environment(environment),
             text=True,
             encoding="utf-8",
+            errors="replace",
         )
 
     def stop() -> None:
@@ -60,7 +66,10 @@ def follow(
         timer.start()
     try:
         assert process.stdout is not None
-        for line in process.stdout:
+        for line in _lines(process.stdout):
+            if not line:
+                yield {}
+                continue
             with contextlib.suppress(ValueError):
                 value = json.loads(line)
                 if isinstance(value, dict):
@@ -72,10 +81,30 @@ def follow(
         if process.poll() is None:
             process.kill()
             process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
     if code != 0:
         said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         killed = signal.Signals(-code).name if code < 0 else ""
         words = f"it was ended by {killed}" if killed else said[-1] if said else "it gave no reason"
         raise Died(f"{module} failed: {words}.", late.is_set(), -code if code < 0 else 0)
+
+
+def _lines(stream: IO[str]) -> Iterator[str]:
+    """The lines of a pipe until it ends, and an empty one whenever PULSE seconds pass without any."""
+    said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        with stream:
+            for line in stream:
+                said.put(line)
+        said.put(None)
+
+    # A thread, since not every system reads a pipe with a time limit; it ends with the child, which closes the pipe.
+    threading.Thread(target=read, name="child-lines", daemon=True).start()
+    while True:
+        try:
+            line = said.get(timeout=PULSE)
+        except queue.Empty:
+            line = ""
+        if line is None:
+            return
+        yield line

@@ -133,12 +133,14 @@ def _from_hub(studio: "Studio", folder: Path, told: str) -> Generator[Progress, 
     target.mkdir(parents=True, exist_ok=True)
     online = {"HF_HUB_OFFLINE": "0"} | {name: os.environ[name] for name in _HUB_NAMES if name in os.environ}
     arguments = [hub_id, part, revision, str(target), str(studio.settings.max_file_mb * 2**20)]
+    at = Progress(f"Asking the hub for {hub_id}", 0, 0)
     for line in follow("studio.launch.hub", arguments, folder / "log.txt", studio.settings.read_seconds, online):
         if "error" in line:
             raise (Unavailable if line["unavailable"] else BadInput)(str(line["error"]))
         if "files" in line:
             return [Path(path) for path in line["files"]], f"{named}@{line['revision']}"
-        yield Progress(str(line["doing"]), int(line["done"]), int(line["of"]))
+        at = _at(line, at)
+        yield at
     raise StudioError(f"The download of {hub_id} ended without a result. Try again.")
 
 
@@ -262,6 +264,7 @@ def work(studio: "Studio", folder: Path, order: dict[str, Any], name: str) -> Ge
     }
     write_json(folder / "order.json", order)
     report: dict[str, Any] | None = None
+    at = Progress(f"Reading {name}", 0, 0)
     try:
         lines = follow("studio.dataset.work", [str(folder / "order.json")], folder / "log.txt", settings.read_seconds)
         for line in lines:
@@ -270,12 +273,18 @@ def work(studio: "Studio", folder: Path, order: dict[str, Any], name: str) -> Ge
             if "report" in line:
                 report = line["report"]
             else:
-                yield Progress(str(line["doing"]), int(line["done"]), int(line["of"]))
+                at = _at(line, at)
+                yield at
     except Died as died:
         raise _ended(died, name, settings.read_seconds) from None
     if report is None:
         raise StudioError(f"Reading {name} ended without a result. Try again.")
     return report
+
+
+def _at(line: Mapping[str, Any], before: Progress) -> Progress:
+    """What a child is at; what it was at before, while it says nothing."""
+    return Progress(str(line["doing"]), int(line["done"]), int(line["of"])) if line else before
 
 
 def _fault(line: Mapping[str, Any], name: str) -> BadInput:

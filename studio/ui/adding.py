@@ -46,19 +46,19 @@ def wire(
     with the check that waits; whole: the parts they update.
     """
 
-    def take(path: str, held: str) -> Iterator[Updates]:
-        return look_at(checks.take_in(studio, path), held)
+    def take(request: gr.Request, path: str, held: str) -> Iterator[Updates]:
+        return look_at(request, checks.take_in(studio, path), held)
 
-    def fetch(hub_id: str, held: str) -> Iterator[Updates]:
+    def fetch(request: gr.Request, hub_id: str, held: str) -> Iterator[Updates]:
         if "/" not in hub_id:
             raise BadInput("Write the dataset's id as the hub has it, for example tatsu-lab/alpaca.")
-        return look_at(hub_id.strip(), held)
+        return look_at(request, hub_id.strip(), held)
 
-    def look_at(kept: str, held: str) -> Iterator[Updates]:
+    def look_at(request: gr.Request, kept: str, held: str) -> Iterator[Updates]:
         done = False
-        yield {drop.upload: None, drop.notice: "", **drop.busy.starts(f"Reading {Path(kept).name}")}
+        yield {drop.upload: None, drop.notice: ""}
         try:
-            checked = yield from drop.busy.follow(checks.checking(studio, kept))
+            checked = yield from drop.busy.follow(request, _reading(kept), checks.checking(studio, kept))
             done = True
         except Undecodable as error:
             done = True
@@ -71,15 +71,22 @@ def wire(
             _drop(studio, before)
         yield {drop.notice: "", **show(checked.token)}
 
-    def decode(path: str, encoding: str | None) -> Iterator[Updates]:
+    def decode(request: gr.Request, path: str, encoding: str | None) -> Iterator[Updates]:
         if not path or not encoding:
             raise BadInput("Choose an encoding first.")
-        yield {reading.notice: "", **reading.busy.starts(f"Reading {Path(path).name}")}
-        checked = yield from reading.busy.follow(checks.checking(studio, path, Options(encoding=encoding)))
+        yield {reading.notice: ""}
+        job = checks.checking(studio, path, Options(encoding=encoding))
+        checked = yield from reading.busy.follow(request, _reading(path), job)
         yield show(checked.token)
 
     def read(
-        key: str, form: str | None, encoding: str, delimiter: str | None, held: str | None, *mapped: str | None
+        request: gr.Request,
+        key: str,
+        form: str | None,
+        encoding: str,
+        delimiter: str | None,
+        held: str | None,
+        *mapped: str | None,
     ) -> Iterator[Updates]:
         before = checks.get(studio, key)
         second = checks.take_in(studio, held) if held else before.options.held_out
@@ -94,10 +101,11 @@ def wire(
             delimiter=delimiter or "",
             held_out=second,
         )
-        yield {reading.notice: "", reading.held_out: None, **reading.busy.starts(f"Reading {Path(before.path).name}")}
+        yield {reading.notice: "", reading.held_out: None}
         done = False
         try:
-            checked = yield from reading.busy.follow(checks.checking(studio, before.path, options))
+            job = checks.checking(studio, before.path, options)
+            checked = yield from reading.busy.follow(request, _reading(before.path), job)
             done = True
         finally:
             if held and not done:
@@ -131,33 +139,31 @@ def wire(
 
     slow: Step = {"api_visibility": PRIVATE, "concurrency_limit": 2, "show_progress": "hidden"}
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
-    taking = drop.upload.upload(
+    drop.upload.upload(
         told_while(drop.notice, take, drop.busy.idle),
         [drop.upload, keys.pending],
-        [drop.upload, drop.notice, *drop.busy.parts, *whole],
+        [drop.upload, drop.notice, drop.busy.said, *whole],
         **slow,
     )
-    fetching = gr.on(
+    gr.on(
         [drop.fetch.click, drop.hub.submit],
         told_while(drop.notice, fetch, drop.busy.idle),
         [drop.hub, keys.pending],
-        [drop.upload, drop.notice, *drop.busy.parts, *whole],
+        [drop.upload, drop.notice, drop.busy.said, *whole],
         **slow,
     )
-    drop.busy.ends([taking, fetching], drop.notice)
-    answers = [*reading.busy.parts, *whole]
-    decoding = reading.decode.click(
+    answers = [reading.busy.said, *whole]
+    reading.decode.click(
         told_while(reading.notice, decode, reading.busy.idle), [keys.waiting, reading.encodings], answers, **slow
     )
     told_so = [keys.chosen, reading.format, reading.encoding, reading.delimiter, reading.held_out, *reading.fields]
-    again = gr.on(
+    gr.on(
         [reading.read.click, reading.again.click],
         told_while(reading.notice, read, reading.busy.idle),
         told_so,
         answers,
         **slow,
     )
-    reading.busy.ends([decoding, again], reading.notice)
     gr.on(
         [reading.format.input, reading.fold.expand],
         told(reading.notice, open_mapping),
@@ -175,6 +181,10 @@ def wire(
     )
     bar.add.click(told(drop.notice, keep), [keys.chosen, bar.name], [drop.notice, *whole], **QUEUED)
     bar.discard.click(told(drop.notice, discard), keys.chosen, [drop.notice, *whole], **QUEUED)
+
+
+def _reading(path: str) -> str:
+    return f"Reading {Path(path).name}"
 
 
 def _drop(studio: Studio, checked: Checked) -> None:

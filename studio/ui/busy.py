@@ -1,65 +1,67 @@
 """Longer tasks on a page: what is being done, how far it is, and a button that ends it."""
 
 import contextlib
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import gradio as gr
 
 from studio.services.checks import Progress
 from studio.ui import markup
-from studio.ui.handlers import PRIVATE, Updates, view
+from studio.ui.handlers import PRIVATE, Cancelled, Updates, view
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Busy:
-    """A place for what is being done and its Cancel button; both are hidden while nothing is."""
+    """A place for what is being done; the Cancel button behind it is shown by the style sheet while something is.
+
+    going: each task that is being done, by the session that asked for it, with the event that cancels it.
+    """
 
     said: gr.HTML
-    cancel: gr.Button
-
-    @property
-    def parts(self) -> list[Any]:
-        return [self.said, self.cancel]
+    going: list[tuple[str, threading.Event]] = field(default_factory=list)
 
     @property
     def idle(self) -> Updates:
         """Nothing is being done any more."""
-        return {self.said: "", self.cancel: gr.update(visible=False)}
+        return {self.said: ""}
 
-    def starts(self, what: str) -> Updates:
-        return {self.said: markup.doing(what), self.cancel: gr.update(visible=True)}
+    def follow(self, request: gr.Request, what: str, job: Generator[Progress, None, T]) -> Generator[Updates, None, T]:
+        """Run a step-by-step task to its end, saying `what` until its first step and then how far it is.
 
-    def follow(self, job: Generator[Progress, None, T]) -> Generator[Updates, None, T]:
-        """Run a step-by-step task to its end, saying how far it is. Closing this closes the task."""
-        with contextlib.closing(job):
-            while True:
-                try:
-                    step = next(job)
-                except StopIteration as end:
-                    return end.value
-                yield {self.said: markup.doing(step.doing, step.done, step.of), self.cancel: gr.update(visible=True)}
+        Closing this closes the task; so does Cancel, which then raises Cancelled.
+        """
+        task = (str(request.session_hash), threading.Event())
+        self.going.append(task)
+        try:
+            with contextlib.closing(job):
+                yield {self.said: markup.doing(what)}
+                while True:
+                    # Asked here, not by Gradio's cancels=: so the word that it is over comes behind all progress.
+                    if task[1].is_set():
+                        raise Cancelled
+                    try:
+                        step = next(job)
+                    except StopIteration as end:
+                        return end.value
+                    yield {self.said: markup.doing(step.doing, step.done, step.of)}
+        finally:
+            self.going.remove(task)
 
-    def ends(self, events: Iterable[Any], notice: gr.HTML) -> None:
-        """Let Cancel end these events and say that nothing came of it."""
-        words = markup.note("Cancelled. Nothing was changed.")
-        self.cancel.click(
-            lambda: {**self.idle, notice: words},
-            None,
-            [*self.parts, notice],
-            cancels=list(events),
-            show_progress="hidden",
-            queue=False,
-            api_visibility=PRIVATE,
-        )
+    def cancel(self, request: gr.Request) -> None:
+        """Let every task that this session has going here end at its next step."""
+        for session, wish in list(self.going):
+            if session == str(request.session_hash):
+                wish.set()
 
 
 def build(name: str) -> Busy:
     """name: what the elements' ids begin with."""
-    said = view(f"{name}-progress")
-    return Busy(
-        said, gr.Button("Cancel", visible=False, size="md", elem_id=f"{name}-cancel", elem_classes="quiet-button")
-    )
+    busy = Busy(view(f"{name}-progress"))
+    cancel = gr.Button("Cancel", size="md", elem_id=f"{name}-cancel", elem_classes=["quiet-button", "cancel"])
+    cancel.click(busy.cancel, None, None, queue=False, show_progress="hidden", api_visibility=PRIVATE)
+    return busy

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.errors import BadInput
+from studio.errors import BadInput, StudioError
 from studio.services import chat, runs
 from studio.services.chat import Answer, ChatState
 from studio.services.runs import RunInfo
@@ -19,6 +19,7 @@ from studio.ui.markup import esc
 
 COLUMNS = ("base", "adapted")
 KEPT = 8
+_NONE_YET = ("Nothing to compare yet", "Once a run has an adapter, ask it here beside its base.")
 PAUSE = 0.08  # seconds between two updates of the page while answers stream
 
 
@@ -36,10 +37,10 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
     """The tab's components and what happens in them; `wanted` holds the run that is open elsewhere."""
     past = gr.State([])
     draft = gr.BrowserState("", storage_key="lora-studio-question", secret="draft of the question")  # noqa: S106 - none
-    with gr.Column(visible=False, elem_id="no-adapter") as none_yet:
-        view("", markup.empty("Nothing to compare yet", "Once a run has an adapter, ask it here beside its base."))
+    with gr.Column(elem_id="no-adapter"):
+        none_yet = view("no-adapter-yet")
         train = gr.Button("Go to Train", variant="primary", size="md", elem_id="compare-go-train")
-    with gr.Column(elem_id="compare") as whole:
+    with gr.Column(elem_id="compare"):
         run = gr.Dropdown([], label="Run", elem_id="compare-run-choice", filterable=False)
         answers = view("answers")
         notice = view("compare-notice")
@@ -55,7 +56,7 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
                 submit_btn=False,
             )
             ask = gr.Button("Ask", variant="primary", elem_id="ask", scale=1, min_width=90)
-            stop = gr.Button("Stop", variant="stop", elem_id="stop-answer", scale=1, min_width=90, visible=False)
+            stop = gr.Button("Stop", variant="stop", elem_id="stop-answer", scale=1, min_width=90)
         shelf = view("held-out", picks=True)
         with gr.Accordion("Sampling", open=False, elem_classes="fold"), gr.Row(elem_classes="fields three"):
             sampling = {
@@ -78,13 +79,12 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
         """The runs that can be asked, the held-out messages of the chosen one, and the question that was begun."""
         able = [item for item in runs.list_runs(studio) if item.has_adapter]
         known = next((item for key in (wanted, chosen) for item in able if item.id == key), able[0] if able else None)
-        found: Updates = {none_yet: gr.update(visible=known is None), whole: gr.update(visible=known is not None)}
-        found[question] = asked or kept or ""
+        found: Updates = {question: asked or kept or ""}
         if known is None:
-            return found
+            return found | {none_yet: markup.empty(*_NONE_YET), answers: "", run: gr.update(choices=[], value=None)}
         prompts = chat.held_out_prompts(studio, known.id)
         choices = [(f"{item.name}, step {item.step}", item.id) for item in able]
-        found |= {run: gr.update(choices=choices, value=known.id), shelf: _shelf(prompts)}
+        found |= {none_yet: "", run: gr.update(choices=choices, value=known.id), shelf: _shelf(prompts)}
         return found if known.id == chosen else found | {past: [], earlier: "", answers: _turn(known, None, "")}
 
     def choose(chosen: str, asked: str) -> Updates:
@@ -95,20 +95,18 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
         if not asked.strip():
             raise BadInput("Write a question first, or take one of the held-out messages below.")
         info, state, last = runs.get(studio, chosen), ChatState(status="Asking", answers={}, finished=False), 0.0
-        yield {
-            ask: gr.update(visible=False),
-            stop: gr.update(visible=True),
-            notice: "",
-            answers: _turn(info, state, asked),
-            earlier: _earlier(before),
-        }
+        yield {notice: "", answers: _turn(info, state, asked), earlier: _earlier(before)}
         options = dict(zip(sampling, knobs, strict=True))
-        for state in chat.ask(studio, chosen, asked, columns=COLUMNS, session=str(request.session_hash), **options):
-            if state.finished or time.monotonic() - last > PAUSE:
-                last = time.monotonic()
-                yield {answers: _turn(info, state, asked)}
-        over = replace(state, status="", finished=True)
-        yield {past: [_turn(info, over, asked), *before][:KEPT], question: "", draft: ""}
+        try:
+            for state in chat.ask(studio, chosen, asked, columns=COLUMNS, session=str(request.session_hash), **options):
+                if time.monotonic() - last > PAUSE:
+                    last = time.monotonic()
+                    yield {answers: _turn(info, state, asked)}
+        except StudioError:
+            yield {answers: _turn(info, _over(state), asked)}
+            raise
+        turn = _turn(info, _over(state), asked)
+        yield {answers: turn, past: [turn, *before][:KEPT], question: "", draft: ""}
 
     def end(chosen: str, request: gr.Request) -> Updates:
         chat.stop(studio, chosen, str(request.session_hash))
@@ -118,12 +116,11 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
         return {question: chat.held_out_prompts(studio, chosen)[int(event.prompt)]}
 
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
-    opened = [none_yet, whole, run, shelf, answers, earlier, past, notice, question]
-    after: Updates = {ask: gr.update(visible=True), stop: gr.update(visible=False)}
+    opened = [none_yet, run, shelf, answers, earlier, past, notice, question]
     asks: Step = {
-        "fn": told_while(notice, converse, after),
+        "fn": told_while(notice, converse, {}),
         "inputs": [run, question, past, *sampling.values()],
-        "outputs": [answers, earlier, ask, stop, notice, past, question, draft],
+        "outputs": [answers, earlier, notice, past, question, draft],
         "concurrency_limit": 8,
         **quiet,
     }
@@ -154,21 +151,22 @@ def _earlier(past: list[str]) -> str:
     return f'{markup.heading("Earlier")}<div class="turns">{"".join(past)}</div>' if past else ""
 
 
+def _over(state: ChatState) -> ChatState:
+    """A turn as it stands when nothing more comes."""
+    return replace(state, status="", finished=True)
+
+
 def _turn(run: RunInfo, state: ChatState | None, asked: str) -> str:
-    """One question with its two answers."""
+    """One question with its two answers; data-asking while they come, which shows Stop in place of Ask."""
     question = f'<p class="asked">{esc(asked)}</p>' if asked else ""
     status = f'<p class="doing" role="status">{esc(state.status)}</p>' if state and state.status else ""
     titles = {"base": ("Base", run.model), "adapted": ("Adapted", f"{run.model} + {run.name}, step {run.step}")}
+    asking = state is not None and not state.finished
     columns = "".join(
-        _answer(
-            column,
-            *titles[column],
-            state.answers.get(column) if state else None,
-            state is not None and not state.finished,
-        )
-        for column in COLUMNS
+        _answer(column, *titles[column], state.answers.get(column) if state else None, asking) for column in COLUMNS
     )
-    return f'<section class="turn">{question}{status}<div class="sides">{columns}</div></section>'
+    shows = " data-asking" if asking else ""
+    return f'<section class="turn"{shows}>{question}{status}<div class="sides">{columns}</div></section>'
 
 
 def _answer(column: str, title: str, who: str, answer: Answer | None, busy: bool) -> str:

@@ -13,6 +13,7 @@ from studio.ui import markup, units
 from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
 from studio.ui.markup import esc
 
+_NONE_YET = ("Nothing to export yet", "A run that has an adapter can be taken away from here.")
 _BUTTONS = {"adapter": "Export adapter", "merged": "Export merged model"}
 
 
@@ -32,10 +33,10 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
     timer = gr.Timer(1.0, active=False)
     cards: dict[str, gr.HTML] = {}
     buttons: dict[str, gr.Button] = {}
-    with gr.Column(visible=False, elem_id="no-export") as none_yet:
-        view("", markup.empty("Nothing to export yet", "A run that has an adapter can be taken away from here."))
+    with gr.Column(elem_id="no-export"):
+        none_yet = view("no-export-yet")
         train = gr.Button("Go to Train", variant="primary", size="md", elem_id="export-go-train")
-    with gr.Column(elem_id="export") as whole:
+    with gr.Column(elem_id="export"):
         run = gr.Dropdown([], label="Run", elem_id="export-run-choice", filterable=False)
         notice = view("export-notice")
         with gr.Row(elem_id="export-cards"):
@@ -49,11 +50,11 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
         """The runs that can be exported, and the cards of the chosen one."""
         able = [item for item in runs.list_runs(studio) if item.has_adapter]
         known = next((item for key in (wanted, chosen) for item in able if item.id == key), able[0] if able else None)
-        found: Updates = {none_yet: gr.update(visible=known is None), whole: gr.update(visible=known is not None)}
         if known is None:
-            return found
+            gone = dict.fromkeys(cards.values(), "")
+            return {none_yet: markup.empty(*_NONE_YET), run: gr.update(choices=[], value=None), **gone}
         choices = [(f"{item.name}, step {item.step}", item.id) for item in able]
-        return found | {run: gr.update(choices=choices, value=known.id)} | refresh(known.id, {})
+        return {none_yet: "", run: gr.update(choices=choices, value=known.id)} | refresh(known.id, {})
 
     def refresh(chosen: str | None, shown: dict[str, Any]) -> Updates:
         if not chosen:
@@ -78,7 +79,7 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
         button.click(
             told(notice, functools.partial(begin, kind)), [run, seen], [notice, *parts], concurrency_limit=2, **quiet
         )
-    opened = [notice, none_yet, whole, run, *parts]
+    opened = [notice, none_yet, run, *parts]
     return ExportTab(
         run,
         timer,

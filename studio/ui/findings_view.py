@@ -20,11 +20,12 @@ def kinds(kind: str) -> list[Any]:
     return [kind] if kind in FAULTS else []
 
 
-def verdict(mark: str, text: str) -> str:
-    """One sentence, with its mark as a shape and a word."""
+def verdict(mark: str, text: str, leaves: bool) -> str:
+    """One sentence, with its mark as a shape and a word. leaves: whether the button that leaves rows out is shown."""
     lead, colon, rest = text.partition(":")
     said = f"<strong>{esc(lead)}</strong>{colon}{esc(rest)}" if colon else esc(text)
-    return f'<div class="judged judged-{esc(mark)}">{markup.mark(mark, " ")}<p>{said}</p></div>'
+    shows = " data-leaves" if leaves else ""
+    return f'<div class="judged judged-{esc(mark)}"{shows}>{markup.mark(mark, " ")}<p>{said}</p></div>'
 
 
 def filters(counts: Mapping[str, int], chosen: str) -> str:

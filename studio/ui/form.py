@@ -107,8 +107,7 @@ def _field(known: Known, studio: Studio) -> Any:
     if known.kind in (int, float):
         step = 1 if known.kind is int else _STEPS.get(known.name, 0.01)
         return gr.Number(value=known.default, step=step, **common)
-    # A text of its own is asked for only where it is used; train_tab.py shows it then.
-    return gr.Textbox(value=known.default, lines=3, visible=known.name != "custom_template", **common)
+    return gr.Textbox(value=known.default, lines=3, **common)
 
 
 def names_of(field: str, studio: Studio) -> list[str]:
@@ -184,9 +183,10 @@ def changes(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rules() -> str:
-    """Style rules that the fields imply: each one's real argument name beside its label, and which apply to a method.
+    """Style rules that the fields imply: each one's real argument name beside its label, and which apply to a method
+    or a template.
 
-    The method is told by an element with data-method, which the panel draws at every edit.
+    These are told by an element with data-method and data-template, which the panel draws at every edit.
     """
     names = [
         f"#field-{known.name} {where}::after {{ content: '{known.name}'; }}"
@@ -199,4 +199,5 @@ def rules() -> str:
         for method in find_field("method").choices
         if known.methods and method not in known.methods
     ]
-    return "\n".join(names + hidden)
+    own = "#train-columns:not(:has([data-template='custom'])) #field-custom_template { display: none; }"
+    return "\n".join([*names, *hidden, own])

@@ -20,6 +20,10 @@ PRIVATE = "private"
 QUEUED: Step = {"show_progress": "hidden", "api_visibility": PRIVATE, "concurrency_limit": 8}
 
 
+class Cancelled(Exception):
+    """A task was ended by its Cancel button."""
+
+
 def view(name: str, value: str = "", picks: bool = False) -> gr.HTML:
     """A piece of the page that we draw ourselves; with `picks`, its data-pick buttons arrive as click events."""
     return gr.HTML(value, elem_id=name or None, js_on_load=markup.PICK if picks else None, apply_default_css=False)
@@ -49,6 +53,8 @@ def told_while(
             yield from handler(*values)
             if after:
                 yield after
+        except Cancelled:
+            yield {**after, notice: markup.note("Cancelled. Nothing was changed.")}
         except StudioError as error:
             yield {**after, notice: markup.problem(error)}
 

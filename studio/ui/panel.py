@@ -135,15 +135,20 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def derived(values: dict[str, Any], words: str = "") -> str:
+    """What follows from the form's values, in words; the element also tells the page which of its fields apply."""
+    chosen = " ".join(f'data-{name}="{esc(values[name])}"' for name in ("method", "template"))
+    return f'<p class="derived" {chosen}>{words}</p>'
+
+
 def scale(recipe: Recipe) -> str:
-    """What the method's numbers give together; the element also tells the page which method is chosen."""
+    """What the method's numbers give together."""
     method = recipe.method
-    told = ""
-    if method.method == "lora":
-        below = f"sqrt({method.r})" if method.use_rslora else str(method.r)
-        word = "lora_alpha / sqrt(r)" if method.use_rslora else "lora_alpha / r"
-        told = (
-            f"Scale <code>{word}</code> = {method.lora_alpha} / {below} = <strong>{method.scale:.4g}</strong>: "
-            "the adapter's update is multiplied by it."
-        )
-    return f'<p class="derived" data-method="{esc(method.method)}">{told}</p>'
+    if method.method != "lora":
+        return ""
+    below = f"sqrt({method.r})" if method.use_rslora else str(method.r)
+    word = "lora_alpha / sqrt(r)" if method.use_rslora else "lora_alpha / r"
+    return (
+        f"Scale <code>{word}</code> = {method.lora_alpha} / {below} = <strong>{method.scale:.4g}</strong>: "
+        "the adapter's update is multiplied by it."
+    )

@@ -12,6 +12,7 @@ from studio.ui import curves, markup, runs_view
 from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
 from studio.ui.markup import esc
 
+_NONE_YET = ("No runs yet", "Choose a model and a dataset, and start one.")
 _HEAD = """
 <link rel="stylesheet" href="/static/vendor/uPlot.min.css">
 <script src="/static/vendor/uPlot.min.js"></script>
@@ -46,18 +47,18 @@ def build(studio: Studio) -> RunsTab:
     ended = gr.State("")  # the open run, once it has ended before our eyes
     timer = gr.Timer(1.0, active=False)
     table = view("runs-table", picks=True)
-    with gr.Column(visible=False, elem_id="no-runs") as none_yet:
-        view("", markup.empty("No runs yet", "Choose a model and a dataset, and start one."))
+    with gr.Column(elem_id="no-runs"):
+        none_yet = view("no-runs-yet")
         train = gr.Button("Go to Train", variant="primary", size="md", elem_id="go-train")
     notice = view("runs-notice")
-    with gr.Column(visible=False, elem_id="open-run") as opened:
+    with gr.Column(elem_id="open-run"):
         with gr.Row(equal_height=False, elem_id="run-bar"):
             head = view("run-head")
             with gr.Row(elem_id="run-acts"):
-                stop = gr.Button("Stop", variant="stop", size="md", elem_id="stop-run", min_width=90, visible=False)
+                stop = gr.Button("Stop", variant="stop", size="md", elem_id="stop-run", min_width=90)
                 clone = gr.Button("Clone", size="md", elem_id="clone-run", min_width=80)
-                compare = gr.Button("Compare", size="md", elem_id="compare-run", min_width=90, visible=False)
-                export = gr.Button("Export", size="md", elem_id="export-run", min_width=90, visible=False)
+                compare = gr.Button("Compare", size="md", elem_id="compare-run", min_width=90)
+                export = gr.Button("Export", size="md", elem_id="export-run", min_width=90)
         chart = gr.HTML(
             html_template='<div class="curves"></div>',
             js_on_load=_ON_LOAD,
@@ -75,11 +76,16 @@ def build(studio: Studio) -> RunsTab:
         known = runs.list_runs(studio)
         info = _open(known, chosen)
         if info is None:
-            empty = {none_yet: gr.update(visible=True), opened: gr.update(visible=False), table: ""}
+            empty: Updates = {none_yet: markup.empty(*_NONE_YET), head: "", table: ""}
             return changed(shown, empty) | {run: "", seen: shown}
         after = after if info.id == chosen else 0
         found = runs.points(studio, info.id, after)
-        fresh: Updates = {table: runs_view.table(known, info.id, where), head: runs_view.head(info), **visible(info)}
+        fresh: Updates = {
+            none_yet: "",
+            table: runs_view.table(known, info.id, where),
+            head: runs_view.head(info),
+            stop: gr.update(interactive=info.state != "stopping"),
+        }
         just_ended = info.final and shown.get("live") == info.id
         shown["live"] = "" if info.final else info.id
         if after == 0 or just_ended or not info.final:
@@ -89,15 +95,6 @@ def build(studio: Studio) -> RunsTab:
         if info.final:
             fresh |= {notice: "", ended: info.id} if just_ended else {notice: ""}
         return changed(shown, fresh) | {run: info.id, cursor: found.after, seen: shown}
-
-    def visible(info: RunInfo) -> Updates:
-        return {
-            none_yet: gr.update(visible=False),
-            opened: gr.update(visible=True),
-            stop: gr.update(visible=not info.final, interactive=info.state != "stopping"),
-            compare: gr.update(visible=info.has_adapter),
-            export: gr.update(visible=info.has_adapter),
-        }
 
     def pick(chosen: str, after: int, where: int, shown: dict[str, Any], event: gr.EventData) -> Updates:
         if "page" in event._data:
@@ -113,7 +110,7 @@ def build(studio: Studio) -> RunsTab:
         return {notice: markup.note(text), stop: gr.update(interactive=False)}
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
-    parts = [table, none_yet, opened, head, stop, compare, export, chart, recipe, log, run, cursor, seen, ended]
+    parts = [table, none_yet, head, stop, chart, recipe, log, run, cursor, seen, ended]
     # Through the queue: only its answers tell the browser that a state (here `ended`) has changed.
     tick: Step = {**quiet, "queue": True, "concurrency_limit": None}
     timer.tick(told(notice, refresh, clear=False), [run, cursor, page, seen], [notice, *parts], **tick)

@@ -57,11 +57,16 @@ def duration(run: RunInfo) -> float | None:
 
 
 def head(run: RunInfo) -> str:
-    """State, progress and figures of the open run, and what it has to say."""
+    """State, progress and figures of the open run, and what it has to say.
+
+    data-live and data-adapter show the buttons that apply to it.
+    """
     doing = f'<p class="doing" role="status">{esc(run.doing)}…</p>' if run.doing and not run.final else ""
     bar = markup.progress(run.step, run.total_steps, f"Progress of {run.name}")
+    applies = ("" if run.final else " data-live") + (" data-adapter" if run.has_adapter else "")
     return (
-        f'<div class="title run-title" data-open-run="{esc(run.id)}"><h2>{esc(run.name)}</h2>{markup.mark(run.state)}'
+        f'<div class="title run-title" data-open-run="{esc(run.id)}"{applies}>'
+        f"<h2>{esc(run.name)}</h2>{markup.mark(run.state)}"
         f'<p class="why">{esc(run.model)} on {esc(run.dataset)} · {esc(run.device)}</p></div>'
         f'<div class="wide-bar">{bar}</div>{doing}{markup.facts(_figures(run))}{_message(run)}'
     )

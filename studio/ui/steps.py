@@ -5,7 +5,7 @@ of them may take a while and says how far it is.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ import gradio as gr
 
 from studio.recipe import find_field
 from studio.services import datasets, examples, models
+from studio.services.checks import Progress
+from studio.services.datasets import DatasetInfo
 from studio.services.examples import LengthView
 from studio.services.studio import Studio
 from studio.ui import busy, data_view, editor, findings_view, lengths_view, markup, tokens
@@ -23,6 +25,7 @@ _LEAST_REACH = 1024  # tokens that the slider goes up to at least
 _SESSIONS = 256
 _OF_LENGTH = ("untrained", "answer_cut", "cut")
 _TEMPLATE = "{instruction}\n\n{input}\n\nAnswer:\n{output}"
+_REVISING = "Making a new version"
 _NO_MODEL = "No model is here yet to cut the text into tokens. Add one under Train."
 
 
@@ -93,7 +96,7 @@ def build() -> Steps:
             rows = view("rows", picks=True)
         view("", markup.step(3, "What is wrong", "Rows that were left out, and rows that want a second look."))
         verdict = view("verdict", picks=True)
-        leave = gr.Button("Leave these out", visible=False, elem_id="leave-out", size="md")
+        leave = gr.Button("Leave these out", elem_id="leave-out", size="md")
         leaving, found_notice = busy.build("leave"), view("findings-notice")
         found = view("findings", picks=True)
         view("", markup.step(4, "How long", "What the maximum length keeps, and what it cuts."))
@@ -213,32 +216,39 @@ def wire(
         return {steps.kind: kind, **_findings(studio, steps, key, kind, offset, result, picked, _values(*how))}
 
     def leave_out(
-        waits: str, key: str, picked: str | None, kind: str, result: LengthView | None, *how: Any
+        request: gr.Request,
+        waits: str,
+        key: str,
+        picked: str | None,
+        kind: str,
+        result: LengthView | None,
+        *how: Any,
     ) -> Iterator[Updates]:
-        yield {steps.found_notice: "", **steps.leaving.starts("Making a new version")}
-        places: list[int] = []
-        if kind in _OF_LENGTH and result is not None:
-            lengths = (str(picked), _values(*how))
-            many = result.counts_by_kind[kind]
-            every = examples.findings(studio, key, findings_view.kinds(kind), 0, many, lengths=lengths)
-            places = [found.example for found in every.items]
-        made = yield from steps.leaving.follow(
-            datasets.excluding(studio, key, kinds=findings_view.kinds(kind), examples=places)
-        )
+        def job() -> Generator[Progress, None, DatasetInfo]:
+            places: list[int] = []
+            if kind in _OF_LENGTH and result is not None:
+                lengths = (str(picked), _values(*how))
+                many = result.counts_by_kind[kind]
+                every = examples.findings(studio, key, findings_view.kinds(kind), 0, many, lengths=lengths)
+                places = [found.example for found in every.items]
+            return (yield from datasets.excluding(studio, key, kinds=findings_view.kinds(kind), examples=places))
+
+        yield {steps.found_notice: ""}
+        made = yield from steps.leaving.follow(request, _REVISING, job())
         yield {**show(made.id, waits), steps.found_notice: editor.saved(made.name, made.changes)}
 
     def open_editor(key: str, which: float | None) -> Updates:
         number = int(which or 1)
         return {steps.editor: editor.form(number, datasets.as_values(studio, key, number))}
 
-    def save(event: gr.EventData, waits: str, key: str) -> Iterator[Updates]:
+    def save(request: gr.Request, event: gr.EventData, waits: str, key: str) -> Iterator[Updates]:
         if "save" not in event._data:
             yield {steps.editor: ""}
             return
         number = int(event.save)
-        yield {steps.edit_notice: "", **steps.saving.starts("Making a new version")}
+        yield {steps.edit_notice: ""}
         job = datasets.editing(studio, key, number, editor.typed(str(event.typed)))
-        made = yield from steps.saving.follow(job)
+        made = yield from steps.saving.follow(request, _REVISING, job)
         said = editor.saved(made.name, made.changes)
         if made.id == key:
             said = markup.note("Nothing was changed, so there is no new version.")
@@ -271,23 +281,21 @@ def wire(
     steps.reach.change(lambda far: gr.update(maximum=far), steps.reach, length, **quiet)
     turned = [steps.found_notice, steps.row, steps.kind, steps.verdict, steps.found, steps.leave]
     gr.on([steps.verdict.click, steps.found.click], told(steps.found_notice, turn), about, turned, **quiet)
-    leaves = steps.leave.click(
+    steps.leave.click(
         told_while(steps.found_notice, leave_out, steps.leaving.idle),
         [held, *about],
-        [*steps.leaving.parts, *whole],
+        [steps.leaving.said, *whole],
         **slow,
     )
-    steps.leaving.ends([leaves], steps.found_notice)
     steps.edit.click(
         told(steps.edit_notice, open_editor), [steps.subject, steps.row], [steps.edit_notice, steps.editor], **quiet
     )
-    saves = steps.editor.click(
+    steps.editor.click(
         told_while(steps.edit_notice, save, steps.saving.idle),
         [held, steps.subject],
-        [*steps.saving.parts, *whole],
+        [steps.saving.said, *whole],
         **slow,
     )
-    steps.saving.ends([saves], steps.edit_notice)
     steps.rows.click(
         told(steps.found_notice, leaf), steps.subject, [steps.found_notice, steps.rows, steps.row], **quiet
     )
@@ -319,13 +327,13 @@ def _total(studio: Studio, key: str) -> int:
     return checked.report.ok if checked else datasets.get(studio, key).rows
 
 
-def _leave(added: bool, kind: str, counts: Mapping[str, int]) -> Any:
-    """The button that leaves rows of a kind out: for kept rows of a dataset."""
+def _leave(added: bool, kind: str, counts: Mapping[str, int]) -> str:
+    """What the button says that leaves rows of a kind out; only kept rows of a dataset can be, for others nothing."""
     kept = bool(kind) and (not findings_view.fault(kind).left_out or kind in _OF_LENGTH)
     number = counts.get(kind, 0)
     if not added or not kept or not number:
-        return gr.update(visible=False)
-    return gr.update(visible=True, value=f"Leave these {number:,} out" if number > 1 else "Leave this one out")
+        return ""
+    return f"Leave these {number:,} out" if number > 1 else "Leave this one out"
 
 
 def _counts(studio: Studio, key: str) -> dict[str, int]:
@@ -357,10 +365,11 @@ def _findings(
     else:
         info = datasets.get(studio, key)
         mark, text = info.mark, info.verdict
+    leave = _leave(checked is None, kind, counts)
     return {
-        steps.verdict: findings_view.verdict(mark, text)
+        steps.verdict: findings_view.verdict(mark, text, leaves=bool(leave))
         + findings_view.filters(counts, kind)
         + findings_view.downloads(key, findings_view.left_out(counts)),
         steps.found: findings_view.table(page, offset),
-        steps.leave: _leave(checked is None, kind, counts),
+        steps.leave: leave or gr.skip(),
     }

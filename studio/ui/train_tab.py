@@ -15,7 +15,10 @@ from studio.services.studio import Studio
 from studio.ui import form, markup, model_box, panel
 from studio.ui.handlers import PRIVATE, Step, Updates, told, told_while, view
 
-_FIRST = "A small model learns to turn customers' messages into tickets. Then you ask it, before and after."
+_FIRST = (
+    "Nothing has been trained here yet",
+    "A small model learns to turn customers' messages into tickets. Then you ask it, before and after.",
+)
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ def build(studio: Studio) -> TrainTab:
     """The tab's components and what happens in them."""
     draft = gr.BrowserState({}, storage_key="lora-studio-draft", secret="draft of the form")  # noqa: S106 - no secret
     started = gr.State("")
-    with gr.Row(elem_id="first-visit", visible=_fresh(studio), equal_height=False) as first:
-        view("first-words", markup.empty("Nothing has been trained here yet", _FIRST))
+    with gr.Row(elem_id="first-visit", equal_height=False):
+        first = view("first-words")
         fetching = view("sample-progress")
         sample = gr.Button(
             f"Train the sample ({_how_long(studio)} here)", variant="primary", size="lg", elem_id="train-sample"
@@ -67,6 +70,7 @@ def build(studio: Studio) -> TrainTab:
             return {
                 estimate: markup.problem(error),
                 chips: panel.touched(typed),
+                made.scale: panel.derived(typed),
                 start: gr.update(interactive=False),
                 draft: typed,
             }
@@ -74,7 +78,7 @@ def build(studio: Studio) -> TrainTab:
             estimate: found,
             chips: panel.touched(typed),
             document: panel.document(recipe, typed),
-            made.scale: panel.scale(recipe),
+            made.scale: panel.derived(typed, panel.scale(recipe)),
             start: gr.update(interactive=True),
             draft: typed,
         }
@@ -144,7 +148,7 @@ def build(studio: Studio) -> TrainTab:
         found[modules] = found[modules] | {"value": values.get("target_modules", ["all-linear"])}
         said = panel.accuracy(*estimates.error(studio))
         prices = price(*(found[made.fields[name]]["value"] for name in ("model", "dataset")))
-        return found | prices | {first: gr.update(visible=_fresh(studio)), accuracy: said}
+        return found | prices | {first: markup.empty(*_FIRST) if _fresh(studio) else "", accuracy: said}
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     update: Step = {"fn": edited, "inputs": fields, "outputs": shown, "trigger_mode": "always_last", **quiet}
@@ -158,8 +162,6 @@ def build(studio: Studio) -> TrainTab:
     made.opened.upload(told(notice, open_recipe), made.opened, [notice, *fields], **quiet).then(**update)
     pair = [made.fields["model"], made.fields["dataset"]]
     gr.on([field.change for field in pair], price, pair, made.preset, trigger_mode="always_last", **quiet)
-    template = made.fields["template"]
-    template.change(lambda kind: gr.update(visible=kind == "custom"), template, made.fields["custom_template"], **quiet)
     modules.input(choose_modules, modules, modules, **quiet).then(**update)
     begins: Step = {"api_visibility": PRIVATE, "concurrency_limit": 1, "show_progress": "hidden"}
     start.click(told(notice, begin), fields, [notice, started, made.fields["name"]], **begins)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from studio.services import datasets, models
 from studio.services.studio import Studio
@@ -129,12 +129,38 @@ def page(browser: Browser, start: object) -> Iterator[Page]:
     context.set_default_timeout(30_000)
     opened = context.new_page()
     wrong: list[str] = []
-    opened.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    _watch(opened, wrong)
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on("request", lambda request: wrong.append(request.url) if not _is_here(request.url) else None)
     yield opened
     context.close()
     assert not wrong, wrong
+
+
+# What Gradio logs of its own requests, which it ends when the page is left or reloaded.
+_FAREWELLS = ("AbortError: signal is aborted without reason", "Unexpected error Connection errored out.")
+_LEAVING = "this document is being left"
+
+
+def _watch(page: Page, wrong: list[str]) -> None:
+    """Take down the errors that the page logs, but for farewells between a document's end and the next one's start."""
+    leaving = False
+
+    def logged(message: ConsoleMessage) -> None:
+        nonlocal leaving
+        if message.text == _LEAVING:
+            leaving = True
+        elif message.type == "error" and not (leaving and message.text.startswith(_FAREWELLS)):
+            wrong.append(message.text)
+
+    def arrived(_: Page) -> None:
+        nonlocal leaving
+        leaving = False
+
+    # By the document itself and not by the navigation's request: Gradio says farewell before that is sent.
+    page.add_init_script(f"addEventListener('beforeunload', () => console.debug({_LEAVING!r}))")
+    page.on("console", logged)
+    page.on("domcontentloaded", arrived)
 
 
 def _is_here(url: str) -> bool:

@@ -249,23 +249,47 @@ def test_a_second_file_is_held_out(page: Page, little_home: Path, start: Start, 
     expect(page.locator(".title")).to_contain_text(re.compile(r"9\s*held out"))
 
 
-def test_cancel_leaves_nothing_behind(page: Page, little_home: Path, start: Start, tmp_path: Path) -> None:
-    big = write_jsonl(tmp_path / "big.jsonl", [{"prompt": row["question"], "completion": row["answer"]}
-                                               for row in school(120_000)])  # fmt: skip
-    page.goto(start(little_home).url)
-    upload(page, big)
+def upload_much(page: Page, folder: Path) -> None:
+    """Begin a check that takes a while, and wait until it is under way."""
+    rows = [{"prompt": row["question"], "completion": row["answer"]} for row in school(120_000)]
+    upload(page, write_jsonl(folder / "big.jsonl", rows))
     expect(page.locator("#check-progress")).to_contain_text("%", timeout=CHECKS)
-    page.locator("#check-cancel").click()
-    expect(page.locator("#data-notice")).to_contain_text("Cancelled", timeout=CHECKS)
-    expect(page.locator("#check-cancel")).to_be_hidden()
-    staging = little_home / "staging"
+    expect(page.locator("#check-cancel")).to_be_visible()
+
+
+def left_empty(staging: Path) -> None:
     deadline = time.monotonic() + 60
     while list(staging.iterdir()):
         assert time.monotonic() < deadline, f"left behind: {list(staging.rglob('*'))}"
         time.sleep(0.1)
+
+
+def test_cancel_leaves_nothing_behind(page: Page, little_home: Path, start: Start, tmp_path: Path) -> None:
+    page.goto(start(little_home).url)
+    expect(page.locator("#check-cancel")).to_be_hidden()
+    upload_much(page, tmp_path)
+    page.locator("#check-cancel").click()
+    expect(page.locator("#data-notice")).to_contain_text("Cancelled", timeout=CHECKS)
+    # That was the last word: no progress comes behind it.
+    seen = page.evaluate("""new Promise((tell) => {
+      const place = document.querySelector("#check-progress"), seen = [place.textContent.trim()];
+      new MutationObserver(() => seen.push(place.textContent.trim())).observe(place, {childList: true, subtree: true});
+      setTimeout(() => tell(seen.filter(Boolean)), 2000);
+    })""")
+    assert seen == []
+    expect(page.locator("#check-cancel")).to_be_hidden()
+    expect(page.locator("#data-notice")).to_contain_text("Cancelled")
+    left_empty(little_home / "staging")
     expect(page.locator("#dataset-list .item")).to_have_count(1)
 
     # The drop zone is there for the next file.
     upload(page, write_jsonl(tmp_path / "small.jsonl", [{"prompt": "Who?", "completion": "Me."}] * 2))
     expect(page.locator("#add-dataset")).to_be_visible(timeout=CHECKS)
     add(page, "small")
+
+
+def test_a_page_that_is_left_ends_its_check(page: Page, little_home: Path, start: Start, tmp_path: Path) -> None:
+    page.goto(start(little_home).url)
+    upload_much(page, tmp_path)
+    page.goto("about:blank")
+    left_empty(little_home / "staging")

@@ -78,6 +78,8 @@ def test_a_closed_page_and_a_killed_studio_do_not_touch_training(page: Page, lit
     run = str(started["id"])
     page.goto(f"{served.url}/?run={run}")
     expect(page.locator("#open-run .state-running")).to_be_visible(timeout=120_000)
+    expect(page.locator("#stop-run")).to_be_visible()
+    expect(page.locator("#no-runs")).to_be_hidden()
     page.goto("about:blank")
     served.kill()
     deadline = time.monotonic() + 180
@@ -89,6 +91,8 @@ def test_a_closed_page_and_a_killed_studio_do_not_touch_training(page: Page, lit
     assert (info["state"], info["step"]) == ("completed", 400)
     page.goto(f"{again.url}/?run={run}")
     expect(page.locator("#open-run .state-completed")).to_be_visible()
+    expect(page.locator("#compare-run")).to_be_visible()
+    expect(page.locator("#stop-run")).to_be_hidden()
     from studio.services import runs
     from studio.services.studio import Studio
     from studio.settings import Settings

@@ -1,0 +1,34 @@
+"""A child process that says nothing for a while does not keep its asker waiting."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from studio.launch.child import PULSE, Died, follow
+
+
+def timed(statement: str) -> list[str]:
+    """Arguments of timeit: run a statement once."""
+    return ["-n", "1", "-r", "1", statement]
+
+
+def test_a_silent_child_is_told_of(tmp_path: Path) -> None:
+    words = ["print('{\"n\": 1}', flush=True); import time; time.sleep(1); print('{\"n\": 2}')"]
+    lines = list(follow("timeit", timed(*words), tmp_path / "log.txt"))
+    assert [line for line in lines if line] == [{"n": 1}, {"n": 2}]
+    between = lines[lines.index({"n": 1}) : lines.index({"n": 2})]
+    assert between.count({}) >= 2
+
+
+def test_a_silent_child_ends_when_its_asker_leaves(tmp_path: Path) -> None:
+    lines = follow("timeit", timed("import time; time.sleep(60)"), tmp_path / "log.txt")
+    assert next(iter(lines)) == {}
+    began = time.monotonic()
+    lines.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - began < 10 * PULSE
+
+
+def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(Died, match="no good"):
+        list(follow("timeit", timed("raise SystemExit('no good')"), tmp_path / "log.txt"))
