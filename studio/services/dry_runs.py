@@ -52,6 +52,7 @@ def _nothing_trains(studio: "Studio") -> None:
 
 
 def _work(folder: Path, recipe: Recipe) -> Generator[Progress, None, dict[str, Any]]:
+    at = Progress("Starting the worker", 0, 0)
     try:
         for line in follow("studio.engine.dry_run", [str(folder)], folder / "log.txt"):
             if "error" in line:
@@ -59,7 +60,8 @@ def _work(folder: Path, recipe: Recipe) -> Generator[Progress, None, dict[str, A
             if "measured" in line:
                 return dict(line["measured"])
             if "doing" in line:
-                yield Progress(str(line["doing"]), int(line["done"]), int(line["of"]))
+                at = Progress(str(line["doing"]), int(line["done"]), int(line["of"]))
+            yield at  # again while the worker is silent: the asker may have enough
     except Died as died:
         if died.signal in (signal.SIGKILL, signal.SIGABRT):
             raise StudioError(

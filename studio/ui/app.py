@@ -3,6 +3,8 @@
 The address keeps what is open (`?tab=runs&run=…&dataset=…`); static/studio.js writes it, `arrive` reads it.
 """
 
+from typing import Any
+
 import gradio as gr
 
 from studio.services import chat, runs
@@ -74,17 +76,20 @@ def build(studio: Studio) -> gr.Blocks:
         def open_name(event: gr.EventData) -> Updates:
             return show_run(event.open) if "open" in event._data else {tabs: gr.skip()}
 
-        def use_dataset(dataset: str) -> Updates:
-            names = form.names_of("dataset", studio)
-            name = data_tab.name_of(studio, dataset)
-            return {tabs: gr.Tabs(selected="train"), train.form.fields["dataset"]: gr.update(choices=names, value=name)}
+        def use_dataset(dataset: str, kept: dict[str, Any], *seen: Any) -> Updates:
+            """The form with this dataset, and the model and formatting by which it was looked at."""
+            values = (kept or form.defaults()) | data_tab.as_seen(studio, dataset, *seen)
+            fields = train.form.fields
+            filled = {fields[name]: form.for_form(name, value) for name, value in values.items() if name in fields}
+            filled[fields["dataset"]] = gr.update(choices=form.names_of("dataset", studio), value=values["dataset"])
+            # The draft too: opening the tab fills the form from it.
+            return {tabs: gr.Tabs(selected="train"), train.draft: values, **filled}
 
         def clone(run: str) -> Updates:
             """The form with the recipe of a run, under no name yet."""
             values = form.values_of(runs.recipe_of(studio, run)) | {"name": ""}
             fields = train.form.fields
             filled = {fields[name]: form.for_form(name, value) for name, value in values.items()}
-            # The draft too: opening the tab fills the form from it.
             return {tabs: gr.Tabs(selected="train"), train.draft: values, **filled}
 
         def when_first_ends(ended: str, first: str) -> Updates:
@@ -108,8 +113,9 @@ def build(studio: Studio) -> gr.Blocks:
         train.started.change(after_start, train.started, [tabs, made.run, train.started, first_run], **quiet).then(
             **made.reopen)  # fmt: skip
         side.now.click(open_name, None, [tabs, made.run], **quiet).then(**made.reopen)
-        data.train.click(use_dataset, data.chosen, [tabs, train.form.fields["dataset"]], **quiet).then(**train.update)
         cloned = [tabs, train.draft, *train.form.fields.values()]
+        taken = [data.chosen, train.draft, *data.seen_by]
+        data.train.click(use_dataset, taken, cloned, **quiet).then(**train.update)
         made.clone.click(clone, made.run, cloned, **quiet).then(**train.update)
         made.ended.change(when_first_ends, [made.ended, first_run], [first_run, tabs, compare.question], **quiet)
         for button, name in ((made.train, "train"), (compare.train, "train"), (export.train, "train"),

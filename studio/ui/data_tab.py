@@ -5,6 +5,7 @@ What is shown is named by one key: the id of a dataset, or the token of a file t
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -17,12 +18,13 @@ from studio.ui.handlers import PRIVATE, QUEUED, Step, Updates, told, view
 
 @dataclass(frozen=True)
 class DataTab:
-    """What other tabs need: the key of what is shown, the button that trains on it, and the steps that show the tab
-    from the beginning and that bring it up to date.
+    """What other tabs need: the key of what is shown, the button that trains on it, the model and formatting by which
+    it is seen, and the steps that show the tab from the beginning and that bring it up to date.
     """
 
     chosen: gr.State
     train: gr.Button
+    seen_by: list[Any]
     reopen: Step
     revisit: Step
 
@@ -107,11 +109,13 @@ def build(studio: Studio) -> DataTab:
     return DataTab(
         chosen=chosen,
         train=train,
+        seen_by=[four.model, *four.how],
         reopen={"fn": told(drop.notice, show), "inputs": asked, "outputs": [drop.notice, *whole], **QUEUED},
         revisit={"fn": revisit, "inputs": asked, "outputs": [shelf, four.model], **quiet},
     )
 
 
-def name_of(studio: Studio, dataset: str) -> str:
-    """The name that a recipe calls the dataset with this id by."""
-    return datasets.get(studio, dataset).name
+def as_seen(studio: Studio, dataset: str, model: str | None, *how: Any) -> dict[str, Any]:
+    """The recipe's values by which the dataset with this id is looked at; how: as Steps.how."""
+    named = {"dataset": datasets.get(studio, dataset).name} | ({"model": model} if model else {})
+    return named | steps.shaping(*how)

@@ -18,6 +18,7 @@ from studio.services.studio import Studio
 from studio.ui import markup, model_box, units
 from studio.ui.handlers import view
 
+ATTENTION = "attention-only"  # no value of a recipe: it stands for the modules that it is replaced by
 _STEPS = {"learning_rate": 1e-4, "num_train_epochs": 0.5, "max_grad_norm": 0.1}
 
 
@@ -123,9 +124,25 @@ def first(wanted: str, options: Sequence[str]) -> str:
 
 
 def modules_of(studio: Studio, model_id: str | None) -> list[tuple[str, str]]:
-    """all-linear and the linear layers that this model really has, each with how many there are of it."""
+    """all-linear, attention only, and the linear layers that this model really has, with their parameters."""
     found = models.linear_modules(studio, model_id) if model_id else {}
-    return [("all-linear", "all-linear"), *((f"{name} ({layers})", name) for name, layers in found.items())]
+    if not found:
+        return [("all-linear", "all-linear")]
+    every = sum(kind.parameters for kind in found.values())
+    attention = sum(kind.parameters for kind in found.values() if kind.attention)
+    return [
+        (f"all-linear ({units.count(every)} parameters)", "all-linear"),
+        *([(f"attention only ({units.count(attention)})", ATTENTION)] if attention else []),
+        *(
+            (f"{name} ({kind.layers} × {units.count(kind.parameters / kind.layers)})", name)
+            for name, kind in found.items()
+        ),
+    ]
+
+
+def attention_of(studio: Studio, model_id: str) -> list[str]:
+    """The linear layers of a model's attention."""
+    return [name for name, kind in models.linear_modules(studio, model_id).items() if kind.attention]
 
 
 def presets_of(studio: Studio, model: str = "", dataset: str = "") -> list[tuple[str, str]]:

@@ -32,7 +32,25 @@ def estimate(found: Estimate, recipe: Recipe) -> str:
             ("batch", f"{recipe.effective_batch:,}"),
         ]
     )  # fmt: skip
-    return title + _bar(found) + figures + _room(found) + _sentences(found)
+    return title + _bar(found) + figures + _measured(found) + _room(found) + _sentences(found)
+
+
+def _measured(found: Estimate) -> str:
+    """What a dry run of this recipe found, or how one of a like recipe corrects the estimate."""
+    dry = found.dry_run
+    if dry is None:
+        return ""
+    if not found.exact:
+        factor = f"{dry.correction:.2f}"
+        return (
+            f'<p class="why">Corrected by a dry run of a like recipe: what comes and goes is taken times {factor}.</p>'
+        )
+    return markup.note(
+        f"Measured in a dry run: {units.size(dry.measured)} at the peak (predicted {units.size(dry.predicted)}), "
+        f"{dry.step_seconds:.1f} s a step on the {dry.rows} longest examples ({dry.length:,} tokens), "
+        f"{dry.save_seconds:.1f} s for a checkpoint.",
+        "good",
+    )
 
 
 def _room(found: Estimate) -> str:

@@ -173,7 +173,7 @@ def wire(
             wanted.popitem(last=False)
 
     def see(request: gr.Request, key: str, picked: str | None, which: float | None, *how: Any) -> Updates:
-        values = _values(*how)
+        values = shaping(*how)
         want(str(request.session_hash), _wish(key, picked, values))
         if not key or not picked:
             return {steps.seen: "" if not key else markup.note(_NO_MODEL)}
@@ -183,7 +183,7 @@ def wire(
 
     def measure(request: gr.Request, key: str, picked: str | None, kind: str, *how: Any) -> Iterator[Updates]:
         """Counts all tokens, saying how far it is, until something else is wanted."""
-        session, values = str(request.session_hash), _values(*how)
+        session, values = str(request.session_hash), shaping(*how)
         wish = _wish(key, picked, values)
         if not key or not picked:
             yield {steps.lengths: "" if not key else markup.note(_NO_MODEL)}
@@ -213,7 +213,7 @@ def wire(
             return {steps.row: int(event.row)}
         kind = event.kind if "kind" in event._data else kind
         offset = int(event.offset) if "offset" in event._data else 0
-        return {steps.kind: kind, **_findings(studio, steps, key, kind, offset, result, picked, _values(*how))}
+        return {steps.kind: kind, **_findings(studio, steps, key, kind, offset, result, picked, shaping(*how))}
 
     def leave_out(
         request: gr.Request,
@@ -227,7 +227,7 @@ def wire(
         def job() -> Generator[Progress, None, DatasetInfo]:
             places: list[int] = []
             if kind in _OF_LENGTH and result is not None:
-                lengths = (str(picked), _values(*how))
+                lengths = (str(picked), shaping(*how))
                 many = result.counts_by_kind[kind]
                 every = examples.findings(studio, key, findings_view.kinds(kind), 0, many, lengths=lengths)
                 places = [found.example for found in every.items]
@@ -264,9 +264,17 @@ def wire(
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     slow: Step = {"show_progress": "hidden", "api_visibility": PRIVATE, "concurrency_limit": 4}
     template, own, system, on, length = steps.how
-    shaping = [steps.subject.change, steps.model.change, template.input, own.blur, system.blur, on.input, length.change]
+    reshaped = [
+        steps.subject.change,
+        steps.model.change,
+        template.input,
+        own.blur,
+        system.blur,
+        on.input,
+        length.change,
+    ]
     gr.on(
-        [*shaping, steps.row.change],
+        [*reshaped, steps.row.change],
         told(steps.seen, see),
         [steps.subject, steps.model, steps.row, *steps.how],
         steps.seen,
@@ -276,7 +284,7 @@ def wire(
     doubts = [steps.lengths, steps.measured, steps.reach, steps.verdict, steps.found, steps.leave]
     counted = [steps.subject, steps.model, steps.kind, *steps.how]
     about = [steps.subject, steps.model, steps.kind, steps.measured, *steps.how]
-    gr.on(shaping, told_while(steps.lengths, measure, {}), counted, doubts, trigger_mode="always_last", **slow)
+    gr.on(reshaped, told_while(steps.lengths, measure, {}), counted, doubts, trigger_mode="always_last", **slow)
     # Apart from the counting: an update of a slider that is not drawn yet would empty it.
     steps.reach.change(lambda far: gr.update(maximum=far), steps.reach, length, **quiet)
     turned = [steps.found_notice, steps.row, steps.kind, steps.verdict, steps.found, steps.leave]
@@ -301,7 +309,7 @@ def wire(
     )
 
 
-def _values(template: str, own: str, system: str, on: str, length: float) -> dict[str, Any]:
+def shaping(template: str, own: str, system: str, on: str, length: float) -> dict[str, Any]:
     """The recipe's values that shape what the model sees."""
     return {
         "template": template,

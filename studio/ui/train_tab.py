@@ -10,9 +10,9 @@ import gradio as gr
 
 from studio.errors import StudioError
 from studio.recipe import Recipe
-from studio.services import estimates, machine, presets, runs
+from studio.services import dry_runs, estimates, machine, presets, runs
 from studio.services.studio import Studio
-from studio.ui import form, markup, model_box, panel
+from studio.ui import busy, form, markup, model_box, panel
 from studio.ui.handlers import PRIVATE, Step, Updates, told, told_while, view
 
 _FIRST = (
@@ -54,7 +54,10 @@ def build(studio: Studio) -> TrainTab:
                     document = view("recipe-text")
             with gr.Column(elem_id="start-box"):
                 notice = view("train-notice")
-                start = gr.Button("Start training", variant="primary", size="lg", elem_id="start-training")
+                trying = busy.build("dry-run")
+                with gr.Row(elem_id="start-row"):
+                    start = gr.Button("Start training", variant="primary", size="lg", elem_id="start-training", scale=3)
+                    dry = gr.Button("Dry run", size="lg", elem_id="dry-run", scale=1, min_width=110)
 
     names, fields = list(made.fields), list(made.fields.values())
     modules = made.fields["target_modules"]
@@ -108,8 +111,10 @@ def build(studio: Studio) -> TrainTab:
         except StudioError:
             return {modules: gr.skip()}  # the estimate says that there is no such model
 
-    def choose_modules(chosen: list[str]) -> Updates:
+    def choose_modules(chosen: list[str], model: str) -> Updates:
         """all-linear stands alone: choosing it drops the others, choosing another drops it."""
+        if chosen[-1:] == [form.ATTENTION]:
+            return {modules: form.attention_of(studio, model)}
         alone = chosen[-1:] == ["all-linear"] or not chosen
         return {modules: ["all-linear"] if alone else [name for name in chosen if name != "all-linear"]}
 
@@ -123,6 +128,12 @@ def build(studio: Studio) -> TrainTab:
     def begin(*values: Any) -> Updates:
         run = runs.start(studio, form.read(names, values))
         return {started: run.id, made.fields["name"]: ""}
+
+    def rehearse(request: gr.Request, *values: Any) -> Iterator[Updates]:
+        """A few steps on the longest examples; the estimate then says what they took."""
+        recipe = form.read(names, values)
+        yield {notice: ""}
+        yield from trying.follow(request, "Starting the worker", dry_runs.running(studio, recipe))
 
     def begin_sample() -> Iterator[Updates]:
         """Fetches the sample's model if it is not here yet, then starts the sample's run."""
@@ -162,9 +173,11 @@ def build(studio: Studio) -> TrainTab:
     made.opened.upload(told(notice, open_recipe), made.opened, [notice, *fields], **quiet).then(**update)
     pair = [made.fields["model"], made.fields["dataset"]]
     gr.on([field.change for field in pair], price, pair, made.preset, trigger_mode="always_last", **quiet)
-    modules.input(choose_modules, modules, modules, **quiet).then(**update)
+    modules.input(choose_modules, [modules, made.fields["model"]], modules, **quiet).then(**update)
     begins: Step = {"api_visibility": PRIVATE, "concurrency_limit": 1, "show_progress": "hidden"}
     start.click(told(notice, begin), fields, [notice, started, made.fields["name"]], **begins)
+    tries = dry.click(told_while(notice, rehearse, trying.idle), fields, [notice, trying.said], **begins)
+    tries.then(**update)
     awake = {sample: gr.update(interactive=True)}
     sample.click(told_while(fetching, begin_sample, awake), None, [notice, fetching, sample, started], **begins)
     made.added.change(use_model, made.added, [made.fields["model"], modules], **quiet).then(**update)

@@ -293,3 +293,19 @@ def test_a_page_that_is_left_ends_its_check(page: Page, little_home: Path, start
     upload_much(page, tmp_path)
     page.goto("about:blank")
     left_empty(little_home / "staging")
+
+
+def test_what_was_seen_is_what_is_trained_on(page: Page, little_home: Path, start: Start) -> None:
+    """The template, what is trained and the length go with the dataset into the form, and survive a reload there."""
+    page.goto(start(little_home).url)
+    expect(page.locator(".tokens")).to_be_visible(timeout=CHECKS)
+    page.locator("#see-template").get_by_label("alpaca").check()
+    page.locator("#see-train-on").get_by_label("everything").check()
+    set_length(page, 64)
+    page.locator("#train-on").click()
+    expect(page.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
+    for told in ("template alpaca", "train_on everything", "max_length 64"):
+        expect(page.locator("#changed-fields")).to_contain_text(told)
+    page.goto(page.url)
+    expect(page.locator("#changed-fields")).to_contain_text("template alpaca")
+    expect(page.locator("#field-dataset input")).to_have_value("little")

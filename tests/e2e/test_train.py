@@ -98,3 +98,33 @@ def test_a_run_is_cloned_into_the_form_and_the_draft_survives_a_reload(
     page.goto(f"{served.url}/?tab=train")
     expect(page.locator("#field-r input").first).to_have_value("4")
     tab(page, "Runs")
+
+
+def test_attention_only_names_the_models_own_layers(page: Page, little_home: Path, start: Start) -> None:
+    page.goto(f"{start(little_home).url}/?tab=train")
+    expect(page.locator("#estimate")).to_contain_text("Fits")
+    page.locator("#field-target_modules input").click()
+    expect(page.get_by_role("option", name="q_proj")).to_contain_text("q_proj (2 × ")
+    page.get_by_role("option", name="attention only").click()
+    expect(page.locator("#changed-fields")).to_contain_text("target_modules k_proj,o_proj,q_proj,v_proj")
+    expect(page.locator("#field-target_modules .token")).to_have_count(4)
+
+
+def test_a_dry_run_measures_what_the_estimate_then_says(page: Page, little_home: Path, start: Start) -> None:
+    page.goto(f"{start(little_home).url}/?tab=train")
+    expect(page.locator("#estimate")).to_contain_text("Fits")
+    page.locator("#dry-run").click()
+    expect(page.locator("#dry-run-progress")).to_contain_text("Training on the longest examples", timeout=300_000)
+    expect(page.locator("#estimate")).to_contain_text("Measured in a dry run", timeout=300_000)
+    expect(page.locator("#estimate")).to_contain_text("The time is measured in a dry run")
+    expect(page.locator("#dry-run-cancel")).to_be_hidden()
+    page.locator("#field-per_device_train_batch_size input").first.fill("2")
+    expect(page.locator("#estimate")).to_contain_text("Corrected by a dry run of a like recipe")
+    assert list((little_home / "runs").iterdir()) == []
+
+    # Given up half-way, nothing of it is left.
+    page.locator("#dry-run").click()
+    expect(page.locator("#dry-run-cancel")).to_be_visible()
+    page.locator("#dry-run-cancel").click()
+    expect(page.locator("#train-notice")).to_contain_text("Cancelled")
+    assert list((little_home / "staging").iterdir()) == []
