@@ -50,6 +50,29 @@
     else reveal(hit);
   });
 
+  // Runs that end while the page is open are told by the browser, once each, to whoever asked for it.
+  const TOLD = "lora-studio-told";
+  const opened = Date.now() / 1000;
+  const news = () => {
+    const place = document.querySelector("[data-ended]");
+    if (!place || !("Notification" in window)) return;
+    place.querySelector("[data-notify]").hidden = Notification.permission !== "default";
+    if (Notification.permission !== "granted") return;
+    for (const run of JSON.parse(place.dataset.ended)) {
+      const end = `${run.id} ${run.at}`; // a resumed run ends more than once
+      if (run.at < opened || told().includes(end)) continue;
+      try { localStorage.setItem(TOLD, JSON.stringify([...told(), end].slice(-50))); } catch { return; }
+      new Notification(`${run.name}: ${run.state}`, { body: run.text, tag: end });
+    }
+  };
+  const told = () => {
+    try { return JSON.parse(localStorage.getItem(TOLD)) ?? []; } catch { return []; }
+  };
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("[data-notify]")) Notification.requestPermission().then(news);
+  });
+  setInterval(news, 2000);
+
   // On a narrow screen the sidebar starts folded: open, it would lie over the page.
   const narrow = matchMedia("(max-width: 768px)");
   const fold = (tries) => {

@@ -4,6 +4,7 @@ With --json a command prints one machine-readable object on stdout and nothing e
 input, 1 any other failure; errors are one sentence on stderr.
 """
 
+import logging
 import socket
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from studio import cli_data
+from studio import cli_data, cli_runs
 from studio import cli_output as out
 from studio.cli_data import Json, Sets, pairs
 from studio.errors import BadInput, StudioError, Unavailable
@@ -46,25 +47,13 @@ app = typer.Typer(
     help="LoRA Studio: fine-tune language models with LoRA and QLoRA. Without a command: serve.",
 )
 models_app = typer.Typer(help="Base models of this home.", no_args_is_help=True)
-runs_app = typer.Typer(help="Runs of this home.")
 app.command()(cli_data.check)
 app.add_typer(cli_data.app, name="datasets")
 app.add_typer(models_app, name="models")
-app.add_typer(runs_app, name="runs")
-
-app = typer.Typer(
-    no_args_is_help=False,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="LoRA Studio: fine-tune language models with LoRA and QLoRA. Without a command: serve.",
-)
-models_app = typer.Typer(help="Base models of this home.", no_args_is_help=True)
-runs_app = typer.Typer(help="Runs of this home.")
-app.command()(cli_data.check)
-app.add_typer(cli_data.app, name="datasets")
-app.add_typer(models_app, name="models")
-app.add_typer(runs_app, name="runs")
+app.add_typer(cli_runs.app, name="runs")
+app.add_typer(cli_runs.queue_app, name="queue")
+app.command()(cli_runs.stop)
+app.command()(cli_runs.resume)
 
 
 @app.callback(invoke_without_command=True)
@@ -211,38 +200,6 @@ def train(
         raise typer.Exit(1)
 
 
-@runs_app.callback(invoke_without_command=True)
-def runs(
-    context: typer.Context,
-    as_json: Json = False,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Build the database again from the run directories.")
-    ] = False,
-) -> None:
-    """List the runs."""
-    if context.invoked_subcommand is not None:
-        return
-    with Studio(context.obj) as studio:
-        if rebuild:
-            count = run_service.rebuild(studio)
-            print(f"Built the index of {count} runs again.", file=sys.stderr)
-        out.show_runs(run_service.list_runs(studio), as_json)
-
-
-@runs_app.command("show")
-def runs_show(context: typer.Context, run: str, as_json: Json = False) -> None:
-    """Show one run."""
-    with Studio(context.obj) as studio:
-        out.show_run(run_service.get(studio, run), as_json)
-
-
-@app.command()
-def stop(context: typer.Context, run: str, as_json: Json = False) -> None:
-    """Ask a run to save what it learned and stop."""
-    with Studio(context.obj) as studio:
-        out.show_run(run_service.stop(studio, run), as_json)
-
-
 @app.command()
 def chat(
     context: typer.Context,
@@ -312,8 +269,17 @@ def _recipe(
     return recipe.with_values(values) if values else recipe
 
 
+def _say_notices() -> None:
+    """What a studio notices of its home (a damaged database) is said on stderr."""
+    saying = logging.StreamHandler(sys.stderr)
+    saying.setFormatter(logging.Formatter("studio: %(message)s"))
+    noticed = logging.getLogger("studio.services.studio")
+    noticed.handlers, noticed.propagate = [saying], False
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry of the `studio` command."""
+    _say_notices()
     try:
         app(arguments)
     except StudioError as error:

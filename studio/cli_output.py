@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from studio.services import runs as run_service
+from studio.services import story
 from studio.services.chat import ChatState
 from studio.services.checks import FAULTS, Checked, Finding
 from studio.services.datasets import DatasetInfo, judged
@@ -16,6 +17,7 @@ from studio.services.doctor import Finding as MachineFinding
 from studio.services.estimates import Estimate
 from studio.services.examples import LengthView
 from studio.services.runs import RunInfo
+from studio.services.story import Story
 from studio.services.studio import Studio
 
 GIB = 2**30
@@ -171,19 +173,62 @@ def show_run(info: RunInfo, as_json: bool) -> None:
     if as_json:
         _json(_run_json(info))
         return
-    print(f"{info.name} ({info.id}): {info.state}, {info.message}")
+    place = f", number {info.position} in the queue" if info.position else ""
+    print(f"{info.name} ({info.id}): {info.state}{place}, {info.message}")
     print(f"step {info.step} of {info.total_steps}, loss {_cell(info.loss)}, evaluation loss {_cell(info.eval_loss)}")
     print(f"model {info.model}, dataset {info.dataset}, in {info.path}")
     if info.remedy:
         print(info.remedy)
 
 
-def show_runs(infos: Sequence[RunInfo], as_json: bool) -> None:
-    """The list of runs."""
+def show_story(told: Story, as_json: bool) -> None:
+    """The whole story of a run."""
     if as_json:
-        _json({"runs": [_run_json(info) for info in infos]})
+        _json(story.as_dict(told))
         return
-    table(infos, ("id", "name", "state", "step", "total_steps", "loss", "eval_loss", "model", "dataset"), False, "runs")
+    show_run(told.run, as_json=False)
+    if told.run.cause:
+        print(f"cause {told.run.cause}; {told.run.resume_hint}".rstrip("; "))
+    print(f"dataset sha256 {told.dataset.get('sha256', '-')}")
+    if told.predicted or told.measured:
+        print(f"memory: predicted {_gib(told.predicted)}, measured {_gib(told.measured)}")
+    print("\nWhat happened")
+    for event in told.states:
+        print(f"  {_when(event.time)}  {event.state}  {event.message}".rstrip())
+    print("\nWorkers")
+    for one in told.attempts:
+        state = "alive" if one.alive else one.state or "not started"
+        where = f"pid {one.pid} on {one.host or 'this machine'}, {one.device or 'no device yet'}" if one.pid else ""
+        print(f"  {one.number}: {state}  {where}  {one.message}".rstrip())
+        if one.versions:
+            print("     " + ", ".join(f"{name} {version}" for name, version in one.versions.items()))
+    print("\nCheckpoints" if told.checkpoints else "\nNo checkpoints")
+    for point in told.checkpoints:
+        print(f"  step {point.step}: {point.bytes / 2**20:.1f} MiB, {point.fault or 'whole'}")
+    for sample in told.samples:
+        print(f"\nSample at step {sample.get('step')}\n  {sample.get('prompt')}\n  -> {sample.get('answer')}")
+    if told.webhook:
+        print(f"\nWebhook: {told.webhook}")
+    print(f"\nRecipe\n{told.recipe.rstrip()}")
+    if told.log:
+        print("\nLast lines of the log\n" + "\n".join(told.log))
+
+
+def _gib(value: int | None) -> str:
+    return "-" if value is None else f"{value / GIB:.3f} GiB"
+
+
+def _when(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def show_runs(infos: Sequence[RunInfo], as_json: bool, notices: Sequence[str] = ()) -> None:
+    """The list of runs; notices are on stderr already and go into the JSON for programs."""
+    if as_json:
+        _json({"runs": [_run_json(info) for info in infos]} | ({"notices": list(notices)} if notices else {}))
+        return
+    columns = ("id", "name", "state", "position", "cause", "step", "total_steps", "loss", "eval_loss")
+    table(infos, (*columns, "model", "dataset"), False, "runs")
 
 
 def follow(studio: Studio, run_id: str, quiet: bool) -> RunInfo:

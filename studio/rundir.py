@@ -2,8 +2,10 @@
 
     recipe.yaml          in; immutable once started
     dataset.json         in; pointer to the immutable dataset and its sha256
-    about.json           in; what a person says of it: name, notes, tags, owner
+    about.json           in; what a person says of it: name, notes, tags, owner; its place in the queue
     control/             in; files named stop, cancel, checkpoint: touched by anyone, consumed by the worker
+    resume.json          in; what a worker that goes on is told: attempt, checkpoint, how far
+    attempts/N/          what earlier workers left: their claim, worker, heartbeat, exit and ended
     events.jsonl         out; append-only journal, one JSON object a line: seq, time, kind, payload, crc; one writer
     heartbeat            out; rewritten every few seconds (alive is not progressing)
     worker.json          out; pid, start time, boot id, host, nonce, library versions, device
@@ -12,6 +14,7 @@
     model/               out; the same, instead of adapter/ where every weight was trained
     log.txt              out; stdout and stderr
     exit.json            out; how it ended, in words a person understands
+    ended.json           the studio's word on the end, from evidence that fades: signals, the kernel's counts
 
 Order is by `seq`, never by clock. A torn last line is ignored by readers and overwritten by the next writer.
 An export has a directory of the same make. This module knows files only (and, to tell one worker from another,
@@ -23,6 +26,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +38,8 @@ import psutil
 
 from studio.errors import BadInput, StudioError
 
-Control = Literal["stop", "cancel", "checkpoint"]
+# The worker takes the first three. `start`: begin now, beside what runs; `killed`: the studio itself ended the worker.
+Control = Literal["stop", "cancel", "checkpoint", "start", "killed"]
 FinalState = Literal["completed", "stopped", "failed"]
 
 
@@ -119,6 +124,11 @@ class RunDir:
     def exit(self) -> Path:
         return self.path / "exit.json"
 
+    @property
+    def ended(self) -> Path:
+        """What the studio found out about the end of a worker, see services/ends.py."""
+        return self.path / "ended.json"
+
     def ask(self, what: Control) -> None:
         """Leave a wish for the worker."""
         self.control.mkdir(exist_ok=True)
@@ -154,9 +164,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
+def write_new_json(path: Path, value: Any) -> bool:
+    """Write a small JSON file whole, unless there is one already: of many who try, True to one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
+    write_json(aside, value)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small text file whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with aside.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -433,6 +456,23 @@ def commit_folder(aside: Path, final: Path) -> None:
     _fsync(final.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def tidy(parent: Path) -> None:
+    """Finish or undo what a writer of whole folders that was killed left in `parent`. Only where nobody writes now.
+
+    A kill between the two renames of a replacement leaves nothing under the final name: then the finished new folder
+    takes its place, or else the old one again. Half-written folders and files are deleted.
+    """
+    leftovers = [path for path in parent.glob(".*") if path.suffix in (".tmp", ".old", ".new")]
+    for path in sorted(leftovers, key=lambda path: path.suffix == ".old"):
+        final = path.with_name(path.name[1:].rsplit(".", 2)[0])
+        if path.is_dir() and path.name.count(".") >= 3 and not final.exists() and verify_folder(path) is None:
+            path.rename(final)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif not path.name.startswith((".about.", ".resume.")):  # those are the studio's, at any time
+            path.unlink(missing_ok=True)
 
 
 def verify_folder(folder: Path, tick: Callable[[], None] | None = None) -> str | None:

@@ -39,6 +39,8 @@ class Settings:
     max_compression_ratio most bytes that one byte of a compressed file may unpack to
     read_memory_mb        most memory that reading a file may take, MiB
     read_seconds          most seconds that reading a file may take
+    webhook_url           address that is told when a run ends, http or https; empty for none
+    checkpoint_gb         most that one run's checkpoints may take once it is over, GiB; 0 for no bound
     offline               never ask the Hugging Face hub for anything
     """
 
@@ -58,6 +60,8 @@ class Settings:
     max_compression_ratio: int = 200
     read_memory_mb: int = 2048
     read_seconds: float = 1800.0
+    webhook_url: str = ""
+    checkpoint_gb: float = 0.0
     offline: bool = False
 
     @property

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,6 +18,10 @@ from studio.settings import Settings
 from tests.tiny import tiny_model
 
 REPOSITORY = Path(__file__).parent.parent
+
+# How long an example takes says something about the machine, not about the code.
+hypothesis.settings.register_profile("studio", deadline=None)
+hypothesis.settings.load_profile("studio")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

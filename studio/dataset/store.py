@@ -235,6 +235,16 @@ def places(folder: Path, rows: Collection[tuple[int, bool]]) -> dict[tuple[int, 
     return {(int(numbers[at]), bool(apart[at])): int(at) + 1 for at in near}
 
 
+def content_sha256(folder: Path) -> str:
+    """The sha256 of the records that lie in a dataset folder now; raises NotFound when there are none."""
+    digest = hashlib.sha256()
+    for chunk in iter_records(folder):
+        for record in chunk:
+            values = {name: getattr(record, name) for name in _SCHEMA.names}
+            digest.update(json.dumps(values, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
 def left_out(counts: dict[str, int]) -> int:
     """How many rows findings of these counts leave out of a dataset."""
     return sum(count for kind, count in counts.items() if kind in FAULTS and FAULTS[kind].left_out)

@@ -7,55 +7,24 @@ A checkpoint holds all that is needed to go on from it, without pickle:
     optimizer.safetensors, optimizer.json            the optimizer's tensors, and its numbers and groups
     scheduler.json                                   where the learning rate is
     rng.safetensors, rng.json                        the random states: torch's, and Python's and numpy's
+    window.json                                      sums since the last point, early stopping, the watches (moment.py)
     trainer_state.json                               the Hugging Face trainer's step, epoch and log
 
-The order of the examples is not kept: seed and epoch give it again. What this does not do: resume from one.
+The order of the examples is not kept: seed and epoch give it again. What this does not do: go on from one (resume.py).
 """
 
 import json
-import random
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from studio.engine.loading import TEMPLATE_FILE, TOKENIZER_FILES
+from studio.engine.moment import Moment
+from studio.engine.trees import write_tree
 from studio.engine.weights import Trained
 from studio.rundir import RunDir, verify_folder, whole_folder, write_json, write_text
 from studio.themes import Data
-
-
-@dataclass(frozen=True, slots=True)
-class RandomState:
-    """All random number generators at one moment."""
-
-    python: Any
-    numpy: Any
-    torch: dict[str, Any]
-
-    @classmethod
-    def now(cls) -> "RandomState":
-        import numpy
-        import torch
-
-        states = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            states |= {f"cuda.{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
-        return cls(random.getstate(), numpy.random.get_state(), states)
-
-    def write(self, folder: Path) -> None:
-        from safetensors.torch import save_file
-
-        kind, keys, position, has_gauss, gauss = self.numpy
-        write_json(
-            folder / "rng.json",
-            {
-                "python": self.python,
-                "numpy": [kind, keys.tolist(), position, has_gauss, gauss],
-            },
-        )
-        save_file(self.torch, folder / "rng.safetensors")
 
 
 def copy_tokenizer(model_folder: Path, folder: Path, own_template: str = "") -> None:
@@ -113,50 +82,41 @@ def set_base(folder: Path, base: str) -> None:
     write_json(path, config)
 
 
-def save_checkpoint(trainer: Any, trained: Trained, run: RunDir, rng: RandomState) -> Path:
-    """Write a checkpoint of the trainer's present step."""
-    final = run.checkpoints / f"step-{trainer.state.global_step}"
+def save_checkpoint(trainer: Any, trained: Trained, run: RunDir, moment: Moment, stopping: Mapping[str, Any]) -> Path:
+    """Write the checkpoint of the step that `moment` ended; stopping: where early stopping stands."""
+    final = run.checkpoints / f"step-{moment.step}"
     with whole_folder(final) as folder:
-        trained.save(folder)
-        _write_tree(trainer.optimizer.state_dict(), folder / "optimizer")
-        write_json(folder / "scheduler.json", trainer.lr_scheduler.state_dict())
-        rng.write(folder)
-        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        write_checkpoint(trainer, trained, folder, moment, stopping)
     return final
 
 
-def prune_checkpoints(run: RunDir, keep: int, spare: int = 0) -> list[int]:
-    """Delete all but the newest `keep` checkpoints and that of step `spare`, if the newest is whole; returns the steps
-    that went."""
+def write_checkpoint(trainer: Any, trained: Trained, folder: Path, moment: Moment, stopping: Mapping[str, Any]) -> None:
+    """Write what a checkpoint holds into `folder`."""
+    trained.save(folder)
+    write_tree(trainer.optimizer.state_dict(), folder / "optimizer")
+    write_json(folder / "scheduler.json", trainer.lr_scheduler.state_dict())
+    moment.write(folder, stopping)
+    trainer.state.save_to_json(str(folder / "trainer_state.json"))
+
+
+def prune_checkpoints(run: RunDir, keep: int, spare: int, newest: int) -> list[int]:
+    """Delete all but the newest `keep` checkpoints up to step `newest`, just saved, and that of step `spare`, if the
+    newest is whole; returns the steps that went. Later ones are an earlier worker's, whose steps were done again."""
     found = sorted((int(path.name.removeprefix("step-")), path) for path in run.checkpoints.glob("step-[0-9]*"))
-    old = [(step, path) for step, path in found[:-keep] if step != spare]
-    if not old or verify_folder(found[-1][1]) is not None:
+    valid = [(step, path) for step, path in found if step <= newest]
+    kept = {step for step, _ in valid[-keep:]} | {spare}
+    old = [(step, path) for step, path in found if step > newest or step not in kept]
+    if not old or not valid or verify_folder(valid[-1][1]) is not None:
         return []
     for _, path in old:
         # Out of sight first: a kill in between must not leave half a checkpoint under its name.
-        aside = path.rename(path.with_name(f".{path.name}.old"))
+        aside = path.with_name(f".{path.name}.old")
         shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(path.rename(aside), ignore_errors=True)
     return [step for step, _ in old]
 
 
-def _write_tree(tree: Mapping[str, Any], path: Path) -> None:
-    """A nested state as two files: `.safetensors` for its tensors, `.json` for the rest, which names them."""
-    from safetensors.torch import save_file
-
-    tensors: dict[str, Any] = {}
-    write_json(path.with_suffix(".json"), _split(tree, "", tensors))
-    save_file(tensors, path.with_suffix(".safetensors"))
-
-
-def _split(value: Any, name: str, tensors: dict[str, Any]) -> Any:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        # A copy of its own: 8-bit optimizers share tables between parameters, safetensors refuses shared storage.
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
-        return {"tensor": name}
-    if isinstance(value, Mapping):
-        return {str(key): _split(item, f"{name}/{key}" if name else str(key), tensors) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_split(item, f"{name}/{index}", tensors) for index, item in enumerate(value)]
-    return value
+def sweep(run: RunDir) -> None:
+    """Remove what a worker that was killed left half written or half deleted among the checkpoints."""
+    for path in run.checkpoints.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,24 +1,25 @@
-"""What listens to the trainer: the journal, the control folder, the checkpoints, the watch for non-finite numbers.
+"""What listens to the trainer: the journal, the control folder, the checkpoints.
 
 The order of one step, as the Hugging Face trainer calls it: optimizer, `on_step_end`, `on_log` (if a point is due),
-`on_evaluate` (if an evaluation is due). A checkpoint is taken at the last of these, so that it holds the point and
-the random state with which the next step begins. What this does not do: compute a loss, or change one.
+`on_evaluate` (if an evaluation is due). A checkpoint is taken at the last of these, after the point is in the journal.
+What this does not do: compute a loss, or change one; watch the loss (watches.py).
 """
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from studio.engine.artefacts import RandomState, prune_checkpoints, save_checkpoint
+from studio.engine.artefacts import prune_checkpoints, save_checkpoint
+from studio.engine.moment import Moment, Remembers
+from studio.engine.watches import Guard
 from studio.engine.weights import Trained
-from studio.engine.worker import Ended, Worker
+from studio.engine.worker import Worker
 from studio.recipe import Recipe
-from studio.rundir import Exit, verify_folder
-
-NON_FINITE_LIMIT = 3  # steps in a row
+from studio.rundir import verify_folder
 
 
 class Interrupted(Exception):
@@ -42,63 +43,6 @@ def peak_memory() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-class Guard(TrainerCallback):
-    """Skips the update of a step whose loss or gradients are not finite, and ends the run after three in a row."""
-
-    def __init__(self, worker: Worker, recipe: Recipe) -> None:
-        self._worker, self._recipe = worker, recipe
-        self._bad_step = False
-        self._in_a_row = 0
-        self._in_window = False
-        self.trainer: Any = None
-
-    def loss_of_window(self, loss: float) -> float:
-        """The loss to journal: nan when a step since the last point had none."""
-        bad, self._in_window = self._in_window, False
-        return math.nan if bad else loss
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **things: Any) -> None:
-        model = things["model"]
-        if self._loss_is_finite() and all(
-            bool(parameter.grad.isfinite().all()) for parameter in model.parameters() if parameter.grad is not None
-        ):
-            return
-        self._bad_step = True
-        # Without gradients the optimizer leaves the weights alone: one bad batch does not spoil the adapter.
-        model.zero_grad(set_to_none=True)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **things: Any) -> None:
-        if not self._bad_step:
-            self._in_a_row = 0
-            return
-        self._bad_step, self._in_window = False, True
-        self._in_a_row += 1
-        if not self._loss_is_finite():
-            # The trainer's running sum would stay nan for good: nan - nan is nan.
-            self.trainer._tr_loss.zero_()
-        self._worker.note(
-            "warning",
-            f"Step {state.global_step}: the loss or its gradients are not finite numbers. "
-            "The step is skipped; the adapter is as before.",
-        )
-        if self._in_a_row >= NON_FINITE_LIMIT:
-            self._give_up(state.global_step)
-
-    def _give_up(self, step: int) -> None:
-        rate = self._recipe.optimizer.learning_rate
-        raise Ended(
-            Exit(
-                "failed",
-                f"The loss was not a finite number in {self._in_a_row} steps in a row, up to step {step}.",
-                f"Lower learning_rate (now {rate:g}), raise warmup_ratio, or set dtype to float32. "
-                "If it happens at step 1, look at the examples.",
-            )
-        )
-
-    def _loss_is_finite(self) -> bool:
-        return bool(self.trainer._tr_loss.isfinite())
-
-
 class Recorder(TrainerCallback):
     """Journals the plan, each metric point and each evaluation."""
 
@@ -109,8 +53,20 @@ class Recorder(TrainerCallback):
         self._steps = 0
         self._tokens = 0
         self._predicted = 0
+        self.resumed: dict[str, Any] = {}  # what is told before the plan, by a worker that is not the first
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"seconds": self._seconds, "steps": self._steps, "tokens": self._tokens}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on as from `state`."""
+        self._seconds, self._steps, self._tokens = state["seconds"], state["steps"], state["tokens"]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
+        if self.resumed:
+            self._worker.journal.write("resumed", step=state.global_step, **self.resumed)
+        self._worker.reached(state.global_step)
         self._worker.journal.write("plan", total_steps=state.max_steps, epochs=state.num_train_epochs, **self._plan)
         self._worker.state("running", f"Training {state.max_steps} steps.")
 
@@ -170,39 +126,55 @@ class Recorder(TrainerCallback):
 class Conductor(TrainerCallback):
     """Obeys the control folder, takes the checkpoints, and stops when the held-out loss no longer falls."""
 
-    def __init__(self, worker: Worker, recipe: Recipe, trained: Trained) -> None:
+    def __init__(self, worker: Worker, recipe: Recipe, trained: Trained, listeners: Mapping[str, Remembers]) -> None:
         self._worker, self._recipe = worker, recipe
-        self.trained = trained
+        self.trained, self.listeners = trained, listeners
         self.ending = ""  # how the training was cut short: stop, cancel, early or not at all
         self.saved_step = 0
         self.best_step = 0  # with early stopping: the step of the lowest held-out loss, which has a checkpoint
         self.best_loss = math.inf
         self._worse = 0  # evaluations in a row since
         self._due = False
-        self._rng: RandomState | None = None
+        self._moment: Moment | None = None
         self.trainer: Any = None
 
-    def save(self, rng: RandomState | None = None) -> None:
+    @property
+    def stopping(self) -> dict[str, Any]:
+        """Where early stopping stands, for a checkpoint."""
+        return {
+            "best_step": self.best_step,
+            "best_loss": self.best_loss if self.best_step else None,
+            "worse": self._worse,
+        }
+
+    def go_on(self, step: int, stopping: Mapping[str, Any]) -> None:
+        """Begin after the checkpoint of `step`."""
+        self.saved_step = step
+        self.best_step, self._worse = stopping["best_step"], stopping["worse"]
+        self.best_loss = math.inf if stopping["best_loss"] is None else stopping["best_loss"]
+
+    def save(self) -> None:
         """Take a checkpoint of the last finished step, once."""
         self._due = False
-        step = self.trainer.state.global_step
-        if step == 0 or step == self.saved_step:
+        moment = self._moment
+        if moment is None or moment.step == self.saved_step:
             return
         worker = self._worker
         worker.progress("Saving a checkpoint")
-        path = save_checkpoint(self.trainer, self.trained, worker.run, rng or RandomState.now())
-        self.saved_step = step
-        worker.journal.write("checkpoint", sync=True, step=step, path=str(path.relative_to(worker.run.path)))
-        prune_checkpoints(worker.run, self._recipe.output.save_total_limit, spare=self.best_step)
+        path = save_checkpoint(self.trainer, self.trained, worker.run, moment, self.stopping)
+        self.saved_step = moment.step
+        worker.journal.write("checkpoint", sync=True, step=moment.step, path=str(path.relative_to(worker.run.path)))
+        prune_checkpoints(worker.run, self._recipe.output.save_total_limit, self.best_step, moment.step)
 
-    def save_interrupted(self) -> None:
-        """Take the checkpoint of the last finished step after an Interrupted, with that step's random state."""
-        self.save(self._rng)
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
+        # The trainer always takes a step: after the checkpoint of the last one, there is none.
+        if state.global_step >= state.max_steps or self.ending:
+            raise Interrupted
 
     def on_step_end(self, args: Any, state: Any, control: Any, **things: Any) -> Any:
         every = self._recipe.output.save_steps
         last = state.global_step >= state.max_steps
-        self._rng = RandomState.now()
+        self._moment = Moment.of(self.trainer, self.listeners, owed=control.should_evaluate)
         self._due = last or self._worker.wished("checkpoint") or bool(every and state.global_step % every == 0)
         if not last and self._asked_to_end():
             control.should_training_stop, control.should_evaluate = True, False
@@ -215,19 +187,38 @@ class Conductor(TrainerCallback):
         return control
 
     def on_log(self, args: Any, state: Any, control: Any, **things: Any) -> None:
-        # After the last step nothing random follows: it is saved before its evaluation, which may take long.
-        if "loss" in things["logs"] and (not control.should_evaluate or state.global_step >= state.max_steps):
+        if "loss" not in things["logs"] or self._moment is None:
+            return
+        # A point out of turn (at a stop, at the end) is none of an uninterrupted or longer run.
+        if state.global_step % self._recipe.output.logging_steps == 0:
+            self._moment = self._moment.after_point(self.listeners)
+        # After the last step nothing follows: it is saved before its evaluation, which may take long.
+        if not control.should_evaluate or state.global_step >= state.max_steps:
             self._save_if_due()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **things: Any) -> Any:
-        patience = self._recipe.evaluation.early_stopping_patience
-        if patience:
-            self._judge(things["metrics"]["eval_loss"], state.global_step)
-            if self._worse >= patience and state.global_step < state.max_steps:
-                self.ending = self.ending or "early"
-                control.should_training_stop = True
+        if self._moment is not None:
+            self._moment = self._moment.evaluated()
+        if self.judged(things["metrics"]["eval_loss"], state.global_step) and state.global_step < state.max_steps:
+            self.ending = self.ending or "early"
+            control.should_training_stop = True
         self._save_if_due()
         return control
+
+    def judged(self, loss: float, step: int) -> bool:
+        """Take an evaluation into account; True when it is the one to stop at."""
+        patience = self._recipe.evaluation.early_stopping_patience
+        if not patience:
+            return False
+        self._judge(loss, step)
+        return self._worse >= patience
+
+    def _judge(self, loss: float, step: int) -> None:
+        if not loss < self.best_loss:  # a loss that is no number is no improvement
+            self._worse += 1
+            return
+        self.best_loss, self.best_step, self._worse = loss, step, 0
+        self._due = True
 
     def take_best(self) -> None:
         """With early stopping: go back to the weights of the best evaluation, from its checkpoint."""
@@ -248,24 +239,18 @@ class Conductor(TrainerCallback):
             f"Took the weights of step {self.best_step}: its held-out loss {self.best_loss:.4f} was the lowest.",
         )
 
-    def _judge(self, loss: float, step: int) -> None:
-        if not loss < self.best_loss:  # a loss that is no number is no improvement
-            self._worse += 1
-            return
-        self.best_loss, self.best_step, self._worse = loss, step, 0
-        self._due = True
-
     def on_substep_end(self, args: Any, state: Any, control: Any, **things: Any) -> None:
-        self._interrupt_if_asked()
+        self.interrupt_if_asked()
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **things: Any) -> None:
-        self._interrupt_if_asked()
+        self.interrupt_if_asked()
 
     def _save_if_due(self) -> None:
         if self._due:
             self.save()
 
-    def _interrupt_if_asked(self) -> None:
+    def interrupt_if_asked(self) -> None:
+        """Leave the trainer when someone wants the run to end."""
         if self._asked_to_end():
             raise Interrupted
 

@@ -6,6 +6,7 @@ head's work. Here the picking is done before TRL's head, on every device: same p
 What it does not do: change TRL's arithmetic, or touch generation.
 """
 
+import functools
 from typing import Any
 
 
@@ -25,6 +26,8 @@ def score_trained_positions_only(model: Any) -> None:
 
     model.base_model.register_forward_hook(narrow)
 
+    # Under the same signature: generate looks there for what it may pass on.
+    @functools.wraps(fused)
     def forward(*args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
         if not fused_lm_head or labels is None:
             return fused(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)

@@ -1,10 +1,12 @@
 """Trains a run: `python -m studio.engine.train RUN_DIR --nonce X`.
 
-TRL's SFTTrainer with a PEFT adapter or over all weights, on the rows exactly as the dataset package made them. What it
-does not do: render or tokenise examples (dataset does), decide when to start (the launcher does), resume.
+TRL's SFTTrainer with a PEFT adapter or over all weights, on the rows exactly as the dataset package made them; from the
+beginning or, when the run has a resume.json, from a checkpoint (resume.py). What it does not do: render or tokenise
+examples (dataset does), decide when to start (the launcher does).
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 from studio.dataset.encode import Encoded, Example, encode_dataset
@@ -14,6 +16,7 @@ from studio.engine.cards import adapter_card, merged_card
 from studio.engine.inputs import Inputs
 from studio.engine.weights import Trained
 from studio.engine.worker import Ended, Worker
+from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.rundir import Exit, free_space_or_raise, read_json
 
@@ -39,12 +42,23 @@ def train(work: Worker) -> Exit:
     loading.quiet_libraries()
     device = loading.pick_device()
     work.identify(device.words)
-    work.leave_if_asked(NOTHING_DONE)
+    work.leave_if_asked(_nothing_done(inputs))
+    from studio.engine import resume
+    from studio.engine.preflight import Preflight
+    from studio.engine.sampling import Sampler
+
+    checkpoint = resume.find_checkpoint(work, inputs)
     trainer, conductor = build_trainer(work, inputs, encoded, device)
-    work.leave_if_asked(NOTHING_DONE)
+    work.leave_if_asked(_nothing_done(inputs))
+    resume.prepare(work, inputs, trainer, conductor, checkpoint)
+    Preflight(work, inputs.recipe, trainer, conductor)
+    sampler = Sampler(work, inputs, trainer, conductor)
     work.phase("Starting")
-    run_trainer(trainer, conductor)
-    return finish(work, inputs, trainer, conductor, time.monotonic() - began)
+    run_trainer(work, inputs, trainer, conductor, checkpoint)
+    how = finish(work, inputs, trainer, conductor, time.monotonic() - began)
+    if how.state == "completed":
+        sampler.at_end(conductor.best_step or trainer.state.global_step)
+    return how
 
 
 def prepare_examples(work: Worker, inputs: Inputs) -> Encoded:
@@ -53,7 +67,7 @@ def prepare_examples(work: Worker, inputs: Inputs) -> Encoded:
     work.phase(what)
 
     def told(done: int, of: int) -> None:
-        work.leave_if_asked(NOTHING_DONE)
+        work.leave_if_asked(_nothing_done(inputs))
         work.progress(what, done, of)
 
     recipe = inputs.recipe
@@ -66,6 +80,7 @@ def prepare_examples(work: Worker, inputs: Inputs) -> Encoded:
                 "failed",
                 f"None of the examples has a token to train on: {encoded.skipped} were left out.",
                 f"Raise max_length (now {recipe.data.max_length}), or look at the examples on the Data page.",
+                cause="unlearnable",
             )
         )
     return encoded
@@ -76,9 +91,11 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
     from transformers import PrinterCallback, set_seed
     from trl import SFTTrainer
 
-    from studio.engine.callbacks import Conductor, Guard, Recorder
+    from studio.engine.callbacks import Conductor, Recorder
     from studio.engine.head import score_trained_positions_only
     from studio.engine.measure import Meter
+    from studio.engine.randomness import undisturbed
+    from studio.engine.watches import Guard, LossWatch
 
     recipe = inputs.recipe
     set_seed(recipe.schedule.seed)
@@ -128,10 +145,15 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
         "effective_batch": recipe.effective_batch,
         **(read_json(work.run.path / "estimate.json") or {}),
     }
-    guard, conductor = Guard(work, recipe), Conductor(work, recipe, trained)
+    # A run goes on alike with and without evaluations, and from a checkpoint in the middle of one.
+    trainer.evaluate = undisturbed()(trainer.evaluate)
+    guard = Guard(work, recipe)
+    watch = LossWatch(work, recipe, causal.config.get_text_config().vocab_size)
+    recorder = Recorder(work, guard, plan)
+    conductor = Conductor(work, recipe, trained, {"guard": guard, "recorder": recorder, "watch": watch})
     guard.trainer = conductor.trainer = trainer
     # In this order: the point of a step is in the journal before its checkpoint is.
-    for callback in (guard, Recorder(work, guard, plan), conductor):
+    for callback in (guard, recorder, watch, conductor):
         trainer.add_callback(callback)
     Meter(work, device.is_cuda, longest, max((len(one.input_ids) for one in encoded.held_out), default=0)).watch(
         trainer
@@ -205,24 +227,34 @@ def training_arguments(work: Worker, recipe: Recipe, device: loading.Device, eva
     )
 
 
-def run_trainer(trainer: Any, conductor: Any) -> None:
+def run_trainer(work: Worker, inputs: Inputs, trainer: Any, conductor: Any, checkpoint: Path | None) -> None:
     """Train to the end, or to where a stop cut it short: the last finished step is then saved."""
     from studio.engine.callbacks import Interrupted
+    from studio.engine.rescue import GIVEN_UP, rescued
 
     try:
-        trainer.train()
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except Interrupted:
         if conductor.ending == "stop":
-            conductor.save_interrupted()
+            conductor.save()
+    except Ended as end:
+        if end.how.cause not in GIVEN_UP:
+            raise
+        guard, watch = conductor.listeners["guard"], conductor.listeners["watch"]
+        how, step = rescued(work.run, conductor, guard, watch, end.how)
+        if step:
+            work.phase("Saving what is good")
+            save(work, inputs, conductor.trained, step)
+        raise Ended(how) from end
 
 
 def finish(work: Worker, inputs: Inputs, trainer: Any, conductor: Any, seconds: float) -> Exit:
     """Save the adapter, unless the run was cancelled, and say how it ended."""
     step, of = trainer.state.global_step, trainer.state.max_steps
     if conductor.ending == "cancel":
-        return Exit("stopped", f"Cancelled at step {step} of {of}: its adapter was not saved.")
+        return Exit("stopped", f"Cancelled at step {step} of {of}: its adapter was not saved.", cause="cancelled")
     if step == 0:
-        return Exit("stopped", NOTHING_DONE)
+        return Exit("stopped", NOTHING_DONE, cause="stopped")
     conductor.take_best()
     work.phase("Saving the adapter" if conductor.trained.is_adapter else "Saving the model")
     save(work, inputs, conductor.trained, conductor.best_step or step)
@@ -232,11 +264,12 @@ def finish(work: Worker, inputs: Inputs, trainer: Any, conductor: Any, seconds: 
         return Exit(
             "completed",
             f"Stopped early at step {step} of {of}: the held-out loss no longer fell.{best}",
+            cause="finished",
         )
     if conductor.ending == "stop":
         of_that = best or f" A checkpoint and the {what} of that step are saved."
-        return Exit("stopped", f"Stopped at step {step} of {of}.{of_that}")
-    return Exit("completed", f"Completed {of} steps in {_duration(seconds)}.{best}")
+        return Exit("stopped", f"Stopped at step {step} of {of}.{of_that}", cause="stopped")
+    return Exit("completed", f"Completed {of} steps in {_duration(seconds)}.{best}", cause="finished")
 
 
 def save(work: Worker, inputs: Inputs, trained: Trained, step: int) -> None:
@@ -251,6 +284,12 @@ def save(work: Worker, inputs: Inputs, trained: Trained, step: int) -> None:
     else:
         card = merged_card(name, inputs.model, inputs.dataset, recipe, step)
         save_model(trained, work.run, inputs.model_folder, card, recipe.data, recipe.model.dtype)
+
+
+def _nothing_done(inputs: Inputs) -> str:
+    if inputs.resume is None or not inputs.resume.checkpoint:
+        return NOTHING_DONE
+    return f"Stopped before it went on: {inputs.resume.checkpoint} is as it was, resume from it at any time."
 
 
 def _optim(work: Worker, recipe: Recipe, device: loading.Device) -> str:
@@ -290,11 +329,16 @@ def _packed_rows(rows: list[PackedRow]) -> Any:
 
 
 def _check_disk(work: Worker, recipe: Recipe, trainable: int, doubled: bool) -> None:
+    """End the run when its disk has not twice what it will need: others write there too."""
     # One more than is kept: the oldest goes only after the newest is whole. Early stopping spares one.
     kept = recipe.output.save_total_limit + 1 + bool(recipe.evaluation.early_stopping_patience)
     weights = 8 if doubled else 4
-    need = trainable * ((CHECKPOINT_BYTES + weights - 4) * kept + weights)
-    free_space_or_raise(work.run.path, need + SLACK_BYTES, "Saving this run")
+    need = trainable * ((CHECKPOINT_BYTES + weights - 4) * kept + weights) + SLACK_BYTES
+    held = sum(path.stat().st_size for path in work.run.checkpoints.rglob("*") if path.is_file())
+    try:
+        free_space_or_raise(work.run.path, max(SLACK_BYTES, 2 * need - held), "Saving this run, with room to spare,")
+    except StudioError as error:
+        raise Ended(Exit("failed", str(error), "Or lower save_total_limit or r.", cause="disk")) from None
 
 
 def _duration(seconds: float) -> str:

@@ -69,6 +69,64 @@ class Trained:
             state[name] = state[name].narrow(axis, 0, first.shape[axis]).contiguous()
         set_peft_model_state_dict(self.model, state)
 
+    def resume(self, folder: Path) -> None:
+        """As `load`, for training to go on: also over the base that these weights began over."""
+        if self.start:
+            self._go_on_from(folder)
+        self.load(folder)
+
+    def differs(self, folder: Path) -> str:
+        """Where the folder that `save` just wrote differs from the weights here; empty when it does not."""
+        import torch
+        from safetensors import safe_open
+
+        if self.is_adapter:
+            from peft import get_peft_model_state_dict
+
+            held = get_peft_model_state_dict(self.model, save_embedding_layers=False)
+        else:
+            held = self.model.state_dict()
+        seen = 0
+        for path in sorted(folder.glob("*model*.safetensors")):
+            with safe_open(path, "pt") as file:
+                for name in set(file.keys()) & set(held):
+                    read, mine = file.get_tensor(name), held[name].detach().cpu()
+                    axis = _part(name)
+                    if name in self.start and axis is not None:
+                        read = read.narrow(axis, 0, mine.shape[axis])
+                    if read.dtype != mine.dtype or not torch.equal(read, mine):
+                        return f"{path.name}: {name}."
+                    seen += 1
+        return "" if seen else "no weight of the model is in it."
+
+    def _go_on_from(self, folder: Path) -> None:
+        """Take A0 and B0 from the checkpoint. Here they were just made anew; on another machine or with another
+        library they can differ by rounding, and then the base that gave them up is set right."""
+        import torch
+        from safetensors.torch import load_file
+
+        state = load_file(folder / ADAPTER_FILE)
+        made, self.start = self.start, {}
+        for name, first in made.items():
+            axis = _part(name)
+            assert axis is not None
+            half = state[name].narrow(axis, first.shape[axis], first.shape[axis])
+            self.start[name] = (half if axis == 0 else -half).contiguous()
+        # LoftQ's base is the plain one, rounded: only PiSSA and OLoRA took something out of it.
+        if not isinstance(self.model.peft_config["default"].init_lora_weights, str):
+            return
+        for name, first in made.items():
+            if _part(name) != 0:
+                continue
+            second = name.replace(".lora_A.", ".lora_B.")
+            if torch.equal(first, self.start[name]) and torch.equal(made[second], self.start[second]):
+                continue
+            layer = self.model.get_submodule(name.partition(".lora_A.")[0])
+            weight = layer.get_base_layer().weight
+            moved = made[second].float() @ first.float() - self.start[second].float() @ self.start[name].float()
+            moved = moved.T if layer.fan_in_fan_out else moved
+            weight.data = (weight.data.float() + layer.scaling["default"] * moved.to(weight.device)).to(weight.dtype)
+
     def _save_whole(self, folder: Path, dtype: str) -> None:
         import torch
 

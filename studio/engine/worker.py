@@ -25,11 +25,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from studio.errors import StudioError
-from studio.rundir import Beat, Control, Exit, Identity, Journal, RunDir, boot_id, process_started
+from studio.rundir import Beat, Cause, Control, Exit, FinalState, Identity, Journal, RunDir, boot_id, process_started
 
 HEARTBEAT_SECONDS = 2.0
 PROGRESS_SECONDS = 0.5  # a journal line for each of a million rows would be a journal of progress
 ALREADY_WORKED_ON = 3
+USUAL_CAUSES: dict[FinalState, Cause] = {"completed": "finished", "stopped": "stopped", "failed": "error"}
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers")
 
 
@@ -75,6 +76,10 @@ class Worker:
         print(f"[{state}] {message}".rstrip(), flush=True)
         self.journal.write("state", sync=sync, state=state, message=message)
 
+    def progressed_now(self) -> None:
+        """Something was done, however little."""
+        self.progressed = time.time()
+
     def reached(self, step: int) -> None:
         """An optimizer step is done."""
         self.step, self.progressed = step, time.time()
@@ -88,9 +93,10 @@ class Worker:
 
     def leave_if_asked(self, message: str) -> None:
         """Between two phases: end here when a stop or cancel was asked for."""
-        if self.wished("stop") or self.wished("cancel"):
+        cause: Cause = "cancelled" if self.wished("cancel") else "stopped" if self.wished("stop") else ""
+        if cause:
             self.state("stopping")
-            raise Ended(Exit("stopped", message))
+            raise Ended(Exit("stopped", message, cause=cause))
 
     def identify(self, device: str) -> None:
         """Add the device, once it is known, to what worker.json says."""
@@ -145,30 +151,33 @@ def _work(run: RunDir, nonce: str, body: Callable[[Worker], Exit]) -> int:
 
 
 def attempt(worker: Worker, body: Callable[[Worker], Exit]) -> Exit:
+    """Do the work; every end gets its cause."""
     try:
-        return body(worker)
+        how = body(worker)
     except Ended as end:
-        return end.how
+        how = end.how
     except StudioError as error:
-        return Exit("failed", str(error))
+        how = Exit("failed", str(error))
     except Exception as error:
         text = traceback.format_exc()
         print(text, file=sys.stderr, flush=True)
-        return _explain(error, text)
+        how = _explain(error, text)
+    return how if how.cause else replace(how, cause=USUAL_CAUSES[how.state])
 
 
 def _explain(error: BaseException, text: str) -> Exit:
     """An end in plain words for an error that nobody expected."""
-    if _out_of_memory(error):
+    if out_of_memory(error):
         return Exit(
             "failed",
             "The memory of the device was not enough for this run.",
             "Use a smaller per_device_train_batch_size (with more gradient_accumulation_steps), a smaller max_length, "
             "quantization nf4, or switch gradient_checkpointing on.",
             traceback=text,
+            cause="memory",
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Exit("failed", "The disk is full.", "Free some space, then start again.", traceback=text)
+    if _disk_full(error):
+        return Exit("failed", "The disk is full.", "Free some space, then resume it.", traceback=text, cause="disk")
     first = (str(error).splitlines() or [""])[0]
     return Exit(
         "failed",
@@ -178,13 +187,21 @@ def _explain(error: BaseException, text: str) -> Exit:
     )
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of device or machine was not enough."""
     # By name and text: torch is not imported here, and on a CPU its allocator raises a plain RuntimeError.
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    )
+
+
+def _disk_full(error: BaseException) -> bool:
+    # safetensors passes the system's error on as text.
+    return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or (
+        type(error).__name__ == "SafetensorError" and "No space left" in str(error)
     )
 
 

@@ -14,7 +14,7 @@ from studio.dataset.rows import FAULTS, Finding, Kind, Row
 from studio.dataset.verdict import Mark, Verdict, verdict
 from studio.errors import BadInput, NotFound
 from studio.rundir import commit_folder, write_json
-from studio.services import checks, keeper
+from studio.services import checks, dataset_index
 from studio.services.checks import Checked, Options, Progress
 from studio.store import datasets as rows_index
 from studio.store.tables import Dataset
@@ -239,7 +239,7 @@ def _commit(studio: "Studio", made: Path, provenance: files.Provenance, wish: st
         write_json(made / "provenance.json", files.as_dict(existing))
         commit_folder(made, final)
     if studio.keeping:
-        keeper.index_dataset(studio, existing)
+        dataset_index.put(studio, existing)
     return _info(studio, existing)
 
 

@@ -4,175 +4,169 @@ A state is always derived from files and from whether the worker lives; nothing 
 reading makes it true: first whether the worker lives, then how it ended, then its journal.
 """
 
-import logging
 import signal
 import time
 from typing import TYPE_CHECKING, cast
 
-from studio.dataset import store as dataset_files
 from studio.errors import Unavailable
 from studio.launch import local
-from studio.rundir import Beat, Exit, Identity, RunDir
-from studio.services import measured
+from studio.rundir import Beat, Exit, Identity, RunDir, read_json, tidy
+from studio.services import attempts, dataset_index, disk, ends, measured, queue, webhook
 from studio.services.states import State
-from studio.store import datasets as dataset_rows
 from studio.store import ingest, runs
 from studio.store.tables import Run
 
 if TYPE_CHECKING:
     from studio.services.studio import Studio
 
-_log = logging.getLogger(__name__)
 _ACTIVE = ("starting", "running", "stalled", "stopping")
-
-
-def look_round_safely(studio: "Studio") -> None:
-    """As look_round; what goes wrong is logged and tried again at the next look, so that keeping never ends."""
-    try:
-        look_round(studio)
-    except Exception:
-        _log.exception("The keeper could not finish its look; it tries again.")
+TRAINER = "studio.engine.train"
+_BEFORE_IT_BEGAN = "It was stopped before it began."
 
 
 def look_round(studio: "Studio") -> None:
     """One look at everything in the home."""
     local.reap()
-    _find_datasets(studio)
+    dataset_index.find(studio)
     _find_runs(studio)
+    active: list[Run] = []
     waiting: list[Run] = []
-    busy = False
     for row in runs.unfinished(studio.database):
-        state = look_at_run(studio, row)
-        busy = busy or state in _ACTIVE
-        if state == "queued":
+        try:
+            state = look_at_run(studio, row)
+        except (OSError, ValueError) as error:
+            # One run directory that cannot be read or written must not hold up the others.
+            studio.notice(row.id, f"Run {row.name} cannot be looked after: {error}. It is tried again.")
+            state = cast(State, row.state)
+        else:
+            studio.notice(row.id, "")
+        if state in _ACTIVE:
+            active.append(row)
+        elif state == "queued":
             waiting.append(row)
-    if waiting and not busy and not measured.under_way(studio):
-        _start(studio, waiting[0])
+    _start_what_may(studio, waiting, active)
 
 
-def _find_datasets(studio: "Studio") -> None:
-    known = dataset_rows.known_ids(studio.database)
-    there = {path.name for path in studio.settings.datasets.iterdir() if not path.name.startswith(".")}
-    for name in there - known:
-        found = dataset_files.load(studio.settings.datasets / name)
-        if found is not None and found.id == name:
-            index_dataset(studio, found)
-    for name in known - there:
-        dataset_rows.forget(studio.database, name)
-
-
-def index_dataset(studio: "Studio", found: dataset_files.Provenance) -> None:
-    """Give a dataset folder its row."""
-    folder = studio.settings.datasets / found.id
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    dataset_rows.put(
-        studio.database,
-        id=found.id,
-        owner=found.owner,
-        name=found.name,
-        rows=found.rows,
-        held_out=found.held_out,
-        format=found.format,
-        created=found.created,
-        size=size,
-        provenance=dataset_files.as_dict(found),
-    )
+def _start_what_may(studio: "Studio", waiting: list[Run], active: list[Run]) -> None:
+    """Start the first of the queue when the device is free, and those that were wished for at once where they fit."""
+    if not waiting or measured.under_way(studio):
+        return
+    for row in waiting:
+        if studio.run_dir(row.id).asked("start") and (not active or queue.lacking(studio, row, active) <= 0):
+            _start(studio, row)
+            active.append(row)
+    if not active:
+        first = min(waiting, key=lambda row: (queue.place_of(studio, row), row.created, row.id))
+        _start(studio, first)
 
 
 def _find_runs(studio: "Studio") -> None:
-    known = runs.known_ids(studio.database)
+    known = runs.attempts(studio.database)
     for path in studio.settings.runs.iterdir():
-        if not path.name.startswith(".") and path.name not in known and path.is_dir():
-            ingest.register(studio.database, RunDir(path))
+        if path.name.startswith(".") or not path.is_dir():
+            continue
+        run = RunDir(path)
+        try:
+            if path.name not in known:
+                ingest.register(studio.database, run)
+            elif known[path.name][1] and run.resume.exists() and attempts.wanted(run):
+                _go_on(studio, run)
+        except (OSError, ValueError, TypeError) as error:
+            studio.notice(path.name, f"The run directory {path.name} cannot be taken in: {error}.")
+
+
+def _go_on(studio: "Studio", run: RunDir) -> None:
+    """Put a run that is over back into the queue, once its earlier worker has left for good."""
+    if local.find(run) in ("alive", "claimed"):
+        return
+    attempts.put_by(run)
+    ingest.again(studio.database, run)
+    runs.update(
+        studio.database,
+        run.id,
+        **{"state": "queued", "ended": None, "message": "", "remedy": "", "cause": "", "stalled_since": None},
+        attempt=attempts.current(run),
+        place=ingest.place_of(read_json(run.about) or {}),
+    )
 
 
 def look_at_run(studio: "Studio", row: Run) -> State:
     """Take in one run's news and bring its row up to the truth; returns its state."""
     run = studio.run_dir(row.id)
     if not run.path.is_dir():
-        runs.update(
-            studio.database,
-            row.id,
-            state="failed",
-            ended=time.time(),
-            message="Its run directory was moved or deleted.",
-        )
+        gone = "Its run directory was moved or deleted."
+        runs.update(studio.database, row.id, state="failed", cause="gone", ended=time.time(), message=gone, doing="")
         return "failed"
+    if attempts.wanted(run):
+        _go_on(studio, run)
     found = local.find(run)
-    end = Exit.read(run)
+    said = Exit.read(run)
     ingest.ingest(studio.database, run)
     row = runs.get(studio.database, row.id)
-    if end is not None:
-        runs.update(
-            studio.database,
-            row.id,
-            state=end.state,
-            ended=end.time,
-            message=end.message,
-            remedy=end.remedy,
-            doing="",
-            started=row.started or end.time,
-        )
-        return end.state
-    if found in ("never", "claimed") and run.consume("cancel" if run.asked("cancel") else "stop"):
-        if found == "claimed":
-            run.ask("stop")  # it has been started already: let it stop itself
-        else:
-            Exit("stopped", "It was stopped before it began.").write(run)
-            return look_at_run(studio, row)
-    state = _living_state(studio, run, row, found)
-    if state == "interrupted":
-        _interrupted(studio, run, row)
-    elif state != row.state:
-        runs.update(studio.database, row.id, state=state)
-    if found == "alive":
+    if said is None and found == "unborn":
+        # The studio that claimed it died before it started anything: the run still waits.
+        run.claim.unlink(missing_ok=True)
+        found = "never"
+    if said is None and found == "never" and (run.consume("stop") | run.consume("cancel")):
+        words = _BEFORE_IT_BEGAN if attempts.current(run) == 1 else "It was stopped before it went on."
+        said = Exit("stopped", words, cause="stopped")
+        said.write(run)
+    if said is not None or found == "gone":
+        return _over(studio, run, row, said)
+    state, since = _living_state(studio, run, row, found)
+    place = queue.place_of(studio, row) if state == "queued" else row.place
+    now = {"state": state, "stalled_since": since, "place": place, "attempt": attempts.current(run)}
+    changed = {name: value for name, value in now.items() if getattr(row, name) != value}
+    if changed:
+        runs.update(studio.database, row.id, **changed)
+    if found in ("alive", "claimed"):
         _see_it_end(studio, run, row)
     return state
 
 
-def _living_state(studio: "Studio", run: RunDir, row: Run, found: local.Found) -> State:
-    if found == "never":
-        return "queued"
-    if found == "claimed":
-        return "starting"
-    if found == "gone":
-        return "interrupted"
-    last = runs.last_state(studio.database, row.id)
-    said: State = cast(State, last) if last in ("running", "stopping") else "starting"
-    beat = Beat.read(run)
-    if beat is not None and said != "stopping" and time.time() - beat.progress > studio.settings.stalled_after:
-        return "stalled"
-    return said
-
-
-def _interrupted(studio: "Studio", run: RunDir, row: Run) -> None:
-    beat = Beat.read(run)
-    if Identity.read(run) is None:
-        Exit("failed", "Its worker never started.", "Look at the log of the run, then start it again.").write(run)
-        look_at_run(studio, row)
-        return
-    when = beat.time if beat else time.time()
+def _over(studio: "Studio", run: RunDir, row: Run, said: Exit | None) -> State:
+    for folder in (run.path, run.checkpoints):
+        tidy(folder)
+    end = ends.settle(studio, run, row, said)
     runs.update(
         studio.database,
         row.id,
-        state="interrupted",
-        ended=when,
-        doing="",
-        message=f"Its worker ended without a word after step {row.step}: it was killed, or the machine went down.",
-        remedy="The metrics up to that step are kept. Start the run again.",
+        **{"state": end.state, "cause": end.cause, "ended": end.time, "message": end.message, "remedy": end.remedy},
+        **{"doing": "", "stalled_since": None, "attempt": attempts.current(run)},
     )
+    disk.keep_within(run, int(studio.settings.checkpoint_gb * 2**30))
+    webhook.tell(studio, run, runs.get(studio.database, row.id), end)
+    return end.state
+
+
+def _living_state(studio: "Studio", run: RunDir, row: Run, found: local.Found) -> tuple[State, float | None]:
+    """The state of a run that is not over, and since when it stands still if it does."""
+    if found == "never":
+        return "queued", None
+    if found == "claimed":
+        return "starting", None
+    last = runs.last_state(studio.database, row.id, _seq_before(run))
+    said: State = cast(State, last) if last in ("running", "stopping") else "starting"
+    beat, identity = Beat.read(run), Identity.read(run)
+    moved = min(beat.progress, beat.time) if beat else identity.started if identity else time.time()
+    if said != "stopping" and time.time() - moved > studio.settings.stalled_after:
+        return "stalled", moved
+    return said, None
+
+
+def _seq_before(run: RunDir) -> int:
+    """The last line of the journal that an earlier worker wrote."""
+    return int((read_json(run.claim) or {}).get("seq", 0))
 
 
 def _see_it_end(studio: "Studio", run: RunDir, row: Run) -> None:
     """A worker that was asked to stop and does not is signalled, first kindly."""
-    asked = _asked_at(run)
-    if asked is None:
-        last = runs.last_event(studio.database, row.id, "state", "stopping")
-        asked = last.time if last is not None else None
+    asked = _asked_at(run) or runs.stopping_since(studio.database, row.id, _seq_before(run))
     if asked is None:
         return
     over = time.time() - asked - studio.settings.stop_grace
     if over > studio.settings.stop_grace / 2:
+        run.ask("killed")  # so that its end is told for what it is
         local.signal(run, signal.SIGKILL)
     elif over > 0:
         local.signal(run, signal.SIGTERM)
@@ -190,9 +184,14 @@ def _asked_at(run: RunDir) -> float | None:
 
 def _start(studio: "Studio", row: Run) -> None:
     run = studio.run_dir(row.id)
+    run.consume("start")
     try:
-        local.start(run, "studio.engine.train")
+        started = local.start(run, TRAINER, seq=runs.get(studio.database, row.id).last_seq)
     except Unavailable as error:
-        Exit("failed", str(error)).write(run)
-    else:
-        runs.update(studio.database, row.id, state="starting", started=time.time(), doing="Starting the worker")
+        Exit("failed", str(error), "Free what it needs, then resume the run.", cause="never_started").write(run)
+        return
+    except OSError as error:
+        studio.notice(row.id, f"Run {row.name} cannot be started: {error}. It is tried again.")
+        return
+    if started:
+        runs.update(studio.database, row.id, state="starting", doing="Starting the worker")

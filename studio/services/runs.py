@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from studio.dataset.formats import Record
 from studio.dataset.split import held_out_rows
@@ -15,7 +15,7 @@ from studio.errors import Conflict, NotFound
 from studio.memory.shapes import ModelShape
 from studio.recipe import Recipe
 from studio.rundir import RunDir, create, read_json
-from studio.services import datasets, estimates, examples, models
+from studio.services import datasets, ends, estimates, examples, models, resuming
 from studio.services.datasets import DatasetInfo
 from studio.services.states import EXPLAINED, FINAL, State
 from studio.store import ingest
@@ -25,12 +25,17 @@ from studio.store.tables import Point, Run
 if TYPE_CHECKING:
     from studio.services.studio import Studio
 
-_MARKS = ("checkpoint", "note", "state")
+_MARKS = ("checkpoint", "note", "state", "resumed")
 
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run as lists show it. Times in seconds since the epoch, memory in bytes."""
+    """A run as lists show it. Times in seconds since the epoch, memory in bytes.
+
+    cause: why it ended, in a word (rundir.Cause). stalled_since: since when a live worker makes no progress. attempt:
+    which of its workers it is at. can_resume: it is over and may go on; resume_hint: from where. position: in the
+    queue, the next to start at 1; 0 for a run that does not wait.
+    """
 
     id: str
     name: str
@@ -57,11 +62,20 @@ class RunInfo:
     final: bool
     has_adapter: bool
     plan: dict[str, Any]
+    cause: str = ""
+    stalled_since: float | None = None
+    attempt: int = 1
+    can_resume: bool = False
+    resume_hint: str = ""
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """New points since a cursor, and the cursor for the next call."""
+    """New points since a cursor, and the cursor for the next call.
+
+    A mark of kind `resumed` takes back what came before it: points beyond its step, and their marks, are done again.
+    """
 
     run: str
     after: int
@@ -89,7 +103,7 @@ def start(studio: "Studio", recipe: Recipe) -> RunInfo:
     )
     if studio.keeping:
         ingest.register(studio.database, run)
-        studio.refresh()
+        studio.look()
     return get(studio, run_id)
 
 
@@ -101,7 +115,7 @@ def inputs(studio: "Studio", recipe: Recipe) -> tuple[dict[str, str], DatasetInf
     dataset = datasets.get(studio, recipe.data.dataset)
     examples.try_out(studio, dataset, recipe)
     pointer = {"id": dataset.id, "name": dataset.name, "sha256": dataset.sha256, "path": dataset.path}
-    model = {"id": recipe.model.model, "path": str(folder), "fingerprint": _fingerprint(shape)}
+    model = {"id": recipe.model.model, "path": str(folder), "fingerprint": fingerprint(shape)}
     return {"recipe.yaml": recipe.to_yaml(), "dataset.json": _json(pointer), "model.json": _json(model)}, dataset
 
 
@@ -109,7 +123,8 @@ def _json(value: dict[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
 
 
-def _fingerprint(shape: ModelShape) -> dict[str, Any]:
+def fingerprint(shape: ModelShape) -> dict[str, Any]:
+    """What tells a model from another that goes by the same name."""
     return {"architecture": shape.architecture, "parameters": shape.parameters}
 
 
@@ -123,7 +138,8 @@ def _next_name(studio: "Studio", base: str) -> str:
 def list_runs(studio: "Studio") -> list[RunInfo]:
     """All runs, newest first."""
     studio.refresh()
-    return [_info(studio, row) for row in rows.every(studio.database, studio.owner)]
+    line = {row.id: number for number, row in enumerate(rows.waiting(studio.database), 1)}
+    return [_info(studio, row, line.get(row.id, 0)) for row in rows.every(studio.database, studio.owner)]
 
 
 def get(studio: "Studio", run_id: str) -> RunInfo:
@@ -131,7 +147,8 @@ def get(studio: "Studio", run_id: str) -> RunInfo:
     studio.refresh()
     row = rows.find(studio.database, studio.owner, run_id) if run_id else None
     if row is not None:
-        return _info(studio, row)
+        line = [other.id for other in rows.waiting(studio.database)] if row.state == "queued" else []
+        return _info(studio, row, line.index(row.id) + 1 if row.id in line else 0)
     run = studio.run_dir(run_id)
     if run_id and "/" not in run_id and not run_id.startswith(".") and run.recipe.is_file():
         return _just_made(studio, run)
@@ -163,18 +180,22 @@ def _just_made(studio: "Studio", run: RunDir) -> RunInfo:
         message="",
         remedy="",
         plan={},
+        cause="",
+        attempt=1,
         offset=0,
         last_seq=0,
     )
-    return _info(studio, row)
+    return _info(studio, row, len(rows.waiting(studio.database)) + 1)
 
 
-def _info(studio: "Studio", row: Run) -> RunInfo:
+def _info(studio: "Studio", row: Run, position: int) -> RunInfo:
     state: State = row.state  # type: ignore[assignment]
     final = state in FINAL
     left = None
     if row.step_seconds and row.total_steps and not final:
         left = max(0, row.total_steps - row.step) * row.step_seconds
+    run = studio.run_dir(row.id)
+    steps = ends.checkpoint_steps(run) if final else []
     return RunInfo(
         row.id,
         row.name,
@@ -193,15 +214,28 @@ def _info(studio: "Studio", row: Run) -> RunInfo:
         row.tokens_per_s,
         row.step_seconds,
         row.memory,
-        row.message or EXPLAINED[state],
+        _words(row, state),
         row.remedy,
         row.doing,
         row.path,
         row.device,
         final,
-        studio.run_dir(row.id).trained is not None,
+        run.trained is not None,
         dict(row.plan or {}),
+        row.cause,
+        row.stalled_since,
+        row.attempt,
+        final and state != "completed",
+        resuming.hint(state, steps) if final else "",
+        position,
     )
+
+
+def _words(row: Run, state: State) -> str:
+    if state != "stalled" or row.stalled_since is None:
+        return row.message or EXPLAINED[state]
+    since = time.strftime("%H:%M on %Y-%m-%d", time.localtime(row.stalled_since))
+    return f"Its worker lives, but has made no progress since {since}, after step {row.step}. It is left alone."
 
 
 def _predicted(studio: "Studio", recipe: Recipe) -> int:
@@ -210,11 +244,24 @@ def _predicted(studio: "Studio", recipe: Recipe) -> int:
 
 
 def stop(studio: "Studio", run_id: str) -> RunInfo:
-    """Ask a run to save what it learned and stop; raises Conflict when it is over."""
+    """Ask a run to save what it learned and stop, so that it can be resumed; raises Conflict when it is over."""
+    return _ask(studio, run_id, "stop")
+
+
+pause = stop
+
+
+def cancel(studio: "Studio", run_id: str) -> RunInfo:
+    """Ask a run to stop without saving; one that waits leaves the queue. Raises Conflict when it is over."""
+    return _ask(studio, run_id, "cancel")
+
+
+def _ask(studio: "Studio", run_id: str, what: Literal["stop", "cancel"]) -> RunInfo:
     info = get(studio, run_id)
     if info.final:
         raise Conflict(f"Run {info.name} ({info.id}) is already over: {info.state}.")
-    studio.run_dir(info.id).ask("stop")
+    studio.run_dir(info.id).ask(what)
+    studio.look()
     return get(studio, info.id)
 
 
@@ -260,6 +307,8 @@ def _metric(point: Point) -> dict[str, Any]:
 
 
 def _mark_text(payload: dict[str, object]) -> str:
+    if "attempt" in payload:
+        return f"Resumed from step {payload.get('step', 0)} by worker {payload['attempt']}"
     return str(payload.get("text") or payload.get("message") or payload.get("state") or "")
 
 
@@ -295,7 +344,7 @@ def rebuild(studio: "Studio") -> int:
     if not studio.keeping:
         raise Conflict("Another studio keeps this home; stop it before rebuilding its database.")
     count = ingest.rebuild(studio.database, studio.settings.runs)
-    studio.refresh()
+    studio.look()
     return count
 
 

@@ -13,5 +13,5 @@ EXPLAINED: dict[State, str] = {
     "stopped": "stopped on request; what it learned is kept",
     "completed": "finished",
     "failed": "ended with an error",
-    "interrupted": "its worker is gone without a word",
+    "interrupted": "cut short; what was saved is kept",
 }

@@ -6,6 +6,7 @@ its wish in the home (a run directory, a control file, a dataset folder) and rea
 """
 
 import contextlib
+import logging
 import threading
 from types import TracebackType
 from typing import Self
@@ -14,27 +15,40 @@ from filelock import FileLock, Timeout
 
 from studio.errors import Unavailable
 from studio.rundir import RunDir
-from studio.services import chat, checks, datasets, keeper
+from studio.services import chat, checks, datasets, keeper, webhook
 from studio.settings import Settings
+from studio.store import db
 from studio.store.db import Database, open_reader
+
+_log = logging.getLogger(__name__)
 
 
 class Studio:
     """What every service is handed. Use as a context manager; `keep` starts the keeper's thread."""
 
     def __init__(self, settings: Settings, owner: str = "local") -> None:
+        webhook.check(settings.webhook_url)
         self.settings = settings.prepare()
         self.owner = owner
+        self.sending: list[threading.Thread] = []
+        self._notices: dict[str, str] = {}
+        self._looking = threading.RLock()
+        self._in_look = False
         self._lock = FileLock(settings.keeper_lock, thread_local=False)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         with contextlib.suppress(Timeout):
             self._lock.acquire(timeout=0)
         self.keeping = self._lock.is_locked
-        self.database = Database(settings.database) if self.keeping else open_reader(settings.database)
-        if self.keeping:
-            checks.clean_up(self)
-            keeper.look_round(self)
+        try:
+            self.database = Database(settings.database) if self.keeping else open_reader(settings.database)
+            if self.keeping:
+                self._say_what_was_set_aside()
+                checks.clean_up(self)
+                self.look()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def keep(self) -> Self:
         """Start looking after runs in the background; raises Unavailable when another studio keeps this home."""
@@ -47,26 +61,93 @@ class Studio:
         self._thread.start()
         return self
 
+    @property
+    def notices(self) -> list[str]:
+        """What a person should know of this home: a database that was damaged, a run that cannot be looked after."""
+        return list(self._notices.values())
+
+    def notice(self, about: str, text: str) -> None:
+        """Say something about one thing, in place of what was said of it before; nothing takes it back."""
+        if not text:
+            self._notices.pop(about, None)
+        elif self._notices.get(about) != text:
+            self._notices[about] = text
+            _log.warning("%s", text)
+
     def refresh(self) -> None:
         """Take in what the run directories say now. Without the lock, what the keeper took in last is read."""
-        if self.keeping and self._thread is None:
+        if self._thread is None:
+            self.look()
+
+    def look(self) -> None:
+        """Look round now, if this studio is the keeper; a database found damaged is built again."""
+        if not self.keeping:
+            return
+        with self._looking:
+            if self._in_look:  # what a look asks for is not to look again
+                return
+            self._in_look = True
+            try:
+                self._look()
+            finally:
+                self._in_look = False
+
+    def _look(self) -> None:
+        if self.database.lost():
+            self._renew()
+        try:
             keeper.look_round(self)
+        except Exception:
+            if not self.database.lost():
+                raise
+            self._renew()
+            keeper.look_round(self)
+
+    def _renew(self) -> None:
+        """Begin an empty database; the look that follows fills it from the run directories."""
+        self.database.renew()
+        self._say_what_was_set_aside()
+
+    def _say_what_was_set_aside(self) -> None:
+        database = self.database
+        if database.set_aside is not None:
+            self.notice(
+                "database",
+                f"The database was damaged ({database.why}) and has been built again from the run directories; no run "
+                f"and no point is lost. The damaged file is kept as {database.set_aside.name}.",
+            )
 
     def run_dir(self, run_id: str) -> RunDir:
         return RunDir(self.settings.runs / run_id)
 
     def _keep(self) -> None:
         while not self._stopping.wait(self.settings.keeper_interval):
-            keeper.look_round_safely(self)
+            self._look_safely()
             # A worker that cannot be closed must not end the keeping of runs.
             with contextlib.suppress(OSError):
                 chat.unload_if_idle(self)
+
+    def _look_safely(self) -> None:
+        """As look; what goes wrong is said and tried again at the next look, so that keeping never ends."""
+        try:
+            self.look()
+        except Exception as error:
+            if db.is_locked(error):
+                self.notice("keeper", db.locked_words(self.settings.database))
+            else:
+                self.notice("keeper", f"The studio could not look after its runs: {error}. It tries again.")
+                _log.debug("The keeper could not finish its look.", exc_info=True)
+        else:
+            self.notice("keeper", "")
+        self.sending = [thread for thread in self.sending if thread.is_alive()]
 
     def close(self) -> None:
         """Stop keeping. Training goes on; the chat worker ends."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
+        for thread in self.sending:
+            thread.join()
         chat.close(self)
         self.database.close()
         if self.keeping:

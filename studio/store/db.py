@@ -2,7 +2,7 @@
 
 SQLite with WAL; busy_timeout is set before the journal mode, foreign keys are on, writes begin IMMEDIATE and are
 serialised by one lock, readers use an engine of their own that cannot write. Only the keeper of a home opens the
-writer (see services/keeper.py).
+writer (see services/keeper.py). What is in the file can be built again from files: a damaged one is never repaired.
 """
 
 import contextlib
@@ -18,32 +18,68 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from studio.errors import Unavailable
+from studio.rundir import sha256, write_text
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+# What SQLite says of a file that is not as it was written, or that lacks what we made in it.
+_DAMAGE = (
+    "malformed",
+    "not a database",
+    "no such table",
+    "no such column",
+    "disk i/o error",
+    "unsupported file format",
+)
 
 
 class Database:
-    """One home's database. `writable=False` opens it for reading alone."""
+    """One home's database. `writable=False` opens it for reading alone.
 
-    def __init__(self, path: Path, writable: bool = True) -> None:
-        self.path, self.writable = path, writable
-        self._lock = threading.Lock()
-        self._writer: Engine | None = None
+    set_aside: where a damaged file was put when this one was made in its stead; why: what was wrong with it. patience:
+    seconds to wait for another program that has locked the file. damaged: damage was met since.
+    """
+
+    def __init__(self, path: Path, writable: bool = True, patience: float = 10.0) -> None:
+        self.path, self.writable, self.patience = path, writable, patience
         self.set_aside: Path | None = None
+        self.why = ""
+        self.damaged = False
+        self._lock = threading.RLock()
+        self._writer: Engine | None = None
+        self._inode = 0
         if writable:
-            self._writer = self._open_writer()
-        self._reader = _engine(path, readonly=True)
+            self._open_writer()
+        self._reader = _engine(path, patience, readonly=True)
 
-    def _open_writer(self) -> Engine:
-        if self.path.exists() and not _healthy(self.path):
+    def _open_writer(self) -> None:
+        self.why = "" if not self.path.exists() else _fault(self.path, self.patience)
+        # From here on the file changes: the sum of its last rest no longer holds.
+        _sum_of(self.path).unlink(missing_ok=True)
+        if not self.why:
+            try:
+                self._writer = self._migrated()
+            except (SQLAlchemyError, CommandError) as error:
+                if is_locked(error):
+                    raise _locked(self.path) from None
+                self.why = f"its tables could not be brought up to date: {_first_line(error)}"
+        if self._writer is None:
             self.set_aside = _set_aside(self.path)
-        engine = _engine(self.path)
-        migrate(engine, self.path)
+            self._writer = self._migrated()
+        self._inode = self.path.stat().st_ino
+
+    def _migrated(self) -> Engine:
+        engine = _engine(self.path, self.patience)
+        try:
+            migrate(engine, self.path)
+        except BaseException:
+            engine.dispose()
+            raise
         return engine
 
     @contextlib.contextmanager
@@ -51,26 +87,69 @@ class Database:
         """A transaction that writes: all of it or nothing. One at a time."""
         if self._writer is None:
             raise RuntimeError("this database was opened for reading alone")
-        with self._lock, Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with (
+            self._watched(),
+            self._lock,
+            Session(self._writer, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
         """A session that reads."""
-        with Session(self._reader) as session:
+        with self._watched(), Session(self._reader) as session:
             yield session
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except (DatabaseError, TypeError, ValueError) as error:
+            # A flipped bit can leave a well-formed file whose values no longer parse.
+            if not isinstance(error, DatabaseError) or is_damage(error):
+                self.damaged = True
+            raise
+
+    def lost(self) -> bool:
+        """Whether damage was met, or the file that we write is no longer the one at its place."""
+        try:
+            return self.damaged or self.path.stat().st_ino != self._inode
+        except FileNotFoundError:
+            return True
+
+    def renew(self) -> None:
+        """Set the file aside, if it is there, and begin an empty one. What is reading meanwhile reads the old one."""
+        with self._lock:
+            self._reader.dispose()
+            if self._writer is not None:
+                self._writer.dispose()
+            self._writer = None
+            self.set_aside = _set_aside(self.path) if self.path.exists() else None
+            self.why = "it was damaged while in use" if self.set_aside else "it was deleted while in use"
+            self._writer = self._migrated()
+            self._reader = _engine(self.path, self.patience, readonly=True)
+            self._inode, self.damaged = self.path.stat().st_ino, False
 
     def close(self) -> None:
         self._reader.dispose()
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        # Damage is found at the next opening; closing goes on.
+        with contextlib.suppress(SQLAlchemyError, OSError):
+            with self._writer.connect() as connection:
+                busy = connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             self._writer.dispose()
+            if not busy and not self.lost():
+                write_text(_sum_of(self.path), sha256(self.path) + "\n")
+        self._writer.dispose()
 
 
 def open_reader(path: Path, patience: float = 5.0) -> Database:
     """A home's database for reading; waits `patience` seconds for a studio that is just making the file."""
     deadline = time.monotonic() + patience
     while True:
-        with contextlib.suppress(sqlite3.Error, OperationalError):
+        with contextlib.suppress(sqlite3.Error, DatabaseError):
             database = Database(path, writable=False)
             with database.read() as session:
                 session.connection()
@@ -80,16 +159,38 @@ def open_reader(path: Path, patience: float = 5.0) -> Database:
         time.sleep(0.1)
 
 
-def _engine(path: Path, readonly: bool = False) -> Engine:
+def is_damage(error: BaseException) -> bool:
+    """Whether an error says that the file is damaged, rather than busy, full, or misused."""
+    return isinstance(error, DBAPIError) and any(word in str(error.orig).lower() for word in _DAMAGE)
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether an error says that another program has locked the file."""
+    return isinstance(error, DBAPIError | sqlite3.Error) and "locked" in str(getattr(error, "orig", error)).lower()
+
+
+def locked_words(path: Path) -> str:
+    """What a person is told of a locked database."""
+    return (
+        f"The database {path} is locked by another program. Close that program (a database browser, a backup); "
+        "runs go on meanwhile."
+    )
+
+
+def _locked(path: Path) -> Unavailable:
+    return Unavailable(locked_words(path))
+
+
+def _engine(path: Path, patience: float, readonly: bool = False) -> Engine:
     url = f"sqlite:///file:{path}?mode=ro&uri=true" if readonly else f"sqlite:///{path}"
-    engine = create_engine(url, connect_args={"check_same_thread": False})
+    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": patience})
 
     @event.listens_for(engine, "connect")
     def _settings(connection: Any, _record: Any) -> None:
         # The driver must not begin transactions by itself: we begin them, IMMEDIATE where we write.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute("PRAGMA busy_timeout = 10000")
+        cursor.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
         if not readonly:
             cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = NORMAL")
@@ -104,7 +205,7 @@ def _engine(path: Path, readonly: bool = False) -> Engine:
 
 
 def migrate(engine: Engine, path: Path) -> None:
-    """Bring the tables to the newest revision; an older database is copied beside itself first."""
+    """Bring the tables to the newest revision in one transaction; an older database is copied beside itself first."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     head = ScriptDirectory.from_config(config).get_current_head()
@@ -123,17 +224,38 @@ def migrate(engine: Engine, path: Path) -> None:
         command.upgrade(config, "head")
 
 
-def _healthy(path: Path) -> bool:
+def _sum_of(path: Path) -> Path:
+    """Where the sha256 of a database at rest lies, from one orderly closing to the next opening."""
+    return path.with_name(path.name + ".sha256")
+
+
+def _fault(path: Path, patience: float) -> str:
+    """What is wrong with a database file at rest, or nothing.
+
+    SQLite finds a broken structure; a changed digit inside a value only the sum finds, which is there after an
+    orderly end. After a kill there is none, and SQLite's own full check has to do.
+    """
+    noted = _sum_of(path)
+    side = path.with_name(path.name + "-wal")
+    if noted.is_file() and not (side.exists() and side.stat().st_size):
+        return "" if noted.read_text(errors="replace").strip() == sha256(path) else "its content changed while at rest"
     try:
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
-    except sqlite3.DatabaseError:
-        return False
+        with contextlib.closing(sqlite3.connect(path, timeout=patience)) as connection:
+            (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            return "" if said == "ok" else str(said).splitlines()[0]
+    except sqlite3.DatabaseError as error:
+        if is_locked(error):
+            raise _locked(path) from None
+        return str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]
 
 
 def _set_aside(path: Path) -> Path:
     """Move a damaged database and its journals out of the way; nothing is deleted."""
-    target = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+    target = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
     shutil.move(path, target)
     for suffix in ("-wal", "-shm"):
         side = path.with_name(path.name + suffix)

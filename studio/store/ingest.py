@@ -49,9 +49,16 @@ def register(database: Database, run: RunDir) -> bool:
         "recipe": recipe.to_yaml(),
         "path": str(run.path),
         "created": float(about.get("created", run.path.stat().st_ctime)),
+        "place": place_of(about),
     }
     with database.write() as session:
         return session.scalar(insert(Run).values(**row).on_conflict_do_nothing().returning(Run.id)) is not None
+
+
+def place_of(about: dict[str, Any]) -> float:
+    """Where about.json puts a run in the queue: by default in the order in which runs were made."""
+    order = about.get("order", about.get("created", 0.0))
+    return float(order) if isinstance(order, int | float) else 0.0
 
 
 def ingest(database: Database, run: RunDir) -> int:
@@ -67,33 +74,64 @@ def ingest(database: Database, run: RunDir) -> int:
     with database.write() as session:
         row = session.get_one(Run, run.id)
         fresh = [event for event in news.events if event.seq > row.last_seq]
-        for event in fresh:
-            _take(session, row, event)
+        _take(session, row, fresh)
         row.offset = news.offset
     return len(fresh)
 
 
-def _take(session: Session, row: Run, event: JournalEvent) -> None:
-    payload = event.payload
-    step = payload.get("step")
-    if event.kind in ("metric", "eval"):
-        values: dict[str, Any] = {name: _number(payload.get(name)) for name in _POINT_FIELDS}
-        if event.kind == "eval":
-            values |= {"token_accuracy": _number(payload.get("eval_token_accuracy")), "tokens_per_s": None}
-        point = {"run": row.id, "seq": event.seq, "time": event.time, "step": step, **values}
-        session.execute(insert(Point).values(point).on_conflict_do_nothing())
-    else:
-        line = {
-            "run": row.id,
-            "seq": event.seq,
-            "time": event.time,
-            "kind": event.kind,
-            "step": step,
-            "payload": payload,
-        }
-        session.execute(insert(Event).values(line).on_conflict_do_nothing())
-    _summarise(row, event)
-    row.last_seq = event.seq
+def _take(session: Session, row: Run, fresh: list[JournalEvent]) -> None:
+    """Take events in, many at once: a journal may have a hundred thousand."""
+    points: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+
+    def put() -> None:
+        for table, lines in ((Point, points), (Event, others)):
+            if lines:
+                session.execute(insert(table).on_conflict_do_nothing(), lines)
+            lines.clear()
+
+    for event in fresh:
+        line = {"run": row.id, "seq": event.seq, "time": event.time, "step": event.payload.get("step")}
+        if event.kind in ("metric", "eval"):
+            points.append(line | _values(event))
+        else:
+            others.append(line | {"kind": event.kind, "payload": event.payload})
+        if event.kind == "resumed":
+            put()
+            _go_back(session, row, event.seq, int(line["step"] or 0))
+        _summarise(row, event)
+        row.last_seq = event.seq
+    put()
+
+
+def _values(event: JournalEvent) -> dict[str, Any]:
+    values = {name: _number(event.payload.get(name)) for name in _POINT_FIELDS}
+    if event.kind == "eval":
+        values |= {"token_accuracy": _number(event.payload.get("eval_token_accuracy")), "tokens_per_s": None}
+    return values
+
+
+def _go_back(session: Session, row: Run, seq: int, step: int) -> None:
+    """A worker goes on from `step`: what an earlier one did beyond it, it will do again."""
+    session.execute(delete(Point).where(Point.run == row.id, Point.seq < seq, Point.step > step))
+    again = Event.kind.in_(("checkpoint", "sample"))
+    session.execute(delete(Event).where(Event.run == row.id, Event.seq < seq, Event.step > step, again))
+    points = session.scalars(select(Point).where(Point.run == row.id, Point.seq < seq).order_by(Point.seq)).all()
+    metrics = [point for point in points if point.eval_loss is None]
+    evals = [point.eval_loss for point in points if point.eval_loss is not None]
+    row.step, row.loss = step, metrics[-1].loss if metrics else None
+    row.eval_loss, row.best_eval = (evals[-1], min(evals)) if evals else (None, None)
+
+
+def again(database: Database, run: RunDir) -> None:
+    """Take in a run's journal from its start, whatever was taken in before: a power cut may have taken its end."""
+    with database.write() as session:
+        for table in (Point, Event):
+            session.execute(delete(table).where(table.run == run.id))
+        row = session.get_one(Run, run.id)
+        row.offset = row.last_seq = row.step = 0
+        row.loss = row.eval_loss = row.best_eval = None
+    ingest(database, run)
 
 
 def _summarise(row: Run, event: JournalEvent) -> None:
@@ -115,7 +153,7 @@ def _summarise(row: Run, event: JournalEvent) -> None:
     elif event.kind == "progress":
         row.doing = str(payload.get("what", ""))
     elif event.kind == "state":
-        row.state = str(payload.get("state", row.state))
+        # The state itself is the keeper's to tell: a worker may die between its last word and its end.
         row.started = row.started or event.time
 
 

@@ -36,15 +36,24 @@ def every(database: Database, owner: str) -> Sequence[Run]:
 
 
 def unfinished(database: Database) -> Sequence[Run]:
-    """Runs of all owners that are not over, oldest first: the keeper's work."""
+    """Runs of all owners that are not over, in the order of the queue: the keeper's work."""
+    query = select(Run).where(Run.state.not_in(FINAL)).order_by(Run.place, Run.created, Run.id)
     with database.read() as session:
-        return session.scalars(select(Run).where(Run.state.not_in(FINAL)).order_by(Run.created, Run.id)).all()
+        return session.scalars(query).all()
 
 
-def known_ids(database: Database) -> set[str]:
-    """Ids of all runs that have a row."""
+def waiting(database: Database) -> Sequence[Run]:
+    """Runs of all owners that wait, in the order in which they will start."""
+    query = select(Run).where(Run.state == "queued").order_by(Run.place, Run.created, Run.id)
     with database.read() as session:
-        return set(session.scalars(select(Run.id)))
+        return session.scalars(query).all()
+
+
+def attempts(database: Database) -> dict[str, tuple[int, bool]]:
+    """For every run which of its workers it is at, and whether that one is over."""
+    with database.read() as session:
+        rows = session.execute(select(Run.id, Run.attempt, Run.state)).all()
+    return {run: (attempt, state in FINAL) for run, attempt, state in rows}
 
 
 def update(database: Database, run_id: str, **values: Any) -> None:
@@ -68,17 +77,20 @@ def events_after(database: Database, run_id: str, after: int, kinds: Sequence[st
         return session.scalars(query).all()
 
 
-def last_event(database: Database, run_id: str, kind: str, state: str | None = None) -> Event | None:
-    """The newest event of a kind, of a given state if asked."""
-    query = select(Event).where(Event.run == run_id, Event.kind == kind).order_by(Event.seq.desc())
+def last_event(database: Database, run_id: str, kind: str, after: int = 0) -> Event | None:
+    """The newest event of a kind with a seq above `after`."""
+    query = select(Event).where(Event.run == run_id, Event.kind == kind, Event.seq > after).order_by(Event.seq.desc())
     with database.read() as session:
-        for event in session.scalars(query):
-            if state is None or event.payload.get("state") == state:
-                return event
-    return None
+        return session.scalars(query.limit(1)).first()
 
 
-def last_state(database: Database, run_id: str) -> str:
-    """What the worker last said of itself; empty when it said nothing yet."""
-    event = last_event(database, run_id, "state")
+def stopping_since(database: Database, run_id: str, after: int) -> float | None:
+    """When the worker that began after seq `after` said that it stops; None when it did not."""
+    event = last_event(database, run_id, "state", after)
+    return event.time if event is not None and event.payload.get("state") == "stopping" else None
+
+
+def last_state(database: Database, run_id: str, after: int = 0) -> str:
+    """What the worker that began after seq `after` last said of itself; empty when it said nothing yet."""
+    event = last_event(database, run_id, "state", after)
     return "" if event is None else str(event.payload.get("state", ""))

@@ -44,6 +44,10 @@ class Run(Base):
     message: Mapped[str] = mapped_column(default="")
     remedy: Mapped[str] = mapped_column(default="")
     plan: Mapped[dict[str, object]] = mapped_column(JSON, default=dict)
+    cause: Mapped[str] = mapped_column(default="")
+    place: Mapped[float] = mapped_column(default=0.0)
+    attempt: Mapped[int] = mapped_column(default=1)
+    stalled_since: Mapped[float | None]
     offset: Mapped[int] = mapped_column(default=0)
     last_seq: Mapped[int] = mapped_column(default=0)
 

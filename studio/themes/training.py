@@ -1,8 +1,22 @@
 """How a run steps, measures and saves."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, StringConstraints
 
 from studio.themes.base import Theme, knob
+
+Prompt = Annotated[str, StringConstraints(max_length=500)]
+
+
+def lines(value: Any) -> Any:
+    """Several texts as people and forms write them: one a line, empty ones left out."""
+    if value is None:
+        return []
+    given = value.splitlines() if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        return given
+    return [one.strip() if isinstance(one, str) else one for one in given if not isinstance(one, str) or one.strip()]
 
 
 class Optimizer(Theme):
@@ -152,6 +166,24 @@ class Evaluation(Theme):
         unit="evaluations",
         ge=0,
         le=1000,
+    )
+    sample_prompts: Annotated[list[Prompt], BeforeValidator(lines)] = knob(
+        [],
+        label="Sample prompts",
+        becomes="generate(inputs=)",
+        help="Up to 5 questions, one a line, that the model in training answers at every evaluation and at the end, "
+        "greedily, so that you see what it learns. Empty: none.",
+        max_length=5,
+    )
+    sample_tokens: int = knob(
+        64,
+        label="Sample length",
+        becomes="generate(max_new_tokens=)",
+        help="A sample answer is cut off after this many tokens. 64 is about 45 English words; each costs about as "
+        "long as a forward pass.",
+        unit="tokens",
+        ge=1,
+        le=512,
     )
 
 

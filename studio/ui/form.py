@@ -108,7 +108,7 @@ def _field(known: Known, studio: Studio) -> Any:
     if known.kind in (int, float):
         step = 1 if known.kind is int else _STEPS.get(known.name, 0.01)
         return gr.Number(value=known.default, step=step, **common)
-    return gr.Textbox(value=known.default, lines=3, **common)
+    return gr.Textbox(value=for_form(known.name, known.default), lines=3, **common)
 
 
 def names_of(field: str, studio: Studio) -> list[str]:
@@ -164,8 +164,10 @@ def defaults() -> dict[str, Any]:
 
 
 def for_form(name: str, value: Any) -> Any:
-    """A recipe's value as the component shows it."""
-    return [value] if name == "target_modules" and isinstance(value, str) else value
+    """A recipe's value as the component shows it: several texts stand one a line."""
+    if name == "target_modules":
+        return [value] if isinstance(value, str) else value
+    return "\n".join(value) if isinstance(value, list | tuple) else value
 
 
 def read(names: Sequence[str], values: Sequence[Any]) -> Recipe:

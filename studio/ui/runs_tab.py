@@ -1,14 +1,14 @@
-"""Runs: the table of runs and, under it, the open one: live curves, figures, recipe, log, Stop."""
+"""Runs: the table of runs and, under it, the open one: live curves, figures, samples, recipe, log, history."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from studio.services import runs
+from studio.services import runs, story
 from studio.services.runs import RunInfo
 from studio.services.studio import Studio
-from studio.ui import curves, markup, runs_view
+from studio.ui import curves, markup, run_acts, run_story, runs_view
 from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
 from studio.ui.markup import esc
 
@@ -54,11 +54,7 @@ def build(studio: Studio) -> RunsTab:
     with gr.Column(elem_id="open-run"):
         with gr.Row(equal_height=False, elem_id="run-bar"):
             head = view("run-head")
-            with gr.Row(elem_id="run-acts"):
-                stop = gr.Button("Stop", variant="stop", size="md", elem_id="stop-run", min_width=90)
-                clone = gr.Button("Clone", size="md", elem_id="clone-run", min_width=80)
-                compare = gr.Button("Compare", size="md", elem_id="compare-run", min_width=90)
-                export = gr.Button("Export", size="md", elem_id="export-run", min_width=90)
+            acts = run_acts.build()
         chart = gr.HTML(
             html_template='<div class="curves"></div>',
             js_on_load=_ON_LOAD,
@@ -66,10 +62,14 @@ def build(studio: Studio) -> RunsTab:
             elem_id="curves",
             apply_default_css=False,
         )
+        longer = run_acts.build_longer()
+        sampled = view("run-samples")
         with gr.Accordion("Recipe", open=False, elem_classes="fold"):
             recipe = view("run-recipe")
         with gr.Accordion("Log", open=False, elem_classes="fold"):
             log = view("run-log")
+        with gr.Accordion("History", open=False, elem_classes="fold", elem_id="history") as history:
+            past = view("run-history")
 
     def refresh(chosen: str, after: int, where: int, shown: dict[str, Any]) -> Updates:
         """What changed since the last look; the curves get only the points after their cursor."""
@@ -84,14 +84,18 @@ def build(studio: Studio) -> RunsTab:
             none_yet: "",
             table: runs_view.table(known, info.id, where),
             head: runs_view.head(info),
-            stop: gr.update(interactive=info.state != "stopping"),
+            acts.stop: gr.update(interactive=info.state != "stopping"),
         }
+        if shown.get("told") != info.id:
+            shown["told"] = info.id
+            fresh |= {past: "", history: gr.update(open=False)}
         just_ended = info.final and shown.get("live") == info.id
         shown["live"] = "" if info.final else info.id
         if after == 0 or just_ended or not info.final:
             fresh |= {log: _log(studio, info), recipe: _recipe(studio, info)}
         if after == 0 or found.metrics or found.evals or found.marks:
             fresh[chart] = curves.delta(info, found, after)
+            fresh[sampled] = run_story.samples(story.samples(studio, info.id))
         if info.final:
             fresh |= {notice: "", ended: info.id} if just_ended else {notice: ""}
         return changed(shown, fresh) | {run: info.id, cursor: found.after, seen: shown}
@@ -104,23 +108,21 @@ def build(studio: Studio) -> RunsTab:
     def anew(chosen: str, where: int) -> Updates:
         return refresh(chosen, 0, where, {})
 
-    def end(chosen: str) -> Updates:
-        runs.stop(studio, chosen)
-        text = "Stopping after this step; a checkpoint is saved first."
-        return {notice: markup.note(text), stop: gr.update(interactive=False)}
+    def tell(chosen: str) -> Updates:
+        return {past: run_story.story(story.tell(studio, chosen)) if chosen else ""}
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
-    parts = [table, none_yet, head, stop, chart, recipe, log, run, cursor, seen, ended]
+    parts = [table, none_yet, head, acts.stop, chart, sampled, recipe, log, past, history, run, cursor, seen, ended]
     # Through the queue: only its answers tell the browser that a state (here `ended`) has changed.
     tick: Step = {**quiet, "queue": True, "concurrency_limit": None}
     timer.tick(told(notice, refresh, clear=False), [run, cursor, page, seen], [notice, *parts], **tick)
     table.click(told(notice, pick), [run, cursor, page, seen], [notice, page, *parts], **quiet)
     reopen: Step = {"fn": told(notice, anew), "inputs": [run, page], "outputs": [notice, *parts], **quiet}
     chart.gap(**reopen)
-    stop.click(told(notice, end), run, [notice, stop], api_visibility=PRIVATE, concurrency_limit=4)
-    return RunsTab(
-        run=run, ended=ended, timer=timer, reopen=reopen, train=train, compare=compare, export=export, clone=clone
-    )
+    run_acts.wire(studio, acts, longer, run, notice, lambda chosen: anew(chosen, 0), parts)
+    # Every checkpoint is read for it, so it is told only where it is looked at.
+    history.expand(told(notice, tell, clear=False), run, [notice, past], **tick)
+    return RunsTab(run, ended, timer, reopen, train, acts.compare, acts.export, acts.clone)
 
 
 def _open(known: list[RunInfo], chosen: str) -> RunInfo | None:

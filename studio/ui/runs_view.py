@@ -4,7 +4,7 @@ import time
 
 from studio.services.runs import RunInfo
 from studio.services.states import EXPLAINED
-from studio.ui import markup, units
+from studio.ui import markup, run_acts, units
 from studio.ui.markup import esc
 
 PAGE = 12
@@ -31,12 +31,17 @@ def _row(run: RunInfo, chosen: bool) -> str:
     )
     bar = markup.progress(run.step, run.total_steps, f"Progress of {run.name}")
     return (
-        f'<tr data-pick data-id="{esc(run.id)}" class="{"chosen" if chosen else ""}"><td>{markup.mark(run.state)}</td>'
+        f'<tr data-pick data-id="{esc(run.id)}" class="{"chosen" if chosen else ""}"><td>{_state(run)}</td>'
         f"<td>{name}</td><td>{esc(run.model)}</td><td>{esc(run.dataset)}</td>"
         f'<td class="steps"><div>{bar}<span>{run.step:,}/{run.total_steps:,}</span></div></td>'
         f'<td class="num">{units.figure(run.loss)}</td><td class="num">{units.figure(run.best_eval)}</td>'
         f'<td class="num">{units.clock(duration(run))}</td><td>{markup.when(run.created)}</td></tr>'
     )
+
+
+def _state(run: RunInfo) -> str:
+    """The state; of a waiting run its place in the line."""
+    return markup.mark(run.state, f"{run.position} in line" if run.position else "")
 
 
 def _pager(total: int, page: int) -> str:
@@ -57,15 +62,11 @@ def duration(run: RunInfo) -> float | None:
 
 
 def head(run: RunInfo) -> str:
-    """State, progress and figures of the open run, and what it has to say.
-
-    data-live and data-adapter show the buttons that apply to it.
-    """
+    """State, progress and figures of the open run, and what it has to say; run_acts.marks show the buttons."""
     doing = f'<p class="doing" role="status">{esc(run.doing)}…</p>' if run.doing and not run.final else ""
     bar = markup.progress(run.step, run.total_steps, f"Progress of {run.name}")
-    applies = ("" if run.final else " data-live") + (" data-adapter" if run.has_adapter else "")
     return (
-        f'<div class="title run-title" data-open-run="{esc(run.id)}"{applies}>'
+        f'<div class="title run-title" data-open-run="{esc(run.id)}"{run_acts.marks(run)}>'
         f"<h2>{esc(run.name)}</h2>{markup.mark(run.state)}"
         f'<p class="why">{esc(run.model)} on {esc(run.dataset)} · {esc(run.device)}</p></div>'
         f'<div class="wide-bar">{bar}</div>{doing}{markup.facts(_figures(run))}{_message(run)}'
@@ -88,8 +89,11 @@ def _figures(run: RunInfo) -> list[tuple[str, str]]:
 
 def _message(run: RunInfo) -> str:
     usual = run.message in ("", EXPLAINED[run.state]) and run.state not in ("stalled", "failed", "interrupted")
-    if usual and not run.remedy:
+    if usual and not run.remedy and not run.position:
         return ""
+    if run.position:
+        ahead = run.position - 1
+        return markup.note("It is the next to start." if not ahead else f"It waits; before it {ahead} of the queue.")
     if run.state in ("failed", "interrupted"):
         return markup.problem(run.message[:1].upper() + run.message[1:], run.remedy)
     return markup.note(f"{run.message} {run.remedy}".strip(), "warn" if run.state == "stalled" else "plain")

@@ -1,5 +1,7 @@
 """The sidebar: this machine, what is running, what waits. It reads every two seconds and sends only what changed."""
 
+import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,8 @@ from studio.services.studio import Studio
 from studio.ui import markup, units
 from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
 from studio.ui.markup import esc
+
+_NEWS_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,20 @@ def _now(known: list[RunInfo]) -> str:
     working = [run for run in known if not run.final and run.state != "queued"]
     waiting = [run for run in known if run.state == "queued"]
     current = "".join(map(_working, working)) or '<p class="quiet">Nothing is running.</p>'
-    queue = "".join(f"<li>{_name(run)}</li>" for run in reversed(waiting))
+    waiting.sort(key=lambda run: run.position)
+    queue = "".join(f"<li>{_name(run)}</li>" for run in waiting)
     queue = f'<section class="side-part"><h2>Queue ({len(waiting)})</h2><ol class="queue">{queue}</ol></section>'
-    return f'<section class="side-part"><h2>Now</h2>{current}</section>{queue if waiting else ""}'
+    now = f'<section class="side-part"><h2>Now</h2>{current}</section>{queue if waiting else ""}'
+    return f"{now}{_ended(known)}"
+
+
+def _ended(known: list[RunInfo]) -> str:
+    """Runs that ended a moment ago, for the browser's own notifications (static/studio.js)."""
+    since = time.time() - _NEWS_SECONDS
+    ended = [run for run in known if run.final and (run.ended or 0) > since]
+    news = [{"id": run.id, "name": run.name, "state": run.state, "text": run.message, "at": run.ended} for run in ended]
+    button = '<button type="button" class="link" data-notify hidden>Tell me when a run ends</button>'
+    return f'<div class="news" data-ended="{esc(json.dumps(news))}">{button}</div>'
 
 
 def _name(run: RunInfo) -> str:

@@ -82,7 +82,7 @@ def test_a_closed_page_and_a_killed_studio_do_not_touch_training(page: Page, lit
     expect(page.locator("#no-runs")).to_be_hidden()
     page.goto("about:blank")
     served.kill()
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 900
     while not (little_home / "runs" / run / "exit.json").exists():
         assert time.monotonic() < deadline, "the run did not go on without the studio"
         time.sleep(0.2)

@@ -1,0 +1,164 @@
+"""Every end is told for what it was: what happened, after which step, what to do next; and the same after a restart."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from studio.launch import evidence, local
+from studio.rundir import Beat, Identity, RunDir, read_json, write_json
+from studio.services import ends, runs, story
+from studio.services.studio import Studio
+from studio.settings import Settings
+from tests.torture.house import new_run, wait_for, wait_for_end, workers_of
+
+
+def kill_at_step(studio: Studio, run: RunDir, number: int) -> None:
+    wait_for(studio, lambda: runs.get(studio, run.id).step >= 6)
+    (pid,) = workers_of(run)
+    os.kill(pid, number)
+
+
+@pytest.mark.parametrize(
+    ("fake", "state", "cause", "said"),
+    [
+        ({}, "completed", "finished", "Completed 20 steps"),
+        ({"end": "error", "at": 7}, "failed", "error", "ValueError: no"),
+        ({"end": "memory", "at": 7}, "failed", "memory", "memory of the device"),
+        ({"end": "disk", "at": 7}, "failed", "disk", "disk is full"),
+        ({"end": "nonfinite", "at": 7}, "failed", "nonfinite", "not a finite number"),
+        ({"end": "never_started"}, "failed", "never_started", "exit status 7"),
+        ({"end": "exit9", "at": 7}, "interrupted", "gone", "exit status 9, after step 7"),
+        ({"end": "signal9", "at": 7}, "interrupted", "killed", "SIGKILL) after step 7"),
+        ({"end": "signal15", "at": 7}, "interrupted", "killed", "SIGTERM) after step 7"),
+        ({"end": "signal11", "at": 7}, "interrupted", "error", "crashed in a library (SIGSEGV) after step 7"),
+    ],
+)
+def test_ends(home: Settings, fake: dict[str, object], state: str, cause: str, said: str) -> None:
+    with Studio(home) as studio:
+        run = new_run(studio, **fake)
+        info = wait_for_end(studio, run)
+        assert (info.state, info.cause) == (state, cause) and said in info.message
+        assert info.can_resume == (state != "completed")
+        if state == "interrupted":
+            assert "it goes on from the checkpoint of step 5" in info.remedy
+        if cause == "memory":
+            assert "max_length" in info.remedy and "GiB" in info.remedy
+    home.database.unlink()
+    with Studio(home) as studio:
+        assert runs.get(studio, run.id) == info
+        assert runs.rebuild(studio) == 1 and runs.get(studio, run.id) == info
+
+
+def test_a_kill_for_memory_is_told_from_another(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    kills = 3
+    monkeypatch.setattr(evidence, "oom_kills", lambda: kills)
+    with Studio(home) as studio:
+        run = new_run(studio, steps=10_000, delay=0.01)
+        wait_for(studio, lambda: runs.get(studio, run.id).step >= 6)
+        kills = 4
+        kill_at_step(studio, run, signal.SIGKILL)
+        info = wait_for_end(studio, run)
+    assert (info.state, info.cause) == ("interrupted", "killed_for_memory")
+    assert "memory ran out" in info.message and "Clone it and change" in info.remedy
+    kills = 3
+    with Studio(home) as studio:
+        assert runs.get(studio, run.id) == info
+
+
+def test_the_kernels_counts_are_read_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 5\noom 2\noom_kill 2\n")
+    monkeypatch.setattr(evidence, "_groups", lambda controller, root: [tmp_path] if not controller else [])
+    assert evidence.oom_kills() == 2
+    (tmp_path / "memory.events").unlink()
+    (tmp_path / "memory.max").write_text("1073741824\n")
+    assert evidence.memory_limit() == 2**30
+    (tmp_path / "memory.max").write_text("max\n")
+    assert evidence.memory_limit() is None
+
+
+def test_the_kernels_log_names_its_victim(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Done:
+        stdout = "[  100.5] Out of memory: Killed process 4242 (python) total-vm:1kB\n[  101.0] other\n"
+
+    monkeypatch.setattr(evidence.subprocess, "run", lambda *_, **__: Done)
+    assert evidence.named_by_kernel(4242, since=1090.0, boot=1000.0)
+    assert not evidence.named_by_kernel(4242, since=2000.0, boot=1000.0)  # another process, long ago
+    assert not evidence.named_by_kernel(4243, since=1090.0, boot=1000.0)
+
+
+@pytest.mark.parametrize(("lie", "cause"), [("boot_id", "rebooted"), ("pid", "gone")])
+def test_what_is_found_after_a_while(home: Settings, lie: str, cause: str) -> None:
+    """A studio that comes back to the traces of a worker it did not see end."""
+    with Studio(home) as studio:
+        run = new_run(studio, steps=10_000, delay=0.01)
+        kill_at_step(studio, run, signal.SIGKILL)
+        (pid,) = local._children  # it is reaped here, unseen by the keeper
+        local._children.pop(pid)[1].wait()
+        told = read_json(run.worker) or {}
+        write_json(run.worker, told | ({"boot_id": "another"} if lie == "boot_id" else {"pid": os.getpid()}))
+        info = runs.get(studio, run.id)
+    assert (info.state, info.cause) == ("interrupted", cause) and "step" in info.message
+
+
+def test_who_was_killed_unseen_is_told_as_killed(home: Settings) -> None:
+    with Studio(home) as studio:
+        run = new_run(studio, steps=10_000, delay=0.01)
+        kill_at_step(studio, run, signal.SIGKILL)
+        (pid,) = local._children
+        local._children.pop(pid)[1].wait()
+        info = runs.get(studio, run.id)
+    assert (info.state, info.cause) == ("interrupted", "killed") and "was killed, or crashed" in info.message
+
+
+def test_standing_still_is_told_with_its_time_and_left_alone(home: Settings) -> None:
+    with Studio(home) as studio:
+        run = new_run(studio, steps=100, end="wait", at=7)
+        wait_for(studio, lambda: runs.get(studio, run.id).step == 7)
+        since = time.time() - 4000
+        Beat(time.time(), since, 7).write(run)
+        info = runs.get(studio, run.id)
+        assert (info.state, info.stalled_since, info.cause) == ("stalled", since, "")
+        assert "no progress since" in info.message and "after step 7" in info.message
+        assert workers_of(run)
+        Beat(time.time(), time.time(), 7).write(run)
+        info = runs.get(studio, run.id)
+        assert (info.state, info.stalled_since) == ("running", None)
+
+
+def test_a_worker_that_ended_between_its_last_word_and_its_end(home: Settings) -> None:
+    with Studio(home) as studio:
+        run = new_run(studio)
+        wait_for_end(studio, run)
+        for path in (run.exit, run.ended):
+            path.unlink()
+        runs.rebuild(studio)
+        info = runs.get(studio, run.id)
+    assert (info.state, info.message) == ("completed", "Completed 20 steps.")
+
+
+def test_a_launcher_that_died_before_it_launched(home: Settings) -> None:
+    with Studio(home) as studio:
+        run = new_run(studio)
+        write_json(run.claim, {"nonce": "nobody", "time": time.time() - 60, "boot_id": local.boot_id()})
+        assert wait_for_end(studio, run).state == "completed"
+        assert Identity.read(run).nonce != "nobody"  # type: ignore[union-attr]
+
+
+def test_the_story_tells_all_of_it(home: Settings) -> None:
+    with Studio(home) as studio:
+        run = new_run(studio, name="told", end="signal9", at=7)
+        wait_for_end(studio, run)
+        told = story.tell(studio, run.id)
+        assert [event.state for event in told.states] == ["queued", "starting", "running", "interrupted"]
+        assert [(one.step, one.fault) for one in told.checkpoints] == [(5, "")]
+        assert told.checkpoint_bytes > 800 and "model: tiny" in told.recipe and told.dataset["sha256"]
+        (worker,) = told.attempts
+        assert not worker.alive and worker.state == "interrupted" and worker.pid and worker.host
+        (run.checkpoints / "step-5" / "weights").write_bytes(b"bad")
+        assert "damaged" in story.tell(studio, run.id).checkpoints[0].fault
+        json = story.as_dict(told)
+        assert json["id"] == run.id and json["cause"] == "killed" and json["attempts"][0]["number"] == 1
+        assert ends.End.read(run).log == run.log_tail(4_000)  # type: ignore[union-attr]
