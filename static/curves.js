@@ -1,250 +1,378 @@
-/* The curves of one run: loss large with evaluations as dots, four small ones below, one x axis for all.
-   They are fed with deltas and keep the reader's zoom; a gap between two deltas asks for everything again. */
-(() => {
-  "use strict";
-  const SMALL = [
-    { key: "learning_rate", label: "Learning rate", show: (v) => v.toExponential(2) },
-    { key: "grad_norm", label: "Gradient norm", show: (v) => v.toFixed(3) },
-    { key: "tokens_per_s", label: "Tokens/s", show: (v) => Math.round(v).toLocaleString("en") },
-    { key: "memory", label: "Memory", show: (v) => (v / 2 ** 30).toFixed(2) + " GiB" },
-  ];
-  const SMOOTH = 60; // points from which a smoothed line is drawn over the raw one
-  const css = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
-  const last = (list) => list[list.length - 1];
+/* The curves of up to eight runs: what is asked of the server, and the reader's axis, zoom, smoothing and choice of lines.
+   A window comes whole, thinned to the width of the page; new points come one by one behind a cursor. What the reader
+   set stays through all of it. */
+import { AXES, append, last, nearest } from "/static/curves-maths.js";
+import { PANELS, Plot } from "/static/curves-plot.js";
+import * as figure from "/static/curves-figure.js";
 
-  function smoothed(values) {
-    let mean = null;
-    const weight = 1 - 1 / Math.min(50, Math.max(5, values.length / 30));
-    return values.map((v) => (v == null ? null : (mean = mean == null ? v : weight * mean + (1 - weight) * v)));
+const LOOK = 700; // ms between two looks for new points
+const MOST_NEW = 2000; // points added one by one until the window is asked for anew
+const DASHES = [[], [9, 4], [3, 3], [12, 4, 3, 4], [6, 2], [2, 5], [14, 3], [9, 3, 2, 3, 2, 3]];
+const KEPT = "lora-studio-curves";
+const ICONS = { checkpoint: "◆", eval: "○", resumed: "▲", sample: "■", note: "●", stopping: "✕" };
+const WORDS = { checkpoint: "checkpoint", eval: "evaluation", resumed: "resumed", sample: "samples", note: "note", stopping: "stop" };
+
+const FRAME = `
+<div class="curve-tools">
+  <label>x axis <select class="curve-x">${Object.entries(AXES).map(([key, { label }]) => `<option value="${key}">${label.toLowerCase()}</option>`).join("")}</select></label>
+  <label>Smoothing <input class="curve-weight" type="range" min="0" max="0.99" step="0.01"><output class="curve-weight-read"></output></label>
+  <button type="button" class="curve-log" aria-pressed="false">Log y</button>
+  <span class="curve-zoom" role="group" aria-label="Zoom"><button type="button" data-zoom="2" aria-label="Zoom out">−</button><button type="button" data-zoom="0.5" aria-label="Zoom in">+</button><button type="button" class="curve-reset">Whole run</button></span>
+  <span class="curve-out" role="group" aria-label="Download"><button type="button" data-out="png">PNG</button><button type="button" data-out="svg">SVG</button><a data-out="csv" download>CSV</a></span>
+</div>
+<div class="curve-head"><span class="curve-runs" role="group" aria-label="Runs"></span><span class="curve-kinds" role="group" aria-label="Lines"></span><output class="curve-read"></output></div>
+<p class="curve-wrong" role="alert"></p>
+<div class="curve-main" tabindex="0" role="application"></div>
+<ul class="curve-marks" aria-label="What happened on the way"></ul>
+<p class="curve-key"></p>
+<div class="curve-grid"></div>`;
+
+class Curves {
+  constructor(place) {
+    this.place = place;
+    this.runs = [];
+    this.plots = [];
+    this.zoom = this.hover = this.timer = null;
+    this.look = { x: "step", weight: 0.6, log: false, hidden: new Set(), ...kept() };
+    place.innerHTML = FRAME;
+    this.read = this.find(".curve-read");
+    this.listen();
+    setInterval(() => this.follow(), LOOK);
+    new ResizeObserver(() => this.fit()).observe(place);
+    let dark = document.body.classList.contains("dark");
+    new MutationObserver(() => {
+      if (dark === document.body.classList.contains("dark")) return;
+      dark = !dark;
+      this.build();
+    }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   }
 
-  class Curves {
-    constructor(element, gap) {
-      this.place = element.querySelector(".curves");
-      this.gap = gap;
-      this.zoom = null;
-      this.clear();
-      this.place.innerHTML =
-        '<div class="curve-head"><span class="key key-loss">loss</span><span class="key key-smooth">smoothed</span>' +
-        '<span class="key key-eval">evaluation</span><output class="curve-read"></output>' +
-        '<button type="button" class="link curve-reset" hidden>Reset zoom</button></div>' +
-        '<div class="curve-main" role="img"></div><div class="curve-marks"></div><div class="curve-grid"></div>';
-      this.read = this.place.querySelector(".curve-read");
-      this.reset = this.place.querySelector(".curve-reset");
-      this.reset.addEventListener("click", () => this.unzoom());
-      new ResizeObserver(() => this.fit()).observe(this.place);
-      let dark = document.body.classList.contains("dark");
-      new MutationObserver(() => {
-        if (dark !== document.body.classList.contains("dark")) {
-          dark = !dark;
-          this.build();
-        }
-      }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+  find(selector) { return this.place.querySelector(selector); }
+
+  listen() {
+    const weight = this.find(".curve-weight"), axis = this.find(".curve-x"), log = this.find(".curve-log");
+    [weight.value, axis.value] = [this.look.weight, this.look.x];
+    const say = () => { this.find(".curve-weight-read").textContent = Number(weight.value).toFixed(2); };
+    say();
+    weight.addEventListener("input", () => {
+      const turned = (this.look.weight > 0) !== (Number(weight.value) > 0);
+      this.look.weight = Number(weight.value);
+      say();
+      if (turned) this.build();
+      this.keep();
+      this.askSoon(40);
+    });
+    axis.addEventListener("change", () => {
+      this.look.x = axis.value;
+      this.zoom = this.hover = null;
+      this.keep();
+      for (const run of this.runs) run.data = null;
+      this.askSoon(0);
+    });
+    log.setAttribute("aria-pressed", this.look.log);
+    log.addEventListener("click", () => {
+      this.look.log = !this.look.log;
+      log.setAttribute("aria-pressed", this.look.log);
+      this.keep();
+      this.build();
+    });
+    this.place.addEventListener("click", (event) => {
+      const hit = event.target.closest("[data-zoom], [data-out], [data-line], .curve-reset");
+      if (!hit) return;
+      if (hit.dataset.zoom) this.zoomBy(Number(hit.dataset.zoom));
+      else if (hit.dataset.line) this.toggle(hit.dataset.line);
+      else if (hit.dataset.out === "svg") figure.save(new Blob([figure.svg(this)], { type: "image/svg+xml" }), this.name("svg"));
+      else if (hit.dataset.out === "png") figure.png(this).then((blob) => figure.save(blob, this.name("png")));
+      else if (hit.classList.contains("curve-reset")) this.reset();
+    });
+    const main = this.find(".curve-main");
+    main.addEventListener("keydown", (event) => this.key(event));
+    main.addEventListener("focus", () => this.read.setAttribute("aria-live", "polite"));
+    main.addEventListener("blur", () => this.read.setAttribute("aria-live", "off"));
+    this.place.addEventListener("pointerdown", () => { this.held = true; });
+    addEventListener("pointerup", () => { this.held = false; if (this.late) this.draw(); });
+    const marks = this.find(".curve-marks");
+    marks.addEventListener("pointerover", (event) => { if (event.target.title) this.read.textContent = event.target.title; });
+    marks.addEventListener("pointerout", () => this.say());
+  }
+
+  keep() {
+    const { x, weight, log } = this.look;
+    try { localStorage.setItem(KEPT, JSON.stringify({ x, weight, log })); } catch { /* private window: it lasts for this page */ }
+  }
+
+  name(ending) { return `${(this.runs[0]?.name ?? "curves").replace(/[^\w.-]+/g, "-")}.${ending}`; }
+
+  /* told: {runs: [{id, name, live}]}, the open one first; the same again changes nothing. */
+  show(told) {
+    const before = new Map(this.runs.map((run) => [run.id, run]));
+    const same = this.runs.map((run) => run.id + run.name).join() === told.runs.map((run) => run.id + run.name).join();
+    if (told.runs[0]?.id !== this.runs[0]?.id) this.zoom = this.hover = null;
+    // A run keeps its colour while others come and go.
+    const taken = new Set(told.runs.flatMap(({ id }) => before.get(id)?.place ?? []));
+    const free = () => { let n = 0; while (taken.has(n)) n += 1; taken.add(n); return n; };
+    this.runs = told.runs.map(({ id, name, live }) => {
+      const known = before.get(id);
+      const n = known?.place ?? free();
+      const run = { data: null, ...known, id, name, place: n, colour: `--run-${n + 1}`, dash: DASHES[n] };
+      if (live && run.data) run.data.live = true; // it goes on: look for news again
+      return run;
+    });
+    if (!same) {
+      for (const run of before.values()) run.asking?.abort();
+      this.build();
+      this.askSoon(0);
     }
+  }
 
-    clear() {
-      this.run = "";
-      this.cursor = 0;
-      this.total = 0;
-      this.columns = { step: [], loss: [], learning_rate: [], grad_norm: [], tokens_per_s: [], memory: [] };
-      this.evals = [];
-      this.marks = [];
+  askSoon(wait) {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => { for (const run of this.runs) this.ask(run); }, wait);
+  }
+
+  /* The window in sight of one run. A later question ends an earlier one. */
+  async ask(run) {
+    run.asking?.abort();
+    const asking = run.asking = new AbortController();
+    const { x, weight } = this.look;
+    const query = new URLSearchParams({ x, weight, width: this.find(".curve-main").clientWidth || 1000 });
+    if (this.zoom) { query.set("low", this.zoom[0]); query.set("high", this.zoom[1]); }
+    const data = await this.get(run, query, asking);
+    if (run.asking === asking) run.asking = null;
+    if (!data || !this.runs.includes(run)) return;
+    data.axis = x;
+    data.added = 0;
+    data.toEnd = !this.zoom || this.zoom[1] >= data.extent[1];
+    run.data = data;
+    this.draw();
+  }
+
+  async get(run, query, asking) {
+    const wrong = this.find(".curve-wrong");
+    try {
+      const answer = await fetch(`/curves/${encodeURIComponent(run.id)}?${query}`, { signal: asking.signal });
+      const data = await answer.json();
+      wrong.textContent = answer.ok ? "" : data.error;
+      return answer.ok ? data : null;
+    } catch (error) {
+      // A studio that is gone is told by the page itself; a question that was withdrawn needs no answer.
+      if (error.name !== "AbortError") wrong.textContent = "The studio does not answer; the curves wait for it.";
+      return null;
     }
+  }
 
-    add(delta) {
-      if (!delta.run) { this.clear(); this.destroy(); return; }
-      if (delta.from === 0) {
-        const other = delta.run !== this.run;
-        this.clear();
-        this.run = delta.run;
-        if (other) this.zoom = null;
-      } else if (delta.run !== this.run || delta.from !== this.cursor) {
-        this.gap();
-        return;
-      }
-      this.cursor = delta.after;
-      this.total = delta.total;
-      for (const key in this.columns) this.columns[key].push(...delta.metrics[key]);
-      this.evals.push(...delta.evals);
-      this.marks.push(...delta.marks);
-      this.draw();
+  follow() {
+    if (document.hidden || !this.place.offsetParent) return;
+    for (const run of this.runs) {
+      if (run.asking) continue;
+      if (!run.data) this.ask(run);
+      else if (run.data.live) this.more(run);
     }
+  }
 
-    data() {
-      // Evaluations may fall on steps that have no point of their own: the x axis is the union of both.
-      const { step, loss } = this.columns;
-      const smooth = step.length >= SMOOTH ? smoothed(loss) : loss.map(() => null);
-      const rows = new Map(step.map((s, i) => [s, [loss[i], smooth[i], null]]));
-      for (const [s, value] of this.evals) rows.has(s) ? (rows.get(s)[2] = value) : rows.set(s, [null, null, value]);
-      const xs = [...rows.keys()].sort((a, b) => a - b);
-      return [xs, ...[0, 1, 2].map((k) => xs.map((x) => rows.get(x)[k]))];
-    }
-
-    draw() {
-      if (!this.main) this.build();
-      this.place.classList.toggle("waiting", this.columns.step.length === 0);
-      this.main.setData(this.data(), false);
-      for (const { key, plot } of this.small) plot.setData([this.columns.step, this.columns[key]], false);
-      for (const { key, plot } of this.small) plot.root.parentElement.hidden = !this.columns[key].some((v) => v != null);
-      this.place.classList.toggle("smoothing", this.columns.step.length >= SMOOTH);
-      this.scale();
-      this.events();
-      const at = last(this.columns.step);
-      const now = last(this.columns.loss);
-      this.place.querySelector(".curve-main").setAttribute("aria-label",
-        at === undefined ? "Loss: no points yet" : `Loss ${now == null ? "unknown" : now.toFixed(3)} at step ${at}`);
-      if (this.hover == null) this.say(this.columns.step.length - 1);
-    }
-
-    events() {
-      const [low, high] = this.range();
-      this.place.querySelector(".curve-marks").replaceChildren(...this.marks.filter(([s]) => s >= low && s <= high)
-        .map(([s, text]) => {
-          const mark = document.createElement("i");
-          mark.style.left = `${(100 * (s - low)) / (high - low || 1)}%`;
-          mark.title = `Step ${s}: ${text}`;
-          return mark;
-        }));
-    }
-
-    range() {
-      return this.zoom ?? [Math.min(0, this.main.data[0][0] ?? 0), Math.max(last(this.main.data[0]) ?? 0, 5)];
-    }
-
-    scale() {
-      const [min, max] = this.range();
-      this.moving = true;
-      for (const plot of this.plots()) plot.setScale("x", { min, max });
-      this.moving = false;
-      this.reset.hidden = !this.zoom;
-    }
-
-    unzoom() { this.zoom = null; this.scale(); this.events(); }
-
-    plots() { return [this.main, ...this.small.map((one) => one.plot)]; }
-
-    destroy() {
-      if (this.main) for (const plot of this.plots()) plot.destroy();
-      this.main = null;
-      this.place.querySelector(".curve-grid").replaceChildren();
-      this.read.textContent = "";
-    }
-
-    axes(size, show, small) {
-      const line = css("--line"), ink = css("--ink-2");
-      const font = "11px " + css("--font");
-      const common = { stroke: ink, font, grid: { stroke: line, width: 1 }, ticks: { show: false } };
-      return [
-        { ...common, grid: { show: false }, size: 22, space: small ? 60 : 70, gap: 4,
-          values: (_, v) => v.map((x) => (Number.isInteger(x) ? x.toLocaleString("en") : "")) },
-        { ...common, size, space: small ? 26 : 36, gap: 6, values: (_, v) => v.map((x) => (x == null ? "" : show(x))) },
-      ];
-    }
-
-    options(width, height, series, axes, key) {
-      const self = this;
-      return {
-        width, height, series, axes,
-        legend: { show: false },
-        scales: { x: { time: false, range: (_, min, max) => [min, max] }, y: { range: (u, min, max) => padded(min, max) } },
-        cursor: { y: false, sync: { key, setSeries: false }, drag: { x: true, y: false, uni: 20 }, points: { size: 7 },
-          bind: { dblclick: () => () => { self.unzoom(); return null; } } },
-        hooks: {
-          setScale: [(u, scale) => {
-            if (scale !== "x" || self.moving || !u.scales.x || u.scales.x.min == null) return;
-            const { min, max } = u.scales.x;
-            const [low, high] = self.main === u || self.small.some((one) => one.plot === u) ? self.range() : [min, max];
-            if (min === low && max === high) return;
-            self.zoom = [min, max];
-            self.scale();
-            self.events();
-          }],
-          setCursor: [(u) => {
-            if (!self.main || u !== self.main) return;
-            const at = u.cursor.idx;
-            self.hover = at ?? null;
-            self.say(at == null ? self.columns.step.length - 1 : at, at != null);
-          }],
-        },
-        padding: [8, 10, 0, 0],
-      };
-    }
-
-    say(index, hovered) {
-      const step = hovered ? this.main.data[0][index] : this.columns.step[index];
-      if (step === undefined) { this.read.textContent = ""; return; }
-      const row = this.columns.step.indexOf(step);
-      const parts = [`step ${step.toLocaleString("en")}`];
-      if (row >= 0 && this.columns.loss[row] != null) parts.push(`loss ${this.columns.loss[row].toFixed(4)}`);
-      const evaluated = this.evals.find(([s]) => s === step);
-      if (evaluated && evaluated[1] != null) parts.push(`evaluation ${evaluated[1].toFixed(4)}`);
-      this.read.textContent = parts.join("  ·  ");
-      for (const one of this.small) {
-        const value = row >= 0 ? this.columns[one.key][row] : null;
-        one.value.textContent = value == null ? "–" : one.show(value);
-      }
-    }
-
-    build() {
-      this.destroy();
-      const accent = css("--adapted"), base = css("--base"), ink = css("--ink");
-      const key = `curves-${Math.random()}`;
-      const width = this.wide() || 600;
-      const eager = { spanGaps: true };
-      this.small = [];
-      this.main = new uPlot(this.options(width, 300, [
-        {},
-        { label: "loss", stroke: accent, width: 1.6, points: { show: false }, ...eager, alpha: 1 },
-        { label: "smoothed", stroke: accent, width: 2.2, points: { show: false }, ...eager },
-        { label: "evaluation", stroke: ink, paths: () => null,
-          points: { show: true, size: 8, width: 2, stroke: ink, fill: css("--surface") } },
-      ], this.axes(46, (v) => short(v)), key), [[], [], [], []], this.place.querySelector(".curve-main"));
-      const grid = this.place.querySelector(".curve-grid");
-      this.small = SMALL.map((one) => {
-        const box = document.createElement("figure");
-        box.innerHTML = `<figcaption><span>${one.label}</span><output></output></figcaption>`;
-        grid.append(box);
-        const plot = new uPlot(this.options(200, 96, [
-          {}, { label: one.label, stroke: base, width: 1.5, points: { show: false }, ...eager },
-        ], this.axes(52, (v) => (one.key === "memory" ? one.show(v).replace(" GiB", " G") : short(v)), true), key),
-        [[], []], box);
-        return { ...one, plot, value: box.querySelector("output") };
+  async more(run) {
+    const data = run.data;
+    const asking = run.asking = new AbortController();
+    const news = await this.get(run, new URLSearchParams({ x: data.axis, after: data.cursor }), asking);
+    if (run.asking === asking) run.asking = null;
+    if (!news || run.data !== data) return;
+    data.live = news.live;
+    if (news.again || data.added > MOST_NEW) { this.ask(run); return; }
+    if (news.cursor === data.cursor) return;
+    data.cursor = news.cursor;
+    data.points = news.points;
+    for (const [name, line] of Object.entries(news.lines)) {
+      data.added += line.x.length;
+      line.x.forEach((x, i) => {
+        data.extent = data.points === 1 || !(data.extent[1] > 0) ? [Math.min(x, data.extent[0] || x), x] : [data.extent[0], Math.max(data.extent[1], x)];
+        if (data.toEnd) append(data.lines[name], x, line.y[i], this.look.weight);
       });
-      this.fit();
-      if (this.columns.step.length || this.evals.length) this.draw();
     }
+    data.marks.push(...news.marks);
+    this.draw();
+  }
 
-    wide() { return this.place.querySelector(".curve-main").clientWidth; }
+  range() {
+    if (this.zoom) return this.zoom;
+    const found = this.runs.filter((run) => run.data?.axis === this.look.x && !this.look.hidden.has(run.id));
+    const low = Math.min(...found.map((run) => run.data.extent[0])), high = Math.max(...found.map((run) => run.data.extent[1]));
+    if (!found.length || !Number.isFinite(low)) return [0, 5];
+    // A first few points do not fill the whole width; at the left, axes that begin at nothing begin there.
+    const least = { step: 5, tokens: 1000, epoch: 0.01, time: 10 }[this.look.x];
+    const from = low < 0.1 * high ? 0 : low;
+    return [from, Math.max(high, from + least)];
+  }
 
-    fit() {
-      if (!this.main) return;
-      const width = this.wide();
-      if (!width) return;
-      const raw = this.main.series[1];
-      raw.alpha = this.columns.step.length >= SMOOTH ? 0.35 : 1;
-      this.main.setSize({ width, height: width < 500 ? 220 : 300 });
-      for (const { plot } of this.small) {
-        const box = plot.root.parentElement;
-        plot.setSize({ width: box.clientWidth || 200, height: 96 });
+  zoomed(min, max) {
+    if (!(max > min)) { this.plots.forEach((plot) => plot.scale()); return; }
+    this.zoom = [min, max];
+    this.moved();
+  }
+
+  zoomBy(factor) {
+    const [low, high] = this.range();
+    const centre = this.hover ?? (low + high) / 2;
+    this.zoomed(centre - (centre - low) * factor, centre + (high - centre) * factor);
+  }
+
+  reset() { this.zoom = null; this.moved(); }
+
+  moved() {
+    this.tell();
+    for (const plot of this.plots) plot.scale();
+    this.events();
+    this.askSoon(80);
+  }
+
+  key(event) {
+    const [low, high] = this.range();
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by && event.shiftKey) this.zoomed(low + (by * (high - low)) / 5, high + (by * (high - low)) / 5);
+    else if (by) this.walk(by);
+    else if (event.key === "+" || event.key === "=") this.zoomBy(0.5);
+    else if (event.key === "-") this.zoomBy(2);
+    else if (event.key === "Escape" || event.key === "0") this.reset();
+    else return;
+    event.preventDefault();
+  }
+
+  /* The cursor to the next point of the first line that is shown. */
+  walk(by) {
+    const run = this.runs.find((one) => one.data && !this.look.hidden.has(one.id));
+    const main = this.plots[0]?.plot;
+    const x = run?.data.lines.loss.x ?? [];
+    if (!main || !x.length) return;
+    const at = this.hover == null ? (by > 0 ? 0 : x.length - 1) : nearest(x, this.hover) + by;
+    const to = x[Math.max(0, Math.min(x.length - 1, at))];
+    main.setCursor({ left: main.valToPos(to, "x"), top: 10 });
+  }
+
+  toggle(line) {
+    const { hidden } = this.look;
+    if (!hidden.delete(line)) hidden.add(line);
+    this.legend();
+    this.draw();
+  }
+
+  hovered(x) { this.hover = x; this.say(); }
+
+  build() {
+    for (const plot of this.plots) plot.destroy();
+    this.plots = [];
+    const grid = this.find(".curve-grid");
+    grid.replaceChildren();
+    this.place.classList.toggle("waiting", !this.runs.length);
+    if (!this.runs.length) return;
+    const sync = `curves-${Math.random()}`;
+    for (const panel of PANELS) {
+      let place = this.find(".curve-main");
+      if (!panel.main) {
+        place = document.createElement("figure");
+        place.innerHTML = `<figcaption><span>${panel.label}</span><output></output></figcaption>`;
+        grid.append(place);
       }
+      this.plots.push(new Plot(panel, place, this.runs, this, sync));
     }
+    this.find("[data-out=csv]").href = `/points/${encodeURIComponent(this.runs[0].id)}.csv`;
+    this.legend();
+    this.draw();
   }
 
-  function padded(min, max) {
-    if (min == null) return [0, 1];
-    const room = (max - min) * 0.08 || Math.abs(max) * 0.1 || 1;
-    const low = min - room;
-    return [min >= 0 && low < 0 ? 0 : low, max + room];
+  legend() {
+    const button = (key, name, swatch) => {
+      const one = document.createElement("button");
+      one.type = "button";
+      one.dataset.line = key;
+      one.setAttribute("aria-pressed", !this.look.hidden.has(key));
+      one.innerHTML = swatch;
+      one.append(Object.assign(document.createElement("span"), { textContent: name }), document.createElement("b"));
+      return one;
+    };
+    this.find(".curve-runs").replaceChildren(...this.runs.map((run) => button(run.id, run.name,
+      `<svg viewBox="0 0 26 8" aria-hidden="true"><path d="M0 4h26" stroke="var(${run.colour})" stroke-dasharray="${run.dash.join(" ")}"/></svg>`)));
+    this.find(".curve-kinds").replaceChildren(button("train", "training", "<svg viewBox=\"0 0 26 8\" aria-hidden=\"true\"><path d=\"M0 4h26\" stroke=\"currentColor\"/></svg>"), button("eval", "evaluation", "<i></i>"));
   }
 
-  function short(v) {
-    if (v === 0) return "0";
-    const size = Math.abs(v);
-    if (size < 1e-3) return v.toExponential(0);
-    if (size >= 1e6) return (v / 1e6).toFixed(1) + "M";
-    if (size >= 1e4) return (v / 1e3).toFixed(0) + "k";
-    return String(Number(v.toPrecision(3)));
+  draw() {
+    // A selection in the making is not disturbed: what came is drawn when the pointer is let go.
+    this.late = this.held;
+    if (this.held || !this.plots.length) return;
+    for (const { panel, place } of this.plots) {
+      if (panel.main) continue;
+      place.hidden = !this.runs.some((run) => run.data?.lines[panel.key].y.length || run.data?.lines[panel.evals]?.y.length);
+    }
+    this.fit();
+    for (const plot of this.plots) plot.draw();
+    this.tell();
+    this.events();
+    this.say();
   }
 
-  window.studioCurves = (element, gap) => new Curves(element, gap);
-})();
+  /* The range in sight, for style sheets, scripts of others and tests. */
+  tell() { this.place.dataset.range = this.range().join(" "); }
+
+  fit() {
+    const [main, ...small] = this.plots;
+    const width = main?.place.clientWidth;
+    if (!width) return;
+    main.size(width, width < 500 ? 230 : 310);
+    for (const plot of small) if (!plot.place.hidden) plot.size(plot.place.clientWidth || 200, 100);
+    const { left, width: inner } = main.plot.bbox;
+    Object.assign(this.find(".curve-marks").style, { marginLeft: `${left / devicePixelRatio}px`, width: `${inner / devicePixelRatio}px` });
+  }
+
+  /* What happened, of the open run: a thin line of marks under the axis. */
+  events() {
+    const [low, high] = this.range();
+    const data = this.runs[0]?.data;
+    const marks = (data?.axis === this.look.x ? data.marks : []).filter(([x]) => x >= low && x <= high);
+    this.find(".curve-marks").replaceChildren(...marks.map(([x, step, kind, text, count]) => {
+      const mark = document.createElement("li");
+      mark.className = `mark-${kind}`;
+      mark.style.left = `${(100 * (x - low)) / (high - low || 1)}%`;
+      mark.textContent = ICONS[kind] ?? "●";
+      mark.title = count > 1 ? text : `Step ${step.toLocaleString("en")}: ${text}`;
+      return mark;
+    }));
+    const kinds = [...new Set(marks.map(([, , kind]) => kind))];
+    this.find(".curve-key").textContent = kinds.map((kind) => `${ICONS[kind] ?? "●"} ${WORDS[kind] ?? kind}`).join("   ");
+  }
+
+  /* The values under the cursor, or the newest. */
+  say() {
+    const seen = this.runs.filter((run) => run.data?.axis === this.look.x && !this.look.hidden.has(run.id));
+    const at = (line) => {
+      if (!line?.x.length) return -1;
+      return this.hover == null ? line.x.length - 1 : nearest(line.x, this.hover);
+    };
+    this.runs.forEach((run, index) => {
+      const line = run.data?.lines.loss, i = at(line);
+      const value = this.find(".curve-runs").children[index]?.lastChild;
+      if (value) value.textContent = i >= 0 ? PANELS[0].show(line.y[i]) : "";
+    });
+    const open = seen[0], line = open?.data.lines.loss, i = at(line);
+    const axis = AXES[this.look.x];
+    const parts = i < 0 ? [] : [`${axis.label.toLowerCase()} ${axis.show(line.x[i])}`, `loss ${PANELS[0].show(line.y[i])}`];
+    const evals = open?.data.lines.eval_loss, near = at(evals);
+    // An evaluation is told where the cursor is on it; without a cursor, the last one.
+    if (near >= 0 && (this.hover == null || Math.abs(evals.x[near] - line?.x[i]) <= (this.range()[1] - this.range()[0]) / 150)) {
+      parts.push(`evaluation ${PANELS[0].show(evals.y[near])}`);
+    }
+    if (open?.data.lost) parts.push(`${open.data.lost} without a finite loss`);
+    this.read.textContent = seen.length || !this.runs.length ? parts.join("  ·  ") : "";
+    for (const { panel, place } of this.plots) {
+      if (panel.main) continue;
+      const small = open?.data.lines[panel.key], j = at(small);
+      place.querySelector("output").textContent = j >= 0 ? panel.show(small.y[j]) : "–";
+    }
+    const newest = line && last(line.x) !== undefined ? `, newest ${last(line.y).toFixed(3)} at ${axis.label.toLowerCase()} ${axis.show(last(line.x))}` : ": no points yet";
+    this.find(".curve-main").setAttribute("aria-label",
+      `Loss of ${this.runs.map((run) => run.name).join(", ")}${newest}. Arrow keys walk along the points, plus and minus zoom, Escape shows all.`);
+  }
+}
+
+function kept() {
+  try { return JSON.parse(localStorage.getItem(KEPT)) ?? {}; } catch { return {}; }
+}
+
+export const start = (element) => new Curves(element.querySelector(".curves"));

@@ -1,55 +1,82 @@
-"""What is sent to the curves: only points after a cursor, as columns, thinned when there are more than can be seen."""
+"""What the curves ask of the server: JSON of one window or of what is new, all points as CSV.
 
+A plain route and no Gradio event: a zoom or a look for new points is one small GET, compressed, that the page can
+abort when the next one is due; it waits in no queue and holds no state of a session on the server.
+"""
+
+import gzip
 import json
-import math
-from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
-from studio.services.runs import Points, RunInfo
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 
-MOST = 4000
-SERIES = ("step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "memory")
+from studio.errors import NotFound, StudioError
+from studio.services import curves, runs
+from studio.services.curves import Line, Look, Window
+from studio.services.studio import Studio
+from studio.services.thinning import Array
 
-
-def delta(run: RunInfo, found: Points, after: int) -> str:
-    """The points that came after cursor `after`, for static/curves.js; `after` 0 starts the curves anew."""
-    metrics = thin(found.metrics)
-    return json.dumps(
-        {
-            "run": run.id,
-            "name": run.name,
-            "from": after,
-            "after": found.after,
-            "total": run.total_steps,
-            "metrics": {name: [_finite(point.get(name)) for point in metrics] for name in SERIES},
-            "evals": [[point["step"], _finite(point.get("eval_loss"))] for point in found.evals],
-            "marks": [[mark.get("step") or 0, str(mark.get("text", ""))] for mark in found.marks],
-        }
-    )
+_SMALL = 1400  # bytes that fit a packet: not worth compressing
+_NO_STORE = {"Cache-Control": "no-store"}
 
 
-def nothing() -> str:
-    """Takes the curves off the page."""
-    return json.dumps({"run": "", "name": "", "from": 0, "after": 0, "total": 0})
+def add_routes(app: FastAPI, studio: Studio) -> None:
+    """`/curves/<run>` and `/points/<run>.csv`."""
+
+    @app.get("/curves/{run_id}")
+    def window(
+        request: Request, run_id: str, x: str = "step", low: float | None = None, high: float | None = None,
+        width: int = 1000, weight: float = 0.0, after: int | None = None,
+    ) -> Response:  # fmt: skip
+        try:
+            look = Look.parse(x, low, high, width, weight)
+            found = curves.window(studio, run_id, look) if after is None else curves.news(studio, run_id, look.x, after)
+        except StudioError as error:
+            return JSONResponse({"error": str(error)}, status_code=404 if isinstance(error, NotFound) else 400)
+        return _sent(encode(found), request)
+
+    @app.get("/points/{run_id}.csv")
+    def points(run_id: str) -> Response:
+        try:
+            name, lines = runs.get(studio, run_id).name, curves.csv(studio, run_id)
+        except StudioError as error:
+            return JSONResponse({"error": str(error)}, status_code=404)
+        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(f'{name}-points.csv')}", **_NO_STORE}
+        return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
 
-def thin(points: Sequence[dict[str, Any]], most: int = MOST) -> list[dict[str, Any]]:
-    """At most about `most` points. Of each stretch the lowest and highest loss stay, so that no spike is hidden."""
-    if len(points) <= most:
-        return list(points)
-    width = math.ceil(2 * len(points) / most)
-    kept: list[dict[str, Any]] = []
-    for start in range(0, len(points), width):
-        stretch = points[start : start + width]
-        extremes = {id(point): point for point in (min(stretch, key=_loss), max(stretch, key=_loss))}
-        kept += sorted(extremes.values(), key=lambda point: int(point["step"]))
-    return kept if kept[-1] is points[-1] else [*kept, points[-1]]
+def _sent(text: str, request: Request) -> Response:
+    body, headers = text.encode(), dict(_NO_STORE)
+    if len(body) > _SMALL and "gzip" in request.headers.get("accept-encoding", ""):
+        body = gzip.compress(body, 4)
+        headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    return Response(body, media_type="application/json", headers=headers)
 
 
-def _loss(point: dict[str, Any]) -> float:
-    value = _finite(point.get("loss"))
-    return math.inf if value is None else value
+def encode(window: Window) -> str:
+    """A window as JSON. Values have seven digits, more than a screen shows; the CSV has all."""
+    rest: dict[str, Any] = {
+        "run": window.run,
+        "cursor": window.cursor,
+        "live": window.live,
+        "again": window.again,
+        "points": window.points,
+        "lost": window.lost,
+        "extent": window.extent,
+        "marks": [[mark.x, mark.step, mark.kind, mark.text, mark.count] for mark in window.marks],
+    }
+    lines = ",".join(f'"{name}":{_line(line)}' for name, line in window.lines.items())
+    return f'{json.dumps(rest, ensure_ascii=False, separators=(",", ":"))[:-1]},"lines":{{{lines}}}}}'
 
 
-def _finite(value: Any) -> float | None:
-    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+def _line(line: Line) -> str:
+    columns = (("x", line.x, 12), ("y", line.y, 7), ("sx", line.smooth_x, 12), ("sy", line.smooth_y, 7))
+    numbers = ",".join(f'"{name}":{_numbers(values, digits)}' for name, values, digits in columns)
+    return f'{{{numbers},"state":{line.state!r},"count":{line.count}}}'
+
+
+def _numbers(values: Array, digits: int) -> str:
+    form = f"%.{digits}g"
+    return "[" + ",".join([form % value for value in values.tolist()]) + "]"

@@ -97,30 +97,30 @@ def wire(
     studio: Studio,
     acts: Acts,
     longer: Longer,
-    run: gr.State,
+    looked: Sequence[Any],
     notice: gr.HTML,
-    show: Callable[[str], Updates],
+    show: Callable[..., Updates],
     parts: Sequence[Any],
 ) -> None:
-    """What the buttons do. show: the tab's updates for a run; parts: what they update."""
+    """What the buttons do. looked: the open run and what else `show` wants; show: the tab's updates; parts: of what."""
 
-    def does(act: Act, said: Callable[[RunInfo], str]) -> Callable[[str], Updates]:
-        def handler(chosen: str) -> Updates:
+    def does(act: Act, said: Callable[[RunInfo], str]) -> Callable[..., Updates]:
+        def handler(chosen: str, *place: Any) -> Updates:
             try:
                 done = act(studio, chosen)
             except StudioError as error:
                 return {notice: _refusal(error)}
-            return {**show(chosen), notice: markup.note(said(done))}
+            return {**show(chosen, *place), notice: markup.note(said(done))}
 
         return handler
 
-    def go_on(chosen: str, more: float | None, unit: str) -> Updates:
-        def extend(where: Studio, which: str) -> RunInfo:
+    def go_on(more: float | None, unit: str, *where: Any) -> Updates:
+        def extend(studio: Studio, which: str) -> RunInfo:
             if unit == "steps":
-                return resuming.extend(where, which, steps=int(more or 0))
-            return resuming.extend(where, which, epochs=more or 0)
+                return resuming.extend(studio, which, steps=int(more or 0))
+            return resuming.extend(studio, which, epochs=more or 0)
 
-        return does(extend, _goes_on)(chosen)
+        return does(extend, _goes_on)(*where)
 
     step: Step = {"show_progress": "hidden", "api_visibility": PRIVATE, "concurrency_limit": 4}
     for button, act, said in (
@@ -131,8 +131,8 @@ def wire(
         (acts.first, queue.first, lambda _: "It is the next to start."),
         (acts.now, queue.start_now, lambda _: "It starts now, beside what runs."),
     ):
-        button.click(does(act, said), run, [notice, *parts], **step)
-    longer.go.click(go_on, [run, longer.more, longer.unit], [notice, *parts], **step)
+        button.click(does(act, said), looked, [notice, *parts], **step)
+    longer.go.click(go_on, [longer.more, longer.unit, *looked], [notice, *parts], **step)
 
 
 def _goes_on(done: RunInfo) -> str:

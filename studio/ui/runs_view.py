@@ -8,30 +8,33 @@ from studio.ui import markup, run_acts, units
 from studio.ui.markup import esc
 
 PAGE = 12
+MOST_TOGETHER = 8
 
 
-def table(known: list[RunInfo], chosen: str, page: int) -> str:
-    """Twelve runs a page, newest first; a click on a row's name opens it."""
+def table(known: list[RunInfo], chosen: str, page: int, together: list[str]) -> str:
+    """Twelve runs a page, newest first; a click on a row opens it, its box draws its curves beside the open one's."""
     start = page * PAGE
     shown = known[start : start + PAGE]
     heads = ["State", "Name", "Model", "Data", "Progress", "Loss", "Best eval", "Duration", "Started"]
     numeric = {"Loss", "Best eval", "Duration"}
     head = "".join(f'<th scope="col"{" class=num" if name in numeric else ""}>{name}</th>' for name in heads)
-    body = "".join(_row(run, run.id == chosen) for run in shown)
+    body = "".join(_row(run, run.id == chosen, _box(run, chosen, together)) for run in shown)
     return (
-        f'<div class="scroll"><table class="table runs" aria-label="Runs"><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll"><table class="table runs" aria-label="Runs"><thead><tr>'
+        f'<th scope="col" class="beside" aria-label="Curves"></th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{_pager(len(known), page)}"
     )
 
 
-def _row(run: RunInfo, chosen: bool) -> str:
+def _row(run: RunInfo, chosen: bool, box: str) -> str:
     name = (
         f'<button type="button" class="link" data-pick data-id="{esc(run.id)}" aria-pressed="{str(chosen).lower()}">'
         f"{esc(run.name)}</button>"
     )
     bar = markup.progress(run.step, run.total_steps, f"Progress of {run.name}")
     return (
-        f'<tr data-pick data-id="{esc(run.id)}" class="{"chosen" if chosen else ""}"><td>{_state(run)}</td>'
+        f'<tr data-pick data-id="{esc(run.id)}" class="{"chosen" if chosen else ""}">{box}'
+        f"<td>{_state(run)}</td>"
         f"<td>{name}</td><td>{esc(run.model)}</td><td>{esc(run.dataset)}</td>"
         f'<td class="steps"><div>{bar}<span>{run.step:,}/{run.total_steps:,}</span></div></td>'
         f'<td class="num">{units.figure(run.loss)}</td><td class="num">{units.figure(run.best_eval)}</td>'
@@ -42,6 +45,17 @@ def _row(run: RunInfo, chosen: bool) -> str:
 def _state(run: RunInfo) -> str:
     """The state; of a waiting run its place in the line."""
     return markup.mark(run.state, f"{run.position} in line" if run.position else "")
+
+
+def _box(run: RunInfo, chosen: str, together: list[str]) -> str:
+    """Whether the run's curves are drawn: the open one's always are, and eight are as many as can be told apart."""
+    drawn = run.id in together
+    fixed = run.id == chosen or (not drawn and len(together) >= MOST_TOGETHER)
+    words = f"Draw the curves of {run.name} too"
+    return (
+        f'<td class="beside"><input type="checkbox" data-pick data-beside="{esc(run.id)}" aria-label="{esc(words)}" '
+        f'title="{esc(words)}"{" checked" if drawn else ""}{" disabled" if fixed else ""}></td>'
+    )
 
 
 def _pager(total: int, page: int) -> str:

@@ -1,7 +1,8 @@
 """The web server: our own FastAPI application, with Gradio mounted in it.
 
 `/healthz` says that the studio is alive, `/static` serves our files, `/download/<export>` one export,
-`/rejects/<dataset>.csv` (or .jsonl) the rows of a file that were left out; everything else is the page. A guard stands
+`/rejects/<dataset>.csv` (or .jsonl) the rows of a file that were left out, `/curves/<run>` and `/points/<run>.csv` what
+was measured; everything else is the page. A guard stands
 before all of it: it answers only requests that name this machine as their host and come from no other site, so that a
 page you visit elsewhere cannot drive the studio.
 """
@@ -23,7 +24,7 @@ from studio.errors import NotFound, StudioError
 from studio.services import checks, datasets, examples, exports
 from studio.services.studio import Studio
 from studio.ui import app as pages
-from studio.ui import form
+from studio.ui import curves, form
 from studio.ui.theme import studio_theme
 
 _REJECTS = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
@@ -95,6 +96,7 @@ def make_app(studio: Studio) -> FastAPI:
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(f'{name}-rejects.{form}')}"}
         return StreamingResponse(lines, media_type=_REJECTS[form], headers=headers)
 
+    curves.add_routes(app, studio)
     # Gradio asks for a few of its own files under /static as well: ours come first, then those.
     files = StaticFiles(directory=resources.static(), packages=[("gradio", "templates/frontend/static")])
     app.mount("/static", files, name="static")

@@ -1,0 +1,223 @@
+"""Curves in a real browser: they follow a run, keep the zoom, overlay runs, say what they show, come as files."""
+
+import csv
+import math
+import re
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from studio.recipe import Recipe
+from studio.rundir import Exit, Identity, Journal, RunDir, boot_id, process_started, write_json
+from tests.e2e.conftest import Served
+
+pytestmark = pytest.mark.browser
+Start = Callable[[Path], Served]
+
+
+def make_run(home: Path, name: str, rate: float, created: float = 1000.0) -> RunDir:
+    """A run directory as another machine may have left it."""
+    run = RunDir(home / "runs" / name)
+    (run.path / "control").mkdir(parents=True)
+    values = {"name": name, "dataset": "little", "learning_rate": rate}
+    run.recipe.write_text(Recipe().with_values(values).to_yaml())
+    write_json(run.about, {"name": name, "owner": "local", "created": created})
+    write_json(run.dataset, {"id": "d" * 64, "name": "little"})
+    return run
+
+
+def metric(journal: Journal, step: int, loss: float, rate: float) -> None:
+    journal.write(
+        "metric", step=step, epoch=step / 50, loss=loss, learning_rate=rate * (1 - step / 400), grad_norm=1 + loss / 3,
+        tokens=step * 512, tokens_per_s=900 + 50 * math.sin(step), step_seconds=0.55 + 0.02 * math.cos(step),
+        memory=2**30 + step * 2**16, token_accuracy=1 - loss / 4,
+    )  # fmt: skip
+
+
+def wiggle(step: int) -> float:
+    return 0.06 * math.sin(step * 12.9898) * math.cos(step * 78.233)
+
+
+def overfitted(home: Path, name: str = "overfits", steps: int = 300) -> RunDir:
+    run = make_run(home, name, 2e-4)
+    with Journal(run.events) as journal:
+        journal.write("state", state="running")
+        journal.write("plan", total_steps=steps, device="CPU")
+        for step in range(1, steps + 1):
+            metric(journal, step, 2.6 * math.exp(-step / 90) + 0.15 + wiggle(step), 2e-4)
+            if step % 20 == 0:
+                journal.write("eval", step=step, epoch=step / 50, eval_loss=1.2 + abs(step - 120) / 300)
+            if step % 60 == 0:
+                journal.write("checkpoint", step=step, path=f"checkpoints/step-{step}")
+                (run.checkpoints / f"step-{step}").mkdir(parents=True)
+        journal.write("note", level="warning", step=150, text="Step 150: a <b>note</b>.")
+    Exit("completed", "It ended.").write(run)
+    return run
+
+
+def alive(run: RunDir, pid: int) -> None:
+    """A true identity for a process that lives, so that the run is taken for running."""
+    started = process_started(pid)
+    assert started is not None
+    Identity(pid, started, boot_id(), "n1").write(run)
+    write_json(run.claim, {"nonce": "n1", "time": time.time(), "boot_id": boot_id()})
+
+
+def zoomed(page: Page, start: float, end: float) -> list[float]:
+    """Drag over a share of the loss curve; the range that is shown then."""
+    box = page.locator("#curves .curve-main .u-over").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * start, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * end, box["y"] + 90, steps=6)
+    page.mouse.up()
+    return shown(page)
+
+
+def shown(page: Page) -> list[float]:
+    return [float(value) for value in page.locator("#curves .curves").get_attribute("data-range").split()]  # type: ignore[union-attr]
+
+
+def test_a_new_point_appears_in_two_seconds_and_zoom_and_hover_stay(
+    page: Page, little_home: Path, start: Start
+) -> None:
+    import subprocess
+    import sys
+
+    run = make_run(little_home, "live", 2e-4)
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "--nonce", "n1"])
+    try:
+        alive(run, worker.pid)
+        with Journal(run.events) as journal:
+            journal.write("state", state="running")
+            journal.write("plan", total_steps=400, device="CPU")
+            for step in range(1, 101):
+                metric(journal, step, 3 / math.sqrt(step) + wiggle(step), 2e-4)
+            page.goto(f"{start(little_home).url}/?run=live")
+            read = page.locator("#curves .curve-read")
+            expect(read).to_contain_text("step 100")
+            waits = []
+            for step in range(101, 106):
+                metric(journal, step, 0.25, 2e-4)
+                wrote = time.monotonic()
+                expect(read).to_contain_text(f"step {step}")
+                waits.append(time.monotonic() - wrote)
+            print("a new point was there after", [round(wait, 2) for wait in waits], "s")
+            assert sorted(waits)[2] < 2, waits
+
+            low, high = zoomed(page, 0.3, 0.6)
+            assert 20 < low < high < 80
+            page.locator("#curves .curve-main .u-over").hover(position={"x": 200, "y": 50})
+            under = read.inner_text()
+            metric(journal, 106, 0.25, 2e-4)
+            journal.write("checkpoint", step=106, path="checkpoints/step-106")
+            # The run's own figures tell that the point has come; the curves stay as they were.
+            expect(page.locator("#run-head")).to_contain_text("106")
+            page.wait_for_timeout(2500)
+            assert shown(page) == [low, high] and read.inner_text() == under
+
+            # A resumed run does again what came after its checkpoint.
+            page.locator("#curves .curve-reset").click()
+            page.mouse.move(5, 5)
+            expect(read).to_contain_text("step 106")
+            journal.write("resumed", step=100)
+            metric(journal, 101, 0.5, 2e-4)
+            expect(read).to_contain_text("step 101 ")
+            expect(page.locator("#curves .mark-resumed")).to_have_attribute("title", re.compile("Step 100: resumed"))
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_a_second_run_beside_the_first_and_what_differs(page: Page, little_home: Path, start: Start) -> None:
+    overfitted(little_home)
+    other = make_run(little_home, "steady", 1e-4, created=2000.0)
+    with Journal(other.events) as journal:
+        journal.write("state", state="running")
+        journal.write("plan", total_steps=200, device="CPU")
+        for step in range(1, 201):
+            metric(journal, step, 1.5 * math.exp(-step / 120) + 0.6 + wiggle(step), 1e-4)
+    Exit("completed", "It ended.").write(other)
+    page.goto(f"{start(little_home).url}/?run=overfits")
+
+    verdict = page.locator("#run-verdict")
+    expect(verdict).to_contain_text("Overfitting since step 140")
+    expect(verdict).to_contain_text("Best of 15 evaluations: 1.2 at step 120; its checkpoint is kept.")
+    verdict.locator("summary").click()
+    expect(verdict).to_contain_text("all 9 evaluations after the best are worse")
+
+    expect(page.locator("#curves .curve-runs button")).to_have_count(1)
+    expect(page.locator("#differ table")).to_have_count(0)
+    page.get_by_role("checkbox", name="Draw the curves of steady too").check()
+    expect(page.locator("#curves .curve-runs button")).to_have_count(2)
+    table = page.locator("#differ table")
+    expect(table).to_contain_text("Learning rate")
+    expect(table).to_contain_text("0.0002")
+    expect(table).not_to_contain_text("lora_alpha")
+    expect(table.locator("tbody tr").first).to_contain_text("overfits")
+    expect(table.locator("tbody tr").nth(1)).to_contain_text("−0.0001")
+    table.get_by_role("button", name="steady as the baseline").click()
+    expect(table.locator("tbody tr").first).to_contain_text("steady")
+    table.get_by_role("button", name="Loss").click()
+    expect(table.locator("th[aria-sort=ascending]")).to_contain_text("Loss")
+
+    # The legend takes a line away and gives it back; the axis changes for both.
+    second = page.locator("#curves .curve-runs button", has_text="steady")
+    second.click()
+    expect(second).to_have_attribute("aria-pressed", "false")
+    second.click()
+    page.locator("#curves .curve-x").select_option("tokens")
+    expect(page.locator("#curves .curve-read")).to_contain_text("tokens 153,600")
+    page.locator("#curves .curve-log").click()
+    page.locator("#curves .curve-main").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#curves .curve-read")).to_contain_text("tokens 512")
+    page.keyboard.press("+")
+    assert shown(page)[1] < 153_600
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(300)
+    assert shown(page)[1] == 153_600
+
+
+def test_the_figure_and_the_points_as_files(page: Page, little_home: Path, start: Start, tmp_path: Path) -> None:
+    overfitted(little_home)
+    page.goto(f"{start(little_home).url}/?run=overfits")
+    expect(page.locator("#curves .curve-read")).to_contain_text("step 300")
+    expect(page.locator("#curves .mark-note")).to_have_attribute("title", re.compile("a <b>note</b>"))
+
+    with page.expect_download() as waiting:
+        page.locator("#curves [data-out=png]").click()
+    path = tmp_path / waiting.value.suggested_filename
+    waiting.value.save_as(path)
+    picture = path.read_bytes()
+    assert path.name == "overfits.png" and picture.startswith(b"\x89PNG")
+    assert struct.unpack(">I", picture[16:20])[0] == 2400 and len(picture) > 30_000
+
+    with page.expect_download() as waiting:
+        page.locator("#curves [data-out=svg]").click()
+    waiting.value.save_as(tmp_path / "figure.svg")
+    figure = (tmp_path / "figure.svg").read_text()
+    assert figure.startswith("<svg") and "overfits" in figure and figure.count("<path") > 20 and "NaN" not in figure
+
+    with page.expect_download() as waiting:
+        page.locator("#curves [data-out=csv]").click()
+    waiting.value.save_as(tmp_path / "points.csv")
+    rows = list(csv.DictReader((tmp_path / "points.csv").open(newline="")))
+    metrics = [row for row in rows if row["kind"] == "metric"]
+    assert len(rows) == 315 and [int(row["step"]) for row in metrics] == list(range(1, 301))
+    assert [float(row["loss"]) for row in metrics] == [
+        2.6 * math.exp(-step / 90) + 0.15 + wiggle(step) for step in range(1, 301)
+    ]
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_curves_keep_inside_the_page(page: Page, little_home: Path, start: Start, width: int) -> None:
+    overfitted(little_home)
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"{start(little_home).url}/?run=overfits")
+    expect(page.locator("#curves .curve-grid figure:visible")).to_have_count(6)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
