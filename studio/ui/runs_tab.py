@@ -17,8 +17,9 @@ _HEAD = """
 <link rel="stylesheet" href="/static/vendor/uPlot.min.css">
 <script src="/static/vendor/uPlot.min.js"></script>
 """
+# The whole address: a browser that had another studio open in this tab would ask that one for the short one.
 _ON_LOAD = """
-import('/static/curves.js').then(({start}) => {
+import(`${location.origin}/static/curves.js`).then(({start}) => {
   const chart = start(element);
   const feed = () => props.value && chart.show(JSON.parse(props.value));
   watch('value', feed);
