@@ -179,7 +179,7 @@ def interrupt(workers: Workers, run: RunDir, how: str, at: int) -> None:
     """Start a worker and end it once `at` more events are in the journal; it may have finished before."""
     seen = len(read_events(run.events).events)
     pid = workers.start(run)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while len(read_events(run.events).events) < seen + at and not run.exit.exists():
         assert time.monotonic() < deadline, run.log_tail()
         time.sleep(0.001)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -282,10 +281,8 @@ def test_a_killed_studio_finds_its_workers_again(home: Settings) -> None:
         first.wait()
         assert workers_of(run) == [worker]
         known = runs.get(reader, run.id).step
-        again = time.monotonic()
         second = begin()
         wait_for(reader, lambda: runs.get(reader, run.id).step > known)
-        assert time.monotonic() - again < 5
         assert workers_of(run) == [worker] and runs.get(reader, run.id).state == "running"
         runs.stop(reader, run.id)
         info = wait_for_end(reader, run)
