@@ -132,11 +132,15 @@ class Studio:
         try:
             self.look()
         except Exception as error:
+            known = "keeper" in self._notices
             if db.is_locked(error):
                 self.notice("keeper", db.locked_words(self.settings.database))
             else:
                 self.notice("keeper", f"The studio could not look after its runs: {error}. It tries again.")
-                _log.debug("The keeper could not finish its look.", exc_info=True)
+                # Once with where it happened; it is tried again every moment.
+                _log.log(
+                    logging.DEBUG if known else logging.ERROR, "The keeper could not finish its look.", exc_info=True
+                )
         else:
             self.notice("keeper", "")
         self.sending = [thread for thread in self.sending if thread.is_alive()]

@@ -32,11 +32,12 @@ def build(studio: Studio) -> Sidebar:
     with gr.Sidebar(label="This machine", width=264, elem_id="sidebar"):
         about = view("machine")
         now = view("now", picks=True)
-        notice = view("sidebar-notice")
+        notice, noticed = view("sidebar-notice"), view("studio-notices")
     timer = gr.Timer(2.0)
 
     def refresh(shown: dict[str, Any]) -> Updates:
-        fresh: Updates = {about: _machine(machine.look(studio)), now: _now(runs.list_runs(studio))}
+        notices = "".join(markup.note(text, "warn") for text in studio.notices)
+        fresh: Updates = {noticed: notices, about: _machine(machine.look(studio)), now: _now(runs.list_runs(studio))}
         return changed(shown, fresh) | {seen: shown}
 
     def stop(event: gr.EventData) -> Updates:
@@ -45,7 +46,7 @@ def build(studio: Studio) -> Sidebar:
         return {now: _now(runs.list_runs(studio))}
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
-    parts = [notice, about, now, seen]
+    parts = [notice, noticed, about, now, seen]
     step: Step = {"fn": told(notice, refresh, clear=False), "inputs": seen, "outputs": parts, **quiet}
     timer.tick(**step)
     now.click(told(notice, stop), None, [notice, now], **quiet)

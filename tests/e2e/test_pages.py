@@ -102,6 +102,17 @@ def test_a_closed_page_and_a_killed_studio_do_not_touch_training(page: Page, lit
     assert steps == list(range(1, 401))
 
 
+def test_a_damaged_database_is_told_of_and_nothing_is_lost(page: Page, little_home: Path, start: Start) -> None:
+    start(little_home).kill()
+    path = little_home / "studio.db"
+    path.write_bytes(path.read_bytes()[:5000])
+    for side in little_home.glob("studio.db-*"):
+        side.unlink()
+    page.goto(start(little_home).url)
+    expect(page.locator("#studio-notices")).to_contain_text("has been built again from the run directories")
+    expect(page.locator("#dataset-list .item", has_text="little")).to_be_visible()
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
