@@ -1,0 +1,88 @@
+"""The run directory: the only thing the studio and a worker share.
+
+    recipe.yaml          in; immutable once started
+    dataset.json         in; pointer to the immutable dataset and its sha256
+    about.json           in; what a person says of it: name, notes, tags, owner; its place in the queue
+    control/             in; files named stop, cancel, checkpoint: touched by anyone, consumed by the worker
+    resume.json          in; what a worker that goes on is told: attempt, checkpoint, how far
+    attempts/N/          what earlier workers left: their claim, worker, heartbeat, exit and ended
+    events.jsonl         out; append-only journal, one JSON object a line: seq, time, kind, payload, crc; one writer
+    heartbeat            out; rewritten every few seconds (alive is not progressing)
+    worker.json          out; pid, start time, boot id, host, nonce, library versions, device
+    checkpoints/step-N/  out; whole, with MANIFEST.json, or not there
+    adapter/             out; the same
+    model/               out; the same, instead of adapter/ where every weight was trained
+    log.txt              out; stdout and stderr
+    exit.json            out; how it ended, in words a person understands
+    ended.json           the studio's word on the end, from evidence that fades: signals, the kernel's counts
+
+Order is by `seq`, never by clock. A torn last line is ignored by readers and overwritten by the next writer.
+An export has a directory of the same make. This module knows files only (and, to tell one worker from another,
+when a process began): no database, no torch, nothing is started or signalled here.
+"""
+
+from studio.rundir.files import (
+    MANIFEST,
+    read_json,
+    write_json,
+    write_new_json,
+    write_text,
+)
+from studio.rundir.folders import (
+    commit_folder,
+    free_space_or_raise,
+    newest_checkpoint,
+    sha256,
+    tidy,
+    verify_folder,
+    whole_folder,
+)
+from studio.rundir.journal import (
+    Event,
+    Journal,
+    Reading,
+    read_events,
+)
+from studio.rundir.paths import (
+    Control,
+    RunDir,
+    create,
+)
+from studio.rundir.worker import (
+    Beat,
+    Cause,
+    Exit,
+    FinalState,
+    Identity,
+    boot_id,
+    process_started,
+)
+
+__all__ = [
+    "MANIFEST",
+    "Beat",
+    "Cause",
+    "Control",
+    "Event",
+    "Exit",
+    "FinalState",
+    "Identity",
+    "Journal",
+    "Reading",
+    "RunDir",
+    "boot_id",
+    "commit_folder",
+    "create",
+    "free_space_or_raise",
+    "newest_checkpoint",
+    "process_started",
+    "read_events",
+    "read_json",
+    "sha256",
+    "tidy",
+    "verify_folder",
+    "whole_folder",
+    "write_json",
+    "write_new_json",
+    "write_text",
+]

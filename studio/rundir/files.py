@@ -1,0 +1,51 @@
+"""Small files written whole or not at all."""
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+# A folder is whole when this file is in it and every file it names matches.
+MANIFEST = "MANIFEST.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a small JSON file whole: aside, flushed to disk, then renamed over."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_new_json(path: Path, value: Any) -> bool:
+    """Write a small JSON file whole, unless there is one already: of many who try, True to one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
+    write_json(aside, value)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None when the file is missing or not a JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return value if isinstance(value, dict) else None

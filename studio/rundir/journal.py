@@ -1,0 +1,127 @@
+"""events.jsonl: one writer, any number of readers, order by seq."""
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the journal."""
+
+    seq: int
+    time: float
+    kind: str
+    payload: dict[str, Any]
+
+
+def _crc(body: str) -> str:
+    return f"{zlib.crc32(body.encode()):08x}"
+
+
+def _line(event: Event) -> bytes:
+    body = json.dumps(
+        {"seq": event.seq, "time": event.time, "kind": event.kind, "payload": event.payload},
+        ensure_ascii=False,
+        separators=(",", ":"),
+        allow_nan=False,
+    )
+    return f'{body[:-1]},"crc":"{_crc(body)}"}}\n'.encode()
+
+
+_TAIL = len(',"crc":"00000000"}')
+
+
+def _parse_line(line: bytes) -> Event | None:
+    """The event on a complete line, or None if the line is damaged."""
+    try:
+        text = line.decode()
+        body, crc = text[:-_TAIL] + "}", text[-_TAIL + 8 : -2]
+        if _crc(body) != crc:
+            return None
+        value = json.loads(body)
+        return Event(value["seq"], value["time"], value["kind"], value["payload"])
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Events from one look at a journal, and the byte offset at which the next look begins."""
+
+    events: list[Event]
+    offset: int
+    damaged: int = 0
+
+
+def read_events(path: Path, offset: int = 0, limit: int | None = None) -> Reading:
+    """Whole events from byte `offset` on. A last line without its end is left for the next look.
+
+    A damaged line in the middle is passed over and counted. A file that became shorter than `offset`
+    (a torn tail overwritten on resume) is read from its start: readers are idempotent on seq.
+    """
+    events: list[Event] = []
+    damaged = 0
+    try:
+        with path.open("rb") as file:
+            if offset > file.seek(0, os.SEEK_END):
+                offset = 0
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                offset += len(line)
+                event = _parse_line(line[:-1])
+                if event is None:
+                    damaged += 1
+                else:
+                    events.append(event)
+                if limit is not None and len(events) >= limit:
+                    break
+    except FileNotFoundError:
+        return Reading([], 0)
+    return Reading(events, offset, damaged)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: a number that is not finite is written as its name."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+class Journal:
+    """The one writer of events.jsonl. Opening it cuts off a torn last line and continues its numbering."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        reading = read_events(path)
+        self.seq = reading.events[-1].seq if reading.events else 0
+        self._file = path.open("ab")
+        self._file.truncate(reading.offset)
+
+    def write(self, kind: str, *, sync: bool = False, **payload: Any) -> Event:
+        """Append one event. When it returns the event survives a kill; with `sync`, a power cut too."""
+        event = Event(self.seq + 1, time.time(), kind, _finite(payload))
+        self._file.write(_line(event))
+        self._file.flush()
+        if sync:
+            os.fsync(self._file.fileno())
+        self.seq = event.seq
+        return event
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,148 @@
+"""Where the files of one run are, what is asked of its worker by name, and how a run directory comes to be."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from studio.errors import BadInput
+from studio.rundir.files import MANIFEST, write_text
+
+# The worker takes the first three. `start`: begin now, beside what runs; `killed`: the studio itself ended the worker.
+Control = Literal["stop", "cancel", "checkpoint", "start", "killed"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Paths of one run (or export) directory, and the small files in it."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def dataset(self) -> Path:
+        return self.path / "dataset.json"
+
+    @property
+    def about(self) -> Path:
+        return self.path / "about.json"
+
+    @property
+    def resume(self) -> Path:
+        """What a worker that goes on is told: resume.json, see engine/resume.py."""
+        return self.path / "resume.json"
+
+    @property
+    def attempts(self) -> Path:
+        """What earlier workers of this run left: attempts/1, attempts/2 …"""
+        return self.path / "attempts"
+
+    @property
+    def control(self) -> Path:
+        return self.path / "control"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.path / "heartbeat"
+
+    @property
+    def claim(self) -> Path:
+        return self.path / "claim.json"
+
+    @property
+    def worker(self) -> Path:
+        return self.path / "worker.json"
+
+    @property
+    def worker_lock(self) -> Path:
+        return self.path / "worker.lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def trained(self) -> Path | None:
+        """What the run learned: its adapter or, where every weight was trained, its model; None before it is whole."""
+        return next((folder for folder in (self.adapter, self.model) if (folder / MANIFEST).is_file()), None)
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def exit(self) -> Path:
+        return self.path / "exit.json"
+
+    @property
+    def ended(self) -> Path:
+        """What the studio found out about the end of a worker, see services/ends.py."""
+        return self.path / "ended.json"
+
+    def ask(self, what: Control) -> None:
+        """Leave a wish for the worker."""
+        self.control.mkdir(exist_ok=True)
+        (self.control / what).touch()
+
+    def asked(self, what: Control) -> bool:
+        return (self.control / what).exists()
+
+    def consume(self, what: Control) -> bool:
+        """Take the wish, if there is one: True to whoever took it."""
+        try:
+            (self.control / what).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def log_tail(self, limit: int = 8_000) -> str:
+        """The last `limit` bytes of the log as text, from a line's start; empty when there is none."""
+        try:
+            with self.log.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - limit))
+                text = file.read().decode("utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+        # Progress bars rewrite their line with \r: keep what was last shown.
+        text = "\n".join(line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n"))
+        return text if size <= limit else text.partition("\n")[2]
+
+
+def create(root: Path, run_id: str, files: Mapping[str, str]) -> RunDir:
+    """Make a new run directory with its input files, whole or not at all."""
+    final = root / run_id
+    if final.exists():
+        raise BadInput(f"There is already a run {run_id}.")
+    aside = root / f".{run_id}.{os.getpid()}.tmp"
+    aside.mkdir(mode=0o700)
+    try:
+        for name, text in files.items():
+            write_text(aside / name, text)
+        (aside / "control").mkdir()
+        aside.rename(final)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return RunDir(final)
