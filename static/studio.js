@@ -50,6 +50,14 @@
     else reveal(hit);
   });
 
+  // 1, 2 and 0 vote on the first answers that wait for it, unless someone is writing.
+  document.addEventListener("keydown", (event) => {
+    if (!["0", "1", "2"].includes(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest?.("input, textarea, select, [contenteditable]")) return;
+    const ballots = [...document.querySelectorAll(`[data-vote="${event.key}"]`)];
+    ballots.find((ballot) => ballot.offsetParent)?.click();
+  });
+
   // Runs that end while the page is open are told by the browser, once each, to whoever asked for it.
   const TOLD = "lora-studio-told";
   const opened = Date.now() / 1000;

@@ -13,14 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
-from studio import cli_data, cli_runs
+from studio import cli_chat, cli_data, cli_eval, cli_runs
 from studio import cli_output as out
 from studio.cli_data import Json, Sets, pairs
 from studio.errors import BadInput, StudioError, Unavailable
 from studio.recipe import Recipe, from_text
-from studio.services import (
-    chat as chats,
-)
 from studio.services import (
     doctor as doctor_service,
 )
@@ -51,9 +48,13 @@ app.command()(cli_data.check)
 app.add_typer(cli_data.app, name="datasets")
 app.add_typer(models_app, name="models")
 app.add_typer(cli_runs.app, name="runs")
+app.add_typer(cli_eval.prompts_app, name="prompts")
 app.add_typer(cli_runs.queue_app, name="queue")
 app.command()(cli_runs.stop)
 app.command()(cli_runs.resume)
+app.command()(cli_chat.chat)
+app.command("eval")(cli_eval.evaluate)
+app.command()(cli_eval.evaluations)
 
 
 @app.callback(invoke_without_command=True)
@@ -198,30 +199,6 @@ def train(
         out.show_run(info, as_json)
     if follow and info.state not in ("completed", "stopped"):
         raise typer.Exit(1)
-
-
-@app.command()
-def chat(
-    context: typer.Context,
-    run: str,
-    prompt: Annotated[str, typer.Option(help="The question.")],
-    max_new_tokens: int = 256,
-    temperature: float = 0.0,
-    seed: int = 0,
-    as_json: Json = False,
-) -> None:
-    """Ask base and adapted model of a run the same question."""
-    with Studio(context.obj) as studio:
-        try:
-            final = None
-            for state in chats.ask(
-                studio, run, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-            ):
-                final = state
-        finally:
-            chats.unload(studio)
-        assert final is not None
-        out.show_answers(final, as_json)
 
 
 @app.command("export")

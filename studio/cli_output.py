@@ -10,7 +10,6 @@ from typing import Any
 
 from studio.services import runs as run_service
 from studio.services import story
-from studio.services.chat import ChatState
 from studio.services.checks import FAULTS, Checked, Finding
 from studio.services.datasets import DatasetInfo, judged
 from studio.services.doctor import Finding as MachineFinding
@@ -27,6 +26,11 @@ _REJECTED = ("row", "kind", "field", "reason", "fix", "held_out")
 
 def _json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def show_json(value: Any) -> None:
+    """One object for programs."""
+    _json(value)
 
 
 def show(info: Any, words: str, as_json: bool, extra: dict[str, Any] | None = None) -> None:
@@ -279,15 +283,6 @@ def progress(quiet: bool, watched: bool = False) -> Iterator[Callable[[str, int,
     finally:
         if terminal and last:
             print(file=sys.stderr)
-
-
-def show_answers(state: ChatState, as_json: bool) -> None:
-    """The answers of a chat."""
-    if as_json:
-        _json({"answers": {column: asdict(answer) for column, answer in state.answers.items()}})
-        return
-    for column, answer in state.answers.items():
-        print(f"[{column}, {answer.tokens} tokens, {answer.tokens_per_s:.1f} tokens/s]\n{answer.text}\n")
 
 
 def show_doctor(findings: Sequence[MachineFinding], as_json: bool) -> None:

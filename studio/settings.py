@@ -40,6 +40,8 @@ class Settings:
     read_memory_mb        most memory that reading a file may take, MiB
     read_seconds          most seconds that reading a file may take
     webhook_url           address that is told when a run ends, http or https; empty for none
+    judge_url             address of an OpenAI-compatible service that may judge answers, http or https; empty for none
+    judge_model           the model to ask there
     checkpoint_gb         most that one run's checkpoints may take once it is over, GiB; 0 for no bound
     offline               never ask the Hugging Face hub for anything
     """
@@ -61,6 +63,8 @@ class Settings:
     read_memory_mb: int = 2048
     read_seconds: float = 1800.0
     webhook_url: str = ""
+    judge_url: str = ""
+    judge_model: str = ""
     checkpoint_gb: float = 0.0
     offline: bool = False
 
@@ -79,6 +83,14 @@ class Settings:
     @property
     def exports(self) -> Path:
         return self.home / "exports"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.home / "evaluations"
+
+    @property
+    def prompts(self) -> Path:
+        return self.home / "prompts"
 
     @property
     def cache(self) -> Path:
@@ -102,7 +114,8 @@ class Settings:
 
     def prepare(self) -> Self:
         """Create the folders of the home, readable by their owner only."""
-        for folder in (self.home, self.runs, self.datasets, self.models, self.exports, self.cache, self.staging):
+        inside = (self.runs, self.datasets, self.models, self.exports, self.evaluations, self.prompts)
+        for folder in (self.home, *inside, self.cache, self.staging):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self
 

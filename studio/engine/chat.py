@@ -1,17 +1,19 @@
 """Answers questions with a base model and its adapters, side by side, over stdin and stdout.
 
-    python -m studio.engine.chat --model FOLDER --dtype bfloat16 --data JSON [--adapter NAME=FOLDER …]
+    python -m studio.engine.chat --model FOLDER --dtype bfloat16
 
-JSON lines. In:  {"op": "ask", "id", "messages", "columns", "max_new_tokens", "temperature", "top_p", "top_k",
-                 "repetition_penalty", "seed"}, {"op": "stop", "id"}, {"op": "quit"}
-Out: {"kind": "loading", "text"}, {"kind": "ready", "device", "seconds"}, {"kind": "delta", "id", "column", "text"},
-     {"kind": "done", "id", "column", "tokens", "seconds", "first_token_s", "reason"}, {"kind": "end", "id"},
+JSON lines. In:  {"op": "load", "id", "name", "folder"}, {"op": "drop", "id", "name"},
+                 {"op": "ask", "id", "sides": [{"column", "name", "data", "messages"}], "max_new_tokens",
+                 "temperature", "top_p", "top_k", "repetition_penalty", "seed"}, {"op": "stop", "id"}, {"op": "quit"}
+Out: {"kind": "loading", "text"}, {"kind": "ready", "device", "seconds"}, {"kind": "loaded", "id", "alone"},
+     {"kind": "dropped", "id"}, {"kind": "delta", "id", "column", "text"},
+     {"kind": "done", "id", "column", "tokens", "prompt", "seconds", "first_token_s", "reason"}, {"kind": "end", "id"},
      {"kind": "error", "id", "message"}
 
-The column "base" is the base without any adapter, every other one an adapter's name (or a whole model's: FOLDER may be
-either). Which of them share a model in memory and a generate call: seats.py. It ends when stdin closes, so that a
-studio that died leaves no model behind. What it does not do: keep a conversation (each question brings its messages),
-write files.
+A side's name is "base" or what was loaded under it: an adapter or a whole model. `data` is the data part of the recipe
+whose template words the question, `messages` that side's own conversation. `alone` says why what was loaded answers in
+a pass of its own, and is empty where it shares one. Which share: seats.py. It ends when stdin closes, so that a studio
+that died leaves no model behind. What it does not do: keep a conversation, write files.
 """
 
 import argparse
@@ -25,15 +27,21 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from studio.dataset.encode import Encoder
 from studio.engine import loading
-from studio.engine.seats import BASE, PEFT_BASE, Group, Seats, take_seats
+from studio.engine.seats import BASE, Group, Seats
 from studio.errors import BadInput, StudioError
 from studio.themes import Data
+
+if TYPE_CHECKING:
+    from studio.engine.streaming import Teller  # brings transformers, which is imported once the studio was told
+
+_ENCODERS = 8
+M = TypeVar("M", bound=BaseModel)
 
 
 class Turn(BaseModel):
@@ -43,20 +51,39 @@ class Turn(BaseModel):
     content: str
 
 
+class Side(BaseModel):
+    """Who answers in a column, in whose words it is asked, and what it was told before."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    column: str
+    name: str
+    messages: list[Turn] = Field(min_length=1)
+    data: Data = Field(default_factory=Data)
+
+
 class Ask(BaseModel):
     """A question, as it comes over stdin."""
 
     model_config = ConfigDict(extra="ignore")
 
     id: str | int
-    messages: list[Turn] = Field(min_length=1)
-    columns: list[str] = Field(min_length=1, max_length=8)
+    sides: list[Side] = Field(min_length=1, max_length=8)
     max_new_tokens: int = Field(256, ge=1, le=32_768)
     temperature: float = Field(0.0, ge=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
     repetition_penalty: float = Field(1.0, gt=0, le=10)
     seed: int = Field(0, ge=0)
+
+
+class Load(BaseModel):
+    """What is to be ready to answer, as it comes over stdin."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str = Field(min_length=1)
+    folder: Path
 
 
 class Wire:
@@ -108,21 +135,29 @@ class Room:
     """The loaded models and what is needed to talk with them."""
 
     seats: Seats
-    encoder: Encoder
+    folder: Path
     device: loading.Device
+    encoders: dict[str, Encoder]
+
+    def encoder(self, data: Data) -> Encoder:
+        """That of this formatting; reading a tokenizer takes a while, so the last ones are kept."""
+        key = data.model_dump_json()
+        if key not in self.encoders:
+            if len(self.encoders) >= _ENCODERS:
+                self.encoders.pop(next(iter(self.encoders)))
+            self.encoders[key] = Encoder(self.folder, data)
+        return self.encoders[key]
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Answer questions over stdin and stdout.")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], required=True)
-    parser.add_argument("--data", required=True, help="the data part of the recipe, as JSON")
-    parser.add_argument("--adapter", action="append", default=[], metavar="NAME=FOLDER")
     given = parser.parse_args(argv)
     wire = Wire.take_stdout()
     wire.listen()
     try:
-        room = open_room(wire, given)
+        room = open_room(wire, given.model, given.dtype)
     except BrokenPipeError:
         return 0
     except StudioError as error:
@@ -137,32 +172,26 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def open_room(wire: Wire, given: argparse.Namespace) -> Room:
-    """Load base and adapters, telling on the wire how far it is."""
+def open_room(wire: Wire, folder: Path, dtype: str) -> Room:
+    """Load the base, telling on the wire how far it is."""
     began = time.perf_counter()
-    data = Data.model_validate_json(given.data)
-    adapters = dict(_named(text) for text in given.adapter)
     wire.send("loading", text="Loading the libraries")
     import torch
 
     loading.quiet_libraries()
-    encoder = Encoder(given.model, data)
     device = loading.pick_device()
-    seats = take_seats(given.model, given.dtype, device, adapters, lambda text: wire.send("loading", text=text))
+    seats = Seats(folder, dtype, device, lambda text: wire.send("loading", text=text))
     torch.set_grad_enabled(False)
     wire.send("ready", device=device.words, seconds=round(time.perf_counter() - began, 3))
-    return Room(seats, encoder, device)
+    return Room(seats, folder, device, {})
 
 
 def converse(wire: Wire, room: Room) -> None:
-    """Answer until stdin closes."""
+    """Do what is asked until stdin closes."""
     while (message := wire.inbox.get()) is not None:
         ask_id = message.get("id")
         try:
-            if message.get("op") != "ask":
-                raise BadInput("This is no request: use op ask, stop or quit, one JSON object a line.")
-            answer(wire, room, _ask(message))
-            wire.send("end", id=ask_id)
+            _do(wire, room, message)
         except StudioError as error:
             wire.send("error", id=ask_id, message=str(error))
         except BrokenPipeError:
@@ -172,87 +201,136 @@ def converse(wire: Wire, room: Room) -> None:
             wire.send("error", id=ask_id, message=_plain(error))
 
 
+def _do(wire: Wire, room: Room, message: dict[str, Any]) -> None:
+    match message.get("op"):
+        case "ask":
+            answer(wire, room, _read(Ask, message))
+            wire.send("end", id=message.get("id"))
+        case "load":
+            wanted = _read(Load, message)
+            if wanted.name == BASE:
+                raise BadInput(f"The name {BASE!r} is taken by the base.")
+            room.seats.load(wanted.name, wanted.folder)
+            wire.send("loaded", id=message.get("id"), alone=room.seats.why_alone(wanted.name))
+        case "drop":
+            room.seats.drop(str(message.get("name")))
+            wire.send("dropped", id=message.get("id"))
+        case _:
+            raise BadInput("This is no request: use op ask, load, drop, stop or quit, one JSON object a line.")
+
+
 def answer(wire: Wire, room: Room, ask: Ask) -> None:
-    """One generate call for the columns that can share it, a row for each; one after the other for the rest."""
-    prompt = room.encoder.prompt_ids([turn.model_dump() for turn in ask.messages])
-    for group in room.seats.groups(ask.columns):
-        _answer(wire, room, ask, group, prompt)
+    """One pass after the other for the columns that cannot share one; a row for each that can."""
+    sides = {side.column: side for side in ask.sides}
+    for columns in _rounds(ask.sides):
+        for group in room.seats.groups([sides[column].name for column in columns]):
+            names = {sides[column].name: column for column in columns}
+            _answer(wire, room, ask, group, [sides[names[name]] for name in group.columns])
 
 
-def _answer(wire: Wire, room: Room, ask: Ask, group: Group, prompt: list[int]) -> None:
-    import torch
-    from transformers import StoppingCriteriaList, set_seed
+def _rounds(sides: list[Side]) -> list[list[str]]:
+    """Columns by turns in which nobody answers twice."""
+    rounds: list[dict[str, str]] = []
+    for side in sides:
+        free = next((one for one in rounds if side.name not in one), None)
+        if free is None:
+            rounds.append(free := {})
+        free[side.name] = side.column
+    return [list(one.values()) for one in rounds]
 
-    from studio.engine.streaming import BatchStreamer, Detokenizer, Row, StopOn
 
-    room_left = group.context - len(prompt)
-    if room_left < 1:
-        raise BadInput(
-            f"The conversation has {len(prompt)} tokens and the model reads {group.context}. Start a new one."
-        )
-    streamer = BatchStreamer(
-        rows=[Row(column, Detokenizer(room.encoder.tokenizer)) for column in group.columns],
-        eos_ids=set(room.encoder.eos_ids),
+def _answer(wire: Wire, room: Room, ask: Ask, group: Group, sides: list[Side]) -> None:
+    from studio.engine import generation
+    from studio.engine.streaming import Detokenizer, Row, Teller
+
+    encoders = [room.encoder(side.data) for side in sides]
+    prompts = [
+        encoder.prompt_ids([turn.model_dump() for turn in side.messages])
+        for encoder, side in zip(encoders, sides, strict=True)
+    ]
+    longest = max(map(len, prompts))
+    if longest >= group.context:
+        raise BadInput(f"The conversation has {longest} tokens and the model reads {group.context}. Start a new one.")
+    lengths = {side.column: len(prompt) for side, prompt in zip(sides, prompts, strict=True)}
+    teller = Teller(
+        rows=[
+            Row(side.column, Detokenizer(encoder.tokenizer), min(ask.max_new_tokens, group.context - len(prompt)))
+            for side, encoder, prompt in zip(sides, encoders, prompts, strict=True)
+        ],
+        eos_ids=set(encoders[0].eos_ids),
         on_delta=lambda column, text: wire.send("delta", id=ask.id, column=column, text=text),
         on_done=lambda row, reason, seconds: wire.send(
             "done",
             id=ask.id,
             column=row.column,
             tokens=row.tokens,
+            prompt=lengths[row.column],
             seconds=round(seconds, 4),
             first_token_s=None if row.first is None else round(row.first, 4),
             reason=reason,
         ),
     )
-    set_seed(ask.seed % 2**32)
-    ids = torch.tensor([prompt] * len(group.columns), device=room.device.name)
-    if not wire.stop_asked(ask.id):
-        config = _generation(room, ask, min(ask.max_new_tokens, room_left))
-        group.set_generation(config)
-        with group.as_wanted():
-            group.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                streamer=streamer,
-                generation_config=config,
-                stopping_criteria=StoppingCriteriaList([StopOn(lambda: wire.stop_asked(ask.id))]),
-                **group.options,
-            )
-    streamer.finish("stopped" if wire.stop_asked(ask.id) else "length")
+    if group.virtual_tokens or not generation.suits(group.inner):
+        for place, prompt in enumerate(prompts):
+            _generate(wire, ask, group.only(place), prompt, teller, place, encoders[place])
+    else:
+        with group.as_wanted() as leave:
+            rows = generation.Rows(prompts, teller.take, lambda: wire.stop_asked(ask.id), leave)
+            generation.answer(group.inner, rows, _drawing(ask), encoders[0].pad_id)
+    teller.finish("stopped" if wire.stop_asked(ask.id) else "length")
 
 
-def _generation(room: Room, ask: Ask, max_new_tokens: int) -> Any:
-    from transformers import GenerationConfig
+def _generate(
+    wire: Wire, ask: Ask, group: Group, prompt: list[int], teller: "Teller", place: int, encoder: Encoder
+) -> None:
+    """One row by transformers' own generate, for models that the loop cannot drive."""
+    import torch
+    from transformers import GenerationConfig, StoppingCriteriaList, set_seed
 
+    from studio.engine.streaming import StopOn, Streamer
+
+    if wire.stop_asked(ask.id):
+        return
     sampling = {"temperature": ask.temperature, "top_p": ask.top_p, "top_k": ask.top_k} if ask.temperature > 0 else {}
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
+    config = GenerationConfig(
+        max_new_tokens=teller.rows[place].limit,
         do_sample=ask.temperature > 0,
         repetition_penalty=ask.repetition_penalty,
-        eos_token_id=room.encoder.eos_ids,
-        pad_token_id=room.encoder.pad_id,
+        eos_token_id=encoder.eos_ids,
+        pad_token_id=encoder.pad_id,
         use_cache=True,
         **sampling,
     )
+    group.set_generation(config)
+    ids = torch.tensor([prompt], device=group.model.device)
+    set_seed(ask.seed % 2**32)
+    with group.as_wanted():
+        group.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            streamer=Streamer(teller, place),
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([StopOn(lambda: wire.stop_asked(ask.id))]),
+        )
 
 
-def _ask(message: dict[str, Any]) -> Ask:
+def _drawing(ask: Ask) -> Any:
+    from studio.engine.generation import Drawing
+
+    return Drawing(ask.temperature, ask.top_p, ask.top_k, ask.repetition_penalty, ask.seed % 2**63)
+
+
+def _read(kind: type[M], message: dict[str, Any]) -> M:
     try:
-        return Ask.model_validate(message)
+        return kind.model_validate(message)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadInput(f"The question cannot be answered: {where}: {first['msg']}.") from None
 
 
-def _named(text: str) -> tuple[str, Path]:
-    name, separator, folder = text.partition("=")
-    if not separator or name in ("", BASE, PEFT_BASE):
-        raise BadInput(f"An adapter is given as NAME=FOLDER, not {text!r}; the name {BASE!r} is taken.")
-    return name, Path(folder)
-
-
 def _plain(error: Exception) -> str:
+    """An unexpected error in a sentence."""
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return "The memory was not enough. Ask for fewer tokens or columns, or free some memory."
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -1,7 +1,7 @@
-"""Several answers from one generate call, told as text while they are made.
+"""Several answers that are made at once, told as text while they are made.
 
-`Detokenizer` turns one row's token ids into text piece by piece and never splits a character; `BatchStreamer`
-gives every row of a batch its own. What this does not do: generate, or know about adapters.
+`Detokenizer` turns one row's token ids into text piece by piece and never splits a character; `Teller` gives every row
+its own. What this does not do: generate, or know about adapters.
 """
 
 import time
@@ -49,40 +49,53 @@ class Detokenizer:
 
 @dataclass
 class Row:
-    """One column's answer in the making."""
+    """One column's answer in the making; limit: most tokens it may have."""
 
     column: str
     text: Detokenizer
+    limit: int
     tokens: int = 0
     first: float | None = None
     over: bool = False
+    unsent: str = ""
 
 
 @dataclass
-class BatchStreamer(BaseStreamer):
-    """Receives one token a row at each step and tells the rows' text on.
+class Teller:
+    """Takes one token of a row after the other and tells the rows' text on.
 
-    on_delta(column, text); on_done(row, reason, seconds since the start).
+    on_delta(column, text); on_done(row, reason, seconds since the start). Text that comes faster than anyone reads is
+    told together: each word on its way costs the loop, and the page.
     """
 
     rows: list[Row]
     eos_ids: set[int]
     on_delta: Callable[[str, str], None]
     on_done: Callable[[Row, Reason, float], None]
+    pause: float = 0.03
     started: float = field(default_factory=time.perf_counter)
-    _prompt_passed: bool = False
+    _told: float = 0.0
 
-    def put(self, value: Any) -> None:
-        if not self._prompt_passed:  # generate hands the prompt over first
-            self._prompt_passed = True
-            return
+    def take(self, place: int, token: int) -> bool:
+        """One more token of the row at `place`; False when it is over."""
+        row = self.rows[place]
+        if row.over:
+            return False
         now = time.perf_counter() - self.started
-        for row, token in zip(self.rows, value.reshape(-1).tolist(), strict=True):
-            if not row.over:  # what follows the end is padding
-                self._take(row, token, now)
-
-    def end(self) -> None:
-        pass
+        row.tokens += 1
+        if row.first is None:
+            row.first = now
+        if token in self.eos_ids:
+            self._close(row, "end", now)
+            return False
+        row.unsent += row.text.add(token)
+        if row.tokens >= row.limit:
+            self._close(row, "length", now)
+        elif now - self._told >= self.pause or row.tokens == 1:
+            self._told = now
+            for one in self.rows:
+                self._send(one)
+        return not row.over
 
     def finish(self, reason: Reason) -> None:
         """End the rows that did not end by themselves."""
@@ -90,20 +103,34 @@ class BatchStreamer(BaseStreamer):
             if not row.over:
                 self._close(row, reason, time.perf_counter() - self.started)
 
-    def _take(self, row: Row, token: int, now: float) -> None:
-        row.tokens += 1
-        if row.first is None:
-            row.first = now
-        if token in self.eos_ids:
-            self._close(row, "end", now)
-        elif piece := row.text.add(token):
-            self.on_delta(row.column, piece)
+    def _send(self, row: Row) -> None:
+        if row.unsent:
+            self.on_delta(row.column, row.unsent)
+            row.unsent = ""
 
     def _close(self, row: Row, reason: Reason, now: float) -> None:
         row.over = True
-        if piece := row.text.end():
-            self.on_delta(row.column, piece)
+        row.unsent += row.text.end()
+        self._send(row)
         self.on_done(row, reason, now)
+
+
+class Streamer(BaseStreamer):
+    """Hands what generate makes of one row to a Teller."""
+
+    def __init__(self, teller: Teller, place: int) -> None:
+        self._teller, self._place = teller, place
+        self._prompt_passed = False
+
+    def put(self, value: Any) -> None:
+        if not self._prompt_passed:  # generate hands the prompt over first
+            self._prompt_passed = True
+            return
+        for token in value.reshape(-1).tolist():
+            self._teller.take(self._place, token)
+
+    def end(self) -> None:
+        pass
 
 
 class StopOn(StoppingCriteria):

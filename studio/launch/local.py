@@ -55,6 +55,7 @@ _ENV_KEPT = (
     "NVIDIA_VISIBLE_DEVICES",
 )
 _ENV_KEPT_PREFIXES = ("LC_", "MALLOC_", "CUDA_", "NCCL_", "PYTORCH_", "TORCH_", "STUDIO_")
+_SECRETS = ("STUDIO_JUDGE_KEY",)  # of the studio alone
 # How long a claim may be without the number of its process: the launcher writes that right after.
 CLAIM_SECONDS = 5.0
 
@@ -74,7 +75,9 @@ class Process:
 def worker_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a worker: what it needs of ours, set for offline and quiet work."""
     kept = {
-        name: value for name, value in os.environ.items() if name in _ENV_KEPT or name.startswith(_ENV_KEPT_PREFIXES)
+        name: value
+        for name, value in os.environ.items()
+        if (name in _ENV_KEPT or name.startswith(_ENV_KEPT_PREFIXES)) and name not in _SECRETS
     }
     kept |= {
         "PYTHONUNBUFFERED": "1",

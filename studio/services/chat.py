@@ -1,222 +1,303 @@
-"""Asking base and adapted model the same question.
+"""Asking a base model and what was trained on it the same question.
 
-One chat worker a studio, one base in it; it is loaded at the first question, kept for the next, and gives its
-memory back when idle, when another run is asked, or when told to.
+One chat worker a studio, one base in it; it is loaded at the first question and kept for the next, whoever asks.
+Adapters come and go beside it. It gives its memory back when idle, when told to, and when a run needs it. What it does
+not do: keep conversations (comparisons.py).
 """
 
 import contextlib
-import json
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import BadInput, Conflict, StudioError, Unavailable
 from studio.launch.talker import Talker
 from studio.services import models, runs
+from studio.services.room import Room
+from studio.services.sides import Side
+from studio.services.turns import Ticket
 
 if TYPE_CHECKING:
     from studio.services.studio import Studio
 
 # Longest silence: loading a large base from a slow disk.
 _PATIENCE = 600.0
-_QUEUE_PATIENCE = 120.0
+# How long a worker may take to hear that nobody wants its answer any more.
+_HEARS = 60.0
+# Adapters that stay loaded beside those in use: switching back costs nothing.
+_SEATS = 4
+_KINDS = ("loaded", "dropped", "end")
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How answers are drawn; temperature 0 takes the likeliest token each time."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One column's answer so far; reason is why it ended: end, length or stopped."""
+    """One side's answer so far; reason is why it ended: end, length or stopped. prompt: tokens it was asked with."""
 
-    column: str
     text: str = ""
     done: bool = False
     tokens: int = 0
     tokens_per_s: float = 0.0
     first_token_s: float = 0.0
     reason: str = ""
+    prompt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ChatState:
-    """All columns at one moment, and a sentence on what is going on."""
+    """All answers at one moment, in the order of the sides; a sentence on what is going on, and remarks."""
 
     status: str
-    answers: dict[str, Answer]
+    answers: tuple[Answer, ...]
     finished: bool = False
+    notes: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class _Room:
-    """The worker of a studio and who may talk to it."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What is in memory. made_room: the name of the run that it last had to make room for."""
 
-    busy: threading.Lock = field(default_factory=threading.Lock)
-    talker: Talker | None = None
-    run: str = ""
-    used: float = 0.0
-    session: str = ""
-
-
-_rooms: dict[int, _Room] = {}
-
-
-def _room(studio: "Studio") -> _Room:
-    return _rooms.setdefault(id(studio), _Room())
+    model: str = ""
+    adapters: int = 0
+    made_room: str = ""
 
 
 def ask(
     studio: "Studio",
-    run_id: str,
-    question: str,
-    *,
-    columns: Sequence[str] = ("base", "adapted"),
+    sides: Sequence[Side],
+    conversations: Sequence[Sequence[Message]],
+    sampling: Sampling | None = None,
     session: str = "",
-    system: str = "",
-    max_new_tokens: int = 256,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    repetition_penalty: float = 1.0,
-    seed: int = 0,
 ) -> Iterator[ChatState]:
-    """Ask a question; yields the state of all columns as tokens arrive.
+    """Ask; yields the state of all answers as tokens arrive. conversations: what each side is told, question last.
 
-    temperature 0 takes the likeliest token each time. `session` names the asker, who alone may stop the answer.
-    Raises BadInput for an empty question, Conflict when the run has no adapter yet, Unavailable when the worker dies.
+    `session` names the asker, who alone may stop the answer. Raises Conflict when this session's last question is still
+    being answered, Unavailable when the worker dies.
     """
-    if not question.strip():
+    if any(not talk or not talk[-1]["content"].strip() for talk in conversations):
         raise BadInput("Write a question first.")
-    info = runs.get(studio, run_id)
-    if "adapted" in columns and not info.has_adapter:
-        raise Conflict(
-            f"Run {info.name} has no adapter yet: it is {info.state}. Wait until it has finished or stop it."
-        )
-    room = _room(studio)
-    state = ChatState("", {column: Answer(column) for column in columns})
-    if not room.busy.acquire(timeout=0):
-        yield replace(state, status="Another question is being answered; yours is next.")
-        if not room.busy.acquire(timeout=_QUEUE_PATIENCE):
-            raise Unavailable("Another question takes long. Try again in a moment.")
-    try:
-        room.session = session
-        if room.run != info.id or room.talker is None or not room.talker.alive:
-            yield replace(state, status="Loading the base model and the adapter")
-            _load(studio, room, info.id)
-        messages = [{"role": "user", "content": question}]
-        if system.strip():
-            messages.insert(0, {"role": "system", "content": system})
-        talker = room.talker
-        assert talker is not None
-        talker.tell(
-            {
-                "op": "ask",
-                "id": session or "1",
-                "messages": messages,
-                "columns": list(columns),
-                "max_new_tokens": max_new_tokens,
-                "temperature": temperature,
-                "top_p": top_p,
-                "top_k": top_k,
-                "repetition_penalty": repetition_penalty,
-                "seed": seed,
-            }
-        )
-        yield from _listen(talker, state)
-    finally:
-        room.used = time.monotonic()
-        room.busy.release()
+    room = studio.chat
+    state = ChatState("", tuple(Answer() for _ in sides))
+    with room.line.join(session) as ticket:
+        said = -1
+        while (ahead := room.line.ahead(ticket)) and not ticket.stopped:
+            if ahead != said:
+                said = ahead
+                yield replace(state, status=f"{_before(ahead)} before yours.")
+            room.line.wait(ticket, 1.0)
+        if ticket.stopped:
+            yield _stopped(state)
+            return
+        room.made_room = ""
+        try:
+            yield from _answered(studio, sides, conversations, sampling or Sampling(), ticket, state)
+        except Unavailable:
+            if room.made_room:
+                raise Unavailable(f"The model made room for the run {room.made_room}; ask again to load it.") from None
+            raise
+        finally:
+            room.used = time.monotonic()
 
 
-def _load(studio: "Studio", room: _Room, run_id: str) -> None:
-    """Start a worker for a run in place of the one there is, and wait until it is ready."""
-    _close(room)
-    recipe = runs.recipe_of(studio, run_id)
-    folder = models.folder_of(studio, recipe.model.model)
-    run = studio.run_dir(run_id)
-    arguments = ["--model", str(folder), "--dtype", recipe.model.dtype, "--data", json.dumps(recipe.data.model_dump())]
-    if run.trained is not None:
-        arguments += ["--adapter", f"adapted={run.trained}"]
-    room.talker, room.run = Talker("studio.engine.chat", arguments, studio.settings.home / "chat.log"), run_id
+def _before(ahead: int) -> str:
+    return "One question is answered" if ahead == 1 else f"{ahead} questions are answered"
+
+
+def _stopped(state: ChatState) -> ChatState:
+    """As it stands when it was stopped before it began."""
+    answers = tuple(replace(answer, done=True, reason="stopped") for answer in state.answers)
+    return replace(state, status="", answers=answers, finished=True)
+
+
+def _answered(
+    studio: "Studio",
+    sides: Sequence[Side],
+    conversations: Sequence[Sequence[Message]],
+    sampling: Sampling,
+    ticket: Ticket,
+    state: ChatState,
+) -> Iterator[ChatState]:
+    """What happens once it is this question's turn."""
+    room = studio.chat
+    base = sides[0].model, sides[0].dtype
+    if room.base != base or not room.awake:
+        yield replace(state, status=f"Loading {base[0]}")
+        _open(studio, base)
+    notes = []
+    for side in sides:
+        if side.folder is not None and side.identity not in room.seated:
+            yield replace(state, status=f"Loading {side.title}")
+            _seat(room, side, {other.identity for other in sides})
+        why = _take_seat(room, side)
+        notes += [f"{side.title} answers by itself, after the others: {why}."] if why else []
+    state = replace(state, status="Answering", notes=tuple(notes))
+    talker = room.talker
+    if ticket.stopped or talker is None:
+        yield _stopped(state)
+        return
+    yield state
+    room.asked += 1
+    who = [
+        {
+            "column": str(place),
+            "name": room.seated[side.identity][0] if side.folder is not None else "base",
+            "data": side.data.model_dump(mode="json"),
+            "messages": list(talk),
+        }
+        for place, (side, talk) in enumerate(zip(sides, conversations, strict=True))
+    ]
+    talker.tell({"op": "ask", "id": room.asked, "sides": who, **asdict(sampling)})
+    if ticket.stopped:  # it was stopped before the worker knew of it
+        talker.tell({"op": "stop", "id": room.asked})
+    yield from _listen(room, talker, state)
+
+
+def _open(studio: "Studio", base: tuple[str, str]) -> None:
+    """Start a worker for a base in place of the one there is, and wait until it is ready."""
+    room = studio.chat
+    room.close()
+    arguments = ["--model", str(models.folder_of(studio, base[0])), "--dtype", base[1]]
+    room.talker = Talker("studio.engine.chat", arguments, studio.settings.home / "chat.log")
+    room.base = base
     for reply in room.talker.replies(_PATIENCE):
         if reply.get("kind") == "ready":
             return
         if reply.get("kind") == "error":
-            message = str(reply.get("message"))
-            _close(room)
-            raise StudioError(message)
-
-
-def _listen(talker: Talker, state: ChatState) -> Iterator[ChatState]:
-    state = replace(state, status="Answering")
-    for reply in talker.replies(_PATIENCE):
-        kind = reply.get("kind")
-        if kind == "error":
+            room.close()
             raise StudioError(str(reply.get("message")))
-        if kind == "end":
-            yield replace(state, status="", finished=True)
-            return
-        if kind in ("delta", "done"):
-            state = replace(state, answers=_updated(state.answers, reply))
-            yield state
 
 
-def _updated(answers: dict[str, Answer], reply: dict[str, Any]) -> dict[str, Answer]:
-    before = answers.get(str(reply.get("column")))
-    if before is None:
-        return answers
+def _seat(room: Room, side: Side, in_use: set[tuple[str, int]]) -> None:
+    """Load what a side has learned; what was not used for longest makes way for it."""
+    for key in [key for key in room.seated if key not in in_use][: max(0, len(room.seated) + 1 - _SEATS)]:
+        _do(room, {"op": "drop", "name": room.seated.pop(key)[0]})
+    name = f"{room.asked}.{len(room.seated)}.{side.key}"
+    loaded = _do(room, {"op": "load", "name": name, "folder": str(side.folder)})
+    room.seated[side.identity] = name, str(loaded.get("alone", ""))
+
+
+def _take_seat(room: Room, side: Side) -> str:
+    """Note that a side is used now; returns why it has a pass of its own, or nothing."""
+    if side.folder is None:
+        return ""
+    room.seated[side.identity] = seat = room.seated.pop(side.identity)
+    return seat[1]
+
+
+def _do(room: Room, message: dict[str, Any]) -> dict[str, Any]:
+    """Have the worker do something other than answer. What fails leaves it in no known state: it is ended."""
+    talker = room.talker
+    if talker is None:
+        raise Unavailable("The chat worker ended.")
+    room.asked += 1
+    talker.tell({**message, "id": room.asked})
+    for reply in talker.replies(_PATIENCE):
+        if reply.get("id") == room.asked and reply.get("kind") in ("error", *_KINDS):
+            if reply["kind"] != "error":
+                return reply
+            room.close()
+            raise StudioError(str(reply.get("message")))
+    raise Unavailable("The chat worker ended.")
+
+
+def _listen(room: Room, talker: Talker, state: ChatState) -> Iterator[ChatState]:
+    """The answers as they come. An asker who leaves before the end stops them."""
+    ours, over = room.asked, False
+    try:
+        for reply in talker.replies(_PATIENCE):
+            if reply.get("id") != ours:
+                continue
+            kind = reply.get("kind")
+            if kind == "error":
+                over = True
+                raise StudioError(str(reply.get("message")))
+            if kind == "end":
+                over = True
+                yield replace(state, status="", finished=True)
+                return
+            if kind in ("delta", "done"):
+                state = replace(state, answers=_updated(state.answers, reply))
+                yield state
+    finally:
+        if not over:
+            _hush(room, talker, ours)
+
+
+def _hush(room: Room, talker: Talker, asked: int) -> None:
+    """Have the worker stop, so that the next question finds it listening; one that does not is ended."""
+    try:
+        talker.tell({"op": "stop", "id": asked})
+        for reply in talker.replies(_HEARS):
+            if reply.get("id") == asked and reply.get("kind") in ("end", "error"):
+                return
+    except Unavailable:
+        if room.talker is talker:
+            room.close()
+
+
+def _updated(answers: tuple[Answer, ...], reply: dict[str, Any]) -> tuple[Answer, ...]:
+    place = int(reply["column"])
+    before = answers[place]
     if reply["kind"] == "delta":
-        now = replace(before, text=before.text + str(reply.get("text", "")), tokens=before.tokens + 1)
+        now = replace(before, text=before.text + str(reply.get("text", "")))
     else:
-        seconds = float(reply.get("seconds", 0))
+        seconds, first = float(reply.get("seconds", 0)), float(reply.get("first_token_s") or 0)
         tokens = int(reply.get("tokens", 0))
         now = replace(
             before,
             done=True,
             tokens=tokens,
             tokens_per_s=tokens / seconds if seconds else 0.0,
-            first_token_s=float(reply.get("first_token_s") or 0),
+            first_token_s=first,
             reason=str(reply.get("reason", "")),
+            prompt=int(reply.get("prompt", 0)),
         )
-    return {**answers, now.column: now}
+    return (*answers[:place], now, *answers[place + 1 :])
 
 
-def stop(studio: "Studio", run_id: str, session: str) -> None:
-    """Stop the answer that `session` is being given."""
-    room = _room(studio)
-    if room.talker is not None and room.session == session:
+def stop(studio: "Studio", session: str) -> None:
+    """Stop the answer that `session` is being given, or waits for; nobody else's."""
+    room = studio.chat
+    if room.line.stop(session) and room.talker is not None:
         with contextlib.suppress(Unavailable):
-            room.talker.tell({"op": "stop", "id": session or "1"})
+            room.talker.tell({"op": "stop", "id": room.asked})
+
+
+def loaded(studio: "Studio") -> Loaded:
+    """What is in memory for answers."""
+    room = studio.chat
+    return Loaded(room.base[0], len(room.seated)) if room.awake else Loaded(made_room=room.made_room)
 
 
 def unload(studio: "Studio") -> None:
-    """Give the chat worker's memory back."""
-    room = _room(studio)
-    with room.busy:
-        _close(room)
-
-
-def close(studio: "Studio") -> None:
-    """End the chat worker of a studio that closes; an answer that is being given is cut short."""
-    room = _rooms.pop(id(studio), None)
-    if room is not None and room.talker is not None:
-        room.talker.close(grace=0.0)  # it keeps nothing that could be lost
+    """Give the chat worker's memory back; raises Conflict while someone is being answered."""
+    if not studio.chat.close_if_free():
+        raise Conflict("A question is being answered. The memory can be freed after it, or stop it first.")
+    studio.chat.made_room = ""
 
 
 def unload_if_idle(studio: "Studio") -> None:
     """Give the memory back when nobody has asked for a while."""
-    room = _room(studio)
-    idle = time.monotonic() - room.used
-    if room.talker is not None and idle > studio.settings.chat_idle and room.busy.acquire(blocking=False):
-        try:
-            _close(room)
-        finally:
-            room.busy.release()
+    studio.chat.close_if_idle(studio.settings.chat_idle)
 
 
-def _close(room: _Room) -> None:
-    if room.talker is not None:
-        room.talker.close()
-    room.talker, room.run = None, ""
+def close(studio: "Studio") -> None:
+    """End the chat worker of a studio that closes; an answer that is being given is cut short."""
+    studio.chat.end()
 
 
 def held_out_prompts(studio: "Studio", run_id: str, limit: int = 12) -> list[str]:

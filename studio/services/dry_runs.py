@@ -12,7 +12,7 @@ from studio.launch.child import Died, follow
 from studio.memory import flops
 from studio.recipe import Recipe
 from studio.rundir import create
-from studio.services import checks, estimates, measured, runs
+from studio.services import checks, estimates, evaluation_line, measured, runs
 from studio.services.checks import Progress
 from studio.services.measured import DryRun
 
@@ -49,6 +49,8 @@ def _nothing_trains(studio: "Studio") -> None:
     busy = next((info for info in runs.list_runs(studio) if not info.final and info.state != "queued"), None)
     if busy is not None:
         raise Conflict(f"{busy.name} is training. A dry run beside it would measure neither: wait until it is over.")
+    if evaluation_line.at_work(studio):
+        raise Conflict("An evaluation is under way. A dry run beside it would measure neither: wait until it is over.")
 
 
 def _work(folder: Path, recipe: Recipe) -> Generator[Progress, None, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from studio.errors import Unavailable
 from studio.launch import local
 from studio.rundir import Beat, Exit, Identity, RunDir, read_json, tidy
-from studio.services import attempts, dataset_index, disk, ends, measured, queue, webhook
+from studio.services import attempts, dataset_index, disk, ends, evaluation_line, measured, queue, webhook
 from studio.services.states import State
 from studio.store import ingest, runs
 from studio.store.tables import Run
@@ -48,15 +48,23 @@ def look_round(studio: "Studio") -> None:
 
 
 def _start_what_may(studio: "Studio", waiting: list[Run], active: list[Run]) -> None:
-    """Start the first of the queue when the device is free, and those that were wished for at once where they fit."""
-    if not waiting or measured.under_way(studio):
+    """Start the first of the queue when the device is free, and those that were wished for at once where they fit.
+
+    Evaluations wait for the device too, each behind the runs that are before it in time.
+    """
+    line = evaluation_line.look(studio)
+    if not (waiting or line.waiting) or measured.under_way(studio):
         return
     for row in waiting:
         if studio.run_dir(row.id).asked("start") and (not active or queue.lacking(studio, row, active) <= 0):
             _start(studio, row)
             active.append(row)
-    if not active:
-        first = min(waiting, key=lambda row: (queue.place_of(studio, row), row.created, row.id))
+    if active or line.active:
+        return
+    first = min(waiting, key=lambda row: (queue.place_of(studio, row), row.created, row.id), default=None)
+    if line.waiting and (first is None or line.waiting[0][0] < queue.place_of(studio, first)):
+        evaluation_line.start(line.waiting[0][1])
+    elif first is not None:
         _start(studio, first)
 
 
@@ -185,6 +193,8 @@ def _asked_at(run: RunDir) -> float | None:
 def _start(studio: "Studio", row: Run) -> None:
     run = studio.run_dir(row.id)
     run.consume("start")
+    if studio.chat.awake and queue.missing(studio, row) > 0:
+        studio.chat.make_room(row.name or row.id)
     try:
         started = local.start(run, TRAINER, seq=runs.get(studio.database, row.id).last_seq)
     except Unavailable as error:

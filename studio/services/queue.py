@@ -91,6 +91,12 @@ def lacking(studio: "Studio", row: Run, active: list[Run]) -> int:
     return _needed(studio, row) - (now.device_total - now.device_used - coming)
 
 
+def missing(studio: "Studio", row: Run) -> int:
+    """Bytes of device memory that a run would lack if it began now, beside all that has memory; 0 or less if none."""
+    now = machine.look(studio)
+    return _needed(studio, row) - (now.device_total - now.device_used)
+
+
 def positions(studio: "Studio") -> dict[str, int]:
     """The waiting runs by their place in the line, the next to start at 1."""
     return {row.id: number for number, row in enumerate(line(studio), 1)}

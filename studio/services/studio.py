@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from studio.errors import Unavailable
 from studio.rundir import RunDir
 from studio.services import chat, checks, datasets, keeper, webhook
+from studio.services.room import Room
 from studio.settings import Settings
 from studio.store import db
 from studio.store.db import Database, open_reader
@@ -30,6 +31,7 @@ class Studio:
         webhook.check(settings.webhook_url)
         self.settings = settings.prepare()
         self.owner = owner
+        self.chat = Room()
         self.sending: list[threading.Thread] = []
         self._notices: dict[str, str] = {}
         self._looking = threading.RLock()

@@ -47,7 +47,7 @@ def build(studio: Studio) -> gr.Blocks:
         first_run = gr.State("")  # the sample's run: when it completes in sight, Compare opens
 
         quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
-        timers = [made.timer, export.timer]
+        timers = [made.timer, compare.timer, export.timer]
 
         def arrive(request: gr.Request) -> Updates:
             """What the address says is open."""
@@ -62,7 +62,8 @@ def build(studio: Studio) -> gr.Blocks:
 
         def awake(tab: str) -> Updates:
             """Only the timer of the tab in sight ticks."""
-            return {made.timer: gr.update(active=tab == "runs"), export.timer: gr.update(active=tab == "export")}
+            seen = {"runs": made.timer, "compare": compare.timer, "export": export.timer}
+            return {timer: gr.update(active=tab == name) for name, timer in seen.items()}
 
         def show_run(run: str) -> Updates:
             return {tabs: gr.Tabs(selected="runs"), made.run: run}

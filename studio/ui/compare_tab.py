@@ -1,217 +1,281 @@
-"""Compare: one question, answered side by side by the base model and by the adapted one."""
+"""Compare: one question, answered side by side by a base model and by what was trained on it, turn by turn."""
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Any
 
 import gradio as gr
 
-from studio.errors import BadInput, StudioError
-from studio.services import chat, runs
-from studio.services.chat import Answer, ChatState
-from studio.services.runs import RunInfo
+from studio.errors import NotFound, StudioError
+from studio.services import chat, comparisons, sides, votes
+from studio.services.chat import ChatState
+from studio.services.comparisons import TIE, Comparison, Turn
 from studio.services.studio import Studio
-from studio.ui import markup
+from studio.ui import compare_more, compare_view, markup, talk
 from studio.ui.handlers import PRIVATE, Step, Updates, told, told_while, view
-from studio.ui.markup import esc
 
-COLUMNS = ("base", "adapted")
-KEPT = 8
 _NONE_YET = ("Nothing to compare yet", "Once a run has an adapter, ask it here beside its base.")
-PAUSE = 0.08  # seconds between two updates of the page while answers stream
+PAUSE = 0.1  # seconds between two updates of the page while answers stream
+TICK = 4.0  # between two looks at what is in memory
+Chosen = Sequence[str | None]
 
 
 @dataclass(frozen=True)
 class CompareTab:
-    """What other tabs need: the choice of a run and the step that shows the tab for it."""
+    """What other tabs need: the question, the step that shows the tab, and the timer that ticks while it is seen."""
 
-    run: gr.Dropdown
     question: gr.Textbox
     reopen: Step
     train: gr.Button
+    timer: gr.Timer
 
 
 def build(studio: Studio, wanted: gr.State) -> CompareTab:
     """The tab's components and what happens in them; `wanted` holds the run that is open elsewhere."""
-    past = gr.State([])
-    draft = gr.BrowserState("", storage_key="lora-studio-question", secret="draft of the question")  # noqa: S106 - none
     with gr.Column(elem_id="no-adapter"):
         none_yet = view("no-adapter-yet")
         train = gr.Button("Go to Train", variant="primary", size="md", elem_id="compare-go-train")
-    with gr.Column(elem_id="compare"):
-        run = gr.Dropdown([], label="Run", elem_id="compare-run-choice", filterable=False)
-        answers = view("answers")
-        notice = view("compare-notice")
-        with gr.Row(elem_id="ask-row", equal_height=False):
-            question = gr.Textbox(
-                label="Question",
-                lines=2,
-                max_lines=8,
-                scale=8,
-                elem_id="question",
-                min_width=200,
-                placeholder="Ask both the same thing",
-                submit_btn=False,
-            )
-            ask = gr.Button("Ask", variant="primary", elem_id="ask", scale=1, min_width=90)
-            stop = gr.Button("Stop", variant="stop", elem_id="stop-answer", scale=1, min_width=90)
-        shelf = view("held-out", picks=True)
-        with gr.Accordion("Sampling", open=False, elem_classes="fold"), gr.Row(elem_classes="fields three"):
-            sampling = {
-                "max_new_tokens": gr.Number(256, label="Longest answer (tokens)", precision=0, minimum=1, maximum=8192),
-                "temperature": gr.Number(
-                    0.0, label="Temperature", info="0 always takes the likeliest token.", minimum=0, maximum=5, step=0.1
-                ),
-                "top_p": gr.Number(
-                    1.0, label="Top p", info="0.9 leaves out the unlikeliest tenth.", minimum=0.01, maximum=1, step=0.05
-                ),
-                "top_k": gr.Number(0, label="Top k", info="0 leaves out none.", precision=0, minimum=0),
-                "repetition_penalty": gr.Number(
-                    1.0, label="Repetition penalty", info="1 is none; 1.1 is usual.", minimum=0.1, maximum=5, step=0.05
-                ),
-                "seed": gr.Number(0, label="Seed", info="The same seed gives the same answer.", precision=0, minimum=0),
-            }
-        earlier = view("earlier")
-
-    def reopen(chosen: str | None, wanted: str, asked: str = "", kept: str = "") -> Updates:
-        """The runs that can be asked, the held-out messages of the chosen one, and the question that was begun."""
-        able = [item for item in runs.list_runs(studio) if item.has_adapter]
-        known = next((item for key in (wanted, chosen) for item in able if item.id == key), able[0] if able else None)
-        found: Updates = {question: asked or kept or ""}
-        if known is None:
-            return found | {none_yet: markup.empty(*_NONE_YET), answers: "", run: gr.update(choices=[], value=None)}
-        prompts = chat.held_out_prompts(studio, known.id)
-        choices = [(f"{item.name}, step {item.step}", item.id) for item in able]
-        found |= {none_yet: "", run: gr.update(choices=choices, value=known.id), shelf: _shelf(prompts)}
-        return found if known.id == chosen else found | {past: [], earlier: "", answers: _turn(known, None, "")}
-
-    def choose(chosen: str, asked: str) -> Updates:
-        return {past: [], earlier: "", answers: _turn(runs.get(studio, chosen), None, "")} | reopen(chosen, "", asked)
-
-    def converse(chosen: str, asked: str, before: list[str], request: gr.Request, *knobs: Any) -> Iterator[Updates]:
-        """Streams both answers; a turn that ended joins those before it."""
-        if not asked.strip():
-            raise BadInput("Write a question first, or take one of the held-out messages below.")
-        info, state, last = runs.get(studio, chosen), ChatState(status="Asking", answers={}, finished=False), 0.0
-        yield {notice: "", answers: _turn(info, state, asked), earlier: _earlier(before)}
-        options = dict(zip(sampling, knobs, strict=True))
-        try:
-            for state in chat.ask(studio, chosen, asked, columns=COLUMNS, session=str(request.session_hash), **options):
-                if time.monotonic() - last > PAUSE:
-                    last = time.monotonic()
-                    yield {answers: _turn(info, state, asked)}
-        except StudioError:
-            yield {answers: _turn(info, _over(state), asked)}
-            raise
-        turn = _turn(info, _over(state), asked)
-        yield {answers: turn, past: [turn, *before][:KEPT], question: "", draft: ""}
-
-    def end(chosen: str, request: gr.Request) -> Updates:
-        chat.stop(studio, chosen, str(request.session_hash))
-        return {}
-
-    def take(chosen: str, event: gr.EventData) -> Updates:
-        return {question: chat.held_out_prompts(studio, chosen)[int(event.prompt)]}
-
-    quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
-    opened = [none_yet, run, shelf, answers, earlier, past, notice, question]
-    asks: Step = {
-        "fn": told_while(notice, converse, {}),
-        "inputs": [run, question, past, *sampling.values()],
-        "outputs": [answers, earlier, notice, past, question, draft],
-        "concurrency_limit": 8,
+    parts = talk.build()
+    compare_more.build_more(studio, parts.sides)
+    page = _Page(studio, parts, none_yet)
+    _wire(page)
+    timer = gr.Timer(TICK, active=False)
+    quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
+    timer.tick(page.look, parts.memory_seen, [parts.memory, parts.memory_seen], **quiet)
+    reopen: Step = {
+        "fn": told(parts.notice, page.reopen),
+        "inputs": [wanted, parts.past, parts.kept, parts.question, parts.draft, *parts.sides],
+        "outputs": [
+            none_yet,
+            parts.notice,
+            parts.past,
+            parts.question,
+            parts.shelf,
+            parts.system,
+            *parts.sampling.values(),
+            *parts.sides,
+            *parts.shown,
+        ],
         **quiet,
     }
+    return CompareTab(parts.question, reopen, train, timer)
+
+
+def _wire(page: "_Page") -> None:
+    """What happens at each button and field."""
+    parts = page.parts
+    quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
+    now: Step = {**quiet, "queue": False}
+    given = [parts.past, parts.blind, parts.marked, parts.system, *parts.sides, *parts.sampling.values()]
+    spoken = [parts.notice, parts.past, parts.kept, parts.question, parts.draft, *parts.shown]
+    asks: Step = {"outputs": spoken, "concurrency_limit": 16, **quiet}
+    parts.ask.click(told_while(parts.notice, page.ask, {}), [parts.question, *given], **asks)
+    parts.question.submit(told_while(parts.notice, page.ask, {}), [parts.question, *given], **asks)
+    seed = parts.sampling["seed"]
+    parts.retry.click(told_while(parts.notice, page.retry, {}), given, **{**asks, "outputs": [*spoken, seed]})
+    parts.stop.click(told(parts.notice, page.stop), None, parts.notice, **now)
+    changes = [parts.notice, parts.past, parts.kept, parts.question, *parts.shown]
+    parts.edit.click(told(parts.notice, page.edit), [parts.past, parts.marked, *parts.sides], changes, **now)
+    parts.anew.click(told(parts.notice, page.anew), parts.sides, changes, **now)
+    for side in parts.sides:
+        side.input(told(parts.notice, page.choose), parts.sides, [*changes, parts.shelf], **now)
+    parts.blind.input(
+        told(parts.notice, page.blinded), [parts.blind, parts.past, parts.marked, *parts.sides], changes, **now
+    )
+    parts.marked.input(page.drawn, [parts.past, parts.marked, *parts.sides], parts.shown, **now)
+    for place in (parts.earlier, parts.answers):
+        place.click(told(parts.notice, page.vote), [parts.past, parts.marked, *parts.sides], changes, **now)
+    parts.shelf.click(told(parts.notice, page.take), parts.sides, [parts.notice, parts.question], **now)
+    freed = [parts.notice, parts.memory, parts.memory_seen]
+    parts.free.click(told(parts.notice, page.free), None, freed, **now)
     # Gradio tells of typing as input, but of pasting only when the field is left.
-    keep: Step = {"fn": lambda text: text, "inputs": question, "outputs": draft, "trigger_mode": "always_last"}
-    gr.on([question.input, question.blur], queue=False, **keep, **quiet)
-    ask.click(**asks)
-    question.submit(**asks)
-    stop.click(told(notice, end), run, notice, queue=False, **quiet)
-    shelf.click(told(notice, take), run, [notice, question], queue=False, **quiet)
-    run.input(told(notice, choose), [run, question], opened, queue=False, **quiet)
-    return CompareTab(
-        run,
-        question,
-        {
-            "fn": told(notice, reopen),
-            "inputs": [run, wanted, question, draft],
-            "outputs": opened,
-            "queue": False,
-            **quiet,
-        },
-        train,
-    )
+    keep: Step = {
+        "fn": lambda text: text,
+        "inputs": parts.question,
+        "outputs": parts.draft,
+        "trigger_mode": "always_last",
+    }
+    gr.on([parts.question.input, parts.question.blur], **keep, **now)
 
 
-def _earlier(past: list[str]) -> str:
-    """Turns before this one, newest first."""
-    return f'{markup.heading("Earlier")}<div class="turns">{"".join(past)}</div>' if past else ""
+@dataclass(frozen=True)
+class _Page:
+    """What the handlers do."""
 
+    studio: Studio
+    parts: talk.Talk
+    none_yet: gr.HTML
 
-def _over(state: ChatState) -> ChatState:
-    """A turn as it stands when nothing more comes."""
-    return replace(state, status="", finished=True)
+    def reopen(
+        self, wanted: str, past: Comparison | None, kept: str, asked: str, draft: str, *chosen: str | None
+    ) -> Updates:
+        """The sides that there are, the conversation that was had, and the question that was begun."""
+        parts = self.parts
+        there = sides.choices(self.studio)
+        found: Updates = {parts.question: asked or draft or ""}
+        if not there:
+            none = dict.fromkeys(parts.sides, gr.update(choices=[], value=None))
+            return found | none | {self.none_yet: markup.empty(*_NONE_YET), parts.answers: "", parts.past: None}
+        known = {key for _, key in there} | {sides.BASE}
+        if past is None and kept:
+            with contextlib.suppress(NotFound):
+                past = comparisons.load(self.studio, kept)
+            if past and past.turns:
+                last = past.turns[-1]
+                chosen = tuple(who.written for who in last.sides)
+                found[parts.system] = last.system
+                found |= {part: getattr(last.sampling, name) for name, part in parts.sampling.items()}
+        picked = [key if key in known else "" for key in [*chosen, None, None, None][:3] if key is not None]
+        if (wanted in known and not any(key and key.startswith(wanted) for key in picked)) or not any(
+            key and key != sides.BASE for key in picked
+        ):
+            picked, past = [sides.BASE, wanted if wanted in known else there[0][1], ""], None
+        picked = [*picked, "", "", ""][:3]
+        choices = [("Base", sides.BASE), *there]
+        found |= {
+            side: gr.update(choices=choices if place < 2 else [("Nobody", ""), *choices], value=value)
+            for place, (side, value) in enumerate(zip(parts.sides, picked, strict=True))
+        }
+        found |= {self.none_yet: "", parts.past: past, parts.shelf: self._shelf(picked)}
+        return found | self.drawn(past, False, *picked)
 
+    def drawn(self, past: Comparison | None, marked: bool, *chosen: str | None) -> Updates:
+        """The conversation as it stands: its last turn where answers stream, the others above."""
+        parts = self.parts
+        memory = compare_view.memory(chat.loaded(self.studio))
+        found: Updates = {parts.memory: memory, parts.memory_seen: memory}
+        if past is None or not past.turns:
+            return found | {parts.earlier: "", parts.answers: compare_view.empty(self._names(chosen)), parts.links: ""}
+        *before, last = past.turns
+        return found | {
+            parts.earlier: compare_view.turns(before, self._tell, marked),
+            parts.answers: compare_view.turn(last, self._tell, marked=marked),
+            parts.links: compare_view.links(past),
+        }
 
-def _turn(run: RunInfo, state: ChatState | None, asked: str) -> str:
-    """One question with its two answers; data-asking while they come, which shows Stop in place of Ask."""
-    question = f'<p class="asked">{esc(asked)}</p>' if asked else ""
-    status = f'<p class="doing" role="status">{esc(state.status)}</p>' if state and state.status else ""
-    titles = {"base": ("Base", run.model), "adapted": ("Adapted", f"{run.model} + {run.name}, step {run.step}")}
-    asking = state is not None and not state.finished
-    columns = "".join(
-        _answer(column, *titles[column], state.answers.get(column) if state else None, asking) for column in COLUMNS
-    )
-    shows = " data-asking" if asking else ""
-    return f'<section class="turn"{shows}>{question}{status}<div class="sides">{columns}</div></section>'
+    def ask(
+        self,
+        request: gr.Request,
+        asked: str,
+        past: Comparison | None,
+        blind: bool,
+        marked: bool,
+        system: str,
+        *values: Any,
+    ) -> Iterator[Updates]:
+        """Streams all answers; a turn that ended joins those before it."""
+        parts = self.parts
+        chosen, knobs = values[:3], values[3:]
+        past = past or comparisons.begin()
+        known = [text for text in chosen if text]
+        found = sides.resolve(self.studio, known)
+        turn = comparisons.ask(found, asked, talk.sampling(knobs), system, blind)
+        state = ChatState("Asking", turn.answers)
+        last = 0.0
+        earlier = compare_view.turns(past.turns, self._tell, marked)
+        yield {parts.notice: "", parts.earlier: earlier, parts.answers: self._live(turn, state), parts.links: ""}
+        talks = comparisons.messages(past, turn)
+        try:
+            for state in chat.ask(self.studio, found, talks, turn.sampling, str(request.session_hash)):
+                if time.monotonic() - last > PAUSE or state.finished:
+                    last = time.monotonic()
+                    yield {parts.answers: self._live(turn, state)}
+        except StudioError:
+            yield self.drawn(past, marked, *chosen)
+            raise
+        past = comparisons.add(past, comparisons.told(turn, replace(state, status="", finished=True)))
+        comparisons.save(self.studio, past)
+        over: Updates = {parts.past: past, parts.kept: past.id, parts.question: "", parts.draft: ""}
+        yield over | self.drawn(past, marked, *chosen)
 
+    def retry(
+        self, request: gr.Request, past: Comparison | None, blind: bool, marked: bool, system: str, *values: Any
+    ) -> Iterator[Updates]:
+        """The last question once more, as things are set now; where tokens are drawn, with the next seed."""
+        before, turn = comparisons.take_back(past or comparisons.begin())
+        chosen, knobs = values[:3], list(values[3:])
+        names = list(self.parts.sampling)
+        if (knobs[names.index("temperature")] or 0) > 0:
+            knobs[names.index("seed")] = int(knobs[names.index("seed")] or 0) + 1
+            yield {self.parts.sampling["seed"]: knobs[names.index("seed")]}
+        try:
+            for found in self.ask(request, turn.question, before, blind, marked, system, *chosen, *knobs):
+                # What was begun in the box is another question: it stays.
+                yield {
+                    part: value for part, value in found.items() if part not in (self.parts.question, self.parts.draft)
+                }
+        except StudioError:
+            yield self.drawn(past, marked, *chosen)
+            raise
 
-def _answer(column: str, title: str, who: str, answer: Answer | None, busy: bool) -> str:
-    """One column: who answers, the text as plain text, and its figures."""
-    body = esc(answer.text) if answer else ""
-    if not answer:
-        hint = "Waiting" if busy else "Answers stream here."
-        body = f'<span class="hint">{hint}</span>'
-    foot = f"<footer>{_figures(answer)}</footer>" if answer else ""
-    writing = " writing" if answer and busy and not answer.done else ""
-    return (
-        f'<article class="side side-{column}{writing}" aria-label="{title}"><header>'
-        f'<i class="swatch" aria-hidden="true"></i>'
-        f'<b>{title}</b><span>{esc(who)}</span></header><div class="said">{body}</div>{foot}</article>'
-    )
+    def stop(self, request: gr.Request) -> Updates:
+        chat.stop(self.studio, str(request.session_hash))
+        return {}
 
+    def edit(self, past: Comparison | None, marked: bool, *chosen: str | None) -> Updates:
+        """The last question back in the box, and its answers gone."""
+        before, turn = comparisons.take_back(past or comparisons.begin())
+        return self._kept(before, marked, *chosen) | {self.parts.question: turn.question}
 
-_ENDS = {"end": "", "length": "cut at the longest answer", "stopped": "stopped"}
+    def anew(self, *chosen: str | None) -> Updates:
+        """An empty conversation; the one before stays in its file."""
+        return {self.parts.past: None, self.parts.kept: ""} | self.drawn(None, False, *chosen)
 
+    def choose(self, *chosen: str | None) -> Updates:
+        """Other sides begin anew: nobody should answer to what another said."""
+        return self.anew(*chosen) | {self.parts.shelf: self._shelf(chosen)}
 
-def _figures(answer: Answer) -> str:
-    if not answer.done:
-        return f"{answer.tokens:,} tokens"
-    end = _ENDS.get(answer.reason, answer.reason)
-    speed = f"{answer.tokens_per_s:.1f} tokens/s · first after {answer.first_token_s:.2f} s"
-    return f"{answer.tokens:,} tokens · {speed}" + (f" · {esc(end)}" if end else "")
+    def blinded(self, blind: bool, past: Comparison | None, marked: bool, *chosen: str | None) -> Updates:
+        if blind or past is None or not past.hidden:
+            return {}
+        return self._kept(comparisons.reveal(past), marked, *chosen)
 
+    def vote(self, event: gr.EventData, past: Comparison | None, marked: bool, *chosen: str | None) -> Updates:
+        """Take a vote down, and show who is who."""
+        turn = next((one for one in past.turns if one.id == event.of), None) if past else None
+        if past is None or turn is None or turn.vote:
+            return {}
+        place = str(event.vote)
+        better = TIE if place == "0" else turn.sides[turn.order[int(place) - 1]].key
+        votes.cast(self.studio, turn, better)
+        return self._kept(comparisons.change(past, replace(turn, vote=better)), marked, *chosen)
 
-def _shelf(prompts: list[str]) -> str:
-    """Held-out messages: the run never saw them, so their answers are a fair test."""
-    if not prompts:
-        return ""
-    start = _shared_start(prompts)
-    items = "".join(
-        f'<li><button type="button" class="prompt" data-pick data-prompt="{place}" title="{esc(text)}">'
-        f"{esc(text[start:])}</button></li>"
-        for place, text in enumerate(prompts)
-    )
-    return f'<div class="shelf-title">Held out: never trained on</div><ul class="prompts">{items}</ul>'
+    def take(self, event: gr.EventData, *chosen: str | None) -> Updates:
+        prompts = self._prompts(chosen)
+        return {self.parts.question: prompts[int(event.prompt)]} if int(event.prompt) < len(prompts) else {}
 
+    def free(self) -> Updates:
+        chat.unload(self.studio)
+        return self.look(None)
 
-def _shared_start(prompts: list[str]) -> int:
-    """Length of what all prompts begin with (an instruction, mostly): the shelf shows what tells them apart."""
-    if len(prompts) < 2:
-        return 0
-    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*prompts, strict=False))
-    common = "".join(letters[0] for letters in same)
-    return max(common.rfind("\n"), common.rfind(" ")) + 1
+    def look(self, seen: str | None) -> Updates:
+        """What is in memory, if that changed."""
+        memory = compare_view.memory(chat.loaded(self.studio))
+        parts = self.parts
+        # Gradio takes an empty dictionary for a value.
+        return {parts.memory: gr.skip()} if memory == seen else {parts.memory: memory, parts.memory_seen: memory}
+
+    def _kept(self, past: Comparison, marked: bool, *chosen: str | None) -> Updates:
+        """The conversation as it is now, on disk and on the page."""
+        comparisons.save(self.studio, past)
+        return {self.parts.past: past, self.parts.kept: past.id} | self.drawn(past, marked, *chosen)
+
+    def _live(self, turn: Turn, state: ChatState) -> str:
+        return compare_view.turn(comparisons.told(turn, replace(state, finished=False)), self._tell, state.status)
+
+    def _tell(self, turn: Turn) -> str:
+        return votes.tally(self.studio, turn).words
+
+    def _names(self, chosen: Chosen) -> list[tuple[str, str]]:
+        titles = {key: label for label, key in sides.choices(self.studio)}
+        return [(key, titles.get(key, "Base")) for key in chosen if key]
+
+    def _prompts(self, chosen: Chosen) -> list[str]:
+        """Held-out messages of the first run among the sides."""
+        run = next((key.partition("@")[0] for key in chosen if key and key != sides.BASE), "")
+        return chat.held_out_prompts(self.studio, run) if run else []
+
+    def _shelf(self, chosen: Chosen) -> str:
+        return compare_view.shelf(self._prompts(chosen))

@@ -2,9 +2,9 @@
 
 `/healthz` says that the studio is alive, `/static` serves our files, `/download/<export>` one export,
 `/rejects/<dataset>.csv` (or .jsonl) the rows of a file that were left out, `/curves/<run>` and `/points/<run>.csv` what
-was measured; everything else is the page. A guard stands
-before all of it: it answers only requests that name this machine as their host and come from no other site, so that a
-page you visit elsewhere cannot drive the studio.
+was measured, `/comparison/<id>.html` and `/evaluation/<id>.html` (or .json) what was compared; everything else is the
+page. A guard stands before all of it: it answers only requests that name this machine as their host and come from no
+other site, so that a page you visit elsewhere cannot drive the studio.
 """
 
 from collections.abc import Iterable
@@ -14,17 +14,17 @@ from urllib.parse import quote, urlsplit
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.datastructures import Headers
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from studio import __version__, resources
 from studio.errors import NotFound, StudioError
-from studio.services import checks, datasets, examples, exports
+from studio.services import checks, comparisons, datasets, examples, exports
 from studio.services.studio import Studio
 from studio.ui import app as pages
-from studio.ui import curves, form
+from studio.ui import curves, evaluation_page, form, share
 from studio.ui.theme import studio_theme
 
 _REJECTS = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
@@ -85,6 +85,18 @@ def make_app(studio: Studio) -> FastAPI:
             return PlainTextResponse(str(error), status_code=404)
         return FileResponse(path, filename=path.name)
 
+    @app.get("/evaluation/{evaluation_id}.{form}", response_model=None)
+    def evaluation(evaluation_id: str, form: str) -> PlainTextResponse:
+        try:
+            text = evaluation_page.share(studio, evaluation_id, form)
+        except StudioError as error:
+            return PlainTextResponse(str(error), status_code=404)
+        return PlainTextResponse(
+            text,
+            media_type="text/html" if form == "html" else "application/json",
+            headers={"Content-Disposition": f'attachment; filename="evaluation-{evaluation_id}.{form}"'},
+        )
+
     @app.get("/rejects/{key}.{form}", response_model=None)
     def rejects(key: str, form: str) -> StreamingResponse | PlainTextResponse:
         if form not in _REJECTS:
@@ -95,6 +107,24 @@ def make_app(studio: Studio) -> FastAPI:
             return PlainTextResponse(str(error), status_code=404)
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(f'{name}-rejects.{form}')}"}
         return StreamingResponse(lines, media_type=_REJECTS[form], headers=headers)
+
+    @app.get("/comparison/{key}.{form}", response_model=None)
+    def comparison(key: str, form: str) -> Response:
+        if form not in ("html", "json"):
+            return PlainTextResponse("Comparisons come as .html or .json.", status_code=404)
+        try:
+            found = comparisons.load(studio, key)
+        except StudioError as error:
+            return PlainTextResponse(str(error), status_code=404)
+        # Always a file, never a page of this studio: what a model wrote is in it.
+        headers = {
+            "Content-Disposition": f'attachment; filename="comparison-{key[:8]}.{form}"',
+            "Content-Security-Policy": f"{share.POLICY}; sandbox",
+            "X-Content-Type-Options": "nosniff",
+        }
+        if form == "json":
+            return JSONResponse(comparisons.as_dict(found), headers=headers)
+        return HTMLResponse(share.page(found, f"LoRA Studio {__version__}"), headers=headers)
 
     curves.add_routes(app, studio)
     # Gradio asks for a few of its own files under /static as well: ours come first, then those.
@@ -133,6 +163,7 @@ def _name_of(studio: Studio, key: str) -> str:
 def _head() -> str:
     return (
         '<link rel="stylesheet" href="/static/theme.css">'
+        '<link rel="stylesheet" href="/static/scores.css">'
         f"<style>{form.rules()}</style>"
         '<script src="/static/studio.js"></script>'
     )

@@ -9,7 +9,7 @@ import pytest
 
 from studio.errors import Unavailable
 from studio.recipe import Recipe
-from studio.services import chat, datasets, models, runs
+from studio.services import chat, datasets, models, runs, sides
 from studio.services.states import FINAL
 from studio.services.studio import Studio
 from studio.settings import Settings
@@ -32,7 +32,9 @@ def test_closing_cuts_an_answer_short(settings: Settings, tiny: Path, tmp_path: 
 
     def listen() -> None:
         try:
-            for state in chat.ask(studio, run.id, "Hello?", max_new_tokens=900):
+            talk = [{"role": "user", "content": "Hello?"}]
+            found = sides.resolve(studio, ["base", run.id])
+            for state in chat.ask(studio, found, [talk, talk], chat.Sampling(max_new_tokens=900)):
                 if state.status == "Answering":
                     answering.set()
             ends.append("answered")

@@ -233,10 +233,6 @@ def test_chat_answers_side_by_side_as_each_model_does_alone(make_run: Any, tiny:
             str(tiny),
             "--dtype",
             "float32",
-            "--data",
-            "{}",
-            "--adapter",
-            f"adapted={run.adapter}",
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -246,14 +242,16 @@ def test_chat_answers_side_by_side_as_each_model_does_alone(make_run: Any, tiny:
     )
     assert chat.stdin is not None and chat.stdout is not None
 
+    chat.stdin.write(json.dumps({"op": "load", "id": 0, "name": "adapted", "folder": str(run.adapter)}) + "\n")
+
     def ask(ask_id: int, *columns: str) -> dict[str, str]:
+        asked = [{"role": "user", "content": "3 + 3 = ?"}]
         chat.stdin.write(
             json.dumps(
                 {
                     "op": "ask",
                     "id": ask_id,
-                    "messages": [{"role": "user", "content": "3 + 3 = ?"}],
-                    "columns": columns,
+                    "sides": [{"column": name, "name": name, "messages": asked} for name in columns],
                     "max_new_tokens": 12,
                     "temperature": 0,
                 }

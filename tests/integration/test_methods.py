@@ -240,16 +240,23 @@ def exported(seen: Seen, tmp_path: Path, model: Path, kind: str) -> tuple[RunDir
 
 def check_chat(seen: Seen, base: Path) -> None:
     """The chat's columns answer as base and trained model do."""
+    import torch
+
     assert seen.run.trained is not None
-    taken = seats.take_seats(base, "float32", CPU, {"adapted": seen.run.trained}, lambda _: None)
+    taken = seats.Seats(base, "float32", CPU, lambda _: None)
+    taken.load("adapted", seen.run.trained)
     expected = {"base": logits(plain_base(base)), "adapted": seen.trained}
     for group in taken.groups(["base", "adapted"]):
-        for row, column in enumerate(group.columns):
-            with group.as_wanted():
-                options = {"adapter_names": [group.options["adapter_names"][row]]} if group.options else {}
-                mask = ids().new_ones(ids().shape)
-                found = group.model(input_ids=ids(), attention_mask=mask, **options).logits[0, -ids().shape[1] :]
-            assert apart(expected[column], found.detach()) < 1e-3, column
+        with group.as_wanted(), torch.no_grad():
+            model = group.model if group.virtual_tokens else group.inner
+            rows = ids().repeat(len(group.columns), 1)
+            found = model(input_ids=rows, attention_mask=torch.ones_like(rows)).logits[:, -ids().shape[1] :]
+        for column, one in zip(group.columns, found, strict=True):
+            assert apart(expected[column], one) < 1e-3, column
+    # Dropped, the base is what it was.
+    taken.drop("adapted")
+    (group,) = taken.groups(["base"])
+    assert apart(expected["base"], logits(group.inner)) < 1e-5
 
 
 @pytest.mark.parametrize("name", list(LORA | OTHERS))
@@ -501,17 +508,19 @@ def test_as_processes_train_and_chat(tmp_path: Path, sums: Path, biased: Path, n
         command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    command = [sys.executable, "-m", "studio.engine.chat", "--model", str(biased), "--dtype", "float32", "--data", "{}",
-               "--adapter", f"adapted={run.trained}"]  # fmt: skip
-    ask = {"op": "ask", "id": 1, "messages": [{"role": "user", "content": "3 + 3 = ?"}], "max_new_tokens": 12,
-           "columns": ["base", "adapted"]}  # fmt: skip
+    command = [sys.executable, "-m", "studio.engine.chat", "--model", str(biased), "--dtype", "float32"]
+    asked = [{"role": "user", "content": "3 + 3 = ?"}]
+    load = {"op": "load", "id": 1, "name": "adapted", "folder": str(run.trained)}
+    sides = [{"column": name, "name": name, "messages": asked} for name in ("base", "adapted")]
+    ask = {"op": "ask", "id": 2, "sides": sides, "max_new_tokens": 12}
     told: list[dict[str, Any]] = []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as chat:
         assert chat.stdin is not None and chat.stdout is not None
-        print(json.dumps(ask), file=chat.stdin, flush=True)
+        print(json.dumps(load), json.dumps(ask), sep="\n", file=chat.stdin, flush=True)
         while not told or told[-1]["kind"] not in ("end", "error"):
             told.append(json.loads(chat.stdout.readline()))
         chat.stdin.close()
+    assert next(one["alone"] for one in told if one["kind"] == "loaded")
     assert [one["kind"] for one in told].count("done") == 2 and told[-1]["kind"] == "end", told[-1]
     base, adapted = (
         [(one.get("text"), one.get("tokens")) for one in told if one.get("column") == column]

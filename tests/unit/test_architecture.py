@@ -22,16 +22,19 @@ MAY = {
     "rundir": {"errors", "settings"},
     "dataset": CONTRACT,
     "memory": CONTRACT,
+    "evaluation": CONTRACT,
     "store": CONTRACT,
     "launch": CONTRACT,
-    "services": CONTRACT | {"store", "launch", "dataset", "memory"},
+    "services": CONTRACT | {"store", "launch", "dataset", "memory", "evaluation"},
     "ui": CONTRACT | {"services"},
-    "cli": CONTRACT | {"services", "cli_output", "cli_data", "cli_runs", "ui"},
+    "cli": CONTRACT | {"services", "cli_output", "cli_chat", "cli_data", "cli_eval", "cli_runs", "ui"},
+    "cli_chat": CONTRACT | {"services", "cli_output", "cli_data"},
     "cli_data": CONTRACT | {"services", "cli_output"},
+    "cli_eval": CONTRACT | {"services", "cli_output", "cli_data", "ui"},
     "cli_runs": CONTRACT | {"services", "cli_output", "cli_data"},
     "cli_output": CONTRACT | {"services"},
     "__main__": {"cli"},
-    "engine": {"dataset", "recipe", "themes", "rundir", "errors"},
+    "engine": {"dataset", "evaluation", "recipe", "themes", "rundir", "errors"},
 }
 # Library -> the rooms that may import it.
 HOMES = {
@@ -47,6 +50,8 @@ HOMES = {
     "datasketch": {"dataset"},
     "charset_normalizer": {"dataset"},
     "huggingface_hub": {"launch"},
+    "sacrebleu": {"evaluation"},
+    "rouge_score": {"evaluation"},
     "torch": {"engine"},
     "transformers": {"engine"},
     "peft": {"engine"},
@@ -103,7 +108,8 @@ def test_the_studio_never_imports_torch(tmp_path: Path) -> None:
         "from studio.services.studio import Studio; from studio.ui.server import make_app\n"
         "import studio.cli\n"
         "with Studio(Settings(home=Path(sys.argv[1]), offline=True)) as studio: make_app(studio)\n"
-        "heavy = {'torch', 'transformers', 'peft', 'trl', 'datasets', 'accelerate'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'peft', 'trl', 'datasets', 'accelerate', 'sacrebleu', 'nltk'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
     done = subprocess.run(

@@ -8,7 +8,7 @@ import pytest
 
 from studio.errors import BadInput, Conflict, NotFound
 from studio.recipe import Recipe
-from studio.services import chat, datasets, estimates, examples, exports, machine, models, presets, runs
+from studio.services import chat, datasets, estimates, examples, exports, machine, models, presets, runs, sides
 from studio.services.studio import Studio, welcome
 from tests.conftest import little_rows, write_jsonl
 from tests.tiny import tiny_model
@@ -151,9 +151,11 @@ def test_every_preset_is_a_valid_recipe(ready: Studio) -> None:
 
 def test_questions_and_exports_want_a_run_with_an_adapter(ready: Studio) -> None:
     with pytest.raises(NotFound):
-        list(chat.ask(ready, "absent", "Hello?"))
+        sides.resolve(ready, ["base", "absent"])
+    with pytest.raises(BadInput, match="Choose a run"):
+        sides.resolve(ready, ["base"])
     with pytest.raises(BadInput, match="Write a question"):
-        list(chat.ask(ready, "absent", "  "))
+        list(chat.ask(ready, [], [[{"role": "user", "content": "  "}]]))
     with pytest.raises(BadInput, match="no export to 'floppy'"):
         exports.start(ready, "absent", "floppy")
     for name in ("absent", "../../etc", "0" * 16):

@@ -1,0 +1,78 @@
+"""Whose turn it is with the one model in memory: first come, first served, and one question a session at a time.
+
+Nobody can ask a second question before the first is answered, so that who asks much does not keep others waiting.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from studio.errors import Conflict
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A place in the line. stopped: its owner does not want the answer any more."""
+
+    session: str
+    stopped: bool = False
+
+
+@dataclass(slots=True)
+class Line:
+    """Those who wait; the first of them has the model."""
+
+    _tickets: list[Ticket] = field(default_factory=list)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @contextlib.contextmanager
+    def join(self, session: str) -> Iterator[Ticket]:
+        """A place at the end, left again with the context. Raises Conflict for a session that has one."""
+        with self._changed:
+            if any(ticket.session == session for ticket in self._tickets):
+                raise Conflict("Your last question is still being answered. Stop it, or wait for its end.")
+            ticket = Ticket(session)
+            self._tickets.append(ticket)
+        try:
+            yield ticket
+        finally:
+            with self._changed:
+                self._tickets.remove(ticket)
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def when_free(self) -> Iterator[bool]:
+        """The model without waiting: True while in this context, or False when someone has it."""
+        with self._changed:
+            ticket = None if self._tickets else Ticket("\0free")
+            if ticket is not None:
+                self._tickets.append(ticket)
+        try:
+            yield ticket is not None
+        finally:
+            if ticket is not None:
+                with self._changed:
+                    self._tickets.remove(ticket)
+                    self._changed.notify_all()
+
+    def ahead(self, ticket: Ticket) -> int:
+        """How many are before this one."""
+        with self._changed:
+            return self._tickets.index(ticket)
+
+    def wait(self, ticket: Ticket, seconds: float) -> None:
+        """Wait until the line moves, or so long."""
+        with self._changed:
+            if self._tickets[0] is not ticket and not ticket.stopped:
+                self._changed.wait(seconds)
+
+    def stop(self, session: str) -> bool:
+        """Mark the place of a session as not wanted any more; True when it has the model now."""
+        with self._changed:
+            for place, ticket in enumerate(self._tickets):
+                if ticket.session == session:
+                    ticket.stopped = True
+                    self._changed.notify_all()
+                    return place == 0
+            return False
