@@ -24,8 +24,8 @@ def test_an_evaluation_from_the_button_to_the_file(
 ) -> None:
     served = start(little_home)
     run = served.cli(
-        "train", "--model", "tiny", "--dataset", "little", "--set", "max_steps=2", "--set", "dtype=float32",
-        "--set", "held_out=0.5", "--follow",
+        "train", "--model", "tiny", "--dataset", "little", "--set", "max_steps=3", "--set", "dtype=float32",
+        "--set", "held_out=0.5", "--set", "save_steps=1", "--set", "save_total_limit=3", "--follow",
     )  # fmt: skip
     assert run["state"] == "completed"
     page.goto(served.url)
@@ -51,6 +51,10 @@ def test_an_evaluation_from_the_button_to_the_file(
 
     # Done; a reload in the middle loses nothing.
     page.get_by_role("checkbox", name=re.compile("General")).uncheck()
+    for step in (1, 2):
+        page.locator("#evaluate-against input").click()
+        page.get_by_role("option", name=f"little-1, checkpoint {step}").click()
+    page.keyboard.press("Escape")
     page.locator("#evaluate-start").click()
     expect(page.locator("#evaluation-progress .doing")).to_be_visible()
     page.reload()
@@ -69,7 +73,7 @@ def test_an_evaluation_from_the_button_to_the_file(
     table = page.locator("#answers-table")
     expect(table.locator("tbody tr")).to_have_count(10)
     expect(table.locator("thead")).to_contain_text(
-        re.compile("Prompt.*Reference.*Base: tiny.*Adapted: little-1, step 2", re.S)
+        re.compile("Prompt.*Reference.*Base: tiny.*little-1, step 3.*step 1.*step 2", re.S)
     )
     table.get_by_role("button", name="Next").click()
     expect(table).to_contain_text("Say <b>hi</b>")
