@@ -18,6 +18,7 @@ from studio.services.examples import LengthView
 from studio.services.runs import RunInfo
 from studio.services.story import Story
 from studio.services.studio import Studio
+from studio.services.trash import Emptied
 
 GIB = 2**30
 _SHOWN = 20
@@ -58,6 +59,8 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4f}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
     text = f"{value:,}" if isinstance(value, int) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -232,7 +235,51 @@ def show_runs(infos: Sequence[RunInfo], as_json: bool, notices: Sequence[str] = 
         _json({"runs": [_run_json(info) for info in infos]} | ({"notices": list(notices)} if notices else {}))
         return
     columns = ("id", "name", "state", "position", "cause", "step", "total_steps", "loss", "eval_loss")
-    table(infos, (*columns, "model", "dataset"), False, "runs")
+    table(infos, (*columns, "model", "dataset", "tags", "bytes"), False, "runs")
+
+
+def show_labels(info: RunInfo, as_json: bool) -> None:
+    """What is said of a run now."""
+    if as_json:
+        _json(_run_json(info))
+        return
+    tags = ", ".join(info.tags) or "no tags"
+    print(f"{info.name} ({info.id}): {'starred, ' if info.starred else ''}{tags}")
+    if info.notes:
+        print(info.notes)
+
+
+def show_moved(infos: Sequence[RunInfo], words: str, as_json: bool) -> None:
+    """Runs that went into the trash or out of it."""
+    if as_json:
+        show_runs(infos, True)
+        return
+    for info in infos:
+        print(f"{info.name} ({info.id}) {words}.")
+
+
+def show_trash(infos: Sequence[RunInfo]) -> None:
+    """What is in the trash, and how much of the disk it takes."""
+    for info in infos:
+        print(f"{info.name} ({info.id}): {_size(info.bytes)}")
+    print(f"{len(infos):,} runs, {_size(sum(info.bytes or 0 for info in infos))}")
+
+
+def show_emptied(emptied: Emptied, as_json: bool) -> None:
+    """What was deleted, and what had to stay."""
+    if as_json:
+        kept = [{"name": name, "reason": reason} for name, reason in emptied.kept]
+        _json({"freed": emptied.freed, "deleted": emptied.deleted, "kept": kept})
+        return
+    print(f"{len(emptied.deleted):,} runs deleted, {_size(emptied.freed)} freed.")
+    for name, reason in emptied.kept:
+        print(f"{name} stays: {reason}")
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "-"
+    return f"{count / GIB:.2f} GiB" if count >= GIB else f"{count / 2**20:.2f} MiB"
 
 
 def follow(studio: Studio, run_id: str, quiet: bool) -> RunInfo:

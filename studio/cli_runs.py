@@ -8,8 +8,9 @@ import typer
 from studio import cli_output as out
 from studio.cli_data import Json
 from studio.errors import BadInput
-from studio.services import queue, resuming, story
+from studio.services import labels, queue, resuming, run_list, story, trash
 from studio.services import runs as run_service
+from studio.services.run_list import Query
 from studio.services.studio import Studio
 
 app = typer.Typer(help="Runs of this home.")
@@ -23,15 +24,25 @@ def runs(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build the database again from the run directories.")
     ] = False,
+    search: Annotated[str, typer.Option(help="Words in name, notes, tags, id, model or dataset.")] = "",
+    state: Annotated[str, typer.Option(help="Only these states: failed,interrupted.")] = "",
+    model: Annotated[str, typer.Option(help="Only runs of this model.")] = "",
+    dataset: Annotated[str, typer.Option(help="Only runs on the dataset of this name.")] = "",
+    tag: Annotated[str, typer.Option(help="Only runs with this tag.")] = "",
+    starred: Annotated[bool, typer.Option("--starred", help="Only runs with a star.")] = False,
+    in_trash: Annotated[bool, typer.Option("--trash", help="The runs in the trash instead.")] = False,
+    sort: Annotated[str, typer.Option(help=f"By: {', '.join(run_list.SORTS)}.")] = "created",
 ) -> None:
-    """List the runs."""
+    """List the runs: all, or those that were searched for."""
     if context.invoked_subcommand is not None:
         return
     with Studio(context.obj) as studio:
         if rebuild:
             count = run_service.rebuild(studio)
             print(f"Built the index of {count} runs again.", file=sys.stderr)
-        out.show_runs(run_service.list_runs(studio), as_json, studio.notices)
+        query = Query(search, state, model, dataset, tag, starred, in_trash, sort, limit=run_list.MOST)
+        found = run_list.find_whole(studio, query)
+        out.show_runs(found, as_json, studio.notices)
 
 
 @app.command("show")
@@ -39,6 +50,76 @@ def show(context: typer.Context, run: str, as_json: Json = False) -> None:
     """Tell the whole story of a run: recipe, states, workers, checkpoints, memory, its last words."""
     with Studio(context.obj) as studio:
         out.show_story(story.tell(studio, run), as_json)
+
+
+@app.command("rename")
+def rename(context: typer.Context, run: str, name: str, as_json: Json = False) -> None:
+    """Give a run another name."""
+    with Studio(context.obj) as studio:
+        out.show_labels(labels.rename(studio, run, name), as_json)
+
+
+@app.command("note")
+def note(context: typer.Context, run: str, text: str, as_json: Json = False) -> None:
+    """Put a note to a run; an empty one ("") takes it away."""
+    with Studio(context.obj) as studio:
+        out.show_labels(labels.note(studio, run, text), as_json)
+
+
+@app.command("tag")
+def tag(
+    context: typer.Context,
+    run: str,
+    tags: Annotated[list[str] | None, typer.Argument(help="Plain words; none takes all tags away.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Give a run these tags and no others."""
+    with Studio(context.obj) as studio:
+        out.show_labels(labels.tag(studio, run, ",".join(tags or [])), as_json)
+
+
+@app.command("star")
+def star(
+    context: typer.Context,
+    run: str,
+    off: Annotated[bool, typer.Option("--off", help="Take the star away.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Give a run a star."""
+    with Studio(context.obj) as studio:
+        out.show_labels(labels.star(studio, run, not off), as_json)
+
+
+@app.command("trash")
+def throw(context: typer.Context, runs: list[str], as_json: Json = False) -> None:
+    """Put runs that are over into the trash; `studio runs --trash` lists it, `restore` takes out of it."""
+    with Studio(context.obj) as studio:
+        out.show_moved([trash.throw(studio, run) for run in runs], "is in the trash", as_json)
+
+
+@app.command("restore")
+def restore(context: typer.Context, runs: list[str], as_json: Json = False) -> None:
+    """Take runs out of the trash."""
+    with Studio(context.obj) as studio:
+        out.show_moved([trash.restore(studio, run) for run in runs], "is out of the trash", as_json)
+
+
+@app.command("empty-trash")
+def empty_trash(
+    context: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete the runs in the trash for good; says first which, and how much they take."""
+    with Studio(context.obj) as studio:
+        there = trash.contents(studio)
+        if there and not yes:
+            if as_json or not sys.stdin.isatty():
+                raise BadInput("Deleting runs for good wants a yes: studio runs empty-trash --yes")
+            out.show_trash(there)
+            if not typer.confirm("Delete them for good?"):
+                return
+        out.show_emptied(trash.empty(studio, [info.id for info in there]), as_json)
 
 
 def stop(

@@ -2,7 +2,7 @@
 
     recipe.yaml          in; immutable once started
     dataset.json         in; pointer to the immutable dataset and its sha256
-    about.json           in; what a person says of it: name, notes, tags, owner; its place in the queue
+    about.json           in; what a person says of it: name, notes, tags, star, owner, trashed; its place in the queue
     control/             in; files named stop, cancel, checkpoint: touched by anyone, consumed by the worker
     resume.json          in; what a worker that goes on is told: attempt, checkpoint, how far
     attempts/N/          what earlier workers left: their claim, worker, heartbeat, exit and ended
@@ -21,6 +21,7 @@ An export has a directory of the same make. This module knows files only (and, t
 when a process began): no database, no torch, nothing is started or signalled here.
 """
 
+from studio.rundir.about import About
 from studio.rundir.files import (
     MANIFEST,
     read_json,
@@ -60,6 +61,7 @@ from studio.rundir.worker import (
 
 __all__ = [
     "MANIFEST",
+    "About",
     "Beat",
     "Cause",
     "Control",

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import BadInput, Conflict, StudioError, Unavailable
@@ -103,6 +104,7 @@ def ask(
             yield _stopped(state)
             return
         room.made_room = ""
+        room.answering = frozenset(side.key.partition("@")[0] for side in sides)
         try:
             yield from _answered(studio, sides, conversations, sampling or Sampling(), ticket, state)
         except Unavailable:
@@ -110,6 +112,7 @@ def ask(
                 raise Unavailable(f"The model made room for the run {room.made_room}; ask again to load it.") from None
             raise
         finally:
+            room.answering = frozenset()
             room.used = time.monotonic()
 
 
@@ -288,6 +291,18 @@ def unload(studio: "Studio") -> None:
     if not studio.chat.close_if_free():
         raise Conflict("A question is being answered. The memory can be freed after it, or stop it first.")
     studio.chat.made_room = ""
+
+
+def let_go(studio: "Studio", run_id: str) -> bool:
+    """Drop what is loaded of a run; False while it is being asked."""
+    room, folder = studio.chat, studio.run_dir(run_id).path
+    with room.line.when_free() as free:
+        if not free:
+            return run_id not in room.answering
+        for key in [key for key in room.seated if Path(key[0]).is_relative_to(folder)]:
+            with contextlib.suppress(StudioError):  # a worker that is gone holds nothing
+                _do(room, {"op": "drop", "name": room.seated.pop(key)[0]})
+    return True
 
 
 def unload_if_idle(studio: "Studio") -> None:

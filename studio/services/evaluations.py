@@ -152,6 +152,7 @@ def _columns(studio: "Studio", keys: Sequence[str]) -> tuple[list[Column], list[
     for number, key in enumerate(keys):
         run_id, mark, step = key.partition("@")
         info = runs.get(studio, run_id)
+        runs.refuse_trashed(studio.run_dir(info.id), info.name)
         recipe = runs.recipe_of(studio, info.id)
         if infos and recipe.model.model != infos[0].model:
             raise BadInput(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from studio.errors import BadInput, Conflict, NotFound
 from studio.launch import local
 from studio.memory.estimate import GIB
-from studio.rundir import Exit, RunDir, create, free_space_or_raise, read_events, read_json
+from studio.rundir import Exit, RunDir, about, create, free_space_or_raise, read_events, read_json
 from studio.services import models, runs
 from studio.services.states import FINAL, State
 
@@ -68,6 +68,7 @@ def start(studio: "Studio", run_id: str, kind: str) -> ExportInfo:
     if kind not in KINDS:
         raise BadInput(f"There is no export to {kind!r}. Known: {', '.join(KINDS)}.")
     info = runs.get(studio, run_id)
+    runs.refuse_trashed(studio.run_dir(info.id), info.name)
     if not info.has_adapter:
         raise Conflict(
             f"Run {info.name} has no adapter yet: it is {info.state}. Wait until it has finished or stop it."
@@ -92,8 +93,12 @@ def start(studio: "Studio", run_id: str, kind: str) -> ExportInfo:
         # Others load the adapter's base by what they know it by, not by our name for it.
         "model": {"id": model.source, "path": model.path},
     }
-    folder = create(studio.settings.exports, export_id, {"export.json": json.dumps(spec, ensure_ascii=False, indent=1)})
-    local.start(folder, "studio.engine.export")
+    run = studio.run_dir(info.id)
+    with about.held(run):  # nobody puts it into the trash before the worker is at it
+        runs.refuse_trashed(run, info.name)
+        files = {"export.json": json.dumps(spec, ensure_ascii=False, indent=1)}
+        folder = create(studio.settings.exports, export_id, files)
+        local.start(folder, "studio.engine.export")
     return get(studio, export_id)
 
 

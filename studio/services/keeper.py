@@ -4,14 +4,16 @@ A state is always derived from files and from whether the worker lives; nothing 
 reading makes it true: first whether the worker lives, then how it ended, then its journal.
 """
 
+import os
 import signal
 import time
 from typing import TYPE_CHECKING, cast
 
 from studio.errors import Unavailable
 from studio.launch import local
-from studio.rundir import Beat, Exit, Identity, RunDir, read_json, tidy
-from studio.services import attempts, dataset_index, disk, ends, evaluation_line, measured, queue, webhook
+from studio.rundir import About, Beat, Exit, Identity, RunDir, read_json, tidy
+from studio.rundir.about import stamp
+from studio.services import attempts, dataset_index, disk, ends, evaluation_line, measured, queue, sizes, webhook
 from studio.services.states import State
 from studio.store import ingest, runs
 from studio.store.tables import Run
@@ -45,6 +47,7 @@ def look_round(studio: "Studio") -> None:
         elif state == "queued":
             waiting.append(row)
     _start_what_may(studio, waiting, active)
+    sizes.measure_some(studio)
 
 
 def _start_what_may(studio: "Studio", waiting: list[Run], active: list[Run]) -> None:
@@ -69,23 +72,31 @@ def _start_what_may(studio: "Studio", waiting: list[Run], active: list[Run]) -> 
 
 
 def _find_runs(studio: "Studio") -> None:
-    known = runs.attempts(studio.database)
-    for path in studio.settings.runs.iterdir():
-        if path.name.startswith(".") or not path.is_dir():
-            continue
-        run = RunDir(path)
+    known = runs.known(studio.database)
+    there = set()
+    with os.scandir(studio.settings.runs) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    for name in names:
+        there.add(name)
+        run, row = studio.run_dir(name), known.get(name)
         try:
-            if path.name not in known:
+            if row is None:
                 ingest.register(studio.database, run)
-            elif known[path.name][1] and run.resume.exists() and attempts.wanted(run):
+                continue
+            if row.about != stamp(run):
+                ingest.take_about(studio.database, run)
+            if row.over and run.resume.exists() and attempts.wanted(run):
                 _go_on(studio, run)
         except (OSError, ValueError, TypeError) as error:
-            studio.notice(path.name, f"The run directory {path.name} cannot be taken in: {error}.")
+            studio.notice(name, f"The run directory {name} cannot be taken in: {error}.")
+    for run_id, row in known.items():
+        if row.trashed and run_id not in there:  # the trash was emptied
+            runs.forget(studio.database, run_id)
 
 
 def _go_on(studio: "Studio", run: RunDir) -> None:
     """Put a run that is over back into the queue, once its earlier worker has left for good."""
-    if local.find(run) in ("alive", "claimed"):
+    if local.find(run) in ("alive", "claimed") or About.read(run).trashed is not None:
         return
     attempts.put_by(run)
     ingest.again(studio.database, run)
@@ -94,7 +105,7 @@ def _go_on(studio: "Studio", run: RunDir) -> None:
         run.id,
         **{"state": "queued", "ended": None, "message": "", "remedy": "", "cause": "", "stalled_since": None},
         attempt=attempts.current(run),
-        place=ingest.place_of(read_json(run.about) or {}),
+        place=ingest.place_of(About.read(run)),
     )
 
 

@@ -1,12 +1,11 @@
 """The queue: runs wait in order for the device. The order stands in each run's about.json and outlives the database."""
 
-import threading
 import time
 from typing import TYPE_CHECKING
 
 from studio.errors import BadInput, Conflict
 from studio.recipe import Recipe
-from studio.rundir import RunDir, read_json, write_json
+from studio.rundir import About, RunDir, about, read_json
 from studio.services import estimates, machine, runs
 from studio.store import ingest
 from studio.store import runs as rows
@@ -19,18 +18,17 @@ if TYPE_CHECKING:
 _GIB = 2**30
 # Below this two places can no longer be told apart for sure.
 _NARROW = 1e-4
-_about = threading.Lock()
 
 
 def place_of(studio: "Studio", row: Run) -> float:
     """Where a run stands in the queue, as its files say."""
-    return ingest.place_of(read_json(studio.run_dir(row.id).about) or {"created": row.created})
+    said = About.read(studio.run_dir(row.id))
+    return row.created if said.created is None and said.order is None else ingest.place_of(said)
 
 
 def set_place(run: RunDir, place: float) -> None:
     """Write a run's place in the queue into its files."""
-    with _about:
-        write_json(run.about, (read_json(run.about) or {}) | {"order": place})
+    about.edit(run, order=place)
 
 
 def reorder(studio: "Studio", run_id: str, before: str | None = None) -> "RunInfo":

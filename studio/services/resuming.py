@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from studio.dataset import store as dataset_files
 from studio.errors import BadInput, Conflict, NotFound
 from studio.recipe import Recipe
-from studio.rundir import Identity, RunDir, newest_checkpoint, read_json
+from studio.rundir import Identity, RunDir, about, newest_checkpoint, read_json
 from studio.services import attempts, models, queue, runs
 from studio.services.attempts import Plan
 
@@ -80,14 +80,17 @@ def _over(studio: "Studio", run_id: str) -> "RunInfo":
     info = runs.get(studio, run_id)
     if not info.final:
         raise Conflict(f"Run {info.name} ({info.id}) is not over: it is {info.state}.")
+    runs.refuse_trashed(studio.run_dir(info.id), info.name)
     return info
 
 
 def _queue(studio: "Studio", info: "RunInfo", run: RunDir, plan: Plan) -> "RunInfo":
     last = max((queue.place_of(studio, row) for row in queue.line(studio)), default=0.0)
-    queue.set_place(run, queue.after(last))
-    attempts.forget_wishes(run)
-    plan.write(run)
+    with about.held(run):  # nobody puts it into the trash meanwhile
+        runs.refuse_trashed(run, info.name)
+        about.write(run, order=queue.after(last))
+        attempts.forget_wishes(run)
+        plan.write(run)
     studio.look()
     return runs.get(studio, info.id)
 

@@ -13,7 +13,8 @@ from studio.services.turns import Line
 @dataclass(slots=True)
 class Room:
     """base: the model and the type its weights are held in. seated: what is loaded beside it, the last used last, with
-    its name in the worker and why it has a pass of its own. made_room: the name of the run that it made room for."""
+    its name in the worker and why it has a pass of its own. answering: the runs that are being asked. made_room: the
+    name of the run that it made room for."""
 
     line: Line = field(default_factory=Line)
     talker: Talker | None = None
@@ -21,6 +22,7 @@ class Room:
     seated: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
     used: float = 0.0
     asked: int = 0
+    answering: frozenset[str] = frozenset()
     made_room: str = ""
 
     @property

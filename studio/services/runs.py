@@ -5,7 +5,8 @@ import json
 import re
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from studio.dataset.formats import Record
@@ -14,7 +15,7 @@ from studio.dataset.store import read_records
 from studio.errors import Conflict, NotFound
 from studio.memory.shapes import ModelShape
 from studio.recipe import Recipe
-from studio.rundir import RunDir, create, read_json
+from studio.rundir import About, RunDir, create, read_json
 from studio.services import datasets, ends, estimates, examples, models, resuming
 from studio.services.datasets import DatasetInfo
 from studio.services.states import EXPLAINED, FINAL, State
@@ -34,7 +35,8 @@ class RunInfo:
 
     cause: why it ended, in a word (rundir.Cause). stalled_since: since when a live worker makes no progress. attempt:
     which of its workers it is at. can_resume: it is over and may go on; resume_hint: from where. position: in the
-    queue, the next to start at 1; 0 for a run that does not wait.
+    queue, the next to start at 1; 0 for a run that does not wait. trashed: when it was put into the trash. bytes: of
+    disk that it takes, as counted last; None before that.
     """
 
     id: str
@@ -68,6 +70,11 @@ class RunInfo:
     can_resume: bool = False
     resume_hint: str = ""
     position: int = 0
+    notes: str = ""
+    tags: tuple[str, ...] = ()
+    starred: bool = False
+    trashed: float | None = None
+    bytes: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +138,43 @@ def fingerprint(shape: ModelShape) -> dict[str, Any]:
 def _next_name(studio: "Studio", base: str) -> str:
     """`base-N` with the first N above those in use."""
     pattern = re.compile(re.escape(base) + r"-(\d+)$")
-    numbers = [int(found[1]) for row in rows.every(studio.database, studio.owner) if (found := pattern.match(row.name))]
+    numbers = [int(found[1]) for name in rows.names(studio.database, studio.owner) if (found := pattern.match(name))]
     return f"{base}-{max(numbers, default=0) + 1}"
 
 
 def list_runs(studio: "Studio") -> list[RunInfo]:
-    """All runs, newest first."""
+    """All runs but those in the trash, newest first; looks into every run directory."""
     studio.refresh()
-    line = {row.id: number for number, row in enumerate(rows.waiting(studio.database), 1)}
+    line = _line(studio)
     return [_info(studio, row, line.get(row.id, 0)) for row in rows.every(studio.database, studio.owner)]
+
+
+def brief(studio: "Studio", found: Sequence[Run]) -> list[RunInfo]:
+    """Rows as a list shows them, without what only the run directories tell: has_adapter, resume_hint and plan."""
+    line = _line(studio) if any(row.state == "queued" for row in found) else {}
+    return [_info(studio, row, line.get(row.id, 0), looked=False) for row in found]
+
+
+def with_adapter(studio: "Studio") -> list[RunInfo]:
+    """The runs that have learned something and can be asked or exported, newest first."""
+    return [info for info in list_runs(studio) if info.has_adapter]
+
+
+def newest(studio: "Studio") -> RunInfo | None:
+    """The run that was made last."""
+    studio.refresh()
+    row = rows.newest(studio.database, studio.owner)
+    return None if row is None else get(studio, row.id)
+
+
+def refuse_trashed(run: RunDir, name: str) -> None:
+    """Raise Conflict for a run that is in the trash: nothing new begins with it."""
+    if About.read(run).trashed is not None:
+        raise Conflict(f"Run {name} is in the trash: restore it first (studio runs restore {run.id}).")
+
+
+def _line(studio: "Studio") -> dict[str, int]:
+    return {row.id: number for number, row in enumerate(rows.waiting(studio.database), 1)}
 
 
 def get(studio: "Studio", run_id: str) -> RunInfo:
@@ -157,45 +192,41 @@ def get(studio: "Studio", run_id: str) -> RunInfo:
 
 def _just_made(studio: "Studio", run: RunDir) -> RunInfo:
     """A run directory that the keeper has not taken in yet: it waits."""
-    about = read_json(run.about) or {}
-    if about.get("owner") != studio.owner:
+    about = About.read(run)
+    if about.owner != studio.owner:
         raise NotFound(f"There is no run {run.id!r}. See them with: studio runs")
     recipe = Recipe.load(run.recipe)
     dataset = str((read_json(run.dataset) or {}).get("name", ""))
     row = Run(
+        **dict.fromkeys(("dataset", "recipe", "device", "doing", "message", "remedy", "cause"), ""),
+        **dict.fromkeys(("step", "total_steps", "offset", "last_seq"), 0),
         id=run.id,
         owner=studio.owner,
-        name=recipe.name,
+        name=about.name or recipe.name or run.id,
         model=recipe.model.model,
-        dataset="",
         dataset_name=dataset,
-        recipe="",
         path=str(run.path),
-        created=float(about["created"]),
+        created=run.path.stat().st_ctime if about.created is None else about.created,
         state="queued",
-        step=0,
-        total_steps=0,
-        device="",
-        doing="",
-        message="",
-        remedy="",
         plan={},
-        cause="",
         attempt=1,
-        offset=0,
-        last_seq=0,
+        notes=about.notes,
+        tags=list(about.tags),
+        starred=about.starred,
+        trashed=about.trashed,
     )
     return _info(studio, row, len(rows.waiting(studio.database)) + 1)
 
 
-def _info(studio: "Studio", row: Run, position: int) -> RunInfo:
+def _info(studio: "Studio", row: Run, position: int, looked: bool = True) -> RunInfo:
+    """looked: with what only the run directory tells."""
     state: State = row.state  # type: ignore[assignment]
     final = state in FINAL
     left = None
     if row.step_seconds and row.total_steps and not final:
         left = max(0, row.total_steps - row.step) * row.step_seconds
     run = studio.run_dir(row.id)
-    steps = ends.checkpoint_steps(run) if final else []
+    steps = ends.checkpoint_steps(run) if final and looked else []
     return RunInfo(
         row.id,
         row.name,
@@ -220,14 +251,19 @@ def _info(studio: "Studio", row: Run, position: int) -> RunInfo:
         row.path,
         row.device,
         final,
-        run.trained is not None,
-        dict(row.plan or {}),
+        looked and run.trained is not None,
+        dict(row.plan or {}) if looked else {},
         row.cause,
         row.stalled_since,
         row.attempt,
-        final and state != "completed",
-        resuming.hint(state, steps) if final else "",
+        final and state != "completed" and row.trashed is None,
+        resuming.hint(state, steps) if final and looked else "",
         position,
+        row.notes,
+        tuple(row.tags or ()),
+        row.starred,
+        row.trashed,
+        row.bytes,
     )
 
 

@@ -88,6 +88,7 @@ def _adapted(studio: "Studio", written: str) -> Side:
         raise BadInput(f"{written!r} names nobody who could answer: write base, RUN or RUN@STEP.")
     info = runs.get(studio, match["run"])
     run, recipe = studio.run_dir(info.id), runs.recipe_of(studio, info.id)
+    runs.refuse_trashed(run, info.name)
     models.get(studio, recipe.model.model)
     folder, step = _folder(info, run, match["step"])
     words = f"{info.model} + {info.name}, step {step}"

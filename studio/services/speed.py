@@ -1,5 +1,6 @@
 """How fast this machine trains: operations a second, from the runs it has done, or a usual figure until then."""
 
+import functools
 import statistics
 import time
 from dataclasses import dataclass
@@ -90,11 +91,17 @@ def _runs(studio: "Studio") -> list[Past]:
     return found
 
 
+@functools.lru_cache(maxsize=2048)
+def _recipe(text: str) -> Recipe:
+    """A run's recipe never changes, and reading hundreds of them takes a second."""
+    return Recipe.parse(yaml.safe_load(text), "run")
+
+
 def _read(studio: "Studio", row: Run) -> Past | None:
     if not row.tokens_per_s or not row.recipe:
         return None
     try:
-        recipe = Recipe.parse(yaml.safe_load(row.recipe), "run")
+        recipe = _recipe(row.recipe)
         shape = models.shape_of(studio, row.model)
     except StudioError:
         return None  # made by another version, or its model is gone

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from studio.errors import Unavailable
 from studio.rundir import RunDir
-from studio.services import chat, checks, datasets, keeper, webhook
+from studio.services import chat, checks, datasets, keeper, trash, webhook
 from studio.services.room import Room
 from studio.settings import Settings
 from studio.store import db
@@ -47,6 +47,7 @@ class Studio:
             if self.keeping:
                 self._say_what_was_set_aside()
                 checks.clean_up(self)
+                trash.finish(self)
                 self.look()
         except BaseException:
             self._lock.release()

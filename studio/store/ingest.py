@@ -2,6 +2,8 @@
 is stored in the transaction that stores the lines. The tables can be deleted and built again from run directories.
 """
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ from sqlalchemy.orm import Session
 
 from studio.errors import BadInput
 from studio.recipe import Recipe
+from studio.rundir import About, RunDir, read_events, read_json
 from studio.rundir import Event as JournalEvent
-from studio.rundir import RunDir, read_events, read_json
+from studio.rundir.about import stamp
 from studio.store.db import Database
-from studio.store.tables import Event, Point, Run
+from studio.store.tables import Event, Point, Run, RunTag
 
 _POINT_FIELDS = (
     "epoch",
@@ -37,28 +40,62 @@ def register(database: Database, run: RunDir) -> bool:
         recipe = Recipe.load(run.recipe)
     except BadInput:
         return False
-    about = read_json(run.about) or {}
+    seen, about = stamp(run), About.read(run)
     dataset = read_json(run.dataset) or {}
     row = {
         "id": run.id,
-        "owner": str(about.get("owner", "local")),
-        "name": str(about.get("name") or recipe.name or run.id),
+        "owner": about.owner,
         "model": recipe.model.model,
         "dataset": str(dataset.get("id", "")),
         "dataset_name": str(dataset.get("name", "")),
         "recipe": recipe.to_yaml(),
         "path": str(run.path),
-        "created": float(about.get("created", run.path.stat().st_ctime)),
-        "place": place_of(about),
+        "created": run.path.stat().st_ctime if about.created is None else about.created,
     }
+    said = _said(about, seen, about.name or recipe.name or run.id, row)
     with database.write() as session:
-        return session.scalar(insert(Run).values(**row).on_conflict_do_nothing().returning(Run.id)) is not None
+        new = session.scalar(insert(Run).values(**row, **said).on_conflict_do_nothing().returning(Run.id)) is not None
+        if new:
+            _tag(session, run.id, about)
+    return new
 
 
-def place_of(about: dict[str, Any]) -> float:
+def take_about(database: Database, run: RunDir) -> None:
+    """Take in what about.json says now of a run that has a row."""
+    seen, about = stamp(run), About.read(run)
+    with database.write() as session:
+        row = session.get_one(Run, run.id)
+        known = {"id": row.id, "model": row.model, "dataset_name": row.dataset_name}
+        for name, value in _said(about, seen, about.name or row.name, known).items():
+            setattr(row, name, value)
+        _tag(session, run.id, about)
+
+
+def _said(about: About, seen: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that come from about.json; seen: the stamp from before it was read."""
+    searched = (name, about.notes, " ".join(about.tags), row["id"], row["model"], row["dataset_name"])
+    return {
+        "name": name,
+        "place": place_of(about),
+        "about": seen,
+        "notes": about.notes,
+        "tags": list(about.tags),
+        "starred": about.starred,
+        "trashed": about.trashed,
+        "words": "\n".join(searched).casefold(),
+        "name_key": re.sub(r"\d+", lambda found: found[0].zfill(12), name.casefold()),
+    }
+
+
+def _tag(session: Session, run_id: str, about: About) -> None:
+    session.execute(delete(RunTag).where(RunTag.run == run_id))
+    if about.tags:
+        session.execute(insert(RunTag), [{"run": run_id, "tag": tag} for tag in about.tags])
+
+
+def place_of(about: About) -> float:
     """Where about.json puts a run in the queue: by default in the order in which runs were made."""
-    order = about.get("order", about.get("created", 0.0))
-    return float(order) if isinstance(order, int | float) else 0.0
+    return next((value for value in (about.order, about.created) if value is not None), 0.0)
 
 
 def ingest(database: Database, run: RunDir) -> int:
@@ -165,7 +202,7 @@ def _number(value: Any) -> Any:
 def rebuild(database: Database, folder: Path) -> int:
     """Build the run tables again from the run directories below `folder`; returns the number of runs."""
     with database.write() as session:
-        for table in (Point, Event, Run):
+        for table in (Point, Event, RunTag, Run):
             session.execute(delete(table))
     count = 0
     for path in sorted(folder.iterdir()):

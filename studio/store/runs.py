@@ -1,9 +1,10 @@
 """Queries on runs and their points. Every query goes through `_mine`, the one place that filters by owner."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, delete, func, or_, select
 
 from studio.store.db import Database
 from studio.store.tables import Event, Point, Run
@@ -13,6 +14,10 @@ FINAL = ("completed", "stopped", "failed", "interrupted")
 
 def _mine(owner: str) -> Select[Run]:
     return select(Run).where(Run.owner == owner)
+
+
+def _kept(owner: str) -> Select[Run]:
+    return _mine(owner).where(Run.trashed.is_(None))
 
 
 def find(database: Database, owner: str, run_id: str) -> Run | None:
@@ -30,9 +35,34 @@ def get(database: Database, run_id: str) -> Run:
 
 
 def every(database: Database, owner: str) -> Sequence[Run]:
-    """All runs of an owner, newest first."""
+    """All runs of an owner but those in the trash, newest first."""
     with database.read() as session:
-        return session.scalars(_mine(owner).order_by(Run.created.desc(), Run.id.desc())).all()
+        return session.scalars(_kept(owner).order_by(Run.created.desc(), Run.id.desc())).all()
+
+
+def names(database: Database, owner: str) -> Sequence[str]:
+    """The names of all runs of an owner, also of those in the trash: they may come back."""
+    with database.read() as session:
+        return session.scalars(select(Run.name).where(Run.owner == owner)).all()
+
+
+def count(database: Database, owner: str) -> int:
+    """How many runs an owner has, without the trash."""
+    with database.read() as session:
+        return session.scalar(_kept(owner).with_only_columns(func.count())) or 0
+
+
+def newest(database: Database, owner: str) -> Run | None:
+    """The run that was made last, without the trash."""
+    with database.read() as session:
+        return session.scalars(_kept(owner).order_by(Run.created.desc(), Run.id.desc()).limit(1)).first()
+
+
+def current(database: Database, owner: str, since: float) -> Sequence[Run]:
+    """Runs of an owner that are not over, and those that ended after `since`; newest first."""
+    now = or_(Run.state.not_in(FINAL), Run.ended > since)
+    with database.read() as session:
+        return session.scalars(_kept(owner).where(now).order_by(Run.created.desc(), Run.id.desc())).all()
 
 
 def unfinished(database: Database) -> Sequence[Run]:
@@ -49,11 +79,26 @@ def waiting(database: Database) -> Sequence[Run]:
         return session.scalars(query).all()
 
 
-def attempts(database: Database) -> dict[str, tuple[int, bool]]:
-    """For every run which of its workers it is at, and whether that one is over."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the keeper compares with a run directory. about: which writing of about.json was taken in."""
+
+    over: bool
+    about: str
+    trashed: bool
+
+
+def known(database: Database) -> dict[str, Known]:
+    """Every run, of all owners."""
     with database.read() as session:
-        rows = session.execute(select(Run.id, Run.attempt, Run.state)).all()
-    return {run: (attempt, state in FINAL) for run, attempt, state in rows}
+        rows = session.execute(select(Run.id, Run.state, Run.about, Run.trashed)).all()
+    return {run: Known(state in FINAL, about, trashed is not None) for run, state, about, trashed in rows}
+
+
+def forget(database: Database, run_id: str) -> None:
+    """Take a run out of the index, with its points and events."""
+    with database.write() as session:
+        session.execute(delete(Run).where(Run.id == run_id))
 
 
 def update(database: Database, run_id: str, **values: Any) -> None:

@@ -1,6 +1,7 @@
 """The tables. Rows that a person owns carry an `owner`.
 
 runs      one row a run: what the list shows, where ingest stands (offset, last_seq)
+run_tags  one row a tag of a run
 points    metric and evaluation points, keyed by (run, seq): inserting twice changes nothing
 events    everything else in the journal, keyed the same way
 datasets  one row a dataset folder
@@ -50,6 +51,24 @@ class Run(Base):
     stalled_since: Mapped[float | None]
     offset: Mapped[int] = mapped_column(default=0)
     last_seq: Mapped[int] = mapped_column(default=0)
+    # What about.json says; about: which writing of it was taken in.
+    about: Mapped[str] = mapped_column(default="")
+    notes: Mapped[str] = mapped_column(default="")
+    tags: Mapped[list[str]] = mapped_column(JSON, default=list)
+    starred: Mapped[bool] = mapped_column(default=False)
+    trashed: Mapped[float | None]
+    # Made for the list. words: all that is searched, in one case; name_key: so that run-9 stands before run-10.
+    words: Mapped[str] = mapped_column(default="")
+    name_key: Mapped[str] = mapped_column(default="")
+    bytes: Mapped[int | None]
+    bytes_at: Mapped[float] = mapped_column(default=0.0)
+
+
+class RunTag(Base):
+    __tablename__ = "run_tags"
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    tag: Mapped[str] = mapped_column(primary_key=True)
 
 
 class Point(Base):
@@ -97,4 +116,7 @@ class Dataset(Base):
 
 
 Index("ix_runs_created", Run.created)
+Index("ix_runs_list", Run.owner, Run.trashed, Run.created)
+Index("ix_runs_named", Run.owner, Run.trashed, Run.name_key)
+Index("ix_run_tags_tag", RunTag.tag)
 Index("ix_events_kind", Event.run, Event.kind)

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.services import chat, runs
+from studio.services import chat, run_list, runs
 from studio.services.studio import Studio
 from studio.ui import compare_tab, data_tab, export_tab, form, markup, runs_tab, sidebar, train_tab
 from studio.ui.handlers import PRIVATE, Step, Updates, view
@@ -72,7 +72,7 @@ def build(studio: Studio) -> gr.Blocks:
             """A started run is opened; of a first one, the end is awaited."""
             if not run:
                 return {tabs: gr.skip()}
-            return show_run(run) | {train.started: "", first_run: run if len(runs.list_runs(studio)) == 1 else ""}
+            return show_run(run) | {train.started: "", first_run: run if run_list.count(studio) == 1 else ""}
 
         def open_name(event: gr.EventData) -> Updates:
             return show_run(event.open) if "open" in event._data else {tabs: gr.skip()}

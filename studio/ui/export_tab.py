@@ -48,7 +48,7 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
 
     def reopen(chosen: str | None, wanted: str) -> Updates:
         """The runs that can be exported, and the cards of the chosen one."""
-        able = [item for item in runs.list_runs(studio) if item.has_adapter]
+        able = runs.with_adapter(studio)
         known = next((item for key in (wanted, chosen) for item in able if item.id == key), able[0] if able else None)
         if known is None:
             gone = dict.fromkeys(cards.values(), "")

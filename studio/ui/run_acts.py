@@ -87,8 +87,8 @@ def marks(run: RunInfo) -> str:
         "data-live": not run.final and run.state != "queued",
         "data-waits": run.state == "queued",
         "data-resumes": run.can_resume,
-        "data-extends": run.state == "completed" and bool(run.resume_hint),
-        "data-adapter": run.has_adapter,
+        "data-extends": run.state == "completed" and bool(run.resume_hint) and run.trashed is None,
+        "data-adapter": run.has_adapter and run.trashed is None,
     }
     return "".join(f" {name}" for name, applies in found.items() if applies)
 

@@ -1,10 +1,12 @@
-"""Runs: the table of runs and, under it, the open one: live curves, figures, samples, recipe, log, history."""
+"""Runs: the list of runs and, under it, the open one: live curves, figures, samples, recipe, log, history."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from studio.errors import NotFound
 from studio.services import runs, story
 from studio.services.runs import RunInfo
 from studio.services.studio import Studio
@@ -16,6 +18,16 @@ _NONE_YET = ("No runs yet", "Choose a model and a dataset, and start one.")
 _HEAD = """
 <link rel="stylesheet" href="/static/vendor/uPlot.min.css">
 <script src="/static/vendor/uPlot.min.js"></script>
+"""
+# Seconds between two looks at the open run: every answer of Gradio's costs the browser a tenth of a second of work.
+_LOOK, _CALM = 1.0, 3.0
+_LIST = """
+import(`${location.origin}/static/runs.js`).then(({start}) => {
+  const list = start(element, (what) => trigger('click', what));
+  const hear = () => props.value && list.opened(JSON.parse(props.value));
+  watch('value', hear);
+  hear();
+});
 """
 # The whole address: a browser that had another studio open in this tab would ask that one for the short one.
 _ON_LOAD = """
@@ -44,13 +56,15 @@ class RunsTab:
 
 def build(studio: Studio) -> RunsTab:
     """The tab's components and what happens in them."""
-    run, page = gr.State(""), gr.State(0)
+    run = gr.State("")
     beside = gr.State([])  # ids of runs drawn beside the open one
     order = gr.State({})  # of the table of differences: sort, down, pin
     seen = gr.State({})  # what this browser shows already, so that a tick sends only what changed
     ended = gr.State("")  # the open run, once it has ended before our eyes
-    timer = gr.Timer(1.0, active=False)
-    table = view("runs-table", picks=True)
+    timer = gr.Timer(_LOOK, active=False)
+    table = gr.HTML(
+        html_template='<div class="run-list"></div>', js_on_load=_LIST, elem_id="runs-table", apply_default_css=False
+    )
     with gr.Column(elem_id="no-runs"):
         none_yet = view("no-runs-yet")
         train = gr.Button("Go to Train", variant="primary", size="md", elem_id="go-train")
@@ -59,6 +73,7 @@ def build(studio: Studio) -> RunsTab:
         with gr.Row(equal_height=False, elem_id="run-bar"):
             head = view("run-head")
             acts = run_acts.build()
+        about = view("run-about")
         verdict = view("run-verdict")
         chart = gr.HTML(
             html_template='<div class="curves"></div>',
@@ -77,20 +92,22 @@ def build(studio: Studio) -> RunsTab:
         with gr.Accordion("History", open=False, elem_classes="fold", elem_id="history") as history:
             past = view("run-history")
 
-    def refresh(chosen: str, where: int, others: list[str], how: dict[str, Any], shown: dict[str, Any]) -> Updates:
-        """What changed since the last look; the curves ask for their points themselves."""
-        known = runs.list_runs(studio)
-        info = _open(known, chosen)
+    def refresh(chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any]) -> Updates:
+        """What changed since the last look; list and curves ask for their rows and points themselves."""
+        asked = shown.setdefault("asked", 0)
+        info = _open(studio, chosen)
         if info is None:
-            empty: Updates = {none_yet: markup.empty(*_NONE_YET), head: "", table: "", verdict: "", differ: ""}
+            empty: Updates = {none_yet: markup.empty(*_NONE_YET), head: "", about: "", verdict: "", differ: ""}
             return changed(shown, empty) | {run: "", seen: shown}
-        together = compare_runs.together(known, info, others)
+        together = compare_runs.together(_beside(studio, others), info, others)
         fresh: Updates = {
             none_yet: "",
-            table: runs_view.table(known, info.id, where, [one.id for one in together]),
+            table: runs_view.told(info.id, [one.id for one in together]),
             head: runs_view.head(info),
+            about: runs_view.about(info),
             chart: curves_view.told(together),
             acts.stop: gr.update(interactive=info.state != "stopping"),
+            timer: gr.update(value=_LOOK if any(not one.final for one in together) else _CALM),
         }
         other = shown.get("open") != info.id
         if other:
@@ -109,49 +126,72 @@ def build(studio: Studio) -> RunsTab:
             }
         if info.final:
             fresh |= {notice: "", ended: info.id} if just_ended else {notice: ""}
-        return changed(shown, fresh) | {run: info.id, seen: shown}
+        if shown["asked"] != asked:  # meanwhile another run was opened: this is of no interest any more
+            return {}
+        return changed(shown, fresh) | {seen: shown} | ({run: info.id} if info.id != chosen else {})
+
+    def afresh(shown: dict[str, Any]) -> dict[str, Any]:
+        """Nothing of what this browser shows holds any more. The same object stays: a look under way sees it too."""
+        asked = shown.get("asked", 0)
+        shown.clear()
+        shown["asked"] = asked + 1
+        return shown
 
     def pick(
-        chosen: str, where: int, others: list[str], how: dict[str, Any], shown: dict[str, Any], event: gr.EventData
+        chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any], event: gr.EventData
     ) -> Updates:
-        if "page" in event._data:
-            return refresh(chosen, int(event.page), others, how, shown) | {page: int(event.page)}
         if "beside" in event._data:
             others = [one for one in others if one != event.beside] + [event.beside] * (event.beside not in others)
-            return refresh(chosen, where, others, how, shown) | {beside: others}
-        return refresh(event.id, where, others, how, {})
+            return refresh(chosen, others, how, shown) | {beside: others}
+        if "id" in event._data:
+            fresh = refresh(str(event.id), others, how, afresh(shown))
+            return {run: str(event.id)} | fresh if fresh else {}
+        return refresh(chosen, others, how, shown)  # something was said of a run
 
     def arrange(
-        chosen: str, where: int, others: list[str], how: dict[str, Any], shown: dict[str, Any], event: gr.EventData
+        chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any], event: gr.EventData
     ) -> Updates:
         how = compare_runs.arranged(how, event._data)
-        return refresh(chosen, where, others, how, shown) | {order: how}
+        return refresh(chosen, others, how, shown) | {order: how}
 
-    def anew(chosen: str, where: int, others: list[str], how: dict[str, Any]) -> Updates:
-        return refresh(chosen, where, others, how, {})
+    def anew(chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any]) -> Updates:
+        return refresh(chosen, others, how, afresh(shown))
 
     def tell(chosen: str) -> Updates:
         return {past: run_story.story(story.tell(studio, chosen)) if chosen else ""}
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
-    parts = [table, none_yet, head, acts.stop, verdict, chart, differ, sampled, recipe, log, past, history]
-    parts += [run, seen, ended]
+    parts = [table, none_yet, head, about, acts.stop, verdict, chart, differ, sampled, recipe, log, past, history]
+    parts += [run, seen, ended, timer]
     # Through the queue: only its answers tell the browser that a state (here `ended`) has changed.
     tick: Step = {**quiet, "queue": True, "concurrency_limit": None}
-    looked = [run, page, beside, order, seen]
+    looked = [run, beside, order, seen]
     timer.tick(told(notice, refresh, clear=False), looked, [notice, *parts], **tick)
-    table.click(told(notice, pick), looked, [notice, page, beside, *parts], **quiet)
-    differ.click(told(notice, arrange), looked, [notice, order, *parts], **quiet)
-    reopen: Step = {"fn": told(notice, anew), "inputs": looked[:-1], "outputs": [notice, *parts], **quiet}
-    run_acts.wire(studio, acts, longer, looked[:-1], notice, anew, parts)
+    # Past the queue, whose answers cost the browser more; `asked` keeps a look that is under
+    # way from undoing it. Several: by default a click would be lost while an earlier one is under way.
+    table.click(told(notice, pick), looked, [notice, beside, *parts], trigger_mode="multiple", **quiet)
+    differ.click(told(notice, arrange), looked, [notice, order, *parts], **tick)
+    reopen: Step = {"fn": told(notice, anew), "inputs": looked, "outputs": [notice, *parts], **quiet}
+    run_acts.wire(studio, acts, longer, looked, notice, anew, parts)
     # Every checkpoint is read for it, so it is told only where it is looked at.
     history.expand(told(notice, tell, clear=False), run, [notice, past], **tick)
     return RunsTab(run, ended, timer, reopen, train, acts.compare, acts.export, acts.clone)
 
 
-def _open(known: list[RunInfo], chosen: str) -> RunInfo | None:
-    """The chosen run; without one, the newest."""
-    return next((run for run in known if run.id == chosen), known[0] if known else None)
+def _open(studio: Studio, chosen: str) -> RunInfo | None:
+    """The chosen run, also from the trash; without one, the newest."""
+    with contextlib.suppress(NotFound):
+        return runs.get(studio, chosen)
+    return runs.newest(studio)
+
+
+def _beside(studio: Studio, others: list[str]) -> list[RunInfo]:
+    """Those of the runs that are there and not in the trash."""
+    found = []
+    for one in others:
+        with contextlib.suppress(NotFound):
+            found.append(runs.get(studio, one))
+    return [info for info in found if info.trashed is None]
 
 
 def _log(studio: Studio, run: RunInfo) -> str:

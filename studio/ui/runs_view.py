@@ -1,5 +1,6 @@
-"""How runs look: the table of all, and one run's state and figures."""
+"""How runs look: a row of the list, and one run's state and figures."""
 
+import json
 import time
 
 from studio.services.runs import RunInfo
@@ -7,38 +8,29 @@ from studio.services.states import EXPLAINED
 from studio.ui import markup, run_acts, units
 from studio.ui.markup import esc
 
-PAGE = 12
 MOST_TOGETHER = 8
 
 
-def table(known: list[RunInfo], chosen: str, page: int, together: list[str]) -> str:
-    """Twelve runs a page, newest first; a click on a row opens it, its box draws its curves beside the open one's."""
-    start = page * PAGE
-    shown = known[start : start + PAGE]
-    heads = ["State", "Name", "Model", "Data", "Progress", "Loss", "Best eval", "Duration", "Started"]
-    numeric = {"Loss", "Best eval", "Duration"}
-    head = "".join(f'<th scope="col"{" class=num" if name in numeric else ""}>{name}</th>' for name in heads)
-    body = "".join(_row(run, run.id == chosen, _box(run, chosen, together)) for run in shown)
-    return (
-        f'<div class="scroll"><table class="table runs" aria-label="Runs"><thead><tr>'
-        f'<th scope="col" class="beside" aria-label="Curves"></th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>{_pager(len(known), page)}"
-    )
+def told(chosen: str, together: list[str]) -> str:
+    """What static/runs.js wants to know: the open run, those drawn with it, and how many can be told apart."""
+    return json.dumps({"chosen": chosen, "together": together, "most": MOST_TOGETHER})
 
 
-def _row(run: RunInfo, chosen: bool, box: str) -> str:
-    name = (
-        f'<button type="button" class="link" data-pick data-id="{esc(run.id)}" aria-pressed="{str(chosen).lower()}">'
-        f"{esc(run.name)}</button>"
-    )
-    bar = markup.progress(run.step, run.total_steps, f"Progress of {run.name}")
+def row(run: RunInfo) -> str:
+    """A run in the list; a click on it opens it, its box draws its curves beside the open one's."""
+    name = f'<button type="button" class="link" data-id="{esc(run.id)}">{esc(run.name)}</button>'
+    noted = f'<span class="noted" title="{esc(run.notes[:400])}">note</span>' if run.notes else ""
+    chips = "".join(map(_tag, run.tags))
+    bar = "" if run.final else markup.progress(run.step, run.total_steps, f"Progress of {run.name}")
     return (
-        f'<tr data-pick data-id="{esc(run.id)}" class="{"chosen" if chosen else ""}">{box}'
-        f"<td>{_state(run)}</td>"
-        f"<td>{name}</td><td>{esc(run.model)}</td><td>{esc(run.dataset)}</td>"
+        f'<tr data-id="{esc(run.id)}">{_box(run)}<td class="star-cell">{star(run)}</td>'
+        f'<td class="at">{_state(run)}</td>'
+        f'<td class="named">{name}{noted}{chips}</td><td class="of" title="{esc(run.model)}">{esc(run.model)}</td>'
+        f'<td class="of" title="{esc(run.dataset)}">{esc(run.dataset)}</td>'
         f'<td class="steps"><div>{bar}<span>{run.step:,}/{run.total_steps:,}</span></div></td>'
-        f'<td class="num">{units.figure(run.loss)}</td><td class="num">{units.figure(run.best_eval)}</td>'
-        f'<td class="num">{units.clock(duration(run))}</td><td>{markup.when(run.created)}</td></tr>'
+        f'<td class="num loss">{units.figure(run.loss)}</td><td class="num eval">{units.figure(run.best_eval)}</td>'
+        f'<td class="num took">{units.clock(duration(run))}</td><td class="num disk">{esc(units.size(run.bytes))}</td>'
+        f'<td class="made">{markup.when(run.created)}</td></tr>'
     )
 
 
@@ -47,26 +39,47 @@ def _state(run: RunInfo) -> str:
     return markup.mark(run.state, f"{run.position} in line" if run.position else "")
 
 
-def _box(run: RunInfo, chosen: str, together: list[str]) -> str:
-    """Whether the run's curves are drawn: the open one's always are, and eight are as many as can be told apart."""
-    drawn = run.id in together
-    fixed = run.id == chosen or (not drawn and len(together) >= MOST_TOGETHER)
-    words = f"Draw the curves of {run.name} too"
+def _tag(tag: str) -> str:
+    return f'<button type="button" class="tag" data-run-act="tag" data-tag="{esc(tag)}">{esc(tag)}</button>'
+
+
+def star(run: RunInfo) -> str:
+    """A star to press."""
+    pressed = str(run.starred).lower()
     return (
-        f'<td class="beside"><input type="checkbox" data-pick data-beside="{esc(run.id)}" aria-label="{esc(words)}" '
-        f'title="{esc(words)}"{" checked" if drawn else ""}{" disabled" if fixed else ""}></td>'
+        f'<button type="button" class="star" data-run-act="star" data-run="{esc(run.id)}" aria-pressed="{pressed}" '
+        f'aria-label="Star {esc(run.name)}">{"★" if run.starred else "☆"}</button>'
     )
 
 
-def _pager(total: int, page: int) -> str:
-    if total <= PAGE:
-        return ""
-    last = min(total, (page + 1) * PAGE)
-    newer, older = "disabled" if page == 0 else "", "disabled" if last >= total else ""
+def _box(run: RunInfo) -> str:
+    """Whether the run's curves are drawn; in the trash, the way back."""
+    if run.trashed is not None:
+        return (
+            f'<td class="beside"><button type="button" class="plain-button" data-run-act="restore" '
+            f'data-run="{esc(run.id)}" aria-label="Restore {esc(run.name)}">Restore</button></td>'
+        )
+    words = f"Draw the curves of {run.name} too"
     return (
-        f'<nav class="pager" aria-label="Pages of runs"><button type="button" data-pick data-page="{page - 1}" {newer}>'
-        f"Newer</button><span>{page * PAGE + 1} to {last} of {total}</span>"
-        f'<button type="button" data-pick data-page="{page + 1}" {older}>Older</button></nav>'
+        f'<td class="beside"><input type="checkbox" data-beside="{esc(run.id)}" aria-label="{esc(words)}" '
+        f'title="{esc(words)}"></td>'
+    )
+
+
+def about(run: RunInfo) -> str:
+    """What is said of the open run, and the buttons with which that is changed (static/runs.js)."""
+
+    def button(act: str, word: str) -> str:
+        return (
+            f'<button type="button" class="plain-button" data-run-act="{act}" data-run="{esc(run.id)}">{word}</button>'
+        )
+
+    trash = button("restore", "Restore") if run.trashed is not None else button("trash", "Move to trash")
+    note = f'<p class="run-note">{esc(run.notes)}</p>' if run.notes else ""
+    size = f'<span class="why">{esc(units.size(run.bytes))} on disk</span>' if run.bytes is not None else ""
+    return (
+        f'<div class="said-about">{star(run)}{"".join(map(_tag, run.tags))}{size}<span class="run-buttons">'
+        f'{button("edit", "Edit")}{trash if run.final else ""}</span></div>{note}<p class="run-wrong" role="alert"></p>'
     )
 
 
@@ -102,6 +115,8 @@ def _figures(run: RunInfo) -> list[tuple[str, str]]:
 
 
 def _message(run: RunInfo) -> str:
+    if run.trashed is not None:
+        return markup.note("It is in the trash: it can be looked at and restored.", "warn")
     usual = run.message in ("", EXPLAINED[run.state]) and run.state not in ("stalled", "failed", "interrupted")
     if usual and not run.remedy and not run.position:
         return ""

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.services import machine, runs
+from studio.services import machine, run_list, runs
 from studio.services.machine import Machine
 from studio.services.runs import RunInfo
 from studio.services.studio import Studio
@@ -37,13 +37,17 @@ def build(studio: Studio) -> Sidebar:
 
     def refresh(shown: dict[str, Any]) -> Updates:
         notices = "".join(markup.note(text, "warn") for text in studio.notices)
-        fresh: Updates = {noticed: notices, about: _machine(machine.look(studio)), now: _now(runs.list_runs(studio))}
+        fresh: Updates = {
+            noticed: notices,
+            about: _machine(machine.look(studio)),
+            now: _now(run_list.current(studio, _NEWS_SECONDS)),
+        }
         return changed(shown, fresh) | {seen: shown}
 
     def stop(event: gr.EventData) -> Updates:
         if "stop" in event._data:
             runs.stop(studio, event.stop)
-        return {now: _now(runs.list_runs(studio))}
+        return {now: _now(run_list.current(studio, _NEWS_SECONDS))}
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     parts = [notice, noticed, about, now, seen]

@@ -10,7 +10,7 @@ import gradio as gr
 
 from studio.errors import StudioError
 from studio.recipe import Recipe
-from studio.services import dry_runs, estimates, machine, presets, runs
+from studio.services import dry_runs, estimates, machine, presets, run_list, runs
 from studio.services.studio import Studio
 from studio.ui import busy, form, markup, model_box, panel
 from studio.ui.handlers import PRIVATE, Step, Updates, told, told_while, view
@@ -206,4 +206,4 @@ def _how_long(studio: Studio) -> str:
 
 def _fresh(studio: Studio) -> bool:
     """Whether nobody has trained here yet and the sample's data is there."""
-    return not runs.list_runs(studio) and _sample(studio).get("dataset") in form.names_of("dataset", studio)
+    return not run_list.count(studio) and _sample(studio).get("dataset") in form.names_of("dataset", studio)
