@@ -3,6 +3,8 @@
 # make check: format, lint, types, architecture, fast tests; under a minute once installed
 
 PYTHON ?= python3
+# Files of tests at a time
+JOBS ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
 
@@ -13,7 +15,7 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.tested
 	$(BIN)/python -m tests.browser
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.tested lint types
 	$(BIN)/python -m pytest -q tests/unit $(ARGS)

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests run side by side: were each to compute on every core, they would mostly wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from studio.services import chat, datasets, models
 from studio.services.studio import Studio
@@ -69,7 +73,8 @@ def ready(studio: Studio, tiny: Path, little: Path) -> Studio:
 def sample_model() -> Path:
     """The real sample model, prepared once and kept in `.cache` beside the code."""
     settings = Settings(home=REPOSITORY / ".cache" / "home", offline=True)
-    with Studio(settings) as opened:
+    settings.home.parent.mkdir(exist_ok=True)
+    with FileLock(settings.home.parent / "tests.lock"), Studio(settings) as opened:
         return Path(models.add(opened, models.SAMPLE, lambda what, *_: print(what)).path)
 
 
