@@ -1,18 +1,21 @@
 """How fast the curves of long runs are served, beside TensorBoard's reader of the same numbers.
 
-    python -m benchmarks.curves [--points 1000000] [--peer PYTHON] [--peer-points 100000]
+    python -m benchmarks.curves [--points 1000000] [--peer PYTHON] [--peer-points 0]
 
-Makes a home with one run of that many training points and as many evaluations, straight in its database, and asks for
-what a page of 1100 px asks for: all nine lines smoothed, over tokens (a tenth column). Times are processor time in the
-studio's process: reading, thinning, smoothing, JSON and gzip; the median of fifteen. Ingest: of a journal.
+Makes a home with eight runs of that many training points, the first with as many evaluations, and asks for what a page
+of 1100 px asks for in one request: one run's nine lines smoothed, over tokens (a tenth column), and eight runs laid
+over each other. Ten series of one run are heavier to read than ten runs' losses; eight runs with all lines are heavier
+than both. Times are of what the route does: reading, thinning, smoothing, JSON and gzip; the median of fifteen, and of
+seven studios just started. Ingest: of a journal.
 
 PYTHON is an interpreter with `tensorboard` installed. There the same ten columns are written as an event file and read
-by EventAccumulator, with all points and with its default of ten thousand a series.
+by EventAccumulator, with all points and with its default of ten thousand a series; the quicker one counts.
 """
 
 import argparse
 import gzip
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -22,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from sqlalchemy import insert
+from fastapi.testclient import TestClient
 
 from studio.recipe import Recipe
 from studio.rundir import Exit, Journal, RunDir, write_json
@@ -30,8 +33,11 @@ from studio.services import curves
 from studio.services.curves import Look
 from studio.services.studio import Studio
 from studio.settings import Settings
-from studio.store.tables import Point, Run
-from studio.ui.curves import encode
+from studio.store import filing
+from studio.store import runs as rows
+from studio.store.tables import Run
+from studio.ui.curves import encode, one
+from studio.ui.server import make_app
 
 PEER = """
 import json, sys, time, tempfile, pathlib
@@ -61,6 +67,10 @@ for name, guidance in (('all', {'scalars': 0}), ('default', None)):
 print(json.dumps(told))
 """
 COLUMNS = (*curves.METRICS, *curves.EVALS, "tokens")
+FIELDS = ("seq", "time", "step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens", "tokens_per_s",
+          "step_seconds", "memory", "token_accuracy")  # fmt: skip
+INSERT = f"INSERT INTO points (run, {', '.join(FIELDS)}) VALUES ({', '.join('?' * 14)})"
+TOGETHER = 8
 
 
 def run_dir(studio: Studio, name: str) -> RunDir:
@@ -72,72 +82,117 @@ def run_dir(studio: Studio, name: str) -> RunDir:
     return run
 
 
-def fill(studio: Studio, count: int) -> None:
-    """A finished run with `count` training points and as many evaluations."""
-    run = run_dir(studio, "long")
+def fill(studio: Studio, name: str, count: int, every: int) -> None:
+    """A finished run with `count` training points and an evaluation at each `every`-th, straight in its tables."""
+    run = run_dir(studio, name)
     run.events.touch()
     Exit("completed", "It ended.").write(run)
     studio.refresh()
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(sum(name.encode()))
+    seq = 0
     for start in range(0, count, 10_000):
-        some: list[dict[str, object]] = []
+        some: list[tuple[object, ...]] = []
         for step, (a, b, c, d, e) in enumerate(rng.random((min(10_000, count - start), 5)).tolist(), start + 1):
-            known = {"run": "long", "time": 1e9 + step, "step": step, "epoch": step / 1e4}
-            none = {"eval_loss": None, "learning_rate": None, "grad_norm": None, "loss": None, "tokens": None,
-                    "tokens_per_s": None, "step_seconds": None, "memory": None}  # fmt: skip
-            level = 0.5 + 2 / (1 + step / 1e4)
-            some.append({**known, **none, "seq": 2 * step - 1, "loss": level + 0.3 * a, "learning_rate": 1e-3 / step,
-                         "grad_norm": b, "tokens": step * 300, "tokens_per_s": 900 + 100 * c, "step_seconds": 0.3 + d,
-                         "memory": 2**30 + step, "token_accuracy": e})  # fmt: skip
-            some.append({**known, **none, "seq": 2 * step, "eval_loss": level + 0.1 * b, "token_accuracy": c})
+            level, now, epoch = 0.5 + 2 / (1 + step / 1e4), 1e9 + step, step / 1e4
+            seq += 1
+            some.append((name, seq, now, step, epoch, level + 0.3 * a, None, 1e-3 / step, b, step * 300, 900 + 100 * c,
+                         0.3 + d, 2**30 + step, e))  # fmt: skip
+            if step % every == 0:
+                seq += 1
+                some.append((name, seq, now, step, epoch, None, level + 0.1 * b, *[None] * 6, c))
         with studio.database.write() as session:
-            session.execute(insert(Point), some)
+            session.connection().exec_driver_sql(INSERT, some)
+        filing.catch_up(studio.database, name, seq)
     with studio.database.write() as session:
-        session.get_one(Run, "long").last_seq = 2 * count
+        session.get_one(Run, name).last_seq = seq
 
 
-def timed(ask: Callable[[], object], times: int = 15) -> float:
-    return statistics.median(once(ask) for _ in range(times))
+def timed(ask: Callable[[], object], times: int = 15) -> str:
+    """Milliseconds that pass, and those of this thread's own work."""
+    wall, own = [], []
+    for _ in range(times):
+        began, worked = time.perf_counter(), time.thread_time()
+        ask()
+        own.append(time.thread_time() - worked)
+        wall.append(time.perf_counter() - began)
+    return f"{1000 * statistics.median(wall):.0f} ms (own work {1000 * statistics.median(own):.0f})"
 
 
-def once(ask: Callable[[], object]) -> float:
-    """Seconds of this thread's own work: what else runs on the machine does not count."""
-    began = time.thread_time()
-    ask()
-    return time.thread_time() - began
+def ask(client: TestClient, runs: list[str], look: Look) -> tuple[int, int]:
+    """One request as the page makes it; bytes sent and bytes of JSON."""
+    edges = {name: value for name, value in (("low", look.low), ("high", look.high)) if value is not None}
+    told = {"run": runs, "x": look.x, "width": look.width, "weight": look.weight, **edges}
+    with client.stream("GET", "/curves", params=told) as answer:
+        assert answer.status_code == 200, answer.status_code
+        sent = sum(map(len, answer.iter_raw()))
+    return sent, len(client.get("/curves", params=told).content) if sent else 0
 
 
-def serve(studio: Studio, look: Look) -> tuple[int, int]:
-    """What the route does for one GET; bytes of JSON and bytes sent."""
-    text = encode(curves.window(studio, "long", look)).encode()
-    return len(text), len(gzip.compress(text, 4))
+def served(client: TestClient, runs: list[str], look: Look) -> str:
+    sent, text = ask(client, runs, look)
+    return f"{sent / 1000:.0f} kB sent, {text / 1000:.0f} kB of JSON"
 
 
-def ours(studio: Studio, count: int) -> None:
-    whole = Look(x="tokens", width=1100, weight=0.6)
-    began = time.perf_counter()
-    serve(studio, whole)
-    print(f"read from the table, once ever: {time.perf_counter() - began:.2f} s")
-    curves._shelves.clear()
-    began = time.thread_time()
-    sizes = serve(studio, whole)
-    print(f"first paint of a studio just started: {1000 * (time.thread_time() - began):.0f} ms, "
-          f"{sizes[0] / 1000:.0f} kB of JSON, {sizes[1] / 1000:.0f} kB sent")  # fmt: skip
-    for name, low, high in (
-        ("whole run", None, None),
-        ("zoom to a tenth", 0.4, 0.5),
-        ("zoom to 1000 steps", 0.4, None),
-    ):
-        edges = [None if edge is None else edge * count * 300 for edge in (low, high)]
-        if low is not None and high is None:
-            edges[1] = edges[0] + 1000 * 300  # type: ignore[operator]
-        look = Look("tokens", edges[0], edges[1], 1100, 0.6)
-        sizes = serve(studio, look)
-        taken = timed(lambda look=look: serve(studio, look))  # type: ignore[misc]
-        print(f"{name}: {1000 * taken:.0f} ms, {sizes[0] / 1000:.0f} kB of JSON, {sizes[1] / 1000:.0f} kB sent")
-    cursor = curves.window(studio, "long", Look()).cursor
-    print(f"three new points: {1000 * timed(lambda: encode(curves.news(studio, 'long', 'step', cursor - 3))):.0f} ms")
-    print(f"verdict: {1000 * timed(lambda: curves.verdict(studio, 'long')):.0f} ms")
+def serve(studio: Studio, runs: list[str], look: Look) -> bytes:
+    """What the route does for one GET, without the web server around it."""
+    return gzip.compress(("[" + ",".join(one(studio, run, look) for run in runs) + "]").encode(), 4)
+
+
+def restarted(home: Path, runs: list[str], look: Look) -> tuple[float, str]:
+    """The first paint of a studio just started, seven times: median seconds of own work, and all of it in words."""
+    wall, own = [], []
+    for _ in range(7):
+        with Studio(Settings(home=home, offline=True)) as studio:
+            began, worked = time.perf_counter(), time.thread_time()
+            serve(studio, runs, look)
+            own.append(time.thread_time() - worked)
+            wall.append(time.perf_counter() - began)
+    words = (f"{1000 * statistics.median(wall):.0f} ms ({1000 * min(wall):.0f} to {1000 * max(wall):.0f}; "
+             f"own work {1000 * statistics.median(own):.0f})")  # fmt: skip
+    return statistics.median(wall), words
+
+
+def ours(home: Path, count: int) -> float:
+    """Prints what a page asks for; returns seconds of the first paint of a studio just started."""
+    eight = [f"run-{number}" for number in range(1, TOGETHER + 1)]
+    with Studio(Settings(home=home, offline=True)) as studio:
+        for name in eight:
+            if rows.find(studio.database, studio.owner, name):
+                continue  # of a home that was kept
+            began = time.perf_counter()
+            fill(studio, name, count, 1 if name == "run-1" else 100)
+            print(f"{name} made in {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    first = 0.0
+    for words, runs, weight in (("one run", eight[:1], 0.6), ("one run", eight[:1], 0.99), ("eight runs", eight, 0.6)):
+        series = 9 * len(runs)
+        look = Look("tokens", None, None, 1100, weight, len(runs))
+        fresh = restarted(home, runs, look)
+        first = first or fresh[0]
+        print(f"{words}, {series} lines over tokens, smoothing {weight}:")
+        print(f"  first paint of a studio just started: {fresh[1]}")
+        with (
+            Studio(Settings(home=home, offline=True)) as studio,
+            TestClient(make_app(studio), base_url="http://127.0.0.1") as client,
+        ):
+            for name, low, high in (
+                ("whole run", None, None), ("zoom to a half", 0.4, 0.9), ("zoom to a tenth", 0.4, 0.5),
+                ("zoom to 1000 steps", 0.4, 0.4 + 1000 / count),
+            ):  # fmt: skip
+                edges = [None if edge is None else edge * count * 300 for edge in (low, high)]
+                part = Look("tokens", edges[0], edges[1], 1100, weight, len(runs))
+                serve(studio, runs, part)
+                taken = timed(lambda part=part, runs=runs: serve(studio, runs, part))  # type: ignore[misc]
+                print(f"  {name}: {taken}, {served(client, runs, part)}")
+    with Studio(Settings(home=home, offline=True)) as studio:
+        cursor = curves.window(studio, "run-1", Look()).cursor
+        print(f"three new points: {timed(lambda: encode(curves.news(studio, 'run-1', 'step', cursor - 3)))}")
+        print(f"verdict: {timed(lambda: curves.verdict(studio, 'run-1'))}")
+        filing.drop(studio.database, "run-1")
+    with Studio(Settings(home=home, offline=True)) as studio:
+        began = time.perf_counter()
+        serve(studio, ["run-1"], Look("tokens", None, None, 1100, 0.6))
+        print(f"first paint after the file was deleted: {time.perf_counter() - began:.1f} s")
+    return first
 
 
 def ingest_rate(studio: Studio, count: int) -> None:
@@ -146,40 +201,51 @@ def ingest_rate(studio: Studio, count: int) -> None:
         for step in range(1, count + 1):
             journal.write("metric", step=step, loss=1 / step, learning_rate=1e-4, grad_norm=0.5, tokens=step * 300,
                           tokens_per_s=900.0, step_seconds=0.3, memory=2**30, token_accuracy=0.5)  # fmt: skip
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.thread_time()
     studio.refresh()
-    print(f"ingest of a journal: {count / (time.perf_counter() - began):,.0f} points/s")
+    wall, own = time.perf_counter() - began, time.thread_time() - worked
+    print(f"ingest of a journal of {count:,} points: {count / wall:,.0f} points/s ({count / own:,.0f} by own work)")
 
 
-def peer(python: str, count: int) -> None:
+def peer(python: str, count: int) -> float:
+    """Seconds that EventAccumulator takes with its default of ten thousand points a series; 0 when not measured."""
     command = [python, "-c", PEER, str(count), json.dumps(COLUMNS)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         print(f"TensorBoard was not measured: {error}.")
-        return
+        return 0.0
     if done.returncode:
         print(f"TensorBoard was not measured: {done.stderr.strip().splitlines()[-1]}.")
-        return
+        return 0.0
     told = json.loads(done.stdout)
     print(f"TensorBoard, ten series of {count:,} points ({told['bytes'] / 1e6:.0f} MB of events):")
     for name in ("all", "default"):
         seconds, kept = told[name]
         print(f"  EventAccumulator, {name}: {seconds:.1f} s, keeps {kept:,} of {10 * count:,} points")
+    return float(min(told["all"][0], told["default"][0]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Curves of long runs.")
     parser.add_argument("--points", type=int, default=1_000_000)
+    parser.add_argument("--home", type=Path, help="keep the home there for the next time")
     parser.add_argument("--peer", default=sys.executable)
-    parser.add_argument("--peer-points", type=int, default=100_000)
+    parser.add_argument("--peer-points", type=int, default=0, help="as many as --points when 0")
     told = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, Studio(Settings(home=Path(folder), offline=True)) as studio:
-        ingest_rate(studio, 5000)
-        fill(studio, told.points)
-        print(f"{told.points:,} training points and as many evaluations:")
-        ours(studio, told.points)
-    peer(told.peer, told.peer_points)
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    with tempfile.TemporaryDirectory() as folder:
+        with Studio(Settings(home=Path(folder) / "ingest", offline=True)) as studio:
+            ingest_rate(studio, 100_000)
+        print(f"{told.points:,} training points a run, as many evaluations in the first:")
+        first = ours(told.home or Path(folder) / "home", told.points)
+    count = told.peer_points or told.points
+    theirs = peer(told.peer, count)
+    if theirs:
+        scaled = theirs * told.points / count
+        print(f"EventAccumulator needs {scaled / first:,.0f} times as long as our first paint"
+              f"{'' if count == told.points else f' (scaled from {count:,} points)'}")  # fmt: skip
+    print(f"load average {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -127,30 +127,37 @@ class Curves {
 
   askSoon(wait) {
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => { for (const run of this.runs) this.ask(run); }, wait);
+    this.timer = setTimeout(() => this.ask(this.runs), wait);
   }
 
-  /* The window in sight of one run. A later question ends an earlier one. */
-  async ask(run) {
-    run.asking?.abort();
-    const asking = run.asking = new AbortController();
+  /* The window in sight of some runs, in one question: the server shares out what a page can show. A later question ends
+     an earlier one. */
+  async ask(runs) {
+    if (!runs.length) return;
+    const asking = new AbortController();
+    for (const run of runs) { run.asking?.abort(); run.asking = asking; }
     const { x, weight } = this.look;
     const query = new URLSearchParams({ x, weight, width: this.find(".curve-main").clientWidth || 1000 });
+    for (const run of runs) query.append("run", run.id);
+    query.set("together", this.runs.length);
     if (this.zoom) { query.set("low", this.zoom[0]); query.set("high", this.zoom[1]); }
-    const data = await this.get(run, query, asking);
-    if (run.asking === asking) run.asking = null;
-    if (!data || !this.runs.includes(run)) return;
-    data.axis = x;
-    data.added = 0;
-    data.toEnd = !this.zoom || this.zoom[1] >= data.extent[1];
-    run.data = data;
-    this.draw();
+    const answer = await this.get("/curves", query, asking);
+    for (const run of runs) if (run.asking === asking) run.asking = null;
+    for (const [index, data] of (answer?.runs ?? []).entries()) {
+      if (data.error) this.find(".curve-wrong").textContent = data.error;
+      if (data.error || !this.runs.includes(runs[index])) continue;
+      data.axis = x;
+      data.added = 0;
+      data.toEnd = !this.zoom || this.zoom[1] >= data.extent[1];
+      runs[index].data = data;
+    }
+    if (answer) this.draw();
   }
 
-  async get(run, query, asking) {
+  async get(address, query, asking) {
     const wrong = this.find(".curve-wrong");
     try {
-      const answer = await fetch(`/curves/${encodeURIComponent(run.id)}?${query}`, { signal: asking.signal });
+      const answer = await fetch(`${address}?${query}`, { signal: asking.signal });
       const data = await answer.json();
       wrong.textContent = answer.ok ? "" : data.error;
       return answer.ok ? data : null;
@@ -163,21 +170,19 @@ class Curves {
 
   follow() {
     if (document.hidden || !this.place.offsetParent) return;
-    for (const run of this.runs) {
-      if (run.asking) continue;
-      if (!run.data) this.ask(run);
-      else if (run.data.live) this.more(run);
-    }
+    const idle = this.runs.filter((run) => !run.asking);
+    this.ask(idle.filter((run) => !run.data));
+    for (const run of idle) if (run.data?.live) this.more(run);
   }
 
   async more(run) {
     const data = run.data;
     const asking = run.asking = new AbortController();
-    const news = await this.get(run, new URLSearchParams({ x: data.axis, after: data.cursor }), asking);
+    const news = await this.get(`/curves/${encodeURIComponent(run.id)}`, new URLSearchParams({ x: data.axis, after: data.cursor }), asking);
     if (run.asking === asking) run.asking = null;
     if (!news || run.data !== data) return;
     data.live = news.live;
-    if (news.again || data.added > MOST_NEW) { this.ask(run); return; }
+    if (news.again || data.added > MOST_NEW) { this.ask([run]); return; }
     if (news.cursor === data.cursor) return;
     data.cursor = news.cursor;
     data.points = news.points;

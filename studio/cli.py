@@ -26,6 +26,7 @@ from studio.services import (
     estimates,
     exports,
     presets,
+    usage,
 )
 from studio.services import (
     models as model_service,
@@ -226,6 +227,13 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
     """Say what this machine can do and what is missing."""
     with Studio(context.obj) as studio:
         out.show_doctor(doctor_service.examine(studio), as_json)
+
+
+@app.command()
+def machine(context: typer.Context, as_json: Json = False) -> None:
+    """Say how much of this machine is in use, and whose memory it is."""
+    with Studio(context.obj) as studio:
+        out.show_usage(usage.now(studio), as_json)
 
 
 def _recipe(

@@ -19,6 +19,7 @@ from studio.services.runs import RunInfo
 from studio.services.story import Story
 from studio.services.studio import Studio
 from studio.services.trash import Emptied
+from studio.services.usage import Usage
 
 GIB = 2**30
 _SHOWN = 20
@@ -339,3 +340,20 @@ def show_doctor(findings: Sequence[MachineFinding], as_json: bool) -> None:
         return
     for item in findings:
         print(f"{'ok ' if item.ok else '!! '} {item.name}: {item.text}")
+
+
+def show_usage(found: Usage, as_json: bool) -> None:
+    """How much of the machine is in use now, and by whom."""
+    one = found.samples[-1]
+    if as_json:
+        _json(asdict(one) | {"holders": [asdict(holder) for holder in found.holders]})
+        return
+    print(f"processor  {100 * one.cpu:.0f} % in use")
+    lines = [("memory", one.memory_used, one.memory_total), ("disk", one.disk_used, one.disk_total)]
+    if one.gpu_used is not None and one.gpu_total is not None:
+        lines.insert(0, ("GPU memory", one.gpu_used, one.gpu_total))
+    for name, used, total in lines:
+        print(f"{name:10} {used / GIB:.1f} of {total / GIB:.1f} GiB")
+    for holder in found.holders:
+        gpu = "" if holder.gpu is None else f", GPU {holder.gpu / GIB:.1f} GiB"
+        print(f"  {holder.memory / GIB:6.1f} GiB  {holder.name}{gpu}")

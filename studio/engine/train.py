@@ -91,6 +91,7 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
     from transformers import PrinterCallback, set_seed
     from trl import SFTTrainer
 
+    from studio.engine import reporting
     from studio.engine.callbacks import Conductor, Recorder
     from studio.engine.head import score_trained_positions_only
     from studio.engine.measure import Meter
@@ -106,6 +107,7 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
     model = load_model(work, inputs, device, longest, encoded)
     config = methods.adapter_config(model, recipe, inputs.model)
     work.phase("Adding the adapter" if config else "Setting up the training")
+    reporting.prepare(work, list(recipe.output.report_to))
     arguments = training_arguments(work, recipe, device, bool(encoded.held_out))
     trainer = SFTTrainer(
         model=model,
@@ -127,6 +129,7 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
         trainer.data_collator = packing.PackedCollator(trainer.data_collator)
     score_trained_positions_only(causal)
     trainer.remove_callback(PrinterCallback)
+    reporting.keep_apart(work, trainer)
     trainable, parameters = methods.counts(trainer.model)
     _check_disk(work, recipe, trainable, doubled=bool(trained.start))
     plan = {
@@ -219,7 +222,9 @@ def training_arguments(work: Worker, recipe: Recipe, device: loading.Device, eva
         eval_strategy="steps" if evaluates else "no",
         eval_steps=recipe.evaluation.eval_steps or 10**9,
         save_strategy="no",  # ours are verified: studio.engine.callbacks
-        report_to="none",
+        report_to=list(recipe.output.report_to) or "none",
+        run_name=recipe.name or work.run.id,
+        project="lora-studio",
         disable_tqdm=True,
         dataloader_pin_memory=device.is_cuda,
         max_length=recipe.data.max_length,

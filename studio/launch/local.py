@@ -53,6 +53,10 @@ _ENV_KEPT = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "NVIDIA_VISIBLE_DEVICES",
+    "WANDB_MODE",
+    "WANDB_PROJECT",
+    "WANDB_ENTITY",
+    "WANDB_BASE_URL",
 )
 _ENV_KEPT_PREFIXES = ("LC_", "MALLOC_", "CUDA_", "NCCL_", "PYTORCH_", "TORCH_", "STUDIO_")
 _SECRETS = ("STUDIO_JUDGE_KEY",)  # of the studio alone

@@ -77,6 +77,12 @@ class Loaded:
     made_room: str = ""
 
 
+def worker_pid(studio: "Studio") -> int | None:
+    """The process of the chat worker, while it lives."""
+    talker = studio.chat.talker
+    return talker.pid if talker is not None and talker.alive else None
+
+
 def ask(
     studio: "Studio",
     sides: Sequence[Side],

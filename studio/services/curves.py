@@ -2,49 +2,41 @@
 
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from studio.errors import BadInput
 from studio.services import runs
-from studio.services.thinning import Array, smoothed, thin
+from studio.services.lines import AXES, Axis, AxisName, Line, Places, below, line
+from studio.services.thinning import Array
 from studio.services.verdicts import Curve, Verdict, judge
 from studio.store import runs as rows
-from studio.store.points import COLUMNS, Shelf, Table
+from studio.store.points import COLUMNS, Damaged, Shelf, Table
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     from studio.services.studio import Studio
 
-Axis = Literal["step", "tokens", "epoch", "time"]
-AXES: tuple[Axis, ...] = get_args(Axis)
 METRICS = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "step_seconds", "memory", "token_accuracy")
 EVALS = {"eval_loss": "eval_loss", "eval_token_accuracy": "token_accuracy"}
 WIDEST = 2000  # pixels
 # Loss fills the page's width, the others share it: px of a line per px of the page.
 _SHARE = {"loss": 1.0, "eval_loss": 1.0}
 _SMALL = 0.33
+_TOGETHER = 1.1
 _SMOOTH_POINTS = 400
+_FEWEST = 60
 _MOST_NEW = 2000  # new points from which drawing anew is cheaper than adding
 _MOST_MARKS = 60  # of a kind
 _MARKS = ("checkpoint", "note", "state", "sample", "resumed")
 _PLURAL = {"checkpoint": "checkpoints", "note": "notes", "sample": "samples",
            "resumed": "resumes", "stopping": "stops"}  # fmt: skip
 _WHOLE = ("seq", "step", "tokens", "memory")
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One series in a window. `state` and `count` let the reader go on smoothing: see thinning.smoothed."""
-
-    x: Array
-    y: Array
-    smooth_x: Array
-    smooth_y: Array
-    state: float
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +69,21 @@ class Window:
 class Look:
     """What a page asks for: the axis, the window on it (None: to the end), its width in pixels, the smoothing."""
 
-    x: Axis = "step"
+    x: AxisName = "step"
     low: float | None = None
     high: float | None = None
     width: int = 1000
     weight: float = 0.0
+    runs: int = 1  # drawn together: they share what one has alone
+
+    def points(self, line: str) -> tuple[int, int]:
+        """How many points are sent of a line: two a pixel as logged, fewer where many runs' lines lie over each other;
+        and how many smoothed ones."""
+        most = round(2 * self.width * _SHARE.get(line, _SMALL) / max(1.0, self.runs * _TOGETHER))
+        return max(_FEWEST, most), max(_FEWEST, min(most, _SMOOTH_POINTS if self.runs < 3 else _SMOOTH_POINTS // 3))
 
     @classmethod
-    def parse(cls, x: str, low: float | None, high: float | None, width: int, weight: float) -> "Look":
+    def parse(cls, x: str, low: float | None, high: float | None, width: int, weight: float, runs: int = 1) -> "Look":
         """A look from outside; raises BadInput when it makes no sense."""
         if x not in AXES:
             raise BadInput(f"The x axis is one of {', '.join(AXES)}, not {x!r}.")
@@ -92,7 +91,7 @@ class Look:
             raise BadInput("The smoothing weight is at least 0 and below 1.")
         if any(edge is not None and not math.isfinite(edge) for edge in (low, high)):
             raise BadInput("The edges of a window are finite numbers.")
-        return cls(x, low, high, max(50, min(width, WIDEST)), weight)
+        return cls(x, low, high, max(50, min(width, WIDEST)), weight, runs)
 
 
 _shelves: "weakref.WeakKeyDictionary[Studio, Shelf]" = weakref.WeakKeyDictionary()
@@ -100,118 +99,97 @@ _shelves: "weakref.WeakKeyDictionary[Studio, Shelf]" = weakref.WeakKeyDictionary
 
 def _tables(studio: "Studio", run_id: str) -> tuple[Table, Table, int, int]:
     """Metric points, evaluation points, the cursor behind them, and the seq of the newest resume."""
-    shelf = _shelves.get(studio)
-    if shelf is None:
-        shelf = _shelves.setdefault(studio, Shelf(studio.database, studio.settings.cache / "curves"))
-    # Points and marks are read one after the other: both are told up to what was taken in before either was read.
+    # Read before the points: all points up to here are in, and with those beyond it the marks that came before them.
     known = rows.get(studio.database, run_id).last_seq
-    metrics, evals, restarted = shelf.tables(run_id)
-    return metrics.until(known), evals.until(known), known, restarted
+    metrics, evals, cursor, restarted = _shelf(studio).tables(run_id)
+    return metrics, evals, max(known, cursor), restarted
+
+
+def _shelf(studio: "Studio") -> Shelf:
+    shelf = _shelves.get(studio)
+    return shelf if shelf is not None else _shelves.setdefault(studio, Shelf(studio.database))
+
+
+def _sound(studio: "Studio", run_id: str, ask: Callable[[], T]) -> T:
+    """What `ask` says; when a file of points turns out to be damaged, it is built again first."""
+    try:
+        return ask()
+    except Damaged:
+        _shelf(studio).forget(run_id)
+        return ask()
 
 
 def window(studio: "Studio", run_id: str, look: Look) -> Window:
     """A run's curves in a window: every extreme that can be seen there, and the marks."""
     info = runs.get(studio, run_id)
+    return _sound(studio, info.id, lambda: _window(studio, info, look))
+
+
+def _window(studio: "Studio", info: runs.RunInfo, look: Look) -> Window:
     metrics, evals, cursor, _ = _tables(studio, info.id)
-    axis = _Axis(look.x, metrics, info.started)
+    axis = Axis(look.x, metrics, info.started)
     xs, eval_xs = axis.of(metrics), axis.of(evals)
-    lines = {name: _line(name, xs, metrics[name], look) for name in METRICS}
-    lines |= {name: _line(name, eval_xs, evals[column], look) for name, column in EVALS.items()}
-    low, high = _edges(look)
-    marks = _grouped([mark for mark in _marks(studio, info.id, axis, (0, cursor)) if low <= mark.x <= high])
-    inside = slice(int(np.searchsorted(eval_xs, low)), int(np.searchsorted(eval_xs, high, side="right")))
-    marks += _eval_marks(eval_xs[inside], evals["step"][inside], evals["eval_loss"][inside])
-    ends = [edge for found in (xs, eval_xs) if len(found) for edge in (float(found[0]), float(found[-1]))]
-    extent = (min(ends), max(ends)) if ends else (0.0, 0.0)
-    lost = int(len(metrics) - np.isfinite(metrics["loss"]).sum())
-    return Window(info.id, cursor, not info.final, False, len(metrics), lost, extent, lines, _in_order(marks))
+    edges = _edges(look)
+    found = {name: line(metrics, name, xs, edges, look.weight, look.points(name)) for name in METRICS}
+    found |= {
+        name: line(evals, column, eval_xs, edges, look.weight, look.points(name)) for name, column in EVALS.items()
+    }
+    marks = _grouped([mark for mark in _marks(studio, info.id, axis, (0, cursor)) if edges[0] <= mark.x <= edges[1]])
+    marks += _eval_marks(evals, eval_xs, (eval_xs.search(edges[0], False), eval_xs.search(edges[1], True)))
+    tables = ((xs, metrics), (eval_xs, evals))
+    ends = [where.take(np.array([0, len(table) - 1])) for where, table in tables if len(table)]
+    extent = (float(np.min(ends)), float(np.max(ends))) if ends else (0.0, 0.0)
+    lost = len(metrics) - _finite(metrics, "loss")
+    return Window(info.id, cursor, not info.final, False, len(metrics), lost, extent, found, _in_order(marks))
 
 
-def news(studio: "Studio", run_id: str, x: Axis, after: int) -> Window:
+def _finite(table: Table, name: str) -> int:
+    told = table.extremes(name)
+    return int(np.isfinite(table[name]).sum()) if told is None else told.finite
+
+
+def news(studio: "Studio", run_id: str, x: AxisName, after: int) -> Window:
     """What came after the cursor `after`, point by point."""
     info = runs.get(studio, run_id)
+    return _sound(studio, info.id, lambda: _news(studio, info, x, after))
+
+
+def _news(studio: "Studio", info: runs.RunInfo, x: AxisName, after: int) -> Window:
     metrics, evals, cursor, restarted = _tables(studio, info.id)
     new = [_behind(table, after) for table in (metrics, evals)]
     again = restarted > after or max(len(metrics) - new[0], len(evals) - new[1]) > _MOST_NEW
     lines: dict[str, Line] = {}
     marks: list[Mark] = []
     if cursor > after and not again:
-        axis = _Axis(x, metrics, info.started)
-        xs, eval_xs = axis.of(metrics)[new[0] :], axis.of(evals)[new[1] :]
-        lines = {name: _raw(xs, metrics[name][new[0] :]) for name in METRICS}
-        lines |= {name: _raw(eval_xs, evals[column][new[1] :]) for name, column in EVALS.items()}
+        axis = Axis(x, metrics, info.started)
+        eval_xs = axis.of(evals)
+        lines = {name: _raw(metrics, name, axis.of(metrics), new[0]) for name in METRICS}
+        lines |= {name: _raw(evals, column, eval_xs, new[1]) for name, column in EVALS.items()}
         marks = _marks(studio, info.id, axis, (after, cursor))
-        marks += _eval_marks(eval_xs, evals["step"][new[1] :], evals["eval_loss"][new[1] :])
+        marks += _eval_marks(evals, eval_xs, (new[1], len(evals)))
     return Window(info.id, cursor, not info.final, again, len(metrics), 0, (0.0, 0.0), lines, _in_order(marks))
-
-
-class _Axis:
-    """Steps to x. What a point lacks of an axis (an evaluation counts no tokens) is read between its neighbours."""
-
-    def __init__(self, name: Axis, metrics: Table, started: float | None) -> None:
-        self.name, self.steps, self._metrics = name, metrics["step"], metrics
-        self.origin = 0.0
-        if name == "time" and len(metrics):
-            first = float(metrics["time"][0])
-            self.origin = first if started is None else min(started, first)
-        self.values = self._clean(metrics[name]) if len(metrics) else np.empty(0)
-
-    def of(self, table: Table) -> Array:
-        """The x of each point, never falling: clocks may be set back, the order of points is not."""
-        if table is self._metrics:
-            return self.values
-        values = table[self.name]
-        if self.name != "step" and not np.isfinite(values).all():
-            return self.at(table["step"])
-        return self._clean(values)
-
-    def _clean(self, values: Array) -> Array:
-        if self.name == "step":
-            return values
-        known = np.isfinite(values)
-        if not known.all():
-            if not known.any():
-                return np.zeros(len(values))
-            values = np.interp(np.arange(len(values)), np.flatnonzero(known), values[known])
-        return np.maximum.accumulate(values - self.origin) if len(values) else values
-
-    def at(self, steps: Array) -> Array:
-        if self.name == "step" or not len(self.steps):
-            return steps
-        return np.interp(steps, self.steps, self.values)
 
 
 def _edges(look: Look) -> tuple[float, float]:
     return -math.inf if look.low is None else look.low, math.inf if look.high is None else look.high
 
 
-def _line(name: str, x: Array, y: Array, look: Look) -> Line:
-    finite = np.isfinite(y)
-    if not finite.all():
-        x, y = x[finite], y[finite]
-    low, high = _edges(look)
-    # One neighbour on either side, so that a line runs to the edge of the window.
-    first = max(0, int(np.searchsorted(x, low)) - 1)
-    last = min(len(x), int(np.searchsorted(x, high, side="right")) + 1)
-    width = look.width * _SHARE.get(name, _SMALL)
-    most = max(100, 2 * round(width))
-    drawn_x, drawn_y = thin(x[first:last], y[first:last], most)
-    at, values, state = smoothed(y[:last], look.weight, first, min(most, _SMOOTH_POINTS))
-    inside = at >= first
-    return Line(drawn_x, drawn_y, x[at[inside]], values[inside], state, last)
-
-
-def _raw(x: Array, y: Array) -> Line:
-    finite = np.isfinite(y)
+def _raw(table: Table, name: str, places: Places, first: int) -> Line:
+    values = table.part(name, first, len(table))
+    finite = np.isfinite(values)
     none = np.empty(0)
-    return Line(x[finite], y[finite], none, none, 0.0, 0)
+    return Line(places.part(first, len(table))[finite], values[finite], none, none, 0.0, 0)
 
 
 def _behind(table: Table, cursor: int) -> int:
+    """The first row behind a cursor."""
+    told = table.extremes("seq")
+    if told is not None and told.rises:
+        return int(below(table, "seq", told, np.array([float(cursor)]), True)[0])
     return int(np.searchsorted(table["seq"], cursor, side="right"))
 
 
-def _marks(studio: "Studio", run_id: str, axis: _Axis, seqs: tuple[int, int]) -> list[Mark]:
+def _marks(studio: "Studio", run_id: str, axis: Axis, seqs: tuple[int, int]) -> list[Mark]:
     """What happened on the way behind the first seq and up to the second, but for evaluations."""
     marks = []
     after, last = seqs
@@ -224,18 +202,23 @@ def _marks(studio: "Studio", run_id: str, axis: _Axis, seqs: tuple[int, int]) ->
     return [Mark(x, mark.step, mark.kind, mark.text) for x, mark in zip(xs.tolist(), marks, strict=True)]
 
 
-def _eval_marks(xs: Array, steps: Array, losses: Array) -> list[Mark]:
-    """A mark an evaluation, or where there are more than sixty, one of several neighbours."""
-    size = max(1, math.ceil(len(xs) / _MOST_MARKS))
+def _eval_marks(evals: Table, places: Places, window: tuple[int, int]) -> list[Mark]:
+    """A mark an evaluation of the rows in sight, or where there are more than sixty, one of several neighbours."""
+    first, last = window
+    if last <= first:
+        return []
+    size = max(1, math.ceil((last - first) / _MOST_MARKS))
+    begins = np.arange(first, last, size)
+    ends = np.minimum(begins + size, last) - 1
+    steps, until, losses = evals.take("step", begins), evals.take("step", ends), evals.take("eval_loss", begins)
     found = []
-    for start in range(0, len(xs), size):
-        first, count = int(steps[start]), min(size, len(xs) - start)
-        loss = float(losses[start])
+    for row, x in enumerate(places.take(begins).tolist()):
+        step, count, loss = int(steps[row]), int(ends[row] - begins[row]) + 1, float(losses[row])
         if count > 1:
-            text = f"{count} evaluations, steps {first:,} to {int(steps[start + count - 1]):,}"
+            text = f"{count} evaluations, steps {step:,} to {int(until[row]):,}"
         else:
             text = f"evaluation loss {loss:.4f}" if math.isfinite(loss) else "evaluation without a finite loss"
-        found.append(Mark(float(xs[start]), first, "eval", text, count))
+        found.append(Mark(x, step, "eval", text, count))
     return found
 
 
@@ -270,6 +253,10 @@ def _in_order(marks: list[Mark]) -> list[Mark]:
 def verdict(studio: "Studio", run_id: str) -> Verdict:
     """What a run's curves say, in plain words: see verdicts.py."""
     info = runs.get(studio, run_id)
+    return _sound(studio, info.id, lambda: _verdict(studio, info))
+
+
+def _verdict(studio: "Studio", info: runs.RunInfo) -> Verdict:
     metrics, evals, _, _ = _tables(studio, info.id)
     folder = studio.run_dir(info.id).checkpoints
     saved = [int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdigit()]
@@ -284,12 +271,10 @@ def verdict(studio: "Studio", run_id: str) -> Verdict:
 def csv(studio: "Studio", run_id: str) -> Iterator[str]:
     """All points of a run as lines of CSV, exactly as logged; an empty cell where there is no value."""
     info = runs.get(studio, run_id)
-    metrics, evals, _, _ = _tables(studio, info.id)
+    kinds, columns = _sound(studio, info.id, lambda: _everything(studio, info.id))
 
     def lines() -> Iterator[str]:
         yield ",".join(("kind", *COLUMNS)) + "\r\n"
-        kinds = np.array(["metric"] * len(metrics) + ["eval"] * len(evals))
-        columns = [np.concatenate((metrics[name], evals[name])) for name in COLUMNS]
         order = np.argsort(columns[0], kind="stable")
         for start in range(0, len(order), 2000):
             some = order[start : start + 2000]
@@ -298,6 +283,12 @@ def csv(studio: "Studio", run_id: str) -> Iterator[str]:
             yield "".join(",".join(row) + "\r\n" for row in zip(*cells, strict=True))
 
     return lines()
+
+
+def _everything(studio: "Studio", run_id: str) -> tuple[NDArray[np.str_], list[Array]]:
+    metrics, evals, _, _ = _tables(studio, run_id)
+    kinds = np.array(["metric"] * len(metrics) + ["eval"] * len(evals))
+    return kinds, [np.concatenate((metrics[name], evals[name])) for name in COLUMNS]
 
 
 def _cells(name: str, values: Array) -> list[str]:

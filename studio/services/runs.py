@@ -1,6 +1,7 @@
 """Runs: start, list, follow, stop."""
 
 import dataclasses
+import importlib.util
 import json
 import re
 import secrets
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from studio.dataset.formats import Record
 from studio.dataset.split import held_out_rows
 from studio.dataset.store import read_records
-from studio.errors import Conflict, NotFound
+from studio.errors import BadInput, Conflict, NotFound
 from studio.memory.shapes import ModelShape
 from studio.recipe import Recipe
 from studio.rundir import About, RunDir, create, read_json
@@ -118,12 +119,23 @@ def inputs(studio: "Studio", recipe: Recipe) -> tuple[dict[str, str], DatasetInf
     """What a worker reads of a recipe, as files by name, and its dataset; raises BadInput if it cannot be trained."""
     shape = models.shape_of(studio, recipe.model.model)
     estimates.check_modules(recipe, shape)
+    check_reporting(recipe)
     folder = models.folder_of(studio, recipe.model.model)
     dataset = datasets.get(studio, recipe.data.dataset)
     examples.try_out(studio, dataset, recipe)
     pointer = {"id": dataset.id, "name": dataset.name, "sha256": dataset.sha256, "path": dataset.path}
     model = {"id": recipe.model.model, "path": str(folder), "fingerprint": fingerprint(shape)}
     return {"recipe.yaml": recipe.to_yaml(), "dataset.json": _json(pointer), "model.json": _json(model)}, dataset
+
+
+def check_reporting(recipe: Recipe) -> None:
+    """Raise BadInput when a library that the recipe reports to is not installed."""
+    for name in recipe.output.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise BadInput(
+                f"Report to {name}: it is not installed beside the studio. Run `pip install {name}` in the studio's "
+                "environment, or leave it out under Advanced, Output."
+            )
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from studio.errors import Unavailable
 from studio.rundir import RunDir
-from studio.services import chat, checks, datasets, keeper, trash, webhook
+from studio.services import chat, checks, datasets, keeper, trash, usage, webhook
 from studio.services.room import Room
 from studio.settings import Settings
 from studio.store import db
@@ -129,6 +129,8 @@ class Studio:
             # A worker that cannot be closed must not end the keeping of runs.
             with contextlib.suppress(OSError):
                 chat.unload_if_idle(self)
+            with contextlib.suppress(OSError):
+                usage.sample_if_due(self)
 
     def _look_safely(self) -> None:
         """As look; what goes wrong is said and tried again at the next look, so that keeping never ends."""

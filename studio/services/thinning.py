@@ -4,38 +4,63 @@ Pure functions over arrays.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from tsdownsample import MinMaxDownsampler
 
 Array = NDArray[np.float64]
+Index = NDArray[np.intp]
 _NOTHING = 37.0  # -ln of the weight below which a point adds nothing to a float64
 
 
 def thin(x: Array, y: Array, most: int) -> tuple[Array, Array]:
-    """At most about `most` of the points, x rising; those whose value is not finite are left out.
+    """At most about `most` of the points, x never falling; those whose value is not finite are left out.
 
-    The window is cut into most/2 stretches of equal length along x, and of each the lowest and the highest point stay
-    (MinMax of tsdownsample, Van Der Donckt et al., SoftwareX 2025), with the first and the last of all.
+    The window is cut into most/2 stretches of equal length along x, and of each the lowest and the highest point stay,
+    with the first and the last of all.
     """
     finite = np.isfinite(y)
     if not finite.all():
         x, y = x[finite], y[finite]
     if len(y) <= most:
         return x, y
-    downsampler = MinMaxDownsampler()  # type: ignore[no-untyped-call]
-    kept = downsampler.downsample(np.ascontiguousarray(x), np.ascontiguousarray(y), n_out=most - most % 2)
-    kept = np.union1d(kept, [0, len(y) - 1]).astype(np.intp)
+    lowest, highest = stretches(x, y, y, most)
+    kept = np.unique(np.concatenate((lowest, highest, [0, len(y) - 1])))
     return x[kept], y[kept]
 
 
-def smoothed(values: Array, weight: float, first: int, most: int) -> tuple[NDArray[np.intp], Array, float]:
+def stretches(places: Array, low: Array, high: Array, most: int) -> tuple[Index, Index]:
+    """Of groups of rows with their extremes: the groups that hold the lowest and the highest value of each stretch.
+
+    `places`: where each group begins on the x axis, never falling. The window is cut into most/2 stretches of equal
+    length along x; a group belongs to the stretch in which it begins. A group may be a single row.
+    """
+    edges = np.linspace(places[0], places[-1], most // 2 + 1)[:-1]
+    starts = np.unique(np.append(0, np.searchsorted(places, edges)))
+    starts = starts[starts < len(places)]
+    sizes = np.diff(np.append(starts, len(places)))
+    return (
+        _first_of(low, np.minimum.reduceat(low, starts), starts, sizes),
+        _first_of(high, np.maximum.reduceat(high, starts), starts, sizes),
+    )
+
+
+def _first_of(values: Array, best: Array, starts: Index, sizes: Index) -> Index:
+    """Of each stretch where its best value comes first."""
+    equal = np.flatnonzero(values == np.repeat(best, sizes))
+    stretch = np.searchsorted(starts, equal, side="right")
+    begins: Index = equal[np.append(True, stretch[1:] > stretch[:-1])]
+    return begins
+
+
+def smoothed(values: Array, weight: float, first: int, most: int, before: int = 0) -> tuple[Index, Array, float]:
     """The exponential moving average of finite `values` at up to `most` indices from `first` on, and its state.
 
     s_t = w·s_{t-1} + (1-w)·v_t with s_0 = 0, shown as s_t / (1 - w^t): the bias correction of Adam (Kingma and Ba,
     2015, section 3), as TensorBoard does it. Every value counts, at whichever indices the average is asked for. The
-    state is the last s_t, with which whoever gets the next values goes on.
+    state is the last s_t, with which whoever gets the next values goes on. before: how many values came before these
+    and are too far back to count.
     """
     count = len(values) - first
     if count <= 0 or not 0 < weight < 1:
@@ -55,11 +80,41 @@ def smoothed(values: Array, weight: float, first: int, most: int) -> tuple[NDArr
         state = kept * state + float(sums[block])
         states[block] = state
     at = start + gap * np.arange(1, blocks + 1) - 1
-    return at, states / -np.expm1((at + 1) * math.log(weight)), state
+    return at, states / -np.expm1((at + before + 1) * math.log(weight)), state
+
+
+def smoothed_of(
+    windows: Callable[[Index, int], Array],
+    part: Callable[[int, int], Array],
+    weight: float,
+    window: tuple[int, int],
+    most: int,
+) -> tuple[Index, Array, float]:
+    """`smoothed` of a long column of finite values in the rows of a window, of which only those that count are read.
+
+    windows: of rising rows the values of so many rows up to each; part: values of a stretch of rows.
+    """  # fmt: skip
+    first, last = window
+    count = last - first
+    if count <= 0 or not 0 < weight < 1:
+        return np.empty(0, np.intp), np.empty(0), 0.0
+    reach, gap = _reach(weight), math.ceil(count / most)
+    if 2 * reach >= gap:
+        before = max(0, first - gap - reach)
+        at, shown, state = smoothed(part(before, last), weight, first - before, most, before)
+        return at + before, shown, state
+    at = last - 1 - gap * np.arange(math.ceil(count / gap) - 1, -1, -1)
+    states = windows(at, reach) @ ((1 - weight) * weight ** np.arange(reach - 1, -1, -1, dtype=np.float64))
+    return at, states / -np.expm1((at + 1) * math.log(weight)), float(states[-1])
+
+
+def _reach(weight: float) -> int:
+    """How many values back one still counts."""
+    return math.ceil(_NOTHING / -math.log(weight))
 
 
 def _state_before(values: Array, weight: float) -> float:
-    reach = min(len(values), math.ceil(_NOTHING / -math.log(weight)))
+    reach = min(len(values), _reach(weight))
     if reach == 0:
         return 0.0
     return float(values[-reach:] @ ((1 - weight) * weight ** np.arange(reach - 1, -1, -1, dtype=np.float64)))

@@ -17,7 +17,7 @@ from studio.rundir import About, RunDir, about
 from studio.services import attempts, chat, evaluations, exports, labels, runs, sizes
 from studio.services.runs import RunInfo
 from studio.services.states import FINAL
-from studio.store import run_list
+from studio.store import filing, run_list
 from studio.store import runs as rows
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def empty(studio: "Studio", only: Sequence[str] | None = None) -> Emptied:
         deleted.append(info.name)
         if studio.keeping:
             rows.forget(studio.database, info.id)
-        (studio.settings.cache / "curves" / f"{info.id}.npy").unlink(missing_ok=True)
+            filing.drop(studio.database, info.id)
     return Emptied(freed, deleted, kept)
 
 

@@ -50,6 +50,10 @@ class Database:
         self.set_aside: Path | None = None
         self.why = ""
         self.damaged = False
+        # What filing.py keeps beside the tables: where, one at a time, and up to which seq of each run.
+        self.curves = path.parent / "cache" / "curves"
+        self.filing = threading.RLock()
+        self.filed: dict[str, int] = {}
         self._lock = threading.RLock()
         self._writer: Engine | None = None
         self._inode = 0

@@ -16,6 +16,7 @@ from studio.recipe import Recipe
 from studio.rundir import About, RunDir, read_events, read_json
 from studio.rundir import Event as JournalEvent
 from studio.rundir.about import stamp
+from studio.store import filing
 from studio.store.db import Database
 from studio.store.tables import Event, Point, Run, RunTag
 
@@ -31,6 +32,13 @@ _POINT_FIELDS = (
     "memory",
     "token_accuracy",
 )
+_TOKENS_PER_S, _ACCURACY = _POINT_FIELDS.index("tokens_per_s"), _POINT_FIELDS.index("token_accuracy")
+# Past SQLAlchemy's own, which makes a dictionary of every row.
+_INSERT_POINT = (
+    f"INSERT INTO points (run, seq, time, step, {', '.join(_POINT_FIELDS)}) "  # noqa: S608 - names of ours
+    f"VALUES ({', '.join('?' * (4 + len(_POINT_FIELDS)))}) ON CONFLICT DO NOTHING"
+)
+_PIECE = 20_000  # events in one transaction
 _SUMMARY_FIELDS = ("step", "loss", "tokens_per_s", "step_seconds", "memory")
 
 
@@ -99,53 +107,77 @@ def place_of(about: About) -> float:
 
 
 def ingest(database: Database, run: RunDir) -> int:
-    """Take in what is new in a run's journal; returns the number of new events."""
+    """Take in what is new in a run's journal; returns the number of new events.
+
+    A long journal is taken in piece by piece, each with the offset behind it in one transaction, so that others may
+    write in between and a kill costs the last piece at most.
+    """
     with database.read() as reading:
         offset = reading.scalar(select(Run.offset).where(Run.id == run.id)) or 0
-    try:
-        if run.events.stat().st_size == offset:
-            return 0
-    except FileNotFoundError:
-        return 0
-    news = read_events(run.events, offset)
-    with database.write() as session:
-        row = session.get_one(Run, run.id)
-        fresh = [event for event in news.events if event.seq > row.last_seq]
-        _take(session, row, fresh)
-        row.offset = news.offset
-    return len(fresh)
+    taken = 0
+    while True:
+        try:
+            if run.events.stat().st_size == offset:
+                return taken
+        except FileNotFoundError:
+            return taken
+        news = read_events(run.events, offset, limit=_PIECE)
+        with database.write() as session:
+            row = session.get_one(Run, run.id)
+            last = row.last_seq
+            fresh = [event for event in news.events if event.seq > last]
+            _take(session, row, fresh)
+            row.offset = news.offset
+            last = row.last_seq
+        taken += len(fresh)
+        if fresh:
+            filing.catch_up(database, run.id, last)
+        if len(news.events) + news.damaged < _PIECE:
+            return taken
+        offset = news.offset
 
 
 def _take(session: Session, row: Run, fresh: list[JournalEvent]) -> None:
-    """Take events in, many at once: a journal may have a hundred thousand."""
-    points: list[dict[str, Any]] = []
+    """Take events in, many at once: a journal may have a million."""
+    points: list[tuple[Any, ...]] = []
     others: list[dict[str, Any]] = []
+    told: dict[str, Any] = {}  # of the run's own row, which is slow to set at every step
 
     def put() -> None:
-        for table, lines in ((Point, points), (Event, others)):
-            if lines:
-                session.execute(insert(table).on_conflict_do_nothing(), lines)
-            lines.clear()
+        if points:
+            session.connection().exec_driver_sql(_INSERT_POINT, points)
+        if others:
+            session.execute(insert(Event).on_conflict_do_nothing(), others)
+        points.clear()
+        others.clear()
+        for name, value in told.items():
+            setattr(row, name, value)
+        told.clear()
 
+    run = row.id
     for event in fresh:
-        line = {"run": row.id, "seq": event.seq, "time": event.time, "step": event.payload.get("step")}
-        if event.kind in ("metric", "eval"):
-            points.append(line | _values(event))
+        payload, kind = event.payload, event.kind
+        step = payload.get("step")
+        if kind in ("metric", "eval"):
+            points.append((run, event.seq, event.time, step, *_values(kind, payload)))
         else:
-            others.append(line | {"kind": event.kind, "payload": event.payload})
-        if event.kind == "resumed":
+            line = {"run": run, "seq": event.seq, "time": event.time, "step": step}
+            others.append(line | {"kind": kind, "payload": payload})
+        if kind == "resumed":
             put()
-            _go_back(session, row, event.seq, int(line["step"] or 0))
-        _summarise(row, event)
-        row.last_seq = event.seq
+            _go_back(session, row, event.seq, int(step or 0))
+        _summarise(row, told, event)
+        told["last_seq"] = event.seq
     put()
 
 
-def _values(event: JournalEvent) -> dict[str, Any]:
-    values = {name: _number(event.payload.get(name)) for name in _POINT_FIELDS}
-    if event.kind == "eval":
-        values |= {"token_accuracy": _number(event.payload.get("eval_token_accuracy")), "tokens_per_s": None}
-    return values
+def _values(kind: str, payload: dict[str, Any]) -> list[Any]:
+    """The values of a point, in the order of _POINT_FIELDS."""
+    get = payload.get
+    values = [get(name) for name in _POINT_FIELDS]
+    if kind == "eval":
+        values[_TOKENS_PER_S], values[_ACCURACY] = None, get("eval_token_accuracy")
+    return [value if isinstance(value, (int, float)) else None for value in values]
 
 
 def _go_back(session: Session, row: Run, seq: int, step: int) -> None:
@@ -162,6 +194,7 @@ def _go_back(session: Session, row: Run, seq: int, step: int) -> None:
 
 def again(database: Database, run: RunDir) -> None:
     """Take in a run's journal from its start, whatever was taken in before: a power cut may have taken its end."""
+    filing.drop(database, run.id)
     with database.write() as session:
         for table in (Point, Event):
             session.execute(delete(table).where(table.run == run.id))
@@ -171,27 +204,28 @@ def again(database: Database, run: RunDir) -> None:
     ingest(database, run)
 
 
-def _summarise(row: Run, event: JournalEvent) -> None:
-    """Keep the run's own row at what its list line shows."""
+def _summarise(row: Run, told: dict[str, Any], event: JournalEvent) -> None:
+    """What the run's own row is to say now, which is what its list line shows."""
     payload = event.payload
     if event.kind == "metric":
         for name in _SUMMARY_FIELDS:
             if name in payload:
-                setattr(row, name, _number(payload[name]))
-        row.doing = ""
+                told[name] = _number(payload[name])
+        told["doing"] = ""
     elif event.kind == "eval":
-        row.eval_loss = _number(payload.get("eval_loss"))
-        if row.eval_loss is not None:
-            row.best_eval = row.eval_loss if row.best_eval is None else min(row.best_eval, row.eval_loss)
+        loss = told["eval_loss"] = _number(payload.get("eval_loss"))
+        best = told.get("best_eval", row.best_eval)
+        if loss is not None:
+            told["best_eval"] = loss if best is None else min(best, loss)
     elif event.kind == "plan":
-        row.plan = payload
-        row.total_steps = int(payload.get("total_steps", 0))
-        row.device = str(payload.get("device", ""))
+        told["plan"] = payload
+        told["total_steps"] = int(payload.get("total_steps", 0))
+        told["device"] = str(payload.get("device", ""))
     elif event.kind == "progress":
-        row.doing = str(payload.get("what", ""))
-    elif event.kind == "state":
+        told["doing"] = str(payload.get("what", ""))
+    elif event.kind == "state" and not row.started:
         # The state itself is the keeper's to tell: a worker may die between its last word and its end.
-        row.started = row.started or event.time
+        told.setdefault("started", event.time)
 
 
 def _number(value: Any) -> Any:
@@ -208,6 +242,7 @@ def rebuild(database: Database, folder: Path) -> int:
     for path in sorted(folder.iterdir()):
         run = RunDir(path)
         if not path.name.startswith(".") and register(database, run):
+            filing.drop(database, run.id)
             ingest(database, run)
             count += 1
     return count

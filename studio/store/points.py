@@ -1,178 +1,246 @@
 """The points of a run as columns of numbers, kept in step with the table.
 
-A million rows take seconds to come out of SQLite, so they come out once: after that only rows behind the newest seq are
-asked for. A long run's columns are kept in a file too (`cache/curves/<run>.npy`), which opens in a millisecond; it may
-be deleted at any time. What a resumed run does again is dropped here as ingest drops it there: of a step, the last word
-counts.
+A million rows take seconds to come out of SQLite, so a long run's stand in a file too (blocks.py, filing.py), which is
+mapped in a moment; only what is behind it is read from the table and held in memory. What a resumed run does again is
+dropped here as ingest drops it there: of a step, the last word counts.
 """
 
-import contextlib
-import os
 import threading
 from collections import OrderedDict
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import select
 
+from studio.store import blocks, filing
+from studio.store.blocks import AT, COLUMNS, KINDS, ROWS, Array, BlockFile, Damaged, Extremes, Index
 from studio.store.db import Database
-from studio.store.tables import Event, Point
+from studio.store.tables import Event
 
-Array = NDArray[np.float64]
-COLUMNS = (
-    "seq", "time", "step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens", "tokens_per_s",
-    "step_seconds", "memory", "token_accuracy",
-)  # fmt: skip
-_AT = {name: index for index, name in enumerate(COLUMNS)}
-_FILED = 50_000  # rows from which reading the table again takes longer than a page should wait
+__all__ = ["COLUMNS", "Array", "Damaged", "Extremes", "Index", "Shelf", "Table"]
 _BATCH = 20_000
-_HELD_BYTES = 384 * 2**20  # a run of a million points takes 104 MB
+_HELD_BYTES = 384 * 2**20
+
+
+class Table(Protocol):
+    """Points of one kind by column name, with rising steps, whether they are held or mapped. nan: no value."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, name: str) -> Array:
+        """A whole column."""
+
+    def take(self, name: str, rows: Index) -> Array:
+        """Values of single rows."""
+
+    def part(self, name: str, first: int, last: int, sure: bool = True) -> Array:
+        """Values of the rows from `first` up to `last`; if `sure`, summed when they come from a file."""
+
+    def windows(self, name: str, ends: Index, reach: int) -> Array:
+        """Of each row the values of the last `reach` rows with it, 0 where there are none."""
+
+    def extremes(self, name: str) -> Extremes | None:
+        """The extremes of every 64 rows where they are at hand: of long runs."""
 
 
 class Columns:
-    """One run's points. A cell without a value is nan. Not for several threads at once: see Shelf."""
+    """One run's points. Not for several threads at once: see Shelf."""
 
-    def __init__(self, database: Database, run: str, folder: Path) -> None:
+    def __init__(self, database: Database, run: str) -> None:
         self._database, self._run = database, run
-        self._path = folder / f"{run}.npy"
-        self._data: Array = np.empty((len(COLUMNS), 0))
-        self.rows = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._file: BlockFile | None = None
+        self._tail: Array = np.empty((len(COLUMNS), 0))
         self.cursor = 0  # everything up to this seq is in
         self.restarted = 0  # seq of the newest resume: cursors before it know points that are gone
+        self._looked = False
         self._split: tuple[Table, Table] | None = None
 
     @property
     def nbytes(self) -> int:
-        return int(self._data.nbytes)
+        """Bytes held in memory; a map holds none."""
+        return int(self._tail.nbytes) + (0 if self._file is None else self._file.size // 16)
 
     def refresh(self) -> None:
         """Take in what the table has since the last look."""
-        if self.cursor == 0:
-            self._open_file()
-        before = self.rows
-        resumed = self._resumes()
-        for rows in _read(self._database, self._run, self.cursor):
-            self._append(rows)
-        for seq, step in resumed:
-            seqs, steps = self._column("seq"), self._column("step")
-            self._keep(~((seqs < seq) & (steps > step)))
-            self.restarted = seq
-        if self.rows:
-            self.cursor = max(self.cursor, int(self._column("seq").max()), self.restarted)
-        if self.rows != before or resumed:
+        resumed = self._resumed()
+        if resumed > self.restarted:
+            # Points are gone from the table, and may be from the file: begin anew.
+            self._begin()
+            self.restarted = resumed
+        first_look = not self._looked
+        if first_look or self._tail.shape[1] >= 2 * ROWS:
+            self._open()
+        if first_look and len(filing.read(self._database, self._run, self.cursor, 2 * ROWS)) == 2 * ROWS:
+            # Much that is not filed: a run of an older home, or one whose file is gone.
+            filing.file_anew(self._database, self._run)
+            self._open()
+        news = []
+        while len(rows := filing.read(self._database, self._run, self.cursor, _BATCH)):
+            news.append(rows.T)
+            self.cursor = int(rows[-1, AT["seq"]])
+        if news:
+            self._tail = np.concatenate([self._tail, *news], axis=1)
             self._split = None
-        if self.rows - before >= _FILED:
-            self._write_file()
 
-    def tables(self) -> tuple["Table", "Table"]:
+    def _open(self) -> None:
+        """Begin with what is filed by now; what is held beyond it stays."""
+        self._looked = True
+        if self._file is not None and filing.size(self._database, self._run) == self._file.size:
+            return
+        file = filing.opened(self._database, self._run)
+        if file is None:
+            return
+        self._file, self._split = file, None
+        self._tail = np.ascontiguousarray(self._tail[:, self._tail[AT["seq"]] > file.last_seq])
+        self.cursor = max(self.cursor, file.last_seq)
+
+    def tables(self) -> tuple[Table, Table]:
         """Metric points and evaluation points, each with rising steps."""
         if self._split is None:
-            evaluated = np.isfinite(self._column("eval_loss")) | (
-                # An evaluation whose loss is no number, told from a step whose loss is none.
-                np.isnan(self._column("loss")) & np.isnan(self._column("step_seconds"))
-            )
-            data = self._data[:, : self.rows]
-            metrics = None if not evaluated.any() else np.flatnonzero(~evaluated)
-            self._split = Table(data, _rising(data, metrics)), Table(data, _rising(data, np.flatnonzero(evaluated)))
+            evals = blocks.is_eval(self._tail)
+            metric, evaluated = (self._table(kind, evals == bool(kind)) for kind in KINDS)
+            self._split = metric, evaluated
         return self._split
 
-    def _column(self, name: str) -> Array:
-        return self._data[_AT[name], : self.rows]
+    def _table(self, kind: int, chosen: "np.typing.NDArray[np.bool_]") -> Table:
+        tail = self._tail if chosen.all() else np.ascontiguousarray(self._tail[:, chosen])
+        if self._file is None:
+            return Held(tail, _rising(tail[AT["step"]]))
+        table = Mapped(self._file, kind, tail)
+        steps = table.extremes("step")
+        if steps is not None and (steps.rises or not len(table)):
+            return table
+        data = np.array([table[name] for name in COLUMNS])
+        return Held(data, _rising(data[AT["step"]]))
 
-    def _append(self, rows: Array) -> None:
-        needed = self.rows + len(rows)
-        if needed > self._data.shape[1]:
-            grown = np.empty((len(COLUMNS), max(needed, int(self.rows * 1.5), 256)))
-            grown[:, : self.rows] = self._data[:, : self.rows]
-            self._data = grown
-        self._data[:, self.rows : needed] = rows.T
-        self.rows = needed
-
-    def _keep(self, which: NDArray[np.bool_]) -> None:
-        if not which.all():
-            self._data = np.ascontiguousarray(self._data[:, : self.rows][:, which])
-            self.rows = self._data.shape[1]
-
-    def _resumes(self) -> list[tuple[int, int]]:
+    def _resumed(self) -> int:
         query = (
-            select(Event.seq, Event.step)
+            select(Event.seq)
             .where(Event.run == self._run, Event.kind == "resumed", Event.seq > self.restarted)
-            .order_by(Event.seq)
+            .order_by(Event.seq.desc())
         )
         with self._database.read() as session:
-            return [(seq, step or 0) for seq, step in session.execute(query)]
-
-    def _open_file(self) -> None:
-        """Begin with the filed columns if the table still has their last row."""
-        with contextlib.suppress(OSError, ValueError):
-            data = np.load(self._path, mmap_mode="c", allow_pickle=False)
-            if data.ndim != 2 or len(data) != len(COLUMNS) or data.shape[1] == 0:
-                return
-            newest = int(data[_AT["seq"]].argmax())
-            seq, step = int(data[_AT["seq"], newest]), int(data[_AT["step"], newest])
-            query = select(Point.step).where(Point.run == self._run, Point.seq == seq)
-            with self._database.read() as session:
-                if session.scalar(query) == step:
-                    self._data, self.rows, self.cursor = data, data.shape[1], seq
-
-    def _write_file(self) -> None:
-        """File the columns; a disk that is full only costs the next opening some seconds."""
-        aside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as file:
-                np.save(file, self._data[:, : self.rows])
-            aside.replace(self._path)
-        except OSError:
-            aside.unlink(missing_ok=True)
+            return session.scalar(query.limit(1)) or 0
 
 
-class Table:
-    """Points of one kind by column name, with rising steps. A column is picked out when it is first asked for."""
+class Held:
+    """A table in memory: of a short run, or of one whose steps came twice."""
 
-    def __init__(self, data: Array, chosen: NDArray[np.intp] | None) -> None:
+    def __init__(self, data: Array, chosen: Index | None) -> None:
         self._data, self._chosen = data, chosen
         self._picked: dict[str, Array] = {}
 
     def __len__(self) -> int:
         return int(self._data.shape[1]) if self._chosen is None else len(self._chosen)
 
-    def until(self, seq: int) -> "Table":
-        """The points up to `seq`."""
-        end = int(np.searchsorted(self["seq"], seq, side="right"))
-        if end == len(self):
-            return self
-        return Table(self._data, np.arange(end) if self._chosen is None else self._chosen[:end])
-
     def __getitem__(self, name: str) -> Array:
-        column: Array = self._data[_AT[name]]
+        column: Array = self._data[AT[name]]
         if self._chosen is None:
             return column
         if name not in self._picked:
             self._picked[name] = column[self._chosen]
         return self._picked[name]
 
+    def take(self, name: str, rows: Index) -> Array:
+        return self[name][rows]
+
+    def part(self, name: str, first: int, last: int, sure: bool = True) -> Array:
+        return self[name][first:last]
+
+    def windows(self, name: str, ends: Index, reach: int) -> Array:
+        rows = ends[:, None] - np.arange(reach - 1, -1, -1)
+        return np.where(rows >= 0, self[name][np.maximum(rows, 0)], 0.0)
+
+    def extremes(self, name: str) -> None:
+        return None
+
+
+class Mapped:
+    """A table in a file, with what is not filed yet behind it."""
+
+    def __init__(self, file: BlockFile, kind: int, tail: Array) -> None:
+        self._file, self._kind, self._tail = file, kind, tail
+        self._filed = file.rows[kind]
+        self._told: dict[str, Extremes | None] = {}
+
+    def __len__(self) -> int:
+        return self._filed + int(self._tail.shape[1])
+
+    def __getitem__(self, name: str) -> Array:
+        return self.part(name, 0, len(self))
+
+    def take(self, name: str, rows: Index) -> Array:
+        tail = self._tail[AT[name]]
+        if not len(tail):
+            return self._file.take(self._kind, name, rows)
+        filed = rows < self._filed
+        found = np.empty(rows.shape)
+        found[filed] = self._file.take(self._kind, name, rows[filed])
+        found[~filed] = tail[rows[~filed] - self._filed]
+        return found
+
+    def windows(self, name: str, ends: Index, reach: int) -> Array:
+        filed = int(np.searchsorted(ends, self._filed))
+        rows = ends[filed:, None] - np.arange(reach - 1, -1, -1)
+        tail = np.where(rows >= 0, self.take(name, np.maximum(rows, 0).ravel()).reshape(rows.shape), 0.0)
+        return np.concatenate((self._file.windows(self._kind, name, ends[:filed], reach), tail))
+
+    def part(self, name: str, first: int, last: int, sure: bool = True) -> Array:
+        pieces = self._file.pieces(self._kind, name, first, min(last, self._filed), sure)
+        if last > self._filed:
+            pieces.append(self._tail[AT[name], max(0, first - self._filed) : last - self._filed])
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0), *pieces])
+
+    def extremes(self, name: str) -> Extremes | None:
+        if name not in self._told:
+            self._told[name] = self._extremes(name)
+        return self._told[name]
+
+    def _extremes(self, name: str) -> Extremes | None:
+        filed = self._file.extremes(self._kind, name)
+        if not self._tail.shape[1] or filed is None:
+            return filed
+        new = blocks.extremes_of(self._tail[AT[name]], name, self._filed)
+        if not self._filed:
+            return new
+        if not len(filed.first):  # no value so far
+            return filed if new.finite == 0 else None
+        meets = bool(new.low[0] > filed.high[-1] if name == "step" else new.low[0] >= filed.high[-1])
+        both = [np.concatenate(one) for one in ((filed.low, new.low), (filed.high, new.high))]
+        rows = [
+            np.concatenate(one)
+            for one in ((filed.first, new.first), (filed.low_at, new.low_at), (filed.high_at, new.high_at))
+        ]
+        rises = filed.rises and new.rises and meets
+        return Extremes(rows[0], both[0], both[1], rows[1], rows[2], filed.finite + new.finite, rises)
+
 
 class Shelf:
     """The columns of the runs that were looked at last, bounded by their bytes."""
 
-    def __init__(self, database: Database, folder: Path) -> None:
-        self._database, self._folder = database, folder
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._held: OrderedDict[str, Columns] = OrderedDict()
         self._lock = threading.Lock()
         self._busy: dict[str, threading.Lock] = {}
 
-    def tables(self, run: str) -> tuple[Table, Table, int]:
-        """Metric points, evaluation points, and the seq of the newest resume."""
+    def tables(self, run: str) -> tuple[Table, Table, int, int]:
+        """Metric points, evaluation points, the seq up to which all are in, and the seq of the newest resume."""
         with self._lock:
             busy = self._busy.setdefault(run, threading.Lock())
         with busy:  # two pages that open the same run wait for one reading; other runs do not wait
             with self._lock:
-                columns = self._held.get(run) or Columns(self._database, run, self._folder)
+                columns = self._held.get(run) or Columns(self._database, run)
             columns.refresh()
-            metrics, evals = columns.tables()
-            found = metrics, evals, columns.restarted
+            try:
+                metrics, evals = columns.tables()
+            except Damaged:
+                columns = self._anew(run)
+                metrics, evals = columns.tables()
+            found = metrics, evals, max(columns.cursor, columns.restarted), columns.restarted
         with self._lock:
             self._held[run] = columns
             self._held.move_to_end(run)
@@ -180,29 +248,22 @@ class Shelf:
                 self._busy.pop(self._held.popitem(last=False)[0], None)
         return found
 
+    def forget(self, run: str) -> None:
+        """A run's file is damaged: delete it, so that the next look builds it again."""
+        filing.drop(self._database, run)
+        with self._lock:
+            self._held.pop(run, None)
 
-def _read(database: Database, run: str, after: int) -> list[Array]:
-    """The rows behind `after`, in batches; past the ORM, which would make an object of each."""
-    query = select(*(getattr(Point, name) for name in COLUMNS)).where(Point.run == run, Point.seq > after)
-    found = []
-    with database.read() as session:
-        compiled = query.order_by(Point.seq).compile(dialect=session.get_bind().dialect)
-        driver = session.connection().connection.driver_connection
-        if driver is None:
-            return []
-        cursor = driver.cursor()
-        cursor.execute(str(compiled), tuple(compiled.params[name] for name in compiled.positiontup or ()))
-        while rows := cursor.fetchmany(_BATCH):
-            found.append(np.array(rows, dtype=np.float64))
-        cursor.close()
-    return found
+    def _anew(self, run: str) -> Columns:
+        filing.drop(self._database, run)
+        columns = Columns(self._database, run)
+        columns.refresh()
+        return columns
 
 
-def _rising(data: Array, chosen: NDArray[np.intp] | None) -> NDArray[np.intp] | None:
-    """The chosen points without those whose step comes again or lower later on: of a step, the last word counts."""
-    steps = data[_AT["step"]] if chosen is None else data[_AT["step"]][chosen]
+def _rising(steps: Array) -> Index | None:
+    """The rows without those whose step comes again or lower later on: of a step, the last word counts. None: all."""
     if len(steps) < 2 or bool(np.all(steps[1:] > steps[:-1])):
-        return chosen
+        return None
     later = np.minimum.accumulate(steps[::-1])[::-1]
-    kept = np.flatnonzero(np.append(steps[:-1] < later[1:], True))
-    return kept if chosen is None else chosen[kept]
+    return np.flatnonzero(np.append(steps[:-1] < later[1:], True))

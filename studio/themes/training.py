@@ -214,3 +214,11 @@ class Output(Theme):
         ge=1,
         le=1000,
     )
+    report_to: Annotated[list[Literal["tensorboard", "trackio", "wandb"]], BeforeValidator(lines)] = knob(
+        [],
+        label="Report to",
+        becomes="SFTConfig(report_to=)",
+        help="Also writes the curves for tensorboard, trackio or wandb, into the run directory. Up to 3; each must "
+        "be installed, and its keys stay where it keeps them. The studio's own curves need none of them.",
+        max_length=3,
+    )

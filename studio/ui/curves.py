@@ -6,24 +6,38 @@ abort when the next one is due; it waits in no queue and holds no state of a ses
 
 import gzip
 import json
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from studio.errors import NotFound, StudioError
 from studio.services import curves, runs
-from studio.services.curves import Line, Look, Window
+from studio.services.curves import Look, Window
+from studio.services.lines import Line
 from studio.services.studio import Studio
 from studio.services.thinning import Array
 
+_MOST_RUNS = 8
 _SMALL = 1400  # bytes that fit a packet: not worth compressing
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
 def add_routes(app: FastAPI, studio: Studio) -> None:
-    """`/curves/<run>` and `/points/<run>.csv`."""
+    """`/curves?run=…&run=…`, `/curves/<run>` and `/points/<run>.csv`."""
+
+    @app.get("/curves")
+    def windows(
+        request: Request, run: Annotated[list[str], Query(max_length=_MOST_RUNS)], x: str = "step",
+        low: float | None = None, high: float | None = None, width: int = 1000, weight: float = 0.0, together: int = 0,
+    ) -> Response:  # fmt: skip
+        """Runs of those `together` that are drawn, in one answer; in place of one that cannot be shown, why not."""
+        try:
+            look = Look.parse(x, low, high, width, weight, max(together, len(run)))
+        except StudioError as error:
+            return JSONResponse({"error": str(error)}, status_code=400)
+        return _sent(f'{{"runs":[{",".join(one(studio, name, look) for name in run)}]}}', request)
 
     @app.get("/curves/{run_id}")
     def window(
@@ -47,6 +61,14 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
 
+def one(studio: Studio, run_id: str, look: Look) -> str:
+    """A run's window as JSON, or why it cannot be shown."""
+    try:
+        return encode(curves.window(studio, run_id, look), 7 if look.runs == 1 else 5)
+    except StudioError as error:
+        return json.dumps({"error": str(error)}, ensure_ascii=False)
+
+
 def _sent(text: str, request: Request) -> Response:
     body, headers = text.encode(), dict(_NO_STORE)
     if len(body) > _SMALL and "gzip" in request.headers.get("accept-encoding", ""):
@@ -55,8 +77,8 @@ def _sent(text: str, request: Request) -> Response:
     return Response(body, media_type="application/json", headers=headers)
 
 
-def encode(window: Window) -> str:
-    """A window as JSON. Values have seven digits, more than a screen shows; the CSV has all."""
+def encode(window: Window, digits: int = 7) -> str:
+    """A window as JSON. Values have seven digits, or five where many runs are told: a screen shows no more of them."""
     rest: dict[str, Any] = {
         "run": window.run,
         "cursor": window.cursor,
@@ -67,13 +89,13 @@ def encode(window: Window) -> str:
         "extent": window.extent,
         "marks": [[mark.x, mark.step, mark.kind, mark.text, mark.count] for mark in window.marks],
     }
-    lines = ",".join(f'"{name}":{_line(line)}' for name, line in window.lines.items())
+    lines = ",".join(f'"{name}":{_line(line, digits)}' for name, line in window.lines.items())
     return f'{json.dumps(rest, ensure_ascii=False, separators=(",", ":"))[:-1]},"lines":{{{lines}}}}}'
 
 
-def _line(line: Line) -> str:
-    columns = (("x", line.x, 12), ("y", line.y, 7), ("sx", line.smooth_x, 12), ("sy", line.smooth_y, 7))
-    numbers = ",".join(f'"{name}":{_numbers(values, digits)}' for name, values, digits in columns)
+def _line(line: Line, digits: int) -> str:
+    columns = (("x", line.x, 12), ("y", line.y, digits), ("sx", line.smooth_x, 12), ("sy", line.smooth_y, digits))
+    numbers = ",".join(f'"{name}":{_numbers(values, figures)}' for name, values, figures in columns)
     return f'{{{numbers},"state":{line.state!r},"count":{line.count}}}'
 
 

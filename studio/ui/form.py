@@ -100,6 +100,8 @@ def _field(known: Known, studio: Studio) -> Any:
         return gr.Dropdown(options, value=first(known.default, options), allow_custom_value=True, **common)
     if known.name == "target_modules":
         return gr.Dropdown(modules_of(studio, None), value=["all-linear"], multiselect=True, **common)
+    if known.name == "report_to":
+        return gr.Dropdown(["tensorboard", "trackio", "wandb"], value=[], multiselect=True, **common)
     if known.choices:
         kind = gr.Radio if len(known.choices) == 2 else gr.Dropdown
         return kind(list(known.choices), value=known.default, **common)
@@ -164,7 +166,9 @@ def defaults() -> dict[str, Any]:
 
 
 def for_form(name: str, value: Any) -> Any:
-    """A recipe's value as the component shows it: several texts stand one a line."""
+    """A recipe's value as the component shows it: several texts stand one a line, several choices side by side."""
+    if name == "report_to":
+        return list(value)
     if name == "target_modules":
         return [value] if isinstance(value, str) else value
     return "\n".join(value) if isinstance(value, list | tuple) else value

@@ -10,7 +10,7 @@ from studio.errors import NotFound
 from studio.services import runs, story
 from studio.services.runs import RunInfo
 from studio.services.studio import Studio
-from studio.ui import compare_runs, curves_view, markup, run_acts, run_story, runs_view
+from studio.ui import compare_runs, curves_view, machine_view, markup, run_acts, run_story, runs_view
 from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
 from studio.ui.markup import esc
 
@@ -91,6 +91,7 @@ def build(studio: Studio) -> RunsTab:
             log = view("run-log")
         with gr.Accordion("History", open=False, elem_classes="fold", elem_id="history") as history:
             past = view("run-history")
+    machine_view.build()
 
     def refresh(chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any]) -> Updates:
         """What changed since the last look; list and curves ask for their rows and points themselves."""

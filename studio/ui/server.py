@@ -1,11 +1,11 @@
 """The web server: our own FastAPI application, with Gradio mounted in it.
 
 `/healthz` says that the studio is alive, `/static` serves our files, `/download/<export>` one export,
-`/rejects/<dataset>.csv` (or .jsonl) the rows of a file that were left out, `/curves/<run>` and `/points/<run>.csv` what
-was measured, `/runs.json`, `/runs/<run>` and `/trash` the list of runs, `/comparison/<id>.html` and
-`/evaluation/<id>.html` (or .json) what was compared; everything else is the page. A guard stands before all of it: it
-answers only requests that name this machine as their host and come from no other site, so that a page you visit
-elsewhere cannot drive the studio.
+`/rejects/<dataset>.csv` (or .jsonl) the rows of a file that were left out, `/curves` and `/points/<run>.csv` what was
+measured, `/runs.json`, `/runs/<run>` and `/trash` the list of runs, `/machine` how much of this machine is in use,
+`/comparison/<id>.html` and `/evaluation/<id>.html` (or .json) what was compared; everything else is the page. A guard
+stands before all of it: it answers only requests that name this machine as their host and come from no other site, so
+that a page you visit elsewhere cannot drive the studio.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ from studio.errors import NotFound, StudioError
 from studio.services import checks, comparisons, datasets, examples, exports
 from studio.services.studio import Studio
 from studio.ui import app as pages
-from studio.ui import curves, evaluation_page, form, run_list, share
+from studio.ui import curves, evaluation_page, form, machine_view, run_list, share
 from studio.ui.theme import studio_theme
 
 _REJECTS = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
@@ -129,6 +129,7 @@ def make_app(studio: Studio) -> FastAPI:
 
     curves.add_routes(app, studio)
     run_list.add_routes(app, studio)
+    machine_view.add_routes(app, studio)
     # Gradio asks for a few of its own files under /static as well: ours come first, then those.
     files = StaticFiles(directory=resources.static(), packages=[("gradio", "templates/frontend/static")])
     app.mount("/static", files, name="static")

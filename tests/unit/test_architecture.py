@@ -44,6 +44,7 @@ HOMES = {
     "alembic": {"store"},
     "subprocess": {"launch"},
     "psutil": {"launch", "rundir"},
+    "pynvml": {"launch"},
     "pyarrow": {"dataset"},
     "tokenizers": {"dataset", "engine"},
     "jinja2": {"dataset"},

@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from hypothesis.extra.numpy import arrays
 from studio.errors import BadInput
 from studio.rundir import Exit, Journal, RunDir
 from studio.services import curves, runs
+from studio.services import lines as lines_of
 from studio.services.curves import Look
 from studio.services.differences import differences
 from studio.services.studio import Studio
@@ -124,7 +124,7 @@ def test_a_window_has_the_points_the_marks_and_a_cursor(studio: Studio) -> None:
 
 
 @pytest.mark.parametrize(("axis", "last", "at_eval"), [("tokens", 3000, 1000), ("epoch", 3, 1), ("step", 30, 10)])
-def test_axes(studio: Studio, axis: curves.Axis, last: float, at_eval: float) -> None:
+def test_axes(studio: Studio, axis: lines_of.AxisName, last: float, at_eval: float) -> None:
     noted(studio)
     found = curves.window(studio, "run-1", Look(x=axis))
     assert found.lines["loss"].x[-1] == last
@@ -187,36 +187,9 @@ def test_many_marks_become_few_that_say_how_many_they_are(studio: Studio) -> Non
     assert marks[0].text == "17 checkpoints, steps 1 to 17"
 
 
-def test_a_long_run_opens_from_its_file_and_the_file_may_be_wrong_or_gone(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(points, "_FILED", 10)
-    noted(studio)
-    curves.window(studio, "run-1", Look())
-    folder = studio.settings.cache / "curves"
-    assert [path.name for path in folder.iterdir()] == ["run-1.npy"]
-
-    def opened() -> list[float]:
-        metrics, _, _ = points.Shelf(studio.database, folder).tables("run-1")
-        return metrics["step"].tolist()
-
-    expected = list(map(float, range(1, 31)))
-    assert opened() == expected
-    read: list[int] = []
-    real = points._read
-    monkeypatch.setattr(points, "_read", lambda database, run, after: read.append(after) or real(database, run, after))
-    assert opened() == expected and read[0] > 30
-    stored = np.load(folder / "run-1.npy")
-    stored[points.COLUMNS.index("step")] += 1
-    np.save(folder / "run-1.npy", stored)
-    assert opened() == expected  # its last row is not in the table: it is read anew
-    (folder / "run-1.npy").write_bytes(b"\x93NUMPY nonsense")
-    assert opened() == expected
-
-
 def test_only_so_many_bytes_are_held(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(points, "_HELD_BYTES", 1)
-    shelf = points.Shelf(studio.database, Path("/nowhere"))
+    shelf = points.Shelf(studio.database)
     for name in ("run-1", "run-2"):
         journal_of(make_run(studio, name), 5)
     studio.refresh()
@@ -278,7 +251,9 @@ def test_the_answer_for_ten_windows_of_many_points_is_small() -> None:
     lines = {}
     for number in range(10):
         name = "loss" if number == 0 else f"small-{number}"
-        lines[name] = curves._line(name, x, rng.normal(size=len(x)), Look(weight=0.9, width=1100))
+        held = points.Held(np.array([rng.normal(size=len(x))] * len(points.COLUMNS)), None)
+        most = Look(width=1100).points(name)
+        lines[name] = lines_of.line(held, "loss", lines_of._Known(x), (-math.inf, math.inf), 0.9, most)
     text = encode(curves.Window("r", 1, False, False, len(x), 0, (1, 300_000), lines, []))
     json.loads(text)
     assert len(gzip.compress(text.encode(), 4)) < 100_000

@@ -1,0 +1,365 @@
+"""A long run's points in a file beside the database: blocks of columns, each with the extremes of every 64 rows.
+
+The file is only appended to, a block of 4096 rows at a time, and is read through a memory map. A block holds two parts,
+training points and evaluations, and says how many rows each has and which columns have values:
+
+    head     64 bytes: magic, its own crc, first and last seq, rows and columns of both parts, crcs of what follows
+    extremes per part and column: count of finite values, whether they rise; per group lowest, highest, both places
+    data     per part and column: the values, nan where there is none
+
+The file is a cache: it may be deleted at any time. A torn last block is overwritten by the next writer; a block whose
+head or extremes are not as written ends the file there, one whose data is not raises Damaged when its rows are read. A
+file is never made shorter, since others may have it mapped: what must go is left out of a copy that takes its place.
+"""
+
+import contextlib
+import functools
+import mmap
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Index = NDArray[np.intp]
+COLUMNS = (
+    "seq", "time", "step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens", "tokens_per_s",
+    "step_seconds", "memory", "token_accuracy",
+)  # fmt: skip
+AT = {name: index for index, name in enumerate(COLUMNS)}
+ROWS = 4096  # of a block; so many at most are read from the table when a studio has just started
+GROUP = 64  # rows whose extremes are kept together
+KINDS = (0, 1)  # training points, evaluations
+_MAGIC = b"LSP1"
+_HEAD = struct.Struct("<4sIqqIIIIIII12x")
+_STATS, _EXTREMES = 2, 3
+_LIKELY = 24 * 1024  # bytes of a head and its extremes, nearly always
+assert _HEAD.size == 64
+
+
+@dataclass(frozen=True, slots=True)
+class Extremes:
+    """Of one column, for every group of rows: its first row, its lowest and highest value, and the rows they are in.
+
+    finite: values that are numbers. rises: every value is one, and none is below the one before (of steps: all above).
+    """
+
+    first: Index
+    low: Array
+    high: Array
+    low_at: Index
+    high_at: Index
+    finite: int
+    rises: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Where one kind's rows of a block are, counted in float64 from the start of the file."""
+
+    start: int  # row of the whole run
+    rows: int
+    columns: tuple[int, ...]
+    extremes: int
+    data: int
+
+    @property
+    def groups(self) -> int:
+        return -(-self.rows // GROUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block: the seqs of its rows, where it ends, and where its data is with the sum that it must have."""
+
+    first_seq: int
+    last_seq: int
+    end: int  # bytes
+    data: tuple[tuple[int, int, int], ...]  # of each part: first byte, end, crc
+    parts: tuple[_Part, _Part]
+
+
+def is_eval(columns: Array) -> NDArray[np.bool_]:
+    """Which rows are evaluations; one whose loss is no number is told from a step whose loss is none."""
+    evaluated = np.isfinite(columns[AT["eval_loss"]])
+    none: NDArray[np.bool_] = np.isnan(columns[AT["loss"]]) & np.isnan(columns[AT["step_seconds"]])
+    found: NDArray[np.bool_] = evaluated | none
+    return found
+
+
+def extremes_of(column: Array, name: str, start: int = 0) -> Extremes:
+    """The extremes of a column whose first value is in row `start`."""
+    stats, groups = _extremes(column, name)
+    return _told(np.arange(start, start + len(column), GROUP), groups, int(stats[0]), bool(stats[1]))
+
+
+def _told(first: Index, groups: Array, finite: int, rises: bool) -> Extremes:
+    high_at = groups[2] % GROUP
+    low_at = (groups[2] - high_at) / GROUP
+    return Extremes(
+        first, groups[0], groups[1], first + low_at.astype(np.intp), first + high_at.astype(np.intp), finite, rises
+    )
+
+
+def _extremes(column: Array, name: str) -> tuple[Array, Array]:
+    """What a block says of a column: (finite, rises), and of each group lowest, highest and their places in one."""
+    count = len(column)
+    groups = -(-count // GROUP)
+    finite = np.isfinite(column)
+    below = np.full(groups * GROUP, np.inf)
+    below[:count] = np.where(finite, column, np.inf)
+    above = np.full(groups * GROUP, -np.inf)
+    above[:count] = np.where(finite, column, -np.inf)
+    lows, highs = below.reshape(groups, GROUP), above.reshape(groups, GROUP)
+    low_at, high_at = lows.argmin(axis=1), highs.argmax(axis=1)
+    rows = np.arange(groups)
+    known = int(finite.sum())
+    steps = np.diff(column)
+    rises = known == count and bool((steps > 0).all() if name == "step" else (steps >= 0).all())
+    return np.array([known, rises]), np.array([lows[rows, low_at], highs[rows, high_at], GROUP * low_at + high_at])
+
+
+def pack(columns: Array) -> bytes:
+    """A block of rows, in the order of their seq."""
+    evals = is_eval(columns)
+    heads: list[tuple[int, int]] = []
+    extremes: list[bytes] = []
+    data: list[bytes] = []
+    for chosen in (~evals, evals):
+        part = columns[:, chosen]
+        held = [index for index in range(len(COLUMNS)) if not np.isnan(part[index]).all()] if part.shape[1] else []
+        heads.append((part.shape[1], sum(1 << index for index in held)))
+        told = [_extremes(part[index], COLUMNS[index]) for index in held]
+        extremes += [b"".join(stats.astype("<f8").tobytes() for stats, _ in told)]
+        extremes += [b"".join(groups.astype("<f8").tobytes() for _, groups in told)]
+        data.append(part[held].astype("<f8").tobytes())
+    seqs = columns[AT["seq"]]
+    over = b"".join(extremes)
+    (metrics, metric_mask), (evaluated, eval_mask) = heads
+
+    def head(crc: int) -> bytes:
+        return _HEAD.pack(_MAGIC, crc, int(seqs[0]), int(seqs[-1]), metrics, evaluated, metric_mask, eval_mask,
+                          zlib.crc32(over), *map(zlib.crc32, data))  # fmt: skip
+
+    return head(zlib.crc32(head(0))) + over + b"".join(data)
+
+
+class Damaged(Exception):
+    """A block's rows are not what was written."""
+
+
+class BlockFile:
+    """A file of blocks, as far as it is whole. Raises OSError when it cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.blocks: list[Block] = []
+        self._heads: list[Array] = []  # of each block what is before its data, read: mapped it would fault page by page
+        with path.open("rb") as file:
+            self.size = os.fstat(file.fileno()).st_size
+            rows = [0, 0]
+            while (block := self._block(file.fileno(), self.blocks[-1].end if self.blocks else 0, rows)) is not None:
+                self.blocks.append(block)
+                rows = [one + part.rows for one, part in zip(rows, block.parts, strict=True)]
+            usable = self.blocks[-1].end if self.blocks else 0
+            self._bytes = memoryview(mmap.mmap(file.fileno(), usable, prot=mmap.PROT_READ) if usable else b"")
+        self._flat: Array = np.frombuffer(self._bytes, "<f8")
+        self._sound: set[tuple[int, int]] = set()  # blocks and parts whose data was summed
+        self._told: dict[tuple[int, str], Extremes | None] = {}
+        self._all: dict[int, tuple[Array, Array]] = {}  # by kind, what all blocks say
+        self._groups: dict[int, Index] = {}
+        self._lock = threading.Lock()
+        self.rows = tuple(rows)
+        self.starts = [np.array([block.parts[kind].start for block in self.blocks], np.intp) for kind in KINDS]
+        self._base = [self._bases(kind) for kind in KINDS]
+
+    @property
+    def last_seq(self) -> int:
+        return self.blocks[-1].last_seq if self.blocks else 0
+
+    def _block(self, file: int, at: int, rows: Sequence[int]) -> Block | None:
+        """The block at a byte, if it is whole and its extremes are what was written."""
+        read = os.pread(file, _LIKELY, at)
+        head = read[: _HEAD.size]
+        if len(head) < _HEAD.size or head[:4] != _MAGIC:
+            return None
+        _, crc, first, last, metrics, evals, metric_mask, eval_mask, crc_over, *crcs = _HEAD.unpack(head)
+        if zlib.crc32(head[:4] + bytes(4) + head[8:]) != crc:
+            return None
+        held = [_columns(mask) for mask in (metric_mask, eval_mask)]
+        counts = (metrics, evals)
+        place = _HEAD.size // 8
+        extremes = []
+        for count, columns in zip(counts, held, strict=True):
+            extremes.append(place)
+            place += len(columns) * (_STATS + _EXTREMES * -(-count // GROUP))
+        over_end = 8 * place
+        data = []
+        for count, columns in zip(counts, held, strict=True):
+            data.append(at // 8 + place)
+            place += len(columns) * count
+        if len(read) < over_end:
+            read += os.pread(file, over_end - len(read), at + len(read))
+        if at + 8 * place > self.size or zlib.crc32(memoryview(read)[_HEAD.size : over_end]) != crc_over:
+            return None
+        self._heads.append(np.frombuffer(read, "<f8", over_end // 8))
+        metric, evaluated = (_Part(rows[k], counts[k], held[k], extremes[k], data[k]) for k in KINDS)
+        edges = (*(8 * one for one in data), at + 8 * place)
+        sums = tuple((edges[kind], edges[kind + 1], crcs[kind]) for kind in KINDS)
+        return Block(first, last, at + 8 * place, sums, (metric, evaluated))
+
+    def _bases(self, kind: int) -> NDArray[np.intp]:
+        """Where each column of each block begins, less the row it begins with; -1 where a block has none of it."""
+        bases = np.full((len(COLUMNS), len(self.blocks)), -1, np.intp)
+        for number, block in enumerate(self.blocks):
+            part = block.parts[kind]
+            for place, column in enumerate(part.columns):
+                bases[column, number] = part.data + place * part.rows
+        return bases
+
+    def take(self, kind: int, name: str, rows: Index) -> Array:
+        """Values of a column in single rows; their blocks are not summed."""
+        number = np.searchsorted(self.starts[kind], rows, side="right") - 1
+        base = self._base[kind][AT[name], number]
+        if (base < 0).any():
+            there = base >= 0
+            found = np.full(len(rows), np.nan)
+            found[there] = self._flat[base[there] + rows[there] - self.starts[kind][number[there]]]
+            return found
+        values: Array = self._flat[base + rows - self.starts[kind][number]]
+        return values
+
+    def windows(self, kind: int, name: str, ends: Index, reach: int) -> Array:
+        """Of each row the values of the last `reach` rows with it, 0 where there are none; blocks are not summed."""
+        number = np.searchsorted(self.starts[kind], ends, side="right") - 1
+        base, start = self._base[kind][AT[name], number], self.starts[kind][number]
+        within = (base >= 0) & (ends - start >= reach - 1)
+        found = np.empty((len(ends), reach))
+        if within.any():
+            views = np.lib.stride_tricks.sliding_window_view(self._flat, reach)
+            found[within] = views[(base + ends - start)[within] - reach + 1]
+        rows = ends[~within, None] - np.arange(reach - 1, -1, -1)
+        values = self.take(kind, name, np.maximum(rows, 0).ravel()).reshape(rows.shape)
+        found[~within] = np.where(rows >= 0, values, 0.0)
+        return found
+
+    def pieces(self, kind: int, name: str, first: int, last: int, sure: bool = True) -> list[Array]:
+        """Values of a column in the rows from `first` up to `last`; if `sure`, raises Damaged when a sum is wrong."""
+        found: list[Array] = []
+        number = max(0, int(np.searchsorted(self.starts[kind], first, side="right")) - 1)
+        while number < len(self.blocks) and (part := self.blocks[number].parts[kind]).start < last:
+            if sure:
+                self._check(number, kind)
+            low, high = max(0, first - part.start), min(part.rows, last - part.start)
+            base = int(self._base[kind][AT[name], number])
+            if high > low:
+                found.append(np.full(high - low, np.nan) if base < 0 else self._flat[base + low : base + high])
+            number += 1
+        return found
+
+    def _check(self, number: int, kind: int) -> None:
+        if (number, kind) not in self._sound:
+            start, end, crc = self.blocks[number].data[kind]
+            if zlib.crc32(self._bytes[start:end]) != crc:
+                raise Damaged(f"{self.path.name}, block {number}")
+            self._sound.add((number, kind))
+
+    def extremes(self, kind: int, name: str) -> Extremes | None:
+        """The extremes of a column; None when some blocks have none of it where others do."""
+        with self._lock:
+            if (kind, name) not in self._told:
+                self._told[kind, name] = self._extremes(kind, AT[name])
+            return self._told[kind, name]
+
+    def _extremes(self, kind: int, column: int) -> Extremes | None:
+        parts = [(block.parts[kind], read) for block, read in zip(self.blocks, self._heads, strict=True)]
+        parts = [(part, read) for part, read in parts if part.rows]
+        held = [column in part.columns for part, _ in parts]
+        if not any(held):
+            none, nowhere = np.empty(0), np.empty(0, np.intp)
+            return Extremes(nowhere, none, none, nowhere, nowhere, 0, False)
+        if not all(held):
+            return None
+        if kind not in self._all and len({part.columns for part, _ in parts}) == 1:
+            self._all[kind] = _together(parts)  # as a whole: column by column takes ten times as long
+        if kind in self._all:
+            place = parts[0][0].columns.index(column)
+            stats, both = self._all[kind][0][:, place], self._all[kind][1][place]
+        else:
+            told = [_of_part(part, read) for part, read in parts]
+            places = [part.columns.index(column) for part, _ in parts]
+            stats = np.array([one[0][place] for one, place in zip(told, places, strict=True)])
+            both = np.concatenate([one[1][place] for one, place in zip(told, places, strict=True)], axis=1)
+        low, high = both[0], both[1]
+        finite, rise = stats.sum(axis=0)
+        rises = int(rise) == len(stats) and not bool((low[1:] < high[:-1]).any())
+        if column == AT["step"]:
+            rises = rises and not bool((low[1:] == high[:-1]).any())
+        return _told(self._firsts(kind), both, int(finite), rises)
+
+    def _firsts(self, kind: int) -> Index:
+        if kind not in self._groups:
+            parts = [block.parts[kind] for block in self.blocks]
+            self._groups[kind] = np.concatenate(
+                [np.arange(part.start, part.start + part.rows, GROUP) for part in parts]
+            )
+        return self._groups[kind]
+
+
+@functools.cache
+def _columns(mask: int) -> tuple[int, ...]:
+    return tuple(index for index in range(len(COLUMNS)) if mask >> index & 1)
+
+
+def _of_part(part: _Part, read: Array) -> tuple[Array, Array]:
+    """What a block's head says of each column of a part: (finite, rises), and the groups' extremes."""
+    middle = part.extremes + _STATS * len(part.columns)
+    end = middle + _EXTREMES * part.groups * len(part.columns)
+    stats = read[part.extremes : middle].reshape(-1, _STATS)
+    return stats, read[middle:end].reshape(len(part.columns), _EXTREMES, part.groups)
+
+
+def _together(parts: Sequence[tuple[_Part, Array]]) -> tuple[Array, Array]:
+    """The same of many blocks with the same columns: (block, column, 2) and (column, 3, group)."""
+    told = [_of_part(part, read) for part, read in parts]
+    return np.array([stats for stats, _ in told]), np.concatenate([groups for _, groups in told], axis=2)
+
+
+def open_file(path: Path) -> BlockFile | None:
+    """The blocks at a path; None when there are none."""
+    with contextlib.suppress(OSError, ValueError):
+        found = BlockFile(path)
+        if found.blocks:
+            return found
+    return None
+
+
+def append(path: Path, valid: int, blocks: Sequence[bytes]) -> None:
+    """Write blocks behind the `valid` bytes of a file, over what was torn there. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        file.seek(valid)
+        file.write(b"".join(blocks))
+
+
+def shorten(path: Path, valid: int) -> None:
+    """Leave only the first `valid` bytes, in a copy that takes the file's place: others may have it mapped."""
+    if not valid:
+        path.unlink(missing_ok=True)
+        return
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with path.open("rb") as source, aside.open("wb") as copy:
+            while valid > 0 and (some := source.read(min(valid, 2**22))):
+                copy.write(some)
+                valid -= len(some)
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
