@@ -207,6 +207,7 @@ def show_story(told: Story, as_json: bool) -> None:
     for one in told.attempts:
         state = "alive" if one.alive else one.state or "not started"
         where = f"pid {one.pid} on {one.host or 'this machine'}, {one.device or 'no device yet'}" if one.pid else ""
+        where += f", {_gib(one.memory)} of RAM when last seen" if one.memory else ""
         print(f"  {one.number}: {state}  {where}  {one.message}".rstrip())
         if one.versions:
             print("     " + ", ".join(f"{name} {version}" for name, version in one.versions.items()))

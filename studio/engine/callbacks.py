@@ -17,7 +17,7 @@ from studio.engine.artefacts import prune_checkpoints, save_checkpoint
 from studio.engine.moment import Moment, Remembers
 from studio.engine.watches import Guard
 from studio.engine.weights import Trained
-from studio.engine.worker import Worker
+from studio.engine.worker import Worker, say
 from studio.recipe import Recipe
 from studio.rundir import verify_folder
 
@@ -102,7 +102,7 @@ class Recorder(TrainerCallback):
             memory=peak_memory(),
             token_accuracy=logs.get("mean_token_accuracy"),
         )
-        print(f"step {state.global_step}/{state.max_steps}  loss {loss:.4f}  {tokens_per_s:.0f} tokens/s", flush=True)
+        say(f"step {state.global_step}/{state.max_steps}  loss {loss:.4f}  {tokens_per_s:.0f} tokens/s")
         self._seconds, self._steps, self._tokens = 0.0, 0, tokens
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **things: Any) -> None:
@@ -120,7 +120,7 @@ class Recorder(TrainerCallback):
             eval_token_accuracy=metrics.get("eval_mean_token_accuracy"),
             seconds=metrics["eval_runtime"],
         )
-        print(f"step {state.global_step}  held-out loss {metrics['eval_loss']:.4f}", flush=True)
+        say(f"step {state.global_step}  held-out loss {metrics['eval_loss']:.4f}")
 
 
 class Conductor(TrainerCallback):

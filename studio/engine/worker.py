@@ -25,7 +25,20 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from studio.errors import StudioError
-from studio.rundir import Beat, Cause, Control, Exit, FinalState, Identity, Journal, RunDir, boot_id, process_started
+from studio.rundir import (
+    DISK_FULL_STATUS,
+    Beat,
+    Cause,
+    Control,
+    Exit,
+    FinalState,
+    Identity,
+    Journal,
+    RunDir,
+    boot_id,
+    process_started,
+    resident_bytes,
+)
 
 HEARTBEAT_SECONDS = 2.0
 PROGRESS_SECONDS = 0.5  # a journal line for each of a million rows would be a journal of progress
@@ -42,6 +55,12 @@ class Ended(Exception):
         self.how = how
 
 
+def say(text: str) -> None:
+    """Write a line into the log. Where the disk is full the line is lost, which must not end the work."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
 @dataclass
 class Worker:
     """What the work needs of its frame: the directory, the journal, and whether someone wants it to stop."""
@@ -56,7 +75,7 @@ class Worker:
 
     def phase(self, what: str) -> None:
         """Say, in log and journal, what begins now."""
-        print(f"{what} …", flush=True)
+        say(f"{what} …")
         self.progress(what)
 
     def progress(self, what: str, done: int = 0, of: int = 0) -> None:
@@ -69,12 +88,18 @@ class Worker:
 
     def note(self, level: str, text: str) -> None:
         """Tell the reader of the run something; level is info or warning."""
-        print(f"{level}: {text}", flush=True)
+        say(f"{level}: {text}")
         self.journal.write("note", level=level, text=text)
 
-    def state(self, state: str, message: str = "", *, sync: bool = False) -> None:
-        print(f"[{state}] {message}".rstrip(), flush=True)
-        self.journal.write("state", sync=sync, state=state, message=message)
+    def state(self, state: str, message: str = "") -> None:
+        say(f"[{state}] {message}".rstrip())
+        self.journal.write("state", state=state, message=message)
+
+    def over(self, how: Exit) -> None:
+        """The last words: in the journal first, then in exit.json."""
+        say(f"[{how.state}] {how.message}")
+        self.journal.write("state", sync=True, state=how.state, message=how.message, cause=how.cause)
+        how.write(self.run)
 
     def progressed_now(self) -> None:
         """Something was done, however little."""
@@ -130,7 +155,12 @@ def serve(description: str, body: Callable[[Worker], Exit], argv: list[str] | No
         print("Another worker is at work here already.", file=sys.stderr)
         return ALREADY_WORKED_ON
     with lock:
-        return _work(run, given.nonce, body)
+        try:
+            return _work(run, given.nonce, body)
+        except OSError as error:
+            if not _disk_full(error):
+                raise
+            return DISK_FULL_STATUS
 
 
 def _work(run: RunDir, nonce: str, body: Callable[[Worker], Exit]) -> int:
@@ -145,8 +175,7 @@ def _work(run: RunDir, nonce: str, body: Callable[[Worker], Exit]) -> int:
         worker.state("starting")
         with _heartbeat(worker):
             how = attempt(worker, body)
-        worker.state(how.state, how.message, sync=True)
-        how.write(run)
+        worker.over(how)
     return 0 if how.state != "failed" else 1
 
 
@@ -160,7 +189,7 @@ def attempt(worker: Worker, body: Callable[[Worker], Exit]) -> Exit:
         how = Exit("failed", str(error))
     except Exception as error:
         text = traceback.format_exc()
-        print(text, file=sys.stderr, flush=True)
+        say(text)
         how = _explain(error, text)
     return how if how.cause else replace(how, cause=USUAL_CAUSES[how.state])
 
@@ -221,7 +250,7 @@ def _heartbeat(worker: Worker) -> Iterator[None]:
         while True:
             # A full disk must not kill the thread; the work itself will say so.
             with contextlib.suppress(OSError):
-                Beat(time.time(), worker.progressed, worker.step).write(worker.run)
+                Beat(time.time(), worker.progressed, worker.step, resident_bytes()).write(worker.run)
             if over.wait(HEARTBEAT_SECONDS):
                 return
 

@@ -17,7 +17,9 @@ from typing import IO, Any
 
 from studio.errors import StudioError
 from studio.launch.local import worker_environment
+from studio.rundir import tail
 
+_LOG_BYTES = 4_000
 PULSE = 0.25  # seconds after which a silent child is told of
 
 
@@ -82,7 +84,7 @@ def follow(
             process.kill()
             process.wait()
     if code != 0:
-        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        said = [line for line in tail(log, _LOG_BYTES).splitlines() if line.strip()]
         killed = signal.Signals(-code).name if code < 0 else ""
         words = f"it was ended by {killed}" if killed else said[-1] if said else "it gave no reason"
         raise Died(f"{module} failed: {words}.", late.is_set(), -code if code < 0 else 0)

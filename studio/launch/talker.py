@@ -15,6 +15,9 @@ from typing import Any
 
 from studio.errors import Unavailable
 from studio.launch.local import worker_environment
+from studio.rundir import tail
+
+_LOG_BYTES = 4_000
 
 
 class Talker:
@@ -22,7 +25,8 @@ class Talker:
 
     def __init__(self, module: str, arguments: Sequence[str], log: Path) -> None:
         self._log = log
-        with log.open("ab") as errors:
+        # Of this worker alone: the words of an earlier one must not be told as its last.
+        with log.open("wb") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.PIPE,
@@ -84,7 +88,7 @@ class Talker:
 
     def _last_words(self) -> str:
         try:
-            lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+            lines = [line for line in tail(self._log, _LOG_BYTES).splitlines() if line.strip()]
         except OSError:
             lines = []
         return f"Its last words: {lines[-1][:300]}" if lines else "It left no message."

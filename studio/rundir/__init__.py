@@ -25,6 +25,7 @@ from studio.rundir.about import About
 from studio.rundir.files import (
     MANIFEST,
     read_json,
+    tail,
     write_json,
     write_new_json,
     write_text,
@@ -50,6 +51,7 @@ from studio.rundir.paths import (
     create,
 )
 from studio.rundir.worker import (
+    DISK_FULL_STATUS,
     Beat,
     Cause,
     Exit,
@@ -57,9 +59,11 @@ from studio.rundir.worker import (
     Identity,
     boot_id,
     process_started,
+    resident_bytes,
 )
 
 __all__ = [
+    "DISK_FULL_STATUS",
     "MANIFEST",
     "About",
     "Beat",
@@ -80,7 +84,9 @@ __all__ = [
     "process_started",
     "read_events",
     "read_json",
+    "resident_bytes",
     "sha256",
+    "tail",
     "tidy",
     "verify_folder",
     "whole_folder",

@@ -42,6 +42,23 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+def tail(path: Path, limit: int) -> str:
+    """The last `limit` bytes of a log as text, from a line's start; empty when there is none. Only those are read."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit))
+            text = file.read(limit).decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    # Progress bars rewrite their line with \r: keep what was last shown.
+    text = "\n".join(line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n"))
+    if size <= limit:
+        return text
+    cut, _, whole = text.partition("\n")
+    return whole or cut
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when the file is missing or not a JSON object."""
     try:

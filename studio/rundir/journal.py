@@ -1,5 +1,6 @@
 """events.jsonl: one writer, any number of readers, order by seq."""
 
+import contextlib
 import json
 import os
 import time
@@ -104,14 +105,24 @@ class Journal:
         self._path = path
         reading = read_events(path)
         self.seq = reading.events[-1].seq if reading.events else 0
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
         self._file.truncate(reading.offset)
 
     def write(self, kind: str, *, sync: bool = False, **payload: Any) -> Event:
-        """Append one event. When it returns the event survives a kill; with `sync`, a power cut too."""
+        """Append one event. When it returns the event survives a kill; with `sync`, a power cut too.
+
+        What cannot be written (a full disk) is not there at all: OSError is raised, and the next event has its number.
+        """
         event = Event(self.seq + 1, time.time(), kind, _finite(payload))
-        self._file.write(_line(event))
-        self._file.flush()
+        end = self._file.seek(0, os.SEEK_END)
+        line = memoryview(_line(event))
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            raise
         if sync:
             os.fsync(self._file.fileno())
         self.seq = event.seq

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from studio.errors import BadInput
-from studio.rundir.files import MANIFEST, write_text
+from studio.rundir.files import MANIFEST, tail, write_text
 
 # The worker takes the first three. `start`: begin now, beside what runs; `killed`: the studio itself ended the worker.
 Control = Literal["stop", "cancel", "checkpoint", "start", "killed"]
@@ -117,17 +117,8 @@ class RunDir:
         return True
 
     def log_tail(self, limit: int = 8_000) -> str:
-        """The last `limit` bytes of the log as text, from a line's start; empty when there is none."""
-        try:
-            with self.log.open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - limit))
-                text = file.read().decode("utf-8", errors="replace")
-        except FileNotFoundError:
-            return ""
-        # Progress bars rewrite their line with \r: keep what was last shown.
-        text = "\n".join(line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n"))
-        return text if size <= limit else text.partition("\n")[2]
+        """The last `limit` bytes of the log, see `tail`."""
+        return tail(self.log, limit)
 
 
 def create(root: Path, run_id: str, files: Mapping[str, str]) -> RunDir:

@@ -11,6 +11,8 @@ import psutil
 from studio.rundir.files import read_json, write_json
 from studio.rundir.paths import RunDir
 
+# The exit status of a worker on a disk so full that it could not write how it ended.
+DISK_FULL_STATUS = 28
 FinalState = Literal["completed", "stopped", "failed"]
 
 
@@ -47,6 +49,14 @@ def process_started(pid: int) -> float | None:
         return None
 
 
+def resident_bytes() -> int:
+    """Bytes of RAM that this process has now; 0 where the system does not tell."""
+    try:
+        return int(psutil.Process().memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
 def boot_id() -> str:
     """Names this boot of the machine; empty where the system does not tell."""
     try:
@@ -57,11 +67,15 @@ def boot_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A heartbeat: the worker was alive at `time`, and last progressed at `progress`."""
+    """A heartbeat: the worker was alive at `time`, and last progressed at `progress`.
+
+    memory: bytes of RAM that it had then; 0 where it did not tell.
+    """
 
     time: float
     progress: float
     step: int
+    memory: int = 0
 
     def write(self, run: RunDir) -> None:
         aside = run.path / ".heartbeat.tmp"

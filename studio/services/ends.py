@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from studio.errors import StudioError
 from studio.launch import evidence, local
 from studio.recipe import Recipe
-from studio.rundir import Beat, Cause, Exit, Identity, RunDir, boot_id, read_json, write_json
+from studio.rundir import DISK_FULL_STATUS, Beat, Cause, Exit, Identity, RunDir, boot_id, read_json, write_json
 from studio.services import advice, estimates
 from studio.services.states import State
 from studio.store import runs as rows
@@ -95,19 +95,24 @@ def _gone(studio: "Studio", run: RunDir, row: Run, step: int) -> End:
     identity, claim, beat = Identity.read(run), read_json(run.claim) or {}, Beat.read(run)
     code = local.ended_with(nonce_of(run))
     when = beat.time if beat else time.time()
+    after = f"after step {step}" if step else "before its first step"
+    words = f"The disk was so full that its worker could not say so: it ended {after}."
+    full = End("failed", "disk", words, f"Free some space. {going_on(run)}", when, step, "")
     if identity is None:
-        return _never_started(code, time.time())
+        return full if code == DISK_FULL_STATUS else _never_started(code, time.time())
     last_word = rows.last_event(studio.database, run.id, "state", int(claim.get("seq", 0)))
     if last_word is not None and last_word.payload.get("state") in _CAUSES:
         state: Any = last_word.payload["state"]
         said = str(last_word.payload.get("message") or f"It was {state}.")
-        return End(state, _CAUSES[state], said, "", last_word.time, step, "")
-    after = f"after step {step}" if step else "before its first step"
+        cause: Any = last_word.payload.get("cause") or _CAUSES[state]
+        return End(state, cause, said, "", last_word.time, step, "")
+    if code == DISK_FULL_STATUS:
+        return full
     if run.asked("killed"):
         grace = f"{studio.settings.stop_grace:.0f} seconds"
         words = f"It did not stop within {grace} of being asked, and was ended {after}."
         return End("stopped", "stopped", words, going_on(run), when, step, "")
-    cause, words = _what_happened(identity, claim, code, row.memory)
+    cause, words = _what_happened(identity, claim, code, beat.memory if beat else 0)
     return End("interrupted", cause, f"{words} {after}.", going_on(run), when, step, "")
 
 
@@ -117,10 +122,8 @@ def _never_started(code: int | None, when: float) -> End:
     return End("failed", "never_started", f"Its worker never started{how}.", remedy, when, 0, "")
 
 
-def _what_happened(
-    identity: Identity, claim: dict[str, Any], code: int | None, memory: int | None
-) -> tuple[Cause, str]:
-    """The cause, and a sentence that wants 'after step N' at its end."""
+def _what_happened(identity: Identity, claim: dict[str, Any], code: int | None, memory: int) -> tuple[Cause, str]:
+    """The cause, and a sentence that wants 'after step N' at its end. memory: bytes that it last told of."""
     if identity.boot_id != boot_id():
         if identity.host and identity.host != socket.gethostname():
             return "gone", f"It was at work on {identity.host} and is not known here: it stands as it was copied,"
@@ -135,7 +138,7 @@ def _what_happened(
     if code is None and rose:
         return "killed_for_memory", "Most likely the system ended it because memory ran out: it ended a process,"
     limit = evidence.memory_limit() or local.memory_total()
-    if code == -signal.SIGKILL and now is None and memory and memory > _FULL * limit:
+    if code == -signal.SIGKILL and now is None and memory > _FULL * limit:
         return "killed_for_memory", "It was killed with nearly all memory taken, most likely by the system,"
     if code is not None and -code in _OUTSIDE:
         return "killed", f"Someone or something killed its worker ({_name(-code)})"

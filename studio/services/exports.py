@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from studio.errors import BadInput, Conflict, NotFound
 from studio.launch import local
 from studio.memory.estimate import GIB
-from studio.rundir import Exit, RunDir, about, create, free_space_or_raise, read_events, read_json
+from studio.rundir import Exit, RunDir, about, create, free_space_or_raise, read_events, read_json, tidy
 from studio.services import models, runs
 from studio.services.states import FINAL, State
 
@@ -129,6 +129,8 @@ def _info(folder: RunDir, spec: dict[str, Any]) -> ExportInfo:
     local.reap()
     found, end = local.find(folder), Exit.read(folder)
     state: State = end.state if end else "running" if found in ("alive", "claimed") else "interrupted"
+    if state == "interrupted" and found == "gone":
+        tidy(folder.path)  # a half-written model is gigabytes that nobody would miss
     doing, done, of, parity = "", 0, 0, ""
     for event in read_events(folder.events).events:
         if event.kind == "progress":

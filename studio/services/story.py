@@ -28,7 +28,7 @@ class Happening:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One worker of a run. state is empty while it is at work; bytes and times as everywhere."""
+    """One worker of a run. state is empty while it is at work. memory: bytes of RAM when it was last seen."""
 
     number: int
     pid: int | None
@@ -36,6 +36,7 @@ class Attempt:
     device: str
     started: float | None
     last_seen: float | None
+    memory: int | None
     alive: bool
     versions: dict[str, str]
     state: str
@@ -119,6 +120,7 @@ def _attempt(number: int, run: RunDir) -> Attempt:
         device=identity.device if identity else "",
         started=identity.started if identity else claim.get("time"),
         last_seen=beat.time if beat else None,
+        memory=(beat.memory or None) if beat else None,
         alive=local.find(run) in ("alive", "claimed"),
         versions=identity.versions if identity else {},
         state=last.state if last else "",

@@ -1,7 +1,7 @@
 """A run that is killed or stopped anywhere and resumed goes on as if nothing had happened: every number that it
 journals is bit for bit that of an uninterrupted run (float32, on a CPU).
 
-STUDIO_TORTURE=N interrupts N runs at random instead of 6.
+STUDIO_TORTURE=N interrupts N runs at random instead of 6; with pytest -s it says how often, and where they went on.
 """
 
 import json
@@ -9,9 +9,8 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from typing import Any
 import pytest
 
 from studio.recipe import Recipe
-from studio.rundir import Exit, RunDir, create, newest_checkpoint, read_events, verify_folder, write_json
+from studio.rundir import Exit, RunDir, create, read_events, verify_folder, write_json
 from studio.services import datasets
 from studio.services.studio import Studio
 from studio.settings import Settings
 from tests.conftest import write_jsonl
+from tests.warm import Workers, resume
 
 pytestmark = pytest.mark.engine
 
@@ -37,57 +37,7 @@ QUICK = {
     "lora_dropout": 0.05, "gradient_accumulation_steps": 3, "num_train_epochs": 5.0, "learning_rate": 1e-2,
     "warmup_ratio": 0.1, "save_steps": 3, "eval_steps": 5, "save_total_limit": 3, "num_virtual_tokens": 5,
 }  # fmt: skip
-# Importing the libraries takes longer than these runs: it is done once, each run is a fork of that process. It never
-# computes itself, so it has no threads that a fork would lack.
-WARM = """
-import os, sys
-import torch, transformers, trl, peft, bitsandbytes, datasets
-from studio.engine import train, worker
-for line in sys.stdin:
-    folder = line.rstrip("\\n")
-    pid = os.fork()
-    if not pid:
-        log = os.open(folder + "/log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1), os.dup2(log, 2)
-        os._exit(worker.serve("", train.train, [folder, "--nonce", "n"]))
-    print(pid, flush=True)
-    print(os.waitpid(pid, 0)[1], flush=True)
-"""
 NUMBERS = ("loss", "grad_norm", "learning_rate", "tokens", "token_accuracy", "epoch")
-
-
-class Workers:
-    """Starts workers, one at a time."""
-
-    def __init__(self) -> None:
-        self._warm = subprocess.Popen(
-            [sys.executable, "-c", WARM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def start(self, run: RunDir) -> int:
-        assert self._warm.stdin is not None
-        print(run.path, file=self._warm.stdin, flush=True)
-        return int(self._line())
-
-    def wait(self) -> int:
-        """The worker's exit status as waitpid tells it."""
-        return int(self._line())
-
-    def work(self, run: RunDir) -> Exit:
-        self.start(run)
-        self.wait()
-        end = Exit.read(run)
-        assert end is not None, run.log_tail()
-        return end
-
-    def close(self) -> None:
-        assert self._warm.stdin is not None
-        self._warm.stdin.close()
-        self._warm.wait(60)
-
-    def _line(self) -> str:
-        assert self._warm.stdout is not None
-        return self._warm.stdout.readline()
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +70,6 @@ def make(root: Path, tiny: Path) -> Any:
         return create(root / "runs", f"r{len(list((root / 'runs').iterdir()))}", files)
 
     return make_run
-
-
-def resume(run: RunDir, checkpoint: Path | None = None, **longer: Any) -> None:
-    """Do what the studio does before it starts another worker."""
-    number = 1 + len(list(run.attempts.iterdir())) if run.attempts.exists() else 1
-    (run.attempts / str(number)).mkdir(parents=True)
-    for path in (run.worker, run.exit, run.claim, run.heartbeat):
-        if path.exists():
-            path.rename(run.attempts / str(number) / path.name)
-    shutil.rmtree(run.control, ignore_errors=True)
-    found = checkpoint or newest_checkpoint(run)
-    told = {"attempt": number + 1, "checkpoint": str(found.relative_to(run.path)) if found else "", **longer}
-    write_json(run.resume, {"num_train_epochs": None, "max_steps": None, **told})
 
 
 def points(run: RunDir, kind: str = "metric") -> dict[int, dict[str, Any]]:
@@ -204,9 +141,16 @@ def uninterrupted() -> dict[int, RunDir]:
     return {}
 
 
+@pytest.fixture(scope="module")
+def tally() -> Iterator[Counter[str]]:
+    counts: Counter[str] = Counter()
+    yield counts
+    print("\ninterruptions: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
 @pytest.mark.parametrize("seed", range(INTERRUPTIONS))
 def test_interrupted_anywhere_it_goes_on_bit_for_bit(
-    make: Any, workers: Workers, uninterrupted: dict[int, RunDir], seed: int
+    make: Any, workers: Workers, uninterrupted: dict[int, RunDir], tally: Counter[str], seed: int
 ) -> None:
     chance, way = random.Random(seed), seed % len(WAYS)
     if way not in uninterrupted:
@@ -215,17 +159,24 @@ def test_interrupted_anywhere_it_goes_on_bit_for_bit(
     run, attempts = make(**WAYS[way]), 1
     while True:
         # A worker writes some 12 events before its first step; one at least is interrupted soon after.
-        interrupt(workers, run, chance.choice(["stop", "kill"]), chance.randrange(11, 24 if attempts == 1 else 45))
+        how = chance.choice(["stop", "kill"])
+        interrupt(workers, run, how, chance.randrange(11, 24 if attempts == 1 else 45))
         end = Exit.read(run)
         if end is not None and end.state == "completed":
             break
         assert end is None or end.cause == "stopped", end
         attempts += 1
         resume(run)
+        tally[f"by {how}"] += 1
     # A worker that was ended while it loaded has told nothing.
     told = [one["attempt"] for one in kinds(run, "resumed")]
     assert attempts > 1 and told == sorted(set(told)) and told[-1] == attempts
     assert_alike(run, uninterrupted[way])
+    an_epoch = 10 if way == 3 else 4
+    for step in (one["step"] for one in kinds(run, "resumed")):
+        tally["on from the start" if not step else "inside an epoch" if step % an_epoch else "between epochs"] += 1
+    tally["runs"] += 1
+    tally["points alike, bit for bit"] += len(numbers(uninterrupted[way]))
 
 
 BITS = {"dtype": "bfloat16", "quantization": "nf4"}

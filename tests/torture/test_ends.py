@@ -83,7 +83,7 @@ ENDS: dict[str, tuple[Callable[[Studio], RunDir], str, str]] = {
 
 def test_every_end_is_told_rightly(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     dice, right = random.Random(2), Counter[str]()
-    kills = 0
+    kills, slowest = 0, 0.0
     monkeypatch.setattr(evidence, "oom_kills", lambda: kills)
     with Studio(home) as studio:
         for _ in range(TIMES):
@@ -92,6 +92,7 @@ def test_every_end_is_told_rightly(home: Settings, monkeypatch: pytest.MonkeyPat
                 run = make(studio)
                 kills += name == "kernel, for memory"
                 info = wait_for_end(studio, run)
+                slowest = max(slowest, time.time() - (info.ended or 0.0))
                 assert (info.state, info.cause) == (state, cause), (name, info.message)
                 assert info.message and (info.remedy or state in ("completed", "stopped") or info.message), name
                 right[name] += 1
@@ -99,3 +100,4 @@ def test_every_end_is_told_rightly(home: Settings, monkeypatch: pytest.MonkeyPat
         runs.rebuild(studio)
         assert runs.list_runs(studio) == shown
     said("ends told rightly", dict(right))
+    print(f"the slowest was told {slowest:.1f} s after its worker was last heard of")

@@ -1,8 +1,9 @@
 """A trainer that only keeps its word: journal, heartbeat, checkpoints and ends like the real one, in milliseconds.
 
 It does what `fake.json` of its run directory says: `steps`, `delay` seconds a step, `save` a checkpoint every so many
-steps, `end` how to end after `at` steps. What it has acknowledged (a journal line that was written) it notes in
-`acknowledged`, one "seq step" a line, which is how a test knows what may not be lost.
+steps, `end` how to end after `at` steps, `log` bytes to write into its log at each step. What it has acknowledged (a
+journal line that was written) it notes in `acknowledged`, one "seq step" a line, which is how a test knows what may not
+be lost.
 """
 
 import argparse
@@ -43,7 +44,9 @@ def main() -> int:
     parser.add_argument("--nonce", required=True)
     given = parser.parse_args()
     run = RunDir(given.directory)
-    told = {"steps": 20, "delay": 0.0, "save": 5, "end": "", "at": 0} | (read_json(run.path / "fake.json") or {})
+    told = {"steps": 20, "delay": 0.0, "save": 5, "end": "", "at": 0, "log": 0} | (
+        read_json(run.path / "fake.json") or {}
+    )
     if told["end"] == "never_started":
         return 7
     lock = FileLock(run.worker_lock)
@@ -56,7 +59,7 @@ def main() -> int:
         Identity(pid, process_started(pid) or 0.0, boot_id(), given.nonce, socket.gethostname()).write(run)
         with Journal(run.events) as journal:
             how = train(run, journal, told)
-            journal.write("state", sync=True, state=how.state, message=how.message)
+            journal.write("state", sync=True, state=how.state, message=how.message, cause=how.cause)
         how.write(run)
     return 0 if how.state != "failed" else 1
 
@@ -88,6 +91,9 @@ def train(run: RunDir, journal: Journal, told: dict) -> Exit:
         step += 1
         point = journal.write("metric", step=step, loss=3.0 / step)
         os.write(acknowledged, f"{point.seq} {step}\n".encode())
+        if told["log"]:
+            print("x" * (told["log"] // 2), flush=True)
+            print("y" * (told["log"] // 2), file=sys.stderr, flush=True)
         if time.monotonic() - beaten > 0.1:
             beaten = time.monotonic()
             Beat(time.time(), time.time(), step).write(run)
@@ -96,6 +102,10 @@ def train(run: RunDir, journal: Journal, told: dict) -> Exit:
         if told["at"] == step and told["end"]:
             if told["end"] == "wait":
                 time.sleep(600)
+            elif told["end"] == "eat":
+                eaten = []
+                while True:
+                    eaten.append(b"x" * 2**24)
             elif told["end"].startswith("exit"):
                 os._exit(int(told["end"][4:]))
             elif told["end"].startswith("signal"):

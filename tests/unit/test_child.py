@@ -5,7 +5,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from studio.errors import Unavailable
 from studio.launch.child import Died, follow
+from studio.launch.talker import Talker
 
 
 def timed(statement: str) -> list[str]:
@@ -31,3 +33,12 @@ def test_a_silent_child_ends_when_its_asker_leaves(tmp_path: Path) -> None:
 def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(Died, match="no good"):
         list(follow("timeit", timed("raise SystemExit('no good')"), tmp_path / "log.txt"))
+
+
+def test_the_last_words_of_a_chat_worker_are_its_own(tmp_path: Path) -> None:
+    log = tmp_path / "chat.log"
+    for statement, words in (("raise SystemExit('no good')", "no good"), ("import os; os._exit(1)", "left no message")):
+        talker = Talker("timeit", timed(statement), log)
+        with pytest.raises(Unavailable, match=words):
+            list(talker.replies(60))
+        talker.close()

@@ -239,6 +239,22 @@ def test_a_migration_that_is_killed_leaves_old_or_new(tmp_path: Path, after: int
     database.close()
 
 
+@pytest.mark.parametrize("after", [1, 2, 5, 9])
+def test_a_first_opening_that_is_killed_leaves_nothing_or_all(tmp_path: Path, after: int) -> None:
+    path = tmp_path / "studio.db"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(after)], check=False, timeout=60)
+    assert done.returncode == -9
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
+    database = db.Database(path)
+    assert database.set_aside is None
+    with database.read() as session:
+        from studio.store.tables import Run
+
+        assert session.query(Run).count() == 0
+    database.close()
+
+
 def test_a_database_of_a_newer_studio_is_set_aside(full: tuple[Settings, Any]) -> None:
     settings, before = full
     with contextlib.closing(sqlite3.connect(settings.database)) as connection:

@@ -1,14 +1,18 @@
 """Every end is told for what it was: what happened, after which step, what to do next; and the same after a restart."""
 
+import errno
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
+from studio.engine import worker
 from studio.launch import evidence, local
-from studio.rundir import Beat, Identity, RunDir, read_json, write_json
+from studio.rundir import DISK_FULL_STATUS, Beat, Exit, Identity, Journal, RunDir, read_json, write_json
 from studio.services import ends, runs, story
 from studio.services.studio import Studio
 from studio.settings import Settings
@@ -30,6 +34,12 @@ def kill_at_step(studio: Studio, run: RunDir, number: int) -> None:
         ({"end": "disk", "at": 7}, "failed", "disk", "disk is full"),
         ({"end": "nonfinite", "at": 7}, "failed", "nonfinite", "not a finite number"),
         ({"end": "never_started"}, "failed", "never_started", "exit status 7"),
+        (
+            {"end": "exit28", "at": 7},
+            "failed",
+            "disk",
+            "The disk was so full that its worker could not say so: it ended",
+        ),
         ({"end": "exit9", "at": 7}, "interrupted", "gone", "exit status 9, after step 7"),
         ({"end": "signal9", "at": 7}, "interrupted", "killed", "SIGKILL) after step 7"),
         ({"end": "signal15", "at": 7}, "interrupted", "killed", "SIGTERM) after step 7"),
@@ -66,6 +76,61 @@ def test_a_kill_for_memory_is_told_from_another(home: Settings, monkeypatch: pyt
     kills = 3
     with Studio(home) as studio:
         assert runs.get(studio, run.id) == info
+
+
+class Full:
+    """A disk that fills up at some moment: nothing can be written from then on, not even to the log."""
+
+    full = False
+
+    def closed(self, function: Any) -> Any:
+        def write(*arguments: Any, **more: Any) -> Any:
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return function(*arguments, **more)
+
+        return write
+
+
+@pytest.mark.parametrize("when", ["before its first word", "at work", "in the log"])
+def test_a_worker_on_a_full_disk_tells_by_its_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    disk = Full()
+    monkeypatch.setattr("builtins.print", disk.closed(print))
+    if when != "in the log":
+        monkeypatch.setattr(Journal, "write", disk.closed(Journal.write))
+        monkeypatch.setattr(Identity, "write", disk.closed(Identity.write))
+        monkeypatch.setattr(Exit, "write", disk.closed(Exit.write))
+    disk.full = when == "before its first word"
+
+    def body(work: worker.Worker) -> Exit:
+        disk.full = True
+        work.phase("Saving")
+        return Exit("completed", "Done.")
+
+    code = worker.serve("", body, [str(tmp_path), "--nonce", "n"])
+    end = Exit.read(RunDir(tmp_path))
+    if when == "in the log":  # lines that are lost there harm nobody
+        assert code == 0 and end is not None and end.cause == "finished"
+    else:
+        assert code == DISK_FULL_STATUS and end is None
+
+
+@pytest.mark.parametrize(("share", "cause"), [(0.95, "killed_for_memory"), (0.2, "killed")])
+def test_where_nobody_counts_the_workers_own_memory_tells(
+    home: Settings, monkeypatch: pytest.MonkeyPatch, share: float, cause: str
+) -> None:
+    monkeypatch.setattr(evidence, "oom_kills", lambda: None)
+    monkeypatch.setattr(evidence, "memory_limit", lambda: 2**30)
+    with Studio(home) as studio:
+        run = new_run(studio, steps=100, end="wait", at=7)
+        wait_for(studio, lambda: runs.get(studio, run.id).step == 7)
+        Beat(time.time(), time.time(), 7, memory=int(share * 2**30)).write(run)
+        os.kill(workers_of(run)[0], signal.SIGKILL)
+        info = wait_for_end(studio, run)
+        assert (info.state, info.cause) == ("interrupted", cause)
+        assert story.tell(studio, run.id).attempts[0].memory == int(share * 2**30)
 
 
 def test_the_kernels_counts_are_read_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +178,21 @@ def test_who_was_killed_unseen_is_told_as_killed(home: Settings) -> None:
     assert (info.state, info.cause) == ("interrupted", "killed") and "was killed, or crashed" in info.message
 
 
+def test_a_child_that_is_just_ending_lives_until_its_exit_status_is_known(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel takes a process's memory, its command line in it, a moment before the process is over."""
+    with Studio(home) as studio:
+        run = new_run(studio, steps=100, end="wait", at=7)
+        wait_for(studio, lambda: runs.get(studio, run.id).step == 7)
+        pids = workers_of(run)
+        monkeypatch.setattr(psutil.Process, "cmdline", lambda _: [])
+        assert local.find(run) == "alive" and runs.get(studio, run.id).state == "running"
+        os.kill(pids[0], signal.SIGSEGV)
+        info = wait_for_end(studio, run)
+    assert info.cause == "error" and "SIGSEGV" in info.message
+
+
 def test_standing_still_is_told_with_its_time_and_left_alone(home: Settings) -> None:
     with Studio(home) as studio:
         run = new_run(studio, steps=100, end="wait", at=7)
@@ -137,6 +217,16 @@ def test_a_worker_that_ended_between_its_last_word_and_its_end(home: Settings) -
         runs.rebuild(studio)
         info = runs.get(studio, run.id)
     assert (info.state, info.message) == ("completed", "Completed 20 steps.")
+
+
+def test_its_last_word_in_the_journal_tells_the_cause(home: Settings) -> None:
+    with Studio(home) as studio:
+        run = new_run(studio, end="disk", at=7)
+        wait_for_end(studio, run)
+        for path in (run.exit, run.ended):
+            path.unlink()
+        runs.rebuild(studio)
+        assert (info := runs.get(studio, run.id)).cause == "disk" and info.message == "The disk is full."
 
 
 def test_a_launcher_that_died_before_it_launched(home: Settings) -> None:

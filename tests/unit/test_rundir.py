@@ -4,13 +4,25 @@ import json
 import math
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.rundir import Journal, RunDir, newest_checkpoint, read_events, read_json, verify_folder, whole_folder
+from studio.rundir import (
+    Beat,
+    Journal,
+    RunDir,
+    newest_checkpoint,
+    read_events,
+    read_json,
+    resident_bytes,
+    verify_folder,
+    whole_folder,
+    write_json,
+)
 
 
 def test_a_torn_last_line_is_ignored_and_overwritten(tmp_path: Path) -> None:
@@ -85,6 +97,35 @@ def test_what_a_killed_writer_acknowledged_is_there(tmp_path: Path) -> None:
     assert [event.seq for event in read_events(path).events] == acknowledged
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from studio.rundir import Journal
+path, limit = Path(sys.argv[1]), int(sys.argv[2])
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+with Journal(path) as journal:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        while True:
+            print(journal.write("metric", step=journal.seq + 1).seq)
+    except OSError:
+        pass
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    print(journal.write("state", state="failed").seq)
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 1, 400, 437, 1000])
+def test_a_journal_on_a_full_disk_goes_on_with_what_it_acknowledged(tmp_path: Path, limit: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "events.jsonl"), str(limit)],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    reading = read_events(tmp_path / "events.jsonl")
+    assert [event.seq for event in reading.events] == [int(line) for line in done.stdout.split()]
+    assert reading.damaged == 0 and [event.kind for event in reading.events].count("state") == 1
+
+
 def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     final = tmp_path / "step-1"
     with pytest.raises(RuntimeError), whole_folder(final) as aside:
@@ -121,3 +162,33 @@ def test_the_log_tail_shows_what_a_progress_bar_last_showed(tmp_path: Path) -> N
     assert run.log_tail() == "first\n100%\nlast\n"
     assert run.log_tail(limit=7) == "last\n"
     assert read_json(tmp_path / "nothing.json") is None
+
+
+def test_the_log_tail_of_a_line_without_end_is_its_last_words(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.log.write_text("first\n" + "\r".join(f"{done}% of the file" for done in range(5000)))
+    assert run.log_tail() == "4999% of the file"
+    run.log.write_text("word " * 5000 + "last")
+    assert run.log_tail(limit=9) == "word last"
+
+
+def test_of_a_huge_log_only_the_end_is_read(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    with run.log.open("wb") as file:
+        file.seek(50 * 2**20)
+        file.write(b"\nthe end\n")
+    tracemalloc.start()
+    try:
+        assert run.log_tail(limit=10) == "the end\n"
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_heartbeat_tells_of_memory_and_older_ones_are_read(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    write_json(run.heartbeat, {"time": 2.0, "progress": 1.0, "step": 3})
+    assert Beat.read(run) == Beat(2.0, 1.0, 3, memory=0)
+    Beat(2.0, 1.0, 3, memory=resident_bytes()).write(run)
+    beat = Beat.read(run)
+    assert beat is not None and 2**20 < beat.memory < 2**40

@@ -1,6 +1,7 @@
 """What the studio can do, short of training: models, datasets, estimates, runs that are refused."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from studio.errors import BadInput, Conflict, NotFound
 from studio.recipe import Recipe
+from studio.rundir import boot_id, create, write_json
 from studio.services import chat, datasets, estimates, examples, exports, machine, models, presets, runs, sides
 from studio.services.studio import Studio, welcome
 from tests.conftest import little_rows, write_jsonl
@@ -147,6 +149,19 @@ def test_every_preset_is_a_valid_recipe(ready: Studio) -> None:
         assert made.get("learning_rate") > 0
     with pytest.raises(NotFound, match="Known: sample"):
         presets.get(ready, "absent")
+
+
+def test_what_a_killed_export_left_half_written_is_removed(ready: Studio) -> None:
+    spec = {"kind": "merged", "run_id": "r", "owner": ready.owner, "name": "r", "created": 1.0}
+    spec |= {"model": {"id": "tiny", "path": "-"}}
+    export = create(ready.settings.exports, "0123456789abcdef", {"export.json": json.dumps(spec)})
+    write_json(export.claim, {"nonce": "n", "time": 1.0, "boot_id": boot_id(), "pid": 2**22 + 1})
+    (export.path / ".merged.77.tmp").mkdir()
+    (export.path / ".merged.77.tmp" / "model.safetensors").write_bytes(b"half")
+    (export.path / ".r-adapter.zip.tmp").write_bytes(b"half")
+    info = exports.get(ready, export.id)
+    assert (info.state, info.path) == ("interrupted", None)
+    assert sorted(path.name for path in export.path.iterdir()) == ["claim.json", "control", "export.json"]
 
 
 def test_questions_and_exports_want_a_run_with_an_adapter(ready: Studio) -> None:

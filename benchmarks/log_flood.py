@@ -1,0 +1,92 @@
+"""Whether a worker that writes a lot into its log, with nobody reading, takes its steps as fast as one that is quiet.
+
+    python -m benchmarks.log_flood HOME MODEL DATASET [--steps 400] [--megabytes 10]
+
+Works on a home that has the model and the dataset. One real run of the engine, started as the studio starts it and then
+left alone; in every other block of steps it writes its share of the megabytes, a part in each step. Prints seconds of a
+step in both kinds of block and the ratio of neighbouring blocks, which sees the same state of the machine.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+BLOCK = 10
+
+
+def work() -> int:
+    """The worker: the engine's own, that says how long each step took, and writes in every other block."""
+    from studio.engine import callbacks, train
+
+    told = json.loads((Path(sys.argv[1]) / "flood.json").read_text())
+    lines = "\n".join(["x" * 99] * (told["bytes"] // 100))
+    begun: list[float] = []
+    begin = callbacks.Recorder.on_step_begin
+
+    def on_step_begin(self: Any, args: Any, state: Any, control: Any, **things: Any) -> None:
+        begun.append(time.perf_counter())
+        if len(begun) // BLOCK % 2:
+            print(lines)
+        begin(self, args, state, control, **things)
+
+    callbacks.Recorder.on_step_begin = on_step_begin  # type: ignore[method-assign]
+    code = train.main()
+    (Path(sys.argv[1]) / "steps.json").write_text(json.dumps(begun))
+    return code
+
+
+def main() -> None:
+    from studio.launch import local
+    from studio.recipe import Recipe
+    from studio.rundir import create
+    from studio.services import runs
+    from studio.services.studio import Studio
+    from studio.settings import Settings
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.log_flood")
+    parser.add_argument("home", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("dataset")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--megabytes", type=float, default=10.0)
+    given = parser.parse_args()
+    values = {"model": given.model, "dataset": given.dataset, "max_steps": given.steps, "held_out": 0.0}
+    recipe = Recipe().with_values({**values, "per_device_train_batch_size": 2, "save_steps": 0, "logging_steps": 10})
+    with Studio(Settings.from_env(home=given.home)) as studio:
+        files, _ = runs.inputs(studio, recipe)
+    share = int(given.megabytes * 2**20 / (given.steps / 2))
+    # Beside the runs, so that no studio looks at it meanwhile.
+    root = given.home.resolve() / "log-flood"
+    root.mkdir(exist_ok=True)
+    run = create(root, f"flood-{time.time_ns()}", {**files, "flood.json": json.dumps({"bytes": share})})
+    local.start(run, "benchmarks.log_flood")
+    while not (run.path / "steps.json").exists():
+        time.sleep(1.0)
+        local.reap()
+        if local.find(run) == "gone" and not (run.path / "steps.json").exists():
+            raise SystemExit(run.log_tail())
+    begun = json.loads((run.path / "steps.json").read_text())
+    steps = [after - before for before, after in itertools.pairwise(begun)]
+    blocks = [steps[at : at + BLOCK] for at in range(0, len(steps) - BLOCK + 1, BLOCK)]
+    quiet, loud = blocks[2::2], blocks[3::2]  # the first two warm up
+    ratios = [statistics.median(two) / statistics.median(one) for one, two in zip(quiet, loud, strict=False)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    one, two = (1000 * statistics.median(itertools.chain.from_iterable(kind)) for kind in (quiet, loud))
+    print(
+        f"log of {run.log.stat().st_size / 2**20:.1f} MiB in {len(begun)} steps; a step takes "
+        f"{one:.2f} ms quiet and {two:.2f} ms "
+        f"while {share / 1024:.0f} KiB are written in it; ratio of neighbouring blocks: median "
+        f"{statistics.median(ratios):.3f}, quartiles {low:.3f} and {high:.3f}, of {len(ratios)} pairs"
+    )
+
+
+if __name__ == "__main__":
+    # As a worker it is named a run directory and a nonce.
+    if "--nonce" in sys.argv:
+        raise SystemExit(work())
+    main()

@@ -1,0 +1,97 @@
+"""Real engine workers without their long start: what a test needs that starts many, one after the other."""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from studio.rundir import Exit, RunDir, newest_checkpoint, write_json
+
+# Importing the libraries takes longer than these runs: it is done once, each run is a fork of that process. It never
+# computes itself, so it has no threads that a fork would lack.
+WARM = """
+import json, os, sys
+import torch, transformers, trl, peft, bitsandbytes, datasets
+from studio.engine import export, merge, train, worker
+WORK = {"train": train.train, "export": export.export}
+for line in sys.stdin:
+    work, folder, nonce = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        os.chdir(folder)
+        log = os.open(folder + "/log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1), os.dup2(log, 2)
+        os._exit(worker.serve("", WORK[work], [folder, "--nonce", nonce]))
+    print(pid, flush=True)
+    print(os.waitpid(pid, 0)[1], flush=True)
+"""
+
+
+class Workers:
+    """Starts workers, one at a time. nonces: by which the studio is to know them; threads: of torch, 0 as it likes."""
+
+    def __init__(self, nonces: Sequence[str] = (), threads: int = 0) -> None:
+        self._pid = 0
+        command = [sys.executable, "-c", WARM, *nonces]
+        # Threads that wait for one another by spinning hold each other up on a busy machine.
+        told = {"OMP_WAIT_POLICY": "PASSIVE"} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        self._warm = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | told
+        )
+
+    def start(self, run: RunDir, work: Literal["train", "export"] = "train", nonce: str = "n") -> int:
+        assert self._warm.stdin is not None
+        print(json.dumps([work, str(run.path), nonce]), file=self._warm.stdin, flush=True)
+        self._pid = int(self._line())
+        return self._pid
+
+    def wait(self) -> int:
+        """The worker's exit status as waitpid tells it."""
+        status = int(self._line())
+        self._pid = 0
+        return status
+
+    def over(self) -> bool:
+        """Whether `wait` would not have to."""
+        return bool(select.select([self._warm.stdout], [], [], 0)[0])
+
+    def work(self, run: RunDir, work: Literal["train", "export"] = "train") -> Exit:
+        self.start(run, work)
+        self.wait()
+        end = Exit.read(run)
+        assert end is not None, run.log_tail()
+        return end
+
+    def close(self) -> None:
+        if self._pid:  # a test failed meanwhile
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            self.wait()
+        assert self._warm.stdin is not None
+        self._warm.stdin.close()
+        self._warm.wait(60)
+
+    def _line(self) -> str:
+        assert self._warm.stdout is not None
+        return self._warm.stdout.readline()
+
+
+def resume(run: RunDir, checkpoint: Path | None = None, **longer: Any) -> None:
+    """Do what the studio does before it starts another worker."""
+    number = 1 + len(list(run.attempts.iterdir())) if run.attempts.exists() else 1
+    (run.attempts / str(number)).mkdir(parents=True)
+    for path in (run.worker, run.exit, run.claim, run.heartbeat):
+        if path.exists():
+            path.rename(run.attempts / str(number) / path.name)
+    shutil.rmtree(run.control, ignore_errors=True)
+    found = checkpoint or newest_checkpoint(run)
+    told = {"attempt": number + 1, "checkpoint": str(found.relative_to(run.path)) if found else "", **longer}
+    write_json(run.resume, {"num_train_epochs": None, "max_steps": None, **told})
