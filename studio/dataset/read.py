@@ -173,8 +173,6 @@ def _plainly(name: str) -> Iterator[None]:
     """Whatever else a library throws at broken or hostile content becomes a sentence."""
     try:
         yield
-    except MemoryError:
-        raise BadInput(f"{name} needs more memory than there is. Split it, or read it on a larger machine.") from None
     except RecursionError:
         raise BadInput(f"{name} is nested too deeply to be read. Flatten its lists and objects.") from None
     except OSError as error:
