@@ -1,5 +1,6 @@
 """Reading files: what is a dataset is read, what is not gets a sentence that names the place and the remedy."""
 
+import functools
 import gzip
 import io
 import json
@@ -26,6 +27,7 @@ Write = Callable[[str, str | bytes], Path]
 TWO = [{"q": "1", "a": "x"}, {"q": "2", "a": "y"}]
 LINES = '{"q": "1", "a": "x"}\n{"q": "2", "a": "y"}\n'
 PLAIN = Limits()
+packed = functools.partial(gzip.compress, mtime=0)  # the same bytes, so the same test, at any time
 
 
 def read(path: Path, limits: Limits = PLAIN, **how: str) -> list[Row | Finding]:
@@ -80,15 +82,15 @@ def parquet(**columns: Any) -> bytes:
         ("a.csv", "'q','a'\n'1','x'\n'2','y'\n", "CSV, UTF-8, separated by commas, quoted with single quotes"),
         ("a.jsonl", LINES.encode("utf-16"), "JSON lines, UTF-16"),
         ("a.csv", "q,a\n1,x\n2,y\n".encode("utf-32"), "CSV, UTF-32, separated by commas"),
-        ("a.jsonl.gz", gzip.compress(LINES.encode()), "gzipped JSON lines, UTF-8"),
+        ("a.jsonl.gz", packed(LINES.encode()), "gzipped JSON lines, UTF-8"),
         (
             "a.jsonl",
-            gzip.compress(LINES[:21].encode()) + gzip.compress(LINES[21:].encode()),
+            packed(LINES[:21].encode()) + packed(LINES[21:].encode()),
             "gzipped JSON lines, UTF-8",
         ),
         ("a.parquet", parquet(q=["1", "2"], a=["x", "y"]), "Parquet"),
         ("a.bin", parquet(q=["1", "2"], a=["x", "y"]), "Parquet"),
-        ("a.parquet.gz", gzip.compress(parquet(q=["1", "2"], a=["x", "y"])), "gzipped Parquet"),
+        ("a.parquet.gz", packed(parquet(q=["1", "2"], a=["x", "y"])), "gzipped Parquet"),
     ],
 )
 def test_the_same_rows_however_they_are_written(write: Write, name: str, content: str | bytes, note: str) -> None:
@@ -105,7 +107,7 @@ def test_the_same_rows_however_they_are_written(write: Write, name: str, content
     ("name", "content", "said"),
     [
         ("empty.jsonl", "", "empty.jsonl is empty"),
-        ("empty.csv.gz", gzip.compress(b""), "is empty once unpacked"),
+        ("empty.csv.gz", packed(b""), "is empty once unpacked"),
         ("blank.csv", " \n\n", "nothing but white space"),
         ("page.json", "<!doctype html><html>", "looks like a web page"),
         ("cut.json", '[{"q": "1"}, {"q": ', "line 1, column 20, after example 1"),
@@ -130,8 +132,8 @@ def test_the_same_rows_however_they_are_written(write: Write, name: str, content
         ("stray.csv", 'q,a\n"a" b,c\n', "record 1, line 2: text follows a quoted text"),
         ("notes.txt", "hello there", "files ending in .txt are not read"),
         ("deep.json", "[" * 50_000, "nested more than 64 deep"),
-        ("cut.csv.gz", gzip.compress(b"q,a\n" * 500)[:-9], "cut short"),
-        ("bad.csv.gz", gzip.compress(b"q,a\n" * 500)[:-8] + bytes(8), "damaged"),
+        ("cut.csv.gz", packed(b"q,a\n" * 500)[:-9], "cut short"),
+        ("bad.csv.gz", packed(b"q,a\n" * 500)[:-8] + bytes(8), "damaged"),
         ("cut.parquet", parquet(q=["1"])[:-5], "cut short"),
         ("bad.parquet", b"PAR1" + bytes(40) + b"\x10\0\0\0PAR1", "broken parquet"),
         ("not.parquet", "q,a\n1,2\n", "is not a parquet file"),
@@ -160,7 +162,7 @@ def test_limits_are_said_when_hit(write: Write) -> None:
     big = "x" * (2**20 + 9)
     long = write("long.json", json.dumps([{"a": big}]))
     assert "STUDIO_MAX_FILE_MB" in refused(long, Limits(max_file_mb=1))
-    assert "STUDIO_MAX_FILE_MB" in refused(write("a.json.gz", gzip.compress(long.read_bytes())), Limits(max_file_mb=1))
+    assert "STUDIO_MAX_FILE_MB" in refused(write("a.json.gz", packed(long.read_bytes())), Limits(max_file_mb=1))
     assert "STUDIO_MAX_ROW_MB" in refused(long, Limits(max_row_mb=1))
     assert "STUDIO_MAX_FIELD_MB" in findings(long, Limits(max_field_mb=1))[0].reason
     table = write("long.csv", f'q,a\n1,2\n3,"{big}"\n')
@@ -168,7 +170,7 @@ def test_limits_are_said_when_hit(write: Write) -> None:
     assert "record 2" in told and "line 3" in told and "STUDIO_MAX_ROW_MB" in told
     [found] = findings(table, Limits(max_field_mb=1))
     assert (found.row, found.field) == (2, "a") and "STUDIO_MAX_FIELD_MB" in found.reason
-    bomb = write("bomb.csv.gz", gzip.compress(bytes(20 * 2**20)))
+    bomb = write("bomb.csv.gz", packed(bytes(20 * 2**20)))
     assert "STUDIO_MAX_COMPRESSION_RATIO" in refused(bomb) or "not text" in refused(bomb)
     spread = write("bomb.parquet", parquet(a=[big] * 30))
     assert "STUDIO_MAX_FILE_MB" in refused(spread, Limits(max_file_mb=3))
