@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from studio import cli_chat, cli_data, cli_eval, cli_runs
+from studio import cli_chat, cli_data, cli_eval, cli_export, cli_runs
 from studio import cli_output as out
 from studio.cli_data import Json, Sets, pairs
 from studio.errors import BadInput, StudioError, Unavailable
@@ -24,7 +24,6 @@ from studio.services import (
 from studio.services import (
     dry_runs,
     estimates,
-    exports,
     presets,
     usage,
 )
@@ -56,6 +55,9 @@ app.command()(cli_runs.resume)
 app.command()(cli_chat.chat)
 app.command("eval")(cli_eval.evaluate)
 app.command()(cli_eval.evaluations)
+app.command()(cli_export.export)
+app.command()(cli_export.exports)
+app.add_typer(cli_export.app, name="adapters")
 
 
 @app.callback(invoke_without_command=True)
@@ -200,26 +202,6 @@ def train(
         out.show_run(info, as_json)
     if follow and info.state not in ("completed", "stopped"):
         raise typer.Exit(1)
-
-
-@app.command("export")
-def export(
-    context: typer.Context,
-    run: str,
-    to: Annotated[str, typer.Option("--to", help="adapter or merged.")],
-    to_folder: Annotated[Path | None, typer.Option("--out", help="Copy the artefact into this folder.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Export a run's adapter as a zip, or base and adapter merged in 16 bits."""
-    with Studio(context.obj) as studio, out.progress(quiet=as_json) as progress:
-        info = exports.start(studio, run, to)
-        while info.state not in ("completed", "failed", "stopped", "interrupted"):
-            progress(info.doing or "Starting", info.done, info.of)
-            info = exports.wait(studio, info.id, 0.3)
-        if info.state != "completed":
-            raise StudioError(info.message)
-        path = exports.copy_to(studio, info.id, to_folder) if to_folder else Path(str(info.path))
-    out.show(info, f"Exported to {path}\n{info.parity}".strip(), as_json, {"path": str(path)})
 
 
 @app.command()

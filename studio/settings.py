@@ -24,7 +24,7 @@ def default_home() -> Path:
 class Settings:
     """What a studio process is told at its start.
 
-    home                  where runs, datasets, models, exports and the database live
+    home                  where runs, datasets, models, adapters, exports and the database live
     host, port            where the web studio listens
     keeper_interval       seconds between two looks of the keeper at the run directories
     stop_grace            seconds a worker gets to stop by itself before it is signalled
@@ -43,6 +43,8 @@ class Settings:
     judge_url             address of an OpenAI-compatible service that may judge answers, http or https; empty for none
     judge_model           the model to ask there
     checkpoint_gb         most that one run's checkpoints may take once it is over, GiB; 0 for no bound
+    gguf_tools            folder of the tools for GGUF files; empty for tools/gguf in the home
+    gguf_find_links       folder or address where pip also looks for those tools; empty for none
     offline               never ask the Hugging Face hub for anything
     """
 
@@ -66,6 +68,8 @@ class Settings:
     judge_url: str = ""
     judge_model: str = ""
     checkpoint_gb: float = 0.0
+    gguf_tools: str = ""
+    gguf_find_links: str = ""
     offline: bool = False
 
     @property
@@ -83,6 +87,10 @@ class Settings:
     @property
     def exports(self) -> Path:
         return self.home / "exports"
+
+    @property
+    def adapters(self) -> Path:
+        return self.home / "adapters"
 
     @property
     def evaluations(self) -> Path:
@@ -114,7 +122,7 @@ class Settings:
 
     def prepare(self) -> Self:
         """Create the folders of the home, readable by their owner only."""
-        inside = (self.runs, self.datasets, self.models, self.exports, self.evaluations, self.prompts)
+        inside = (self.runs, self.datasets, self.models, self.adapters, self.exports, self.evaluations, self.prompts)
         for folder in (self.home, *inside, self.cache, self.staging):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self

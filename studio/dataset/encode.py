@@ -150,19 +150,29 @@ class Encoder:
         # The token that begins a text ends no answer, unless it is the same.
         return Marker(self._chat, ends - ({self.special.get("bos_token", "")} - {self._eos}))
 
-    def prompt_ids(self, messages: list[Message]) -> list[int]:
-        """Token ids of a conversation with the opening of the next answer behind it."""
+    def prompt_text(self, messages: list[Message]) -> tuple[str, bool]:
+        """The text of a conversation with the opening of the next answer behind it, and whether the tokenizer adds its
+        own first token to it."""
         if self._chat is not None:
             seen = templates.with_system(messages, self._data.system_prompt)
-            text = self._chat.render(seen, add_generation_prompt=True)
-            return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+            return self._chat.render(seen, add_generation_prompt=True), False
         question = next((item["content"] for item in reversed(messages) if item["role"] == "user"), "")
         prompt = self._prompt(question, "", _system_of(messages) or self._data.system_prompt)
-        encoding = self.tokenizer.encode(prompt, add_special_tokens=self._framed(prompt))
+        return prompt, self._framed(prompt)
+
+    def prompt_ids(self, messages: list[Message]) -> list[int]:
+        """Token ids of a conversation with the opening of the next answer behind it."""
+        prompt, framed = self.prompt_text(messages)
+        encoding = self.tokenizer.encode(prompt, add_special_tokens=framed)
         ids = list(encoding.ids)
-        while prompt and encoding.offsets[len(ids) - 1] == (0, 0):
+        while framed and prompt and encoding.offsets[len(ids) - 1] == (0, 0):
             ids.pop()  # an end that the tokenizer adds: the answer is still to come
         return ids
+
+    @property
+    def chat_source(self) -> str:
+        """The chat template that words its prompts; empty where they are plain text."""
+        return "" if self._chat is None else self._chat.source
 
     def encode(self, records: Sequence[Record], refused: Refused | None = None) -> list[Whole]:
         """Tokenise records, in order.

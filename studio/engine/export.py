@@ -1,102 +1,47 @@
-"""Makes something to take away from a run: `python -m studio.engine.export EXPORT_DIR --nonce X`.
+"""Makes something to take away from a source: `python -m studio.engine.export EXPORT_DIR --nonce X`.
 
-export.json says what: {"kind": "adapter" | "merged", "run", "source", "model": {"id", "path"}, "name"}.
-adapter: the adapter's folder with the base's name instead of this machine's path, and a zip of it; torch is not
-imported. merged: see studio.engine.merge. What it does not do: upload, or convert to GGUF.
+export.json says what (order.py). adapter: its folder with the base's name instead of this machine's path, and a zip of
+it. merged: base and adapter as one model (merge.py). gguf: that, converted and quantised for llama.cpp (gguf.py). Each
+is loaded again from disk and held against the model in the chat before it is offered (proving.py). It appears whole or
+not at all. What it does not do: upload.
 """
 
-import re
 import shutil
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
-from studio.engine import worker
-from studio.engine.artefacts import copy_license, set_base
-from studio.engine.cards import adapter_card, license_note
-from studio.engine.loading import TEMPLATE_FILE
+from studio.engine import cards, worker
+from studio.engine.artefacts import copy_license, copy_tokenizer, set_base
+from studio.engine.cards import license_note
+from studio.engine.facts import facts_of, write_curve
+from studio.engine.merge import write_merged
+from studio.engine.order import Order
+from studio.engine.proving import STOPPED, Proof
 from studio.engine.worker import Worker
 from studio.errors import BadInput
-from studio.recipe import Recipe
-from studio.rundir import (
-    MANIFEST,
-    Exit,
-    RunDir,
-    free_space_or_raise,
-    read_json,
-    verify_folder,
-    whole_folder,
-    write_text,
-)
+from studio.evaluation.parity import Parity
+from studio.rundir import MANIFEST, Exit, free_space_or_raise, tidy, verify_folder, whole_folder, write_text
 
-STOPPED = "Stopped: nothing was exported."
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be exported, read from export.json."""
-
-    kind: str
-    run: RunDir
-    source: Path
-    model: str
-    model_folder: Path
-    name: str
-
-    @classmethod
-    def read(cls, folder: Path) -> "Order":
-        value = read_json(folder / "export.json")
-        if value is None:
-            raise BadInput("This export has no readable export.json. Start it again.")
-        try:
-            run, source = RunDir(Path(value["run"])), Path(value["source"])
-            if not source.exists() and run.trained is not None:
-                source = run.trained
-            order = cls(
-                kind=value["kind"],
-                run=run,
-                source=source,
-                model=value["model"]["id"],
-                model_folder=Path(value["model"]["path"]),
-                name=value["name"],
-            )
-        except (KeyError, TypeError) as error:
-            raise BadInput(f"export.json lacks {error}. Start the export again.") from None
-        if order.kind not in ("adapter", "merged"):
-            raise BadInput(f"There is no export of kind {order.kind!r}: choose adapter or merged.")
-        return order
-
-    @property
-    def recipe(self) -> Recipe:
-        return Recipe.load(self.run.recipe)
-
-    @property
-    def dataset(self) -> str:
-        pointer = read_json(self.run.dataset) or {}
-        return str(pointer.get("name") or pointer.get("id") or self.recipe.data.dataset)
-
-    @property
-    def file_name(self) -> str:
-        """The name as part of a file's name, on any system."""
-        return re.sub(r"[^\w.-]+", "-", self.name).strip("-.") or "adapter"
+MIB = 2**20
 
 
 def main() -> int:
-    return worker.serve("Export an adapter or a merged model.", export)
+    return worker.serve("Export an adapter, a merged model or a GGUF.", export)
 
 
 def export(work: Worker) -> Exit:
     """Make what export.json asks for."""
+    tidy(work.run.path)
     order = Order.read(work.run.path)
     method = order.recipe.method.method
-    if order.kind == "adapter" and method == "full":
+    if order.kind == "adapter" and order.full:
         raise BadInput("Method full trains every weight: there is no adapter to export. Export the merged model.")
-    if order.kind == "merged" and method in ("prompt", "prefix"):
+    if order.kind != "adapter" and not order.full and method in ("prompt", "prefix"):
         raise BadInput(
             f"What method {method} trains is put before each example and cannot be merged into the weights. "
             "Export the adapter."
         )
-    what = "model" if method == "full" else "adapter"
+    what = "model" if order.full else "adapter"
     work.phase(f"Checking the {what}")
     fault = verify_folder(order.source)
     if fault is not None:
@@ -104,30 +49,68 @@ def export(work: Worker) -> Exit:
     work.state("running")
     if order.kind == "adapter":
         return export_adapter(work, order)
-    from studio.engine.merge import export_merged
+    if order.kind == "merged":
+        return export_merged(work, order)
+    from studio.engine.gguf import export_gguf
 
-    return export_merged(work, order)
+    return export_gguf(work, order)
 
 
 def export_adapter(work: Worker, order: Order) -> Exit:
     """The adapter as a folder and as a zip beside it."""
     size = sum(path.stat().st_size for path in order.source.rglob("*") if path.is_file())
-    free_space_or_raise(work.run.path, 2 * size + 2**20, "This export")
-    work.phase("Copying the adapter")
+    free_space_or_raise(work.run.path, 3 * size + MIB, "This export")
+    proof = Proof.take(work, order)
     final = work.run.adapter
     with whole_folder(final) as folder:
+        work.phase("Copying the adapter")
         for path in adapter_files(order.source):
             shutil.copyfile(path, folder / path.name)
-        if order.recipe.data.own_chat_template:  # a checkpoint does not hold it
-            write_text(folder / TEMPLATE_FILE, order.recipe.data.own_chat_template)
+        _companions(order, folder)
         set_base(folder, order.model)
-        write_text(folder / "README.md", adapter_card(order.name, order.model, order.dataset, order.recipe))
-        copy_license(order.model_folder, folder)
-        write_text(folder / "NOTICE", license_note(order.model))
+        parity = proof.adapter(folder)
+        write_card(order, folder, parity)
     work.leave_if_asked(STOPPED)
     archive = work.run.path / f"{order.file_name}-adapter.zip"
     zip_folder(work, final, archive, order.file_name)
-    return Exit("completed", f"The adapter is ready as {archive.name}.")
+    return Exit("completed", f"The adapter is ready as {archive.name}. {parity.words}")
+
+
+def export_merged(work: Worker, order: Order) -> Exit:
+    """Base and adapter as one model in `merged/`."""
+    size = merged_size(order)
+    # The old merge stands until the new one is whole.
+    free_space_or_raise(work.run.path, size + 64 * MIB, "The merged model")
+    proof = Proof.take(work, order)
+    with whole_folder(work.run.path / "merged") as folder:
+        write_merged(order, proof.device, folder, work.phase)
+        write_text(folder / "NOTICE", license_note(order.model))
+        work.leave_if_asked(STOPPED)
+        parity = proof.merged(folder)
+        write_card(order, folder, parity)
+        work.phase("Writing it to disk")
+    return Exit("completed", f"The merged model is ready. {parity.words}")
+
+
+def merged_size(order: Order) -> int:
+    """Bytes of the merged model: the base's weights in the type they are merged in."""
+    stored = sum(path.stat().st_size for path in order.model_folder.glob("*.safetensors"))
+    return stored * (2 if order.dtype == "float32" else 1)  # of a base that is held in 16 bits
+
+
+def write_card(order: Order, folder: Path, parity: Parity) -> None:
+    """The artefact's README.md, and the curve that it shows."""
+    facts = facts_of(order, parity)
+    write_curve(facts, folder)
+    make = cards.adapter_card if order.kind == "adapter" else cards.merged_card
+    write_text(folder / "README.md", make(order.name, order.model, order.dataset, order.recipe, facts=facts))
+
+
+def _companions(order: Order, folder: Path) -> None:
+    # A checkpoint holds neither.
+    copy_tokenizer(order.model_folder, folder, order.recipe.data.own_chat_template)
+    copy_license(order.model_folder, folder)
+    write_text(folder / "NOTICE", license_note(order.model))
 
 
 def adapter_files(source: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.errors import BadInput, Conflict, StudioError, Unavailable
 from studio.launch.talker import Talker
-from studio.services import models, runs
+from studio.services import models, sources
 from studio.services.room import Room
 from studio.services.sides import Side
 from studio.services.turns import Ticket
@@ -322,9 +322,9 @@ def close(studio: "Studio") -> None:
 
 
 def held_out_prompts(studio: "Studio", run_id: str, limit: int = 12) -> list[str]:
-    """Questions that the run did not train on, ready to ask."""
+    """Questions that the run or adapter was not trained on, ready to ask."""
     return [
         next(m["content"] for m in reversed(record.messages[:-1]) if m["role"] == "user")
-        for record in runs.held_out(studio, run_id, limit)
+        for record in sources.held_out(studio, run_id, limit)
         if len(record.messages) > 1
     ]

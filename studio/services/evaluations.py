@@ -7,7 +7,6 @@ Each lies in a directory of its own (evaluation/files.py) and waits for the devi
 import json
 import re
 import secrets
-import sys
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,10 +20,11 @@ from studio.evaluation.files import Column, Order, PromptSet, Result
 from studio.evaluation.marks import mark_of
 from studio.evaluation.prompts import Prompt
 from studio.evaluation.scores import BASE, Row, Score, SetScores, evidence, said
-from studio.rundir import Exit, RunDir, create, read_events, read_json, verify_folder
-from studio.services import ends, evaluation_line, models, prompt_sets, runs
+from studio.rundir import Exit, RunDir, create, read_events, read_json
+from studio.services import ends, evaluation_line, models, prompt_sets, sources
 from studio.services.checks import Progress
 from studio.services.prompt_sets import GENERAL, HELD_OUT
+from studio.services.sources import Source
 from studio.services.states import FINAL, State
 
 if TYPE_CHECKING:
@@ -77,20 +77,22 @@ def start(
 ) -> EvaluationInfo:
     """Put an evaluation in line for the device.
 
-    model, against: runs, or checkpoints of runs (RUN@STEP), over the same base. sets: names of prompt sets; without
-    any, the dataset's held-out rows and the general set. limit: most prompts of a set, spread evenly over it.
+    model, against: sources (runs, checkpoints as RUN@STEP, adapters of the store) over the same base. sets: names of
+    prompt sets; without any, the dataset's held-out rows and the general set. limit: most prompts of a set, spread
+    evenly over it.
     """
     if not 1 <= limit <= prompt_sets.MOST:
         raise BadInput(f"The number of prompts of a set is from 1 to {prompt_sets.MOST:,}, not {limit:,}.")
-    columns, infos = _columns(studio, [model, *against])
-    recipe, run = runs.recipe_of(studio, infos[0].id), studio.run_dir(infos[0].id)
-    held_out = spread(runs.held_out(studio, infos[0].id, sys.maxsize), limit)
+    columns, found = _columns(studio, [model, *against])
+    first = found[0]
+    recipe, run = first.recipe, first.run
+    held_out = spread(sources.held_out(studio, first.id), limit)
     wanted = list(dict.fromkeys(sets)) or [*([HELD_OUT] if held_out else []), GENERAL]
     chosen = [_set(studio, key, held_out, limit) for key in wanted]
     dataset = read_json(run.dataset) or {}
     order = Order(
-        run_id=infos[0].id,
-        run_name=infos[0].name,
+        run_id=first.id,
+        run_name=first.name,
         owner=studio.owner,
         created=time.time(),
         model=recipe.model.model,
@@ -143,46 +145,23 @@ def _with_row(prompt: Prompt, row: int) -> Prompt:
     return Prompt(prompt.messages, prompt.reference, prompt.check, prompt.about, row)
 
 
-def _columns(studio: "Studio", keys: Sequence[str]) -> tuple[list[Column], list[runs.RunInfo]]:
-    """The base, then each run or checkpoint that is asked for."""
+def _columns(studio: "Studio", keys: Sequence[str]) -> tuple[list[Column], list[Source]]:
+    """The base, then each source that is asked for."""
     if len(keys) >= _MOST_COLUMNS:
         raise BadInput(f"At most {_MOST_COLUMNS - 1} runs and checkpoints can be evaluated together.")
-    found: list[Column] = []
-    infos: list[runs.RunInfo] = []
+    columns: list[Column] = []
+    found: list[Source] = []
     for number, key in enumerate(keys):
-        run_id, mark, step = key.partition("@")
-        info = runs.get(studio, run_id)
-        runs.refuse_trashed(studio.run_dir(info.id), info.name)
-        recipe = runs.recipe_of(studio, info.id)
-        if infos and recipe.model.model != infos[0].model:
+        source = sources.find(studio, key, newest=False)
+        if found and source.model != found[0].model:
             raise BadInput(
-                f"{info.name} was trained on {info.model} and {infos[0].name} on {infos[0].model}: only runs over the "
-                "same base are evaluated together."
+                f"{source.name} was trained on {source.model} and {found[0].name} on {found[0].model}: only runs over "
+                "the same base are evaluated together."
             )
-        folder = _checkpoint(studio, info, step) if mark else studio.run_dir(info.id).trained
-        if folder is None:
-            raise Conflict(
-                f"Run {info.name} has no adapter yet: it is {info.state}. Wait until it has finished or stop it, or "
-                f"name one of its checkpoints, {info.name}@STEP."
-            )
-        infos.append(info)
+        found.append(source)
         name = ADAPTED if number == 0 else f"other{number}"
-        title = f"{info.name}, step {step or info.step}"
-        found.append(Column(name, title, str(folder), recipe.data.model_dump()))
-    base = Column(BASE, infos[0].model, "", found[0].data)
-    return [base, *found], infos
-
-
-def _checkpoint(studio: "Studio", info: runs.RunInfo, step: str) -> Path:
-    run = studio.run_dir(info.id)
-    folder = run.checkpoints / f"step-{step}"
-    if not step.isdecimal() or not folder.is_dir():
-        known = ", ".join(map(str, ends.checkpoint_steps(run))) or "none"
-        raise NotFound(f"Run {info.name} has no checkpoint of step {step!r} (there are: {known}).")
-    fault = verify_folder(folder)
-    if fault is not None:
-        raise BadInput(f"{info.name}: {fault} Choose another checkpoint.")
-    return folder
+        columns.append(Column(name, source.title, str(source.folder), source.recipe.data.model_dump()))
+    return [Column(BASE, found[0].model, "", columns[0].data), *columns], found
 
 
 def steps(studio: "Studio", run_id: str) -> list[int]:

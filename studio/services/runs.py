@@ -10,9 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from studio.dataset.formats import Record
-from studio.dataset.split import held_out_rows
-from studio.dataset.store import read_records
 from studio.errors import BadInput, Conflict, NotFound
 from studio.memory.shapes import ModelShape
 from studio.recipe import Recipe
@@ -373,18 +370,6 @@ def recipe_of(studio: "Studio", run_id: str) -> Recipe:
 def log_tail(studio: "Studio", run_id: str) -> str:
     """The end of the run's log."""
     return studio.run_dir(get(studio, run_id).id).log_tail()
-
-
-def held_out(studio: "Studio", run_id: str, limit: int = 12) -> list[Record]:
-    """Examples that the run did not train on, in the order of the dataset."""
-    recipe = recipe_of(studio, run_id)
-    pointer = read_json(studio.run_dir(get(studio, run_id).id).dataset) or {}
-    folder = studio.settings.datasets / str(pointer.get("id"))
-    if not folder.is_dir():
-        return []
-    records = read_records(folder)
-    out = held_out_rows(records, recipe.data.held_out, recipe.schedule.seed)
-    return [record for record in records if record.held_out or record.row in out][:limit]
 
 
 def rebuild(studio: "Studio") -> int:

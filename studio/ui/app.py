@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.services import chat, run_list, runs
+from studio.services import chat, comparisons, run_list, runs, sides
 from studio.services.studio import Studio
 from studio.ui import compare_tab, data_tab, export_tab, form, markup, runs_tab, sidebar, train_tab
 from studio.ui.handlers import PRIVATE, Step, Updates, view
@@ -93,6 +93,19 @@ def build(studio: Studio) -> gr.Blocks:
             filled = {fields[name]: form.for_form(name, value) for name, value in values.items()}
             return {tabs: gr.Tabs(selected="train"), train.draft: values, **filled}
 
+        def ask_adapter(event: gr.EventData) -> Updates:
+            """Compare, with an adapter of the store beside its base; a conversation with others is left."""
+            if "ask" not in event._data:
+                return {tabs: gr.skip()}
+            choices = [("Base", sides.BASE), *sides.choices(studio)]
+            one, other, third = compare.sides
+            chosen = {
+                one: gr.update(choices=choices, value=sides.BASE),
+                other: gr.update(choices=choices, value=event.ask),
+                third: gr.update(choices=[("Nobody", ""), *choices], value=""),
+            }
+            return {tabs: gr.Tabs(selected="compare"), compare.past: comparisons.begin(), **chosen}
+
         def when_first_ends(ended: str, first: str) -> Updates:
             """The first run's end opens Compare with a held-out message, if that run is what is looked at."""
             if not first or ended != first or runs.get(studio, first).state != "completed":
@@ -119,6 +132,7 @@ def build(studio: Studio) -> gr.Blocks:
         data.train.click(use_dataset, taken, cloned, **quiet).then(**train.update)
         made.clone.click(clone, made.run, cloned, **quiet).then(**train.update)
         made.ended.change(when_first_ends, [made.ended, first_run], [first_run, tabs, compare.question], **quiet)
+        export.store.click(ask_adapter, None, [tabs, compare.past, *compare.sides], **quiet)
         for button, name in ((made.train, "train"), (compare.train, "train"), (export.train, "train"),
                              (made.compare, "compare"), (made.export, "export")):  # fmt: skip
             button.click(lambda name=name: gr.Tabs(selected=name), None, tabs, **quiet)

@@ -30,6 +30,8 @@ class CompareTab:
     reopen: Step
     train: gr.Button
     timer: gr.Timer
+    sides: list[gr.Dropdown]
+    past: gr.State
 
 
 def build(studio: Studio, wanted: gr.State) -> CompareTab:
@@ -60,7 +62,7 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
         ],
         **quiet,
     }
-    return CompareTab(parts.question, reopen, train, timer)
+    return CompareTab(parts.question, reopen, train, timer, list(parts.sides), parts.past)
 
 
 def _wire(page: "_Page") -> None:

@@ -1,4 +1,4 @@
-"""Export: what a run can be taken away as, and what has been."""
+"""Export: what was learned, taken away as an adapter, a merged model or a GGUF; and adapters combined."""
 
 import functools
 from dataclasses import dataclass
@@ -6,25 +6,28 @@ from typing import Any
 
 import gradio as gr
 
-from studio.services import exports, runs
-from studio.services.exports import ExportInfo
+from studio.services import exports, sources
+from studio.services.exports import Wish
 from studio.services.studio import Studio
-from studio.ui import markup, units
+from studio.ui import combine_box, exports_view, markup
+from studio.ui.exports_view import OVER
 from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
-from studio.ui.markup import esc
 
 _NONE_YET = ("Nothing to export yet", "A run that has an adapter can be taken away from here.")
-_BUTTONS = {"adapter": "Export adapter", "merged": "Export merged model"}
+_BUTTONS = {"adapter": "Export adapter", "merged": "Export merged model", "gguf": "Export GGUF"}
+_SHARDS = [("one file up to 5 GB", "5GB"), ("files of 2 GB", "2GB"), ("files of 500 MB", "500MB")]
 
 
 @dataclass(frozen=True)
 class ExportTab:
-    """What other tabs need: the choice of a run and the step that shows the tab for it."""
+    """What other tabs need: the choice of a source, the step that shows the tab for it, and the list whose clicks with
+    data-ask open Compare."""
 
     run: gr.Dropdown
     timer: gr.Timer
     reopen: Step
     train: gr.Button
+    store: gr.HTML
 
 
 def build(studio: Studio, wanted: gr.State) -> ExportTab:
@@ -37,92 +40,86 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
         none_yet = view("no-export-yet")
         train = gr.Button("Go to Train", variant="primary", size="md", elem_id="export-go-train")
     with gr.Column(elem_id="export"):
-        run = gr.Dropdown([], label="Run", elem_id="export-run-choice", filterable=False)
+        run = gr.Dropdown([], label="What to export", elem_id="export-run-choice", filterable=False)
         notice = view("export-notice")
         with gr.Row(elem_id="export-cards"):
             for kind, label in _BUTTONS.items():
-                with gr.Column(elem_classes="card", min_width=260):
-                    cards[kind] = view(f"card-{kind}")
+                with gr.Column(elem_classes="card", min_width=260, elem_id=f"target-{kind}"):
+                    cards[kind] = view(f"card-{kind}", picks=True)
+                    if kind == "merged":
+                        dtype = gr.Dropdown([("The run's own type", ""), *exports.DTYPES], value="", label="Type",
+                                            elem_id="export-dtype", filterable=False)  # fmt: skip
+                        shard = gr.Dropdown(_SHARDS, value="5GB", label="Files", elem_id="export-shard",
+                                            filterable=False)  # fmt: skip
+                    if kind == "gguf":
+                        quant = gr.Dropdown(list(exports.QUANTS), value="Q8_0", label="Type", elem_id="export-quant",
+                                            filterable=False)  # fmt: skip
                     buttons[kind] = gr.Button(label, variant="primary", elem_id=f"export-{kind}")
-        done = view("exports-done")
+        done = view("exports-done", picks=True)
+        box = combine_box.build(studio)
 
-    def reopen(chosen: str | None, wanted: str) -> Updates:
-        """The runs that can be exported, and the cards of the chosen one."""
-        able = runs.with_adapter(studio)
-        known = next((item for key in (wanted, chosen) for item in able if item.id == key), able[0] if able else None)
+    def reopen(chosen: str | None, wanted: str, *combined: str | None) -> Updates:
+        """What can be exported, and the cards of the chosen one."""
+        able = [(label, key) for label, key in sources.choices(studio) if not label.endswith("newest checkpoint")]
+        keys = [key for _, key in able]
+        known = next((key for key in (wanted, chosen) if key in keys), keys[0] if keys else None)
         if known is None:
             gone = dict.fromkeys(cards.values(), "")
             return {none_yet: markup.empty(*_NONE_YET), run: gr.update(choices=[], value=None), **gone}
-        choices = [(f"{item.name}, step {item.step}", item.id) for item in able]
-        return {none_yet: "", run: gr.update(choices=choices, value=known.id)} | refresh(known.id, {})
+        found: Updates = {none_yet: "", run: gr.update(choices=able, value=known)}
+        sizes = next((one for one in exports.targets(studio, known) if one.sizes), None)
+        if sizes is not None:
+            found[quant] = gr.update(choices=exports_view.quant_choices(sizes))
+        return found | combine_box.choices(studio, box.who, combined) | refresh(known, {}, {})
 
-    def refresh(chosen: str | None, shown: dict[str, Any]) -> Updates:
+    def refresh(chosen: str | None, shown: dict[str, Any], stored: dict[str, Any]) -> Updates:
         if not chosen:
             return {}
-        made = exports.list_exports(studio, chosen)
-        fresh: Updates = {done: _done(made)}
-        for kind, title, why, size in exports.kinds(studio, chosen):
-            working = next((item for item in made if item.kind == kind and item.state not in _OVER), None)
-            fresh[cards[kind]] = _card(title, why, size, working)
-            fresh[buttons[kind]] = gr.update(interactive=working is None)
-        return changed(shown, fresh) | {seen: shown}
+        made = exports.list_exports(studio)
+        mine = [item for item in made if item.run == chosen.partition("@")[0]]
+        fresh: Updates = {done: exports_view.finished(made)}
+        ready = exports.tools_ready(studio)
+        there = {one.kind: one for one in exports.targets(studio, chosen)}
+        for kind in _BUTTONS:
+            working = next((item for item in mine if item.kind == kind and item.state not in OVER), None)
+            fresh[cards[kind]] = exports_view.target(there[kind], working, ready) if kind in there else _CANNOT[kind]
+            fresh[buttons[kind]] = gr.update(interactive=working is None and kind in there)
+        return changed(shown, fresh) | {seen: shown} | combine_box.listed(studio, box.store, box.seen, stored)
 
-    def begin(kind: str, chosen: str, shown: dict[str, Any]) -> Updates:
-        exports.start(studio, chosen, kind)
-        return refresh(chosen, shown)
+    def begin(kind: str, chosen: str, shown: dict[str, Any], stored: dict[str, Any], *how: str) -> Updates:
+        exports.start(studio, chosen, kind, Wish(kind, how[0] if kind == "merged" else "", how[1], how[2]))
+        return refresh(chosen, shown, stored)
+
+    def pick(event: gr.EventData, chosen: str, shown: dict[str, Any], stored: dict[str, Any]) -> Updates:
+        told_of = event._data
+        if "cancel" in told_of:
+            exports.cancel(studio, event.cancel)
+        elif "delete" in told_of:
+            exports.delete(studio, event.delete)
+        elif "again" in told_of:
+            exports.again(studio, event.again)
+        return refresh(chosen, shown, stored)
 
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
-    parts = [done, seen, *cards.values(), *buttons.values()]
-    timer.tick(told(notice, refresh, clear=False), [run, seen], [notice, *parts], queue=False, **quiet)
-    run.input(told(notice, lambda chosen: refresh(chosen, {})), run, [notice, *parts], queue=False, **quiet)
+    now: Step = {**quiet, "queue": False}
+    parts = [done, seen, box.store, box.seen, *cards.values(), *buttons.values()]
+    state = [run, seen, box.seen]
+    timer.tick(told(notice, refresh, clear=False), state, [notice, *parts], **now)
+    run.input(told(notice, lambda chosen: refresh(chosen, {}, {})), run, [notice, *parts], **now)
     for kind, button in buttons.items():
         button.click(
-            told(notice, functools.partial(begin, kind)), [run, seen], [notice, *parts], concurrency_limit=2, **quiet
-        )
-    opened = [notice, none_yet, run, *parts]
-    return ExportTab(
-        run,
-        timer,
-        {"fn": told(notice, reopen), "inputs": [run, wanted], "outputs": opened, "queue": False, **quiet},
-        train,
-    )
+            told(notice, functools.partial(begin, kind)), [*state, dtype, shard, quant], [notice, *parts],
+            concurrency_limit=2, **quiet,
+        )  # fmt: skip
+    for clicked in (done, *cards.values()):
+        clicked.click(told(notice, pick), state, [notice, *parts], **now)
+    opened = [notice, none_yet, run, quant, *box.who, *parts]
+    reopened: Step = {"fn": told(notice, reopen), "inputs": [run, wanted, *box.who], "outputs": opened, **now}
+    return ExportTab(run, timer, reopened, train, box.store)
 
 
-_OVER = ("completed", "failed", "stopped", "interrupted")
-
-
-def _card(title: str, why: str, size: int, working: ExportInfo | None) -> str:
-    """A target: its size, what it is for, and how far an export of it is."""
-    text = f"<h3>{esc(title)}<span>about {esc(units.size(size))}</span></h3><p>{esc(why)}</p>"
-    if working is None:
-        return text
-    bar = markup.progress(working.done, working.of, f"Progress of {title}")
-    return f'{text}<p class="doing" role="status">{esc(working.doing or working.state)}…</p>{bar}'
-
-
-def _done(made: list[ExportInfo]) -> str:
-    """Exports that are over, newest first."""
-    over = [item for item in made if item.state in _OVER]
-    return markup.heading("Done") + "".join(map(_finished, over)) if over else ""
-
-
-def _finished(item: ExportInfo) -> str:
-    name = esc(_NAMES.get(item.kind, item.kind))
-    title = f"<h3>{name}{markup.mark(item.state)}<span>{markup.when(item.created)}</span></h3>"
-    if item.state != "completed":
-        return f'<section class="card done">{title}{markup.problem(item.message or "It did not finish.")}</section>'
-    parity = f'<p class="parity">{esc(item.parity)}</p>' if item.parity else ""
-    link = (
-        f'<a class="download" href="/download/{esc(item.id)}" download>Download {esc(item.file_name)}'
-        f" <small>{esc(units.size(item.size))}</small></a>"
-        if item.file_name
-        else f"<span>{esc(units.size(item.size))}</span>"
-    )
-    where = f'<p class="path">{esc(item.path)}</p>' if item.path else ""
-    return (
-        f'<section class="card done">{title}{parity}<p class="get">{link}</p>{where}'
-        f"{markup.code(item.load_lines, 'the lines that load it')}</section>"
-    )
-
-
-_NAMES = {"adapter": "Adapter", "merged": "Merged model"}
+_CANNOT = {
+    "adapter": "<h3>Adapter</h3><p>Every weight was trained: there is no adapter apart from the model.</p>",
+    "merged": "<h3>Merged model</h3><p>What this method trains is put before each prompt and cannot be merged.</p>",
+    "gguf": "<h3>GGUF</h3><p>What this method trains is put before each prompt and cannot be merged.</p>",
+}

@@ -1,8 +1,8 @@
 """The web server: our own FastAPI application, with Gradio mounted in it.
 
-`/healthz` says that the studio is alive, `/static` serves our files, `/download/<export>` one export,
-`/rejects/<dataset>.csv` (or .jsonl) the rows of a file that were left out, `/curves` and `/points/<run>.csv` what was
-measured, `/runs.json`, `/runs/<run>` and `/trash` the list of runs, `/machine` how much of this machine is in use,
+`/healthz` says that the studio is alive, `/static` serves our files, `/download/<export>` one export (or `/<file>` of
+it), `/rejects/<dataset>.csv` (or .jsonl) the rows of a file that were left out, `/curves` and `/points/<run>.csv` what
+was measured, `/runs.json`, `/runs/<run>` and `/trash` the list of runs, `/machine` how much of this machine is in use,
 `/comparison/<id>.html` and `/evaluation/<id>.html` (or .json) what was compared; everything else is the page. A guard
 stands before all of it: it answers only requests that name this machine as their host and come from no other site, so
 that a page you visit elsewhere cannot drive the studio.
@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from studio import __version__, resources
 from studio.errors import NotFound, StudioError
-from studio.services import checks, comparisons, datasets, examples, exports
+from studio.services import checks, comparisons, datasets, examples, export_files
 from studio.services.studio import Studio
 from studio.ui import app as pages
 from studio.ui import curves, evaluation_page, form, machine_view, run_list, share
@@ -79,12 +79,17 @@ def make_app(studio: Studio) -> FastAPI:
         return {"status": "ok", "version": __version__}
 
     @app.get("/download/{export_id}", response_model=None)
-    def download(export_id: str) -> FileResponse | PlainTextResponse:
+    @app.get("/download/{export_id}/{name}", response_model=None)
+    def download(export_id: str, name: str = "") -> FileResponse | StreamingResponse | PlainTextResponse:
         try:
-            path = exports.file_of(studio, export_id)
+            path = export_files.file_of(studio, export_id, name)
+            if path is not None:
+                return FileResponse(path, filename=path.name)
+            called, parts = export_files.archive_of(studio, export_id)
         except StudioError as error:
             return PlainTextResponse(str(error), status_code=404)
-        return FileResponse(path, filename=path.name)
+        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(called)}"}
+        return StreamingResponse(parts, media_type="application/zip", headers=headers)
 
     @app.get("/evaluation/{evaluation_id}.{form}", response_model=None)
     def evaluation(evaluation_id: str, form: str) -> PlainTextResponse:

@@ -15,7 +15,7 @@ from studio.errors import BadInput, Conflict, NotFound, Unavailable
 from studio.launch import local
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, whole_folder, write_json
-from studio.services import checks, evaluation_line, evaluations, judge, prompt_sets, runs
+from studio.services import checks, evaluation_line, evaluations, judge, prompt_sets, runs, sources
 from studio.services.studio import Studio
 from studio.settings import Settings
 from studio.ui import evaluation_page
@@ -69,7 +69,7 @@ def test_an_evaluation_is_asked_done_kept_and_read(made: Studio) -> None:
     assert info.columns == {"base": "tiny", "adapted": "sums, step 0"}
     assert info.sets == {"held-out": "Held-out examples", "general": "General prompts"}
     found = evaluations.result(made, info.id)
-    expected = [record.messages[-1]["content"] for record in runs.held_out(made, run, 1000)]
+    expected = [record.messages[-1]["content"] for record in sources.held_out(made, run, 1000)]
     assert [row.prompt.reference for row in found.rows if row.set == "held-out"] == expected
     exact = next(score for score in found.sets[0].scores if score.metric == "exact")
     assert evaluations.said(exact, "adapted") == f"{len(expected)} of {len(expected)}"
@@ -141,7 +141,7 @@ def test_checkpoints_and_other_runs_stand_in_the_same_table(made: Studio) -> Non
     finished(made, info.id)
     for run in (one, other):
         assert [item.id for item in evaluations.list_evaluations(made, run)] == [info.id]
-    with pytest.raises(NotFound, match=r"no checkpoint of step '3' \(there are: 2, 4\)"):
+    with pytest.raises(NotFound, match=r"no checkpoint of step 3. It has: 2, 4"):
         evaluations.start(made, f"{one}@3")
     (made.run_dir(one).checkpoints / "step-2" / "adapter_config.json").write_text("[]")
     with pytest.raises(BadInput, match="damaged"):

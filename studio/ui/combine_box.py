@@ -1,0 +1,104 @@
+"""Combining adapters on the Export page: two or three of them, weights, a method; what was combined stands under it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from studio.services import adapters, combining, sources
+from studio.services.studio import Studio
+from studio.ui import exports_view, markup
+from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
+
+_METHODS = [(f"{name}: {why}{', equal ranks only' if equal else ''}", name)
+            for name, (why, equal) in combining.METHODS.items()]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CombineBox:
+    """parts: what a reopened page sets; store: the list, whose clicks with data-ask are the page's."""
+
+    who: list[gr.Dropdown]
+    store: gr.HTML
+    seen: gr.State
+
+
+def build(studio: Studio) -> CombineBox:
+    """The box and what happens in it."""
+    seen = gr.State({})
+    with gr.Column(elem_id="combine"):
+        view(
+            "",
+            markup.heading(
+                "Combine adapters",
+                "Two or three of one base become a new one by weight. It is a draft until you keep it: ask it in "
+                "Compare, evaluate it, export it.",
+            ),
+        )
+        who: list[gr.Dropdown] = []
+        weights: list[gr.Number] = []
+        for number, label in enumerate(("First", "Second", "Third")):
+            with gr.Row(elem_classes="combine-row"):
+                who.append(gr.Dropdown([], label=label, elem_id=f"combine-{number}", filterable=False, scale=4))
+                weights.append(
+                    gr.Number(0.5, label="Weight", elem_id=f"combine-weight-{number}", step=0.1, scale=1, min_width=90)
+                )
+        with gr.Row(elem_classes="combine-row"):
+            method = gr.Dropdown(_METHODS, value="cat", label="Method", elem_id="combine-method", scale=3,
+                                 min_width=240, filterable=False)  # fmt: skip
+            density = gr.Slider(0.05, 1, 0.5, step=0.05, label="Density: the share that ties, dare and prune keep",
+                                elem_id="combine-density", scale=2, min_width=240)  # fmt: skip
+        name = gr.Textbox(label="Name", elem_id="combine-name", placeholder="first + second", max_length=80)
+        notice = view("combine-notice")
+        button = gr.Button("Combine", variant="primary", elem_id="combine-go")
+    store = view("adapters-store", picks=True)
+
+    def begin(shown: dict[str, Any], how: str, share: float, called: str, *values: Any) -> Updates:
+        chosen, numbers = values[:3], values[3:]
+        pairs = [(key, number) for key, number in zip(chosen, numbers, strict=True) if key]
+        combining.start(
+            studio,
+            combining.Wish(
+                tuple(key for key, _ in pairs), tuple(float(number or 0) for _, number in pairs), how,
+                share if combining.wants_density(how) else None, called or "", draft=True,
+            ),
+        )  # fmt: skip
+        return {name: "", **listed(studio, store, seen, shown)}
+
+    def pick(event: gr.EventData, shown: dict[str, Any]) -> Updates:
+        told_of = event._data
+        if "keep" in told_of:
+            adapters.keep(studio, event.keep)
+        elif "delete" in told_of:
+            adapters.remove(studio, event.delete)
+        elif "cancel" in told_of:
+            adapters.cancel(studio, event.cancel)
+        return listed(studio, store, seen, shown)
+
+    quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
+    button.click(
+        told(notice, begin), [seen, method, density, name, *who, *weights], [notice, name, store, seen],
+        concurrency_limit=2, **quiet,
+    )  # fmt: skip
+    store.click(told(notice, pick), seen, [notice, store, seen], queue=False, **quiet)
+    return CombineBox(who, store, seen)
+
+
+def listed(studio: Studio, store: gr.HTML, seen: gr.State, shown: dict[str, Any]) -> Updates:
+    """The store's list, if it changed."""
+    fresh = {store: exports_view.adapters(adapters.list_adapters(studio))}
+    return changed(shown, fresh) | {seen: shown}
+
+
+def choices(studio: Studio, who: list[gr.Dropdown], chosen: tuple[str | None, ...]) -> Updates:
+    """The sources that may be combined; what was chosen stays while it is there."""
+    every = sources.choices(studio)
+    known = [key for _, key in every]
+    wanted = [key if key in known else None for key in chosen]
+    for place in (0, 1):
+        free = next((key for key in known if "@" not in key and key not in wanted), None)
+        wanted[place] = wanted[place] or free
+    return {
+        part: gr.update(choices=every if place < 2 else [("None", ""), *every], value=wanted[place] or "")
+        for place, part in enumerate(who)
+    }
