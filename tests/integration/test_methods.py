@@ -398,7 +398,8 @@ def test_generated_answers_are_those_of_whole_passes(drive: Drive, biased: Path,
 
     seen = drive(**(LORA | OTHERS)[name] | {"learning_rate": 0.3, "max_steps": 16})
     assert seen.run.trained is not None
-    taken = seats.take_seats(biased, "float32", CPU, {"adapted": seen.run.trained}, lambda _: None)
+    taken = seats.Seats(biased, "float32", CPU, lambda _: None)
+    taken.load("adapted", seen.run.trained)
     alone = {"base": plain_base(biased), "adapted": plain_peft(seen.run.adapter)}
     answers = {}
     for group in taken.groups(["base", "adapted"]):
