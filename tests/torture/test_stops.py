@@ -53,6 +53,7 @@ def forked(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> Iterator[None]:
     nonces = [f"{number:016x}" for number in range(STOPS)]
     Forked.workers, left = Workers(nonces, threads=1), iter(nonces)
     monkeypatch.setattr(local, "secrets", SimpleNamespace(token_hex=lambda _: next(left)))
+    monkeypatch.setattr(local, "_children", {})  # later tests must not look for these
     monkeypatch.setattr(local, "subprocess", SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL))
     yield
     Forked.workers.close()

@@ -51,7 +51,9 @@ def test_a_trainer_is_named_and_told_from_the_studio(studio: Studio, trainer: in
     assert (found["trainer"].name, found["trainer"].run) == ("secret-plans", "secret-plans")
     assert HELD <= found["trainer"].memory < HELD + 60 * 2**20
     assert found["studio"].memory > 2**20 and found["other"].memory >= 0
-    assert "child" not in found or found["child"].memory < HELD
+    # Other tests may have left processes beside; the trainer is not counted among them.
+    beside = [one for one in psutil.Process().children(recursive=True) if one.pid != trainer]
+    assert "child" not in found or found["child"].memory < sum(one.memory_info().rss for one in beside) + HELD // 2
 
 
 def test_another_users_training_has_neither_name_nor_id(studio: Studio, trainer: int) -> None:
