@@ -76,7 +76,8 @@ def mouthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
         thread.join(30)
 
 
-def test_whatever_is_said_is_shown_as_text_and_the_page_lives(page: Page, mouthy: tuple[str, list[str]]) -> None:
+# The page last, so that it is closed before the server is.
+def test_whatever_is_said_is_shown_as_text_and_the_page_lives(mouthy: tuple[str, list[str]], page: Page) -> None:
     url, says = mouthy
     page.goto(f"{url}/?tab=compare")
     expect(page.locator("#answers .side")).to_have_count(2)
