@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from studio import cli_chat, cli_data, cli_eval, cli_export, cli_runs
+from studio import cli_chat, cli_data, cli_eval, cli_export, cli_runs, cli_share
 from studio import cli_output as out
 from studio.cli_data import Json, Sets, pairs
 from studio.errors import BadInput, StudioError, Unavailable
@@ -57,6 +57,8 @@ app.command("eval")(cli_eval.evaluate)
 app.command()(cli_eval.evaluations)
 app.command()(cli_export.export)
 app.command()(cli_export.exports)
+app.command()(cli_share.publish)
+app.command()(cli_share.reproduce)
 app.add_typer(cli_export.app, name="adapters")
 
 

@@ -22,6 +22,11 @@ class PackedRow:
 
 def pack(examples: Sequence[Example], max_length: int, seed: int) -> list[PackedRow]:
     """The examples in rows of at most max_length tokens; those of one length are shuffled by the seed."""
+    return [_joined(row) for row in arranged(examples, max_length, seed)]
+
+
+def arranged(examples: Sequence[Example], max_length: int, seed: int) -> list[list[Example]]:
+    """Which examples lie in which row, in order."""
     shuffled = list(examples)
     random.Random(seed).shuffle(shuffled)  # noqa: S311  (no secret)
     shuffled.sort(key=lambda example: len(example.input_ids), reverse=True)
@@ -29,7 +34,7 @@ def pack(examples: Sequence[Example], max_length: int, seed: int) -> list[Packed
     rows: list[list[Example]] = [[] for _ in range(max(fitted, default=-1) + 1)]
     for example, row in zip(shuffled, fitted, strict=True):
         rows[row].append(example)
-    return [_joined(row) for row in rows]
+    return rows
 
 
 def _joined(examples: list[Example]) -> PackedRow:

@@ -95,7 +95,7 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def environment() -> ImmutableSandboxedEnvironment:
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     env.filters["tojson"] = _tojson
     env.globals["raise_exception"] = _raise
@@ -113,7 +113,7 @@ class ChatTemplate:
     def __init__(self, source: str, special: dict[str, str], where: str) -> None:
         self.source, self.special, self.where = source, special, where
         self.marks = re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", source) is not None
-        self._environment = _environment()
+        self._environment = environment()
         try:
             self._template = self._environment.from_string(source)
         except (jinja2.TemplateError, RecursionError) as error:

@@ -21,7 +21,7 @@ from studio.themes import Data
 
 def main(path: Path) -> int:
     order: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    _bound_memory(int(order["memory_mb"]) * 2**20)
+    bound_memory(int(order["memory_mb"]) * 2**20)
     task = {"check": _check, "revise": _revise, "count": _count}[order["task"]]
     try:
         _say(report=task(order))
@@ -71,7 +71,7 @@ def _say(**value: Any) -> None:
     print(json.dumps(value), flush=True)
 
 
-def _bound_memory(size: int) -> None:
+def bound_memory(size: int) -> None:
     try:
         import resource
     except ImportError:  # not a Unix: the time limit alone holds

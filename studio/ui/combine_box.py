@@ -46,8 +46,10 @@ def build(studio: Studio) -> CombineBox:
         with gr.Row(elem_classes="combine-row"):
             method = gr.Dropdown(_METHODS, value="cat", label="Method", elem_id="combine-method", scale=3,
                                  min_width=240, filterable=False)  # fmt: skip
-            density = gr.Slider(0.05, 1, 0.5, step=0.05, label="Density",
-                                info="The share that ties, dare and prune keep.", elem_id="combine-density", scale=2, min_width=240)  # fmt: skip
+            density = gr.Slider(
+                0.05, 1, 0.5, step=0.05, label="Density", info="The share that ties, dare and prune keep.",
+                elem_id="combine-density", scale=2, min_width=240,
+            )  # fmt: skip
         name = gr.Textbox(label="Name", elem_id="combine-name", placeholder="first + second", max_length=80)
         notice = view("combine-notice")
         button = gr.Button("Combine", variant="primary", elem_id="combine-go")
@@ -99,6 +101,8 @@ def choices(studio: Studio, who: list[gr.Dropdown], chosen: tuple[str | None, ..
         free = next((key for key in known if "@" not in key and key not in wanted), None)
         wanted[place] = wanted[place] or free
     return {
-        part: gr.update(choices=every if place < 2 else [("None", ""), *every], value=wanted[place] or "")
+        part: gr.update(
+            choices=every if place < 2 else [("None", ""), *every], value=wanted[place] or (None if place < 2 else "")
+        )
         for place, part in enumerate(who)
     }

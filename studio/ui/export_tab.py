@@ -9,7 +9,7 @@ import gradio as gr
 from studio.services import exports, sources
 from studio.services.exports import Wish
 from studio.services.studio import Studio
-from studio.ui import combine_box, exports_view, markup
+from studio.ui import combine_box, exports_view, import_view, markup, publish_view, reproduce_view
 from studio.ui.exports_view import OVER
 from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
 
@@ -56,7 +56,10 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
                                             filterable=False)  # fmt: skip
                     buttons[kind] = gr.Button(label, variant="primary", elem_id=f"export-{kind}")
         done = view("exports-done", picks=True)
+        publish_view.build(studio, done)
+        reproduce_view.build(studio, run)
         box = combine_box.build(studio)
+    brought = import_view.build(studio)
 
     def reopen(chosen: str | None, wanted: str, *combined: str | None) -> Updates:
         """What can be exported, and the cards of the chosen one."""
@@ -65,8 +68,9 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
         known = next((key for key in (wanted, chosen) if key in keys), keys[0] if keys else None)
         if known is None:
             gone = dict.fromkeys(cards.values(), "")
-            return {none_yet: markup.empty(*_NONE_YET), run: gr.update(choices=[], value=None), **gone}
-        found: Updates = {none_yet: "", run: gr.update(choices=able, value=known)}
+            none = {none_yet: markup.empty(*_NONE_YET), run: gr.update(choices=[], value=None), **gone}
+            return none | import_view.bases(studio, brought)
+        found: Updates = {none_yet: "", run: gr.update(choices=able, value=known)} | import_view.bases(studio, brought)
         sizes = next((one for one in exports.targets(studio, known) if one.sizes), None)
         if sizes is not None:
             found[quant] = gr.update(choices=exports_view.quant_choices(sizes))
@@ -113,8 +117,9 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
         )  # fmt: skip
     for clicked in (done, *cards.values()):
         clicked.click(told(notice, pick), state, [notice, *parts], **now)
-    opened = [notice, none_yet, run, quant, *box.who, *parts]
+    opened = [notice, none_yet, run, quant, brought.base, *box.who, *parts]
     reopened: Step = {"fn": told(notice, reopen), "inputs": [run, wanted, *box.who], "outputs": opened, **now}
+    import_view.wire(studio, brought, reopened)
     return ExportTab(run, timer, reopened, train, box.store)
 
 

@@ -61,13 +61,14 @@ def _finished(item: ExportInfo) -> str:
             f'<div class="acts">{again}{_delete(item.id, "export")}</div></section>'
         )
     size = f"<small>{esc(units.size(item.size))}</small>"
+    publish = _button("Publish", f'data-publish="{esc(item.id)}"')
     link = f'<a class="download" href="/download/{esc(item.id)}" download>Download {esc(item.file_name)} {size}</a>'
     if item.kind == "gguf":
         link += f' <a class="download" href="/download/{esc(item.id)}/Modelfile" download>Modelfile</a>'
     return (
         f'<section class="card done">{title}{figures}<p class="get">{link}</p><p class="path">{esc(item.path)}</p>'
         f"{markup.code(item.load_lines, 'the lines that load it')}"
-        f'<div class="acts">{_delete(item.id, "export")}</div></section>'
+        f'<div class="acts">{publish}{_delete(item.id, "export")}</div></section>'
     )
 
 

@@ -25,7 +25,7 @@ from studio.errors import NotFound, StudioError
 from studio.services import checks, comparisons, datasets, examples, export_files
 from studio.services.studio import Studio
 from studio.ui import app as pages
-from studio.ui import curves, evaluation_page, form, machine_view, run_list, share
+from studio.ui import curves, evaluation_page, form, machine_view, reproduce_view, run_list, share
 from studio.ui.theme import studio_theme
 
 _REJECTS = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
@@ -135,6 +135,7 @@ def make_app(studio: Studio) -> FastAPI:
     curves.add_routes(app, studio)
     run_list.add_routes(app, studio)
     machine_view.add_routes(app, studio)
+    reproduce_view.add_routes(app, studio)
     # Gradio asks for a few of its own files under /static as well: ours come first, then those.
     files = StaticFiles(directory=resources.static(), packages=[("gradio", "templates/frontend/static")])
     app.mount("/static", files, name="static")

@@ -1,0 +1,25 @@
+"""Whether whoever asks is the person at this machine, or a visitor of a studio that others reach.
+
+A visitor is never given what is the machine owner's: folders of this machine by their path, or the owner's token.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from studio.services.studio import Studio
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_OWNER = "local"
+
+
+def is_local(studio: "Studio") -> bool:
+    """True for a studio of one person, listening on this machine alone and not on a Space."""
+    return studio.owner == _OWNER and studio.settings.host in _LOOPBACK and not os.environ.get("SPACE_ID")
+
+
+def own_token(studio: "Studio") -> str:
+    """The Hugging Face token of this machine's environment, for its own person only; empty otherwise."""
+    if not is_local(studio):
+        return ""
+    return (os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or "").strip()
