@@ -9,6 +9,7 @@ Logits are kept for a few places of each prompt only: with a large vocabulary al
 """
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -161,7 +162,7 @@ def load_adapter(folder: Path, base: Path, dtype: str, device: loading.Device) -
     import torch
     from peft import AutoPeftModelForCausalLM
 
-    aside = folder.with_name(f"{folder.name}-reload")
+    aside = folder.with_name(f".reload.{os.getpid()}.tmp")  # so named, what a kill leaves of it is tidied away
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(folder, aside)
     try:
