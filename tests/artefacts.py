@@ -9,7 +9,7 @@ from studio.recipe import Recipe
 from studio.rundir import Exit, Journal, RunDir, whole_folder, write_json
 
 
-def adapter_run(folder: Path, model: Path, seed: int = 0, **values: Any) -> RunDir:
+def adapter_run(folder: Path, model: Path, /, seed: int = 0, **values: Any) -> RunDir:
     """A run that is over. values: of its recipe; the adapter is random and large enough to change every answer."""
     import torch
     from peft import LoraConfig, get_peft_model
