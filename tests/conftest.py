@@ -46,6 +46,13 @@ def studio(settings: Settings) -> Iterator[Studio]:
         chat.unload(opened)
 
 
+@pytest.fixture
+def nothing_starts(settings: Settings) -> Iterator[None]:
+    """Runs made by hand stay as they were made: the device is taken, as by a dry run, so the queue starts nothing."""
+    with FileLock(settings.prepare().dry_run_lock, thread_local=False):
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random model, called `tiny` wherever it is added."""

@@ -27,6 +27,7 @@ from studio.ui import compare_runs, curves_view
 from studio.ui.server import make_app
 from tests.unit.test_keeper import journal_of, make_run
 
+pytestmark = pytest.mark.usefixtures("nothing_starts")
 VALUES = st.floats(-1e6, 1e6) | st.sampled_from([math.nan, math.inf, -math.inf])
 
 

@@ -22,6 +22,8 @@ from studio.settings import Settings
 from studio.store import db
 from tests.unit.test_keeper import journal_of, make_run
 
+pytestmark = pytest.mark.usefixtures("nothing_starts")
+
 RUNS, STEPS = 4, 150
 # How often a bit is flipped; each place is another.
 FLIPS = 25

@@ -22,6 +22,8 @@ from studio.store.tables import Point
 from studio.ui.server import make_app
 from tests.unit.test_keeper import make_run
 
+pytestmark = pytest.mark.usefixtures("nothing_starts")
+
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
