@@ -12,6 +12,7 @@ import tempfile
 import time
 from typing import Any
 
+import psutil
 import torch
 from datasets import Dataset
 from peft import LoraConfig, prepare_model_for_kbit_training
@@ -20,13 +21,15 @@ from trl import SFTConfig, SFTTrainer
 
 
 class Clock(TrainerCallback):
-    """Seconds of each step."""
+    """Seconds of each step, and when the first one began."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.first = 0.0
         self._began = 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.first = self.first or time.time()
         self._began = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -77,7 +80,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--max-length", type=int, default=1024)
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--tuned", action="store_true", help="no autocast, as an expert with memory to spare has it")
     given = parser.parse_args()
     set_seed(0)
     dtype = getattr(torch, given.dtype)
@@ -95,9 +100,12 @@ def main() -> None:
         learning_rate=given.learning_rate, lr_scheduler_type="constant", logging_steps=1, report_to="none",
         assistant_only_loss=True, save_strategy="no", max_length=given.max_length,
         use_cpu=not torch.cuda.is_available(),
-        bf16=given.dtype == "bfloat16", seed=0, gradient_checkpointing=given.gradient_checkpointing, disable_tqdm=True,
+        bf16=given.dtype == "bfloat16" and not given.tuned, seed=0, disable_tqdm=True,
+        gradient_checkpointing=given.gradient_checkpointing,
     )  # fmt: skip
-    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=16, lora_alpha=32, lora_dropout=given.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     trainer = SFTTrainer(
         model=model, args=arguments, train_dataset=talks(given.rows), peft_config=lora,
         processing_class=marked_tokenizer(given.model),
@@ -112,6 +120,7 @@ def main() -> None:
             {
                 "losses": [entry["loss"] for entry in log],
                 "tokens_per_s": tokens / sum(clock.seconds[1:]),
+                "first_step_s": clock.first - psutil.Process().create_time(),
                 "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             }
         )

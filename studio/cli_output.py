@@ -200,6 +200,8 @@ def show_story(told: Story, as_json: bool) -> None:
     print(f"dataset sha256 {told.dataset.get('sha256', '-')}")
     if told.predicted or told.measured:
         print(f"memory: predicted {_gib(told.predicted)}, measured {_gib(told.measured)}")
+    if told.run.plan.get("engine"):
+        print(f"engine {told.run.plan['engine']}: {told.run.plan.get('engine_why', '')}")
     print("\nWhat happened")
     for event in told.states:
         print(f"  {_when(event.time)}  {event.state}  {event.message}".rstrip())

@@ -7,12 +7,13 @@ each. That profiler slows the work, so a run counts one training batch and one e
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainerCallback
 
+from studio.engine.fast.batches import longest_of
 from studio.engine.worker import Worker
 
 # Batches this long count as those of the longest row: that one may have come in the first step, or not come at all.
@@ -93,19 +94,30 @@ class Meter(TrainerCallback):
         train, predict = trainer.training_step, trainer.prediction_step
 
         def training_step(model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
-            due = trainer.state.global_step >= self.after and _length(inputs) >= self.longest
+            due = trainer.state.global_step >= self.after and longest_of(inputs) >= self.longest
             if due and not self._step.bytes and self._counting is None:
                 self._counting = contextlib.ExitStack()
                 self._step = self._counting.enter_context(peak_of(live_bytes(), False))
             return train(model, inputs, *rest, **more)
 
         def prediction_step(model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
-            if self._evaluation.bytes or _length(inputs) < self._held_out:
+            if self._evaluation.bytes or longest_of(inputs) < self._held_out:
                 return predict(model, inputs, *rest, **more)
             with peak_of(live_bytes(), False) as self._evaluation:
                 return predict(model, inputs, *rest, **more)
 
         trainer.training_step, trainer.prediction_step = training_step, prediction_step
+
+    def count_first(self, attempt: Callable[[], None], coming: int) -> None:
+        """Count a pass over the longest rows before training; coming: bytes that will be there in a step besides.
+
+        For batches without padding, of which none may ever be as long as those of the longest rows.
+        """
+        if self._cuda:
+            return attempt()
+        with peak_of(live_bytes(), False) as peak:
+            attempt()
+        self._step = Peak(peak.bytes + coming)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
         if self._cuda:
@@ -125,7 +137,3 @@ class Meter(TrainerCallback):
             self._step.bytes = int(torch.cuda.max_memory_allocated())
         if self._step.bytes:
             self._worker.journal.write("measured", bytes=self.peak)
-
-
-def _length(inputs: Any) -> int:
-    return int(inputs["input_ids"].shape[-1])

@@ -16,6 +16,8 @@ from transformers import TrainerCallback
 
 from studio.engine.artefacts import write_checkpoint
 from studio.engine.callbacks import Conductor
+from studio.engine.fast.batches import RowCollator
+from studio.engine.measure import Meter
 from studio.engine.moment import Moment
 from studio.engine.randomness import RandomState, undisturbed
 from studio.engine.worker import Ended, Worker, out_of_memory
@@ -63,13 +65,24 @@ class Preflight(TrainerCallback):
         trainer.current_gradient_accumulation_steps = 1
         try:
             with undisturbed():
-                self._within_memory(attempt, self._train_remedy(len(rows), longest))
+                self._within_memory(self._counted(attempt), self._train_remedy(len(rows), longest))
         finally:
             model.zero_grad(set_to_none=True)
             trainer._metrics["train"].clear()
             trainer._metrics["train"].update(metrics)
             trainer._total_train_tokens = tokens
         return longest
+
+    def _counted(self, attempt: Callable[[], None]) -> Callable[[], None]:
+        """On the fast path this is where the peak is counted: see Meter.count_first."""
+        trainer = self._trainer
+        if not isinstance(trainer.data_collator, RowCollator):
+            return attempt
+        meter = next(one for one in trainer.callback_handler.callbacks if isinstance(one, Meter))
+        waiting = 0
+        if self._recipe.schedule.gradient_accumulation_steps > 1:
+            waiting = sum(one.numel() * one.element_size() for one in trainer.model.parameters() if one.requires_grad)
+        return lambda: meter.count_first(attempt, moment_bytes(trainer) + waiting)
 
     def _evaluate_longest(self, model: Any) -> None:
         trainer, size = self._trainer, self._recipe.evaluation.per_device_eval_batch_size

@@ -91,7 +91,7 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
     from transformers import PrinterCallback, set_seed
     from trl import SFTTrainer
 
-    from studio.engine import reporting
+    from studio.engine import fast, reporting
     from studio.engine.callbacks import Conductor, Recorder
     from studio.engine.head import score_trained_positions_only
     from studio.engine.measure import Meter
@@ -105,6 +105,9 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
         rows = _packed_rows(pack(encoded.train, recipe.data.max_length, recipe.schedule.seed))
     longest = max(len(ids) for ids in rows["input_ids"])
     model = load_model(work, inputs, device, longest, encoded)
+    engine = fast.choose(recipe, model, device.is_cuda)
+    if engine.fast and not recipe.schedule.packing:
+        rows = rows.add_column("seq_lengths", [[len(ids)] for ids in rows["input_ids"]])
     config = methods.adapter_config(model, recipe, inputs.model)
     work.phase("Adding the adapter" if config else "Setting up the training")
     reporting.prepare(work, list(recipe.output.report_to))
@@ -120,14 +123,17 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
     trained = methods.settle(trainer.model, recipe, inputs.model_folder)
     methods.set_loraplus(trainer, recipe)
     causal = trainer.model.get_base_model() if trained.is_adapter else trainer.model
-    if recipe.schedule.packing:
+    if engine.fast:
+        fast.take_over(trainer, causal, recipe)
+    elif recipe.schedule.packing:
         packing.keep_apart(causal)
         tolerated = packing.TOLERATED_INT8 if recipe.quantization.quantization == "int8" else packing.TOLERATED
         first, last = encoded.train[0].input_ids, encoded.train[-1].input_ids
         with trainer.accelerator.autocast():
             packing.check_apart(causal, first, last, inputs.model, tolerated)
         trainer.data_collator = packing.PackedCollator(trainer.data_collator)
-    score_trained_positions_only(causal)
+    if not engine.fast:
+        score_trained_positions_only(causal)
     trainer.remove_callback(PrinterCallback)
     reporting.keep_apart(work, trainer)
     trainable, parameters = methods.counts(trainer.model)
@@ -142,6 +148,8 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
         "trainable_parameters": trainable,
         "parameters": parameters,
         "device": device.words,
+        "engine": engine.engine,
+        "engine_why": engine.why,
         "dtype": recipe.model.dtype,
         "quantization": recipe.quantization.quantization,
         "optim": str(getattr(arguments.optim, "value", arguments.optim)),

@@ -23,6 +23,8 @@ runtime        the libraries' own: the CUDA context, or the Python process on a 
 import functools
 from dataclasses import dataclass, replace
 
+from studio.fast_path import SCORES
+from studio.memory.fast import FastPasses
 from studio.memory.parameters import Trainable, trainable
 from studio.memory.passes import Passes, Stage
 from studio.memory.setup import Setup, setup_of
@@ -191,12 +193,16 @@ def _highest(shape: ModelShape, recipe: Recipe, setup: Setup, trained: Trainable
 # Most edits of a form change nothing that these depend on.
 @functools.lru_cache(maxsize=4096)
 def _stages(shape: ModelShape, setup: Setup, checkpointing: bool, waiting: float) -> tuple[Stage, ...]:
-    return tuple(Passes(shape, setup, checkpointing, waiting).stages())
+    return tuple(_passes(setup)(shape, setup, checkpointing, waiting).stages())
 
 
 @functools.lru_cache(maxsize=4096)
 def _evaluation(shape: ModelShape, setup: Setup) -> Stage:
-    return Passes(shape, setup, False, 0.0).evaluation()
+    return _passes(setup)(shape, setup, False, 0.0).evaluation()
+
+
+def _passes(setup: Setup) -> type[Passes]:
+    return FastPasses if setup.fast else Passes
 
 
 def _about_gradients(stage: Stage, setup: Setup) -> str:
@@ -213,5 +219,8 @@ def _about_activations(setup: Setup, recipe: Recipe, shape: ModelShape, stage: S
 
 
 def _about_head(setup: Setup, shape: ModelShape) -> str:
+    if setup.fast:
+        rows = min(setup.trained, max(1, SCORES // shape.vocabulary))
+        return f"{rows:,} trained tokens at a time over {shape.vocabulary:,} words"
     tokens, words = min(setup.trained, 4096), min(shape.vocabulary, 32768)
     return f"{tokens:,} trained tokens at a time over {words:,} words"

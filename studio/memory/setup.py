@@ -8,6 +8,7 @@ prepare_model_for_kbit_training; trained weights are float32, but A and B over a
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from studio.fast_path import why_not
 from studio.memory.shapes import Linear, ModelShape
 from studio.recipe import PLAIN_ATTENTION_TOKENS, Recipe
 from studio.themes.method import ia3_modules
@@ -39,6 +40,7 @@ class Setup:
     plain_attention: bool
     masked: bool
     prefix: int
+    fast: bool = False
     training: bool = True
 
     @property
@@ -105,4 +107,5 @@ def setup_of(shape: ModelShape, recipe: Recipe, cuda: bool, length: int, trained
         # Rows of unequal length are padded, packed ones see only themselves: either takes a mask.
         masked=batch > 1 or recipe.schedule.packing or method.method == "prefix",
         prefix=method.num_virtual_tokens if method.method == "prefix" else 0,
+        fast=not why_not(recipe, shape.config, cuda),
     )

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
 _KEPT = 100
 # A measurement is of use for another recipe only where these are the same: what the model is and how it is held.
-_SAME = ("model", "method", "quantization", "bnb_4bit_use_double_quant", "dtype", "gradient_checkpointing", "use_dora")
+_SAME = (
+    "model",
+    "method",
+    "quantization",
+    "bnb_4bit_use_double_quant",
+    "dtype",
+    "gradient_checkpointing",
+    "use_dora",
+    "engine",
+)
 # What a recipe may say differently and still have the same peak and the same step.
 _FREE = (
     *("name", "seed", "num_train_epochs", "max_steps", "learning_rate", "weight_decay", "max_grad_norm"),

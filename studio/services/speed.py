@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from studio.errors import StudioError
+from studio.fast_path import why_not
 from studio.memory import flops
 from studio.recipe import Recipe
 from studio.services import models
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _USUAL = {"fast": 1.0e11, "slow": 2.5e10, "cuda": 1.0e14}
 # Unpacking 4 bits costs about a third of a step (Dettmers et al. 2023); DoRA makes it up to twice as long.
 _QUANTIZED, _DORA = 1.33, 2.0
+_FAST_PATH = 2.5  # times as fast as the reference (benchmarks/RESULTS.md)
 _NEAREST = 5
 _KEPT_SECONDS = 20.0
 
@@ -37,6 +39,7 @@ class Past:
     dtype: str
     quantization: str
     method: str
+    engine: str
     rate: float
 
 
@@ -57,11 +60,14 @@ def of(studio: "Studio", recipe: Recipe, now: Machine) -> Speed:
     found = [one for one in _runs(studio) if one.device == kind]
     if not found:
         usual = _USUAL["cuda"] if kind == "cuda" else now.cores * _USUAL[_cpu(recipe, now)]
-        return Speed(usual / _slower(recipe), "a usual figure for such a machine: no run was done here yet")
-    wanted = (recipe.model.dtype, recipe.quantization.quantization, recipe.method.method)
+        quicker = _FAST_PATH if kind == "cpu" and _engine(studio, recipe) == "fast" else 1.0
+        return Speed(quicker * usual / _slower(recipe), "a usual figure for such a machine: no run was done here yet")
+    wanted = (_engine(studio, recipe), recipe.model.dtype, recipe.quantization.quantization, recipe.method.method)
 
     def likeness(one: Past) -> int:
-        return sum(a == b for a, b in zip(wanted, (one.dtype, one.quantization, one.method), strict=True))
+        known = (one.engine, one.dtype, one.quantization, one.method)
+        # The engine makes more of a difference than all the others.
+        return sum((3 if place == 0 else 1) * (a == b) for place, (a, b) in enumerate(zip(wanted, known, strict=True)))
 
     nearest = sorted(found, key=likeness, reverse=True)[:_NEAREST]
     best = likeness(nearest[0])
@@ -69,6 +75,15 @@ def of(studio: "Studio", recipe: Recipe, now: Machine) -> Speed:
     rate = statistics.median(one.rate for one in alike)
     plural = "run" if len(alike) == 1 else "runs"
     return Speed(rate, f"measured in {len(alike)} {plural} on this machine")
+
+
+def _engine(studio: "Studio", recipe: Recipe) -> str:
+    """The engine that a CPU would take."""
+    try:
+        config = models.shape_of(studio, recipe.model.model).config
+    except StudioError:
+        return "trl"
+    return "trl" if why_not(recipe, config, cuda=False) else "fast"
 
 
 def _cpu(recipe: Recipe, now: Machine) -> str:
@@ -108,4 +123,6 @@ def _read(studio: "Studio", row: Run) -> Past | None:
     length = recipe.data.max_length / 2  # what its examples had on average is not kept; attention is a small part
     rate = row.tokens_per_s * flops.per_token(shape, recipe, length, 0.5)
     kind = "cpu" if row.device.upper().startswith("CPU") else "cuda"
-    return Past(kind, recipe.model.dtype, recipe.quantization.quantization, recipe.method.method, rate)
+    engine = str((row.plan or {}).get("engine", "trl"))  # runs of before it was told had the reference
+    held, method = recipe.quantization.quantization, recipe.method.method
+    return Past(kind, recipe.model.dtype, held, method, engine, rate)

@@ -6,6 +6,8 @@ from studio.services.story import Attempt, Happening, Story
 from studio.ui import markup, units
 from studio.ui.markup import esc
 
+ENGINES = {"fast": "Trained on the fast path", "trl": "Trained on TRL's own path"}
+
 
 def samples(found: list[dict[str, Any]]) -> str:
     """The answers to the user's prompts, prompt by prompt and the newest first."""
@@ -28,6 +30,7 @@ def story(told: Story) -> str:
     """States with their times, workers, checkpoints, and memory as predicted and measured."""
     return "".join(
         [
+            _engine(told),
             _memory(told),
             markup.heading("What happened"),
             markup.table(["When", "State", ""], list(map(_state, told.states)), "States of the run"),
@@ -39,6 +42,11 @@ def story(told: Story) -> str:
             ),
         ]
     )
+
+
+def _engine(told: Story) -> str:
+    name = ENGINES.get(str(told.run.plan.get("engine")), "")
+    return f'<p class="why">{esc(name)}. {esc(told.run.plan.get("engine_why", ""))}</p>' if name else ""
 
 
 def _memory(told: Story) -> str:

@@ -11,7 +11,7 @@ STUDIO = Path(__file__).parents[2] / "studio"
 
 # Room -> the rooms it may import, besides itself.
 GROUND = {"settings", "errors", "resources", "__init__"}
-CONTRACT = GROUND | {"recipe", "themes", "rundir"}
+CONTRACT = GROUND | {"recipe", "themes", "rundir", "fast_path"}
 MAY = {
     "settings": {"errors"},
     "errors": set(),
@@ -19,6 +19,7 @@ MAY = {
     "__init__": set(),
     "themes": set(),
     "recipe": {"themes", "errors"},
+    "fast_path": {"recipe"},
     "rundir": {"errors", "settings"},
     "dataset": CONTRACT,
     "memory": CONTRACT,
@@ -37,7 +38,7 @@ MAY = {
     "cli_runs": CONTRACT | {"services", "cli_output", "cli_data"},
     "cli_output": CONTRACT | {"services"},
     "__main__": {"cli"},
-    "engine": {"dataset", "evaluation", "recipe", "themes", "rundir", "errors", "launch"},
+    "engine": {"dataset", "evaluation", "recipe", "fast_path", "themes", "rundir", "errors", "launch"},
 }
 # Of another room, only these modules.
 ONLY = {("engine", "launch"): {"studio.launch.gguf_tools"}}

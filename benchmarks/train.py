@@ -1,0 +1,160 @@
+"""Training here beside plain TRL: real tokens a second, memory, seconds to the first step, losses.
+
+    python -m benchmarks.train MODEL_FOLDER ROWS.jsonl [--dtype bfloat16] [--quantization nf4] [--steps 6] [--batch 8]
+        [--rounds 5] [--dropout 0.05] [--only ours,tuned] [--device cpu]
+
+Each round runs, one after the other and each in a process of its own: ours; TRL as it comes (checkpointing, autocast,
+the system's allocator); TRL tuned (neither, and our allocator). Same rows, order, seed, batch and settings; the
+first step is not timed. Ratios are of the pairs of a round: their median, and from the lowest to the highest. ROWS has
+instruction and output, or question and answer. Without a GPU on it, --device cuda says so and ends.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from studio.launch import local
+from studio.recipe import Recipe
+from studio.services import datasets, models, runs
+from studio.services.states import FINAL
+from studio.services.studio import Studio
+from studio.settings import Settings
+
+PEER = Path(__file__).with_name("peer_trl.py")
+SIDES = ("ours", "trl", "tuned")
+
+
+def plain_rows(source: Path, target: Path, count: int) -> Path:
+    """Rows with instruction and output."""
+    with source.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file][:count]
+    made = [
+        {
+            "instruction": row.get("instruction", row.get("question", "")),
+            "input": row.get("input", ""),
+            "output": row.get("output", row.get("answer", "")),
+        }
+        for row in rows
+    ]
+    target.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+    return target
+
+
+def ours(studio: Studio, model: str, given: argparse.Namespace) -> dict[str, Any]:
+    """One run of the studio's, its queue and all."""
+    recipe = Recipe().with_values(
+        {
+            "model": model, "dataset": "rows", "dtype": given.dtype, "quantization": given.quantization, "held_out": 0,
+            "lora_dropout": given.dropout, "max_steps": given.steps, "per_device_train_batch_size": given.batch,
+            "lr_scheduler_type": "constant", "warmup_ratio": 0, "max_length": given.max_length,
+            "engine": given.engine, "r": 16, "lora_alpha": 32, "save_steps": 0,
+        }
+    )  # fmt: skip
+    began = time.time()
+    run = runs.start(studio, recipe)
+    while (info := runs.get(studio, run.id)).state not in FINAL:
+        time.sleep(0.1)
+    if info.state != "completed":
+        raise SystemExit(info.message + runs.log_tail(studio, run.id))
+    points = runs.points(studio, run.id).metrics
+    seconds = [point["step_seconds"] for point in points]
+    tokens = points[-1]["tokens"] - points[0]["tokens"]
+    return {
+        "losses": [point["loss"] for point in points],
+        "tokens_per_s": tokens / sum(seconds[1:]),
+        "peak_rss_mib": max(point["memory"] for point in points) / 2**20,
+        "first_step_s": points[0]["time"] - seconds[0] - began,
+    }
+
+
+def peer(folder: Path, rows: Path, given: argparse.Namespace, tuned: bool) -> dict[str, Any]:
+    """One run of the plain script."""
+    command = [sys.executable, str(PEER), str(folder), str(rows), "--dtype", given.dtype, "--steps", str(given.steps),
+               "--quantization", given.quantization, "--batch", str(given.batch), "--dropout", str(given.dropout),
+               "--max-length", str(given.max_length), "--tuned" if tuned else "--gradient-checkpointing"]  # fmt: skip
+    env = os.environ | {"HF_HUB_OFFLINE": "1"} | (local.allocator()[1] if tuned else {})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def report(found: Mapping[str, list[dict[str, Any]]]) -> None:
+    """The table, and the ratios of the pairs."""
+    print("| side | tokens/s | peak MiB | seconds to the first step |\n|---|---|---|---|")
+    for side, rounds in found.items():
+        figures = [
+            spread([one[name] for one in rounds], digits)
+            for name, digits in (("tokens_per_s", 0), ("peak_rss_mib", 0), ("first_step_s", 1))
+        ]
+        print(f"| {side} | {' | '.join(figures)} |")
+    for side in found:
+        if side == "ours" or "ours" not in found:
+            continue
+        pairs = list(zip(found["ours"], found[side], strict=True))
+        ratios = {
+            name: spread([mine[name] / its[name] for mine, its in pairs])
+            for name in ("tokens_per_s", "peak_rss_mib", "first_step_s")
+        }
+        losses = zip(pairs[0][0]["losses"], pairs[0][1]["losses"], strict=True)
+        apart = max(abs(mine / its - 1) for mine, its in losses)
+        print(f"ours / {side}: tokens/s {ratios['tokens_per_s']}, memory {ratios['peak_rss_mib']}, "
+              f"to the first step {ratios['first_step_s']}, largest difference of a loss {apart:.1e}")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    parser.add_argument("--quantization", choices=["none", "nf4"], default="none")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--max-length", type=int, default=1024)
+    parser.add_argument("--rows-used", type=int, default=512)
+    parser.add_argument("--engine", choices=["auto", "trl"], default="auto", help="of our side")
+    parser.add_argument("--only", default=",".join(SIDES))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    given = parser.parse_args()
+    if given.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise SystemExit("There is no NVIDIA GPU here.")
+    sides = [side for side in SIDES if side in given.only.split(",")]
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = plain_rows(given.rows, Path(scratch) / "rows.jsonl", given.rows_used)
+        with Studio(Settings(home=Path(scratch) / "home", offline=True, keeper_interval=0.2)).keep() as studio:
+            datasets.add(studio, rows, name="rows")
+            model = models.add(studio, str(given.model), lambda *_: None).id
+            for number in range(given.rounds):
+                for side in sides:
+                    one = (
+                        ours(studio, model, given)
+                        if side == "ours"
+                        else peer(given.model, rows, given, side == "tuned")
+                    )
+                    found[side].append(one)
+                    print(f"round {number + 1} {side}: {one['tokens_per_s']:.0f} tokens/s, "
+                          f"{one['peak_rss_mib']:.0f} MiB, first step after {one['first_step_s']:.1f} s",
+                          file=sys.stderr, flush=True)  # fmt: skip
+    report(found)
+
+
+if __name__ == "__main__":
+    main()

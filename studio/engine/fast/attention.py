@@ -1,0 +1,117 @@
+"""Causal attention over rows that lie one behind another without padding; each row sees only itself.
+
+Plain matrix products in blocks of queries: a block looks at the keys up to its own end, so much of the square is never
+computed, and no more than a block of it is ever held. On a CPU this takes a fraction of the time of torch's flash
+kernel, whose backward pass does not use the matrix units (benchmarks/RESULTS.md). The softmax is in float32, as in
+transformers' eager attention. What it does not do: dropout of attention, soft caps, masks other than causal ones.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studio.fast_path import KEPT_KEYS, blocks
+
+
+@dataclass(slots=True)
+class Rows:
+    """Where the rows of a batch begin and how long they are, in tokens; and the masks of their blocks."""
+
+    lengths: list[int]
+    _masks: dict[tuple[int, int, int, torch.dtype, Any], Tensor] = field(default_factory=dict)
+
+    def blocks(self, window: int | None) -> Iterator[tuple[int, int, int]]:
+        """(first query, end of the queries, first key) of each block, counted over the whole batch."""
+        start = 0
+        for length in self.lengths:
+            for first, end in blocks(length):
+                seen = 0 if window is None else max(0, first - window + 1)
+                yield start + first, start + end, start + seen
+            start += length
+
+    def mask(self, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:
+        """0 where a query of the block sees a key and -inf elsewhere; the last query stands on the last key."""
+        key = (queries, keys, window or 0, like.dtype, like.device)
+        if key not in self._masks:
+            place = torch.arange(keys - queries, keys, device=like.device)[:, None]
+            other = torch.arange(keys, device=like.device)[None]
+            hidden = other > place
+            if window is not None:
+                hidden |= other <= place - window
+            self._masks[key] = torch.zeros(queries, keys, dtype=like.dtype, device=like.device).masked_fill_(
+                hidden, float("-inf")
+            )
+        return self._masks[key]
+
+
+class RowAttention(torch.autograd.Function):
+    """query [heads, tokens, d], key and value [kv heads, tokens, d] to [tokens, heads, d]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: Rows, scaling: float, window: int | None
+    ) -> Tensor:
+        key, value = key.contiguous(), value.contiguous()
+        heads, tokens, width = query.shape
+        shared = heads // key.shape[0]
+        answer = query.new_empty(tokens, heads, width)
+        kept: list[Tensor] = []
+        for first, end, seen in rows.blocks(window):
+            mask = rows.mask(end - first, end - seen, window, query)
+            chances = _chances(_grouped(query, first, end, shared), key[:, seen:end], mask, scaling)
+            answer[first:end] = _ungrouped(torch.bmm(chances, value[:, seen:end]), shared)
+            if end - seen <= KEPT_KEYS:
+                kept.append(chances)
+        ctx.save_for_backward(query, key, value, *kept)
+        ctx.rows, ctx.scaling, ctx.window = rows, scaling, window
+        return answer
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (grad,) = gradients
+        query, key, value, *kept = ctx.saved_tensors
+        shared = query.shape[0] // key.shape[0]
+        d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        stored = iter(kept)
+        for first, end, seen in ctx.rows.blocks(ctx.window):
+            q, k, v = _grouped(query, first, end, shared), key[:, seen:end], value[:, seen:end]
+            if end - seen <= KEPT_KEYS:
+                chances = next(stored)
+            else:
+                chances = _chances(q, k, ctx.rows.mask(end - first, end - seen, ctx.window, q), ctx.scaling)
+            g = _grouped(grad.transpose(0, 1), first, end, shared)
+            d_value[:, seen:end] += torch.bmm(chances.transpose(1, 2), g)
+            d_chances = torch.bmm(g, v.transpose(1, 2))
+            d_scores = torch._softmax_backward_data(d_chances, chances, -1, chances.dtype).mul_(ctx.scaling)
+            _ungrouped_into(torch.bmm(d_scores, k), shared, d_query[:, first:end])
+            d_key[:, seen:end] += torch.bmm(d_scores.transpose(1, 2), q)
+        return d_query, d_key, d_value, None, None, None
+
+
+def _grouped(all_of: Tensor, first: int, end: int, shared: int) -> Tensor:
+    """Tokens `first` to `end` as [kv heads, shared * tokens, d]: the query heads of a key head, one behind another."""
+    part = all_of[:, first:end]
+    return part.reshape(part.shape[0] // shared, shared * part.shape[1], part.shape[2])
+
+
+def _ungrouped(part: Tensor, shared: int) -> Tensor:
+    """[kv heads, shared * tokens, d] as [tokens, heads, d]."""
+    groups, stacked, width = part.shape
+    return part.view(groups * shared, stacked // shared, width).transpose(0, 1)
+
+
+def _ungrouped_into(part: Tensor, shared: int, answer: Tensor) -> None:
+    """[kv heads, shared * tokens, d] into [heads, tokens, d]."""
+    groups, stacked, width = part.shape
+    answer.copy_(part.view(groups * shared, stacked // shared, width))
+
+
+def _chances(q: Tensor, k: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """The softmax of a block's scores, [kv heads, shared * queries, keys]; mask [queries, keys]."""
+    scores = torch.bmm(q, k.transpose(1, 2))
+    by_head = scores.view(-1, *mask.shape)
+    torch.add(mask, by_head, alpha=scaling, out=by_head)
+    return torch.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)

@@ -1,0 +1,86 @@
+"""The loss on trained tokens, and its gradient, without ever holding all their scores over the vocabulary.
+
+Some rows at a time are multiplied with the vocabulary, and while their probabilities are there the gradient is made of
+them as well: the head is frozen, so a trained token's is a multiple of one row. Same definition as TRL's fused head
+(trl 1.16, `_ChunkedLogProbFunction`); entropy, which nobody here reads, is not computed.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studio.fast_path import SCORES
+
+PIECE = 2**19  # scores that the softmax goes through at a time
+
+
+class TokenScores(torch.autograd.Function):
+    """hidden [n, width], frozen weight [words, width], labels [n] to log p(label) and whether that is highest, [n]."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        count, words = len(labels), len(weight)
+        chances = hidden.new_empty(count, dtype=torch.float32)
+        best = torch.empty(count, dtype=torch.bool, device=hidden.device)
+        learns = ctx.needs_input_grad[0]
+        pull = torch.empty_like(hidden) if learns else hidden
+        at_once, piece = max(1, SCORES // words), max(1, PIECE // words)
+        for first in range(0, count, at_once):
+            some = slice(first, min(first + at_once, count))
+            scores = hidden[some] @ weight.t()
+            for begin in range(0, len(scores), piece):
+                part = scores[begin : begin + piece]
+                place = slice(first + begin, first + begin + len(part))
+                chances[place], best[place] = _score(part, labels[place])
+            if learns:
+                torch.mm(scores, weight, out=pull[some])
+        ctx.save_for_backward(*([pull] if learns else []))
+        ctx.mark_non_differentiable(best)
+        return chances, best
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (pull,) = ctx.saved_tensors
+        return pull * gradients[0].neg().unsqueeze(-1).to(pull.dtype), None, None
+
+
+def _score(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(label) and whether it is the likeliest; scores [n, words] become p - onehot(label)."""
+    rows = torch.arange(len(labels), device=labels.device)
+    asked = scores[rows, labels].float()
+    chances = torch.softmax(scores, -1, dtype=torch.float32)
+    highest, place = chances.max(-1)
+    # The likeliest is at least 1 / words, so its logarithm is exact where the label's own may be of 0.
+    total = scores[rows, place].float() - highest.log()
+    chances[rows, labels] -= 1
+    scores.copy_(chances)
+    return asked - total, place == labels
+
+
+def score_trained_positions(causal: Any, compute: torch.dtype) -> None:
+    """Let TRL's trainer find its outputs (`fused_lm_head=True`) made by TokenScores. `causal`: the model itself."""
+    from trl.trainer.utils import FusedCausalLMOutput
+
+    usual = causal.forward
+
+    # Under the same signature: generate looks there for what it may pass on.
+    @functools.wraps(usual)
+    def forward(*args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
+        if not fused_lm_head or labels is None:
+            return usual(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
+        count = kwargs.pop("num_items_in_batch", None)
+        kwargs["use_cache"] = False
+        hidden = causal.base_model(*args, **kwargs).last_hidden_state[:, :-1].flatten(0, 1)
+        mask = labels[:, 1:] != -100
+        trained = mask.flatten().nonzero().squeeze(-1)
+        weight = causal.get_output_embeddings().weight.to(compute)
+        found = TokenScores.apply(hidden.index_select(0, trained).to(compute), weight, labels[:, 1:][mask])
+        chances, best = (one.new_zeros(mask.shape).masked_scatter(mask, one) for one in found)
+        loss = -chances.sum() / (mask.sum().clamp(min=1) if count is None else count)
+        return FusedCausalLMOutput(
+            loss=loss, log_probs=chances, entropy=torch.zeros_like(chances), is_top1=best, label_mask=mask
+        )
+
+    causal.forward = forward

@@ -1,0 +1,96 @@
+"""Linear layers with their LoRA adapters as one function with its own backward pass.
+
+Layers that read the same input (query, key, value; gate, up) are computed together: the input is dropped from and
+multiplied with all their A once, so they drop the same numbers. Saved for the backward pass are that input and r
+numbers a token and layer; the frozen weights get no gradient. Products are in the type of the base, the adapter's own numbers
+and their gradients stay as they are held: what autocast does, without its copies. What it does not do: variants of LoRA
+(DoRA), several adapters at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from studio.engine.fast.dropout import Pool
+
+Pools = Callable[[float, Tensor], Pool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One linear layer: weight is called for its frozen weight [out, in] when that is needed."""
+
+    weight: Callable[[], Tensor]
+    bias: Tensor | None
+    down: Tensor
+    up: Tensor
+    scaling: float
+
+
+class LoraLinears(torch.autograd.Function):
+    """x [tokens, in] to one [tokens, out] for each layer; trained: A and B of each in order, for their gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, layers: tuple[Layer, ...], larger: float, pool: Pool | None, *trained: Tensor
+    ) -> tuple[Tensor, ...]:
+        """larger: by what dropout multiplies what it keeps; pool: None for no dropout."""
+        lows, highs = torch.cat([one.down for one in layers]).to(x.dtype), [one.up.to(x.dtype) for one in layers]
+        ctx.place = pool.place(x.numel()) if pool else 0
+        inner = linear(pool.drop(x, ctx.place) if pool else x, lows).split([len(one.down) for one in layers], 1)
+        answers = []
+        for one, part, high in zip(layers, inner, highs, strict=True):
+            answer = linear(x, one.weight(), None if one.bias is None else one.bias.to(x.dtype))
+            answers.append(answer.addmm_(part, high.t(), alpha=one.scaling * larger))
+        ctx.save_for_backward(x, lows, *inner, *highs)
+        ctx.layers, ctx.larger, ctx.pool = layers, larger, pool
+        return tuple(answers)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        x, lows, *saved = ctx.saved_tensors
+        layers, pool = ctx.layers, ctx.pool
+        inner, highs = saved[: len(layers)], saved[len(layers) :]
+        parts, d_ups, d_x = [], [], None
+        for one, grad, part, high in zip(layers, gradients, inner, highs, strict=True):
+            scale = one.scaling * ctx.larger
+            parts.append((grad @ high).mul_(scale))
+            d_ups.append((part.t() @ grad).t().to(one.up.dtype).mul_(scale))
+            if ctx.needs_input_grad[0]:
+                d_x = grad @ one.weight() if d_x is None else d_x.addmm_(grad, one.weight())
+        d_inner = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        d_lows = d_inner.t() @ (pool.drop(x, ctx.place) if pool else x)
+        if d_x is not None:
+            if pool:
+                d_x += pool.drop(d_inner @ lows, ctx.place)
+            else:
+                d_x.addmm_(d_inner, lows)
+        d_downs = d_lows.to(layers[0].down.dtype).split([len(one.down) for one in layers])
+        trained = [grad for pair in zip(d_downs, d_ups, strict=True) for grad in pair]
+        return d_x, None, None, None, *trained
+
+
+@dataclass(slots=True)
+class Together:
+    """Layers whose modules are called one after the other with the same input: the first call computes all."""
+
+    layers: tuple[Layer, ...]
+    chance: float  # of dropout
+    _of: Any = None
+    _waiting: dict[int, Tensor] = field(default_factory=dict)
+
+    def answer(self, number: int, given: Any, compute: torch.dtype, pools: Pools) -> Any:
+        """The result of one layer; given: what its module was called with."""
+        if self._of is not given or number not in self._waiting:
+            flat = given.reshape(-1, given.shape[-1]).to(compute)
+            trained = [one for layer in self.layers for one in (layer.down, layer.up)]
+            found = LoraLinears.apply(flat, self.layers, 1 / (1 - self.chance), pools(self.chance, flat), *trained)
+            self._of, self._waiting = given, dict(enumerate(found))
+        answer = self._waiting.pop(number)
+        if not self._waiting:
+            self._of = None
+        return answer.view(*given.shape[:-1], answer.shape[-1])

@@ -1,0 +1,224 @@
+"""Puts the fast functions into a transformers model with a LoRA adapter, in place.
+
+They take part in training only: whoever calls the model without gradients (evaluation, answers while training) gets
+what transformers and PEFT compute. What it does not do: decide whether a model is fit for it (plan.py), or make batches
+(batches.py).
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from studio.engine.fast.attention import RowAttention, Rows
+from studio.engine.fast.dropout import Pool
+from studio.engine.fast.lora import Layer, Together
+from studio.engine.fast.pieces import Gate, RmsNorm, Rotate
+
+ATTENTION = "studio_rows"
+ACTS = {"SiLUActivation": "silu", "SiLU": "silu", "GELUTanh": "gelu", "PytorchGELUTanh": "gelu"}
+# Layers of one module that read the same input, as every family here calls them.
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+Forward = Callable[..., Any]
+
+
+class Batch:
+    """What the layers share while a batch goes through the model, and through it again in the backward pass."""
+
+    def __init__(self, widest: int) -> None:
+        """widest: most inputs of a layer with an adapter."""
+        self.widest = widest
+        self.pools: dict[float, Pool] = {}
+        self.whole = True  # transformers is to make its own masks
+
+    def pool(self, chance: float, x: torch.Tensor) -> Pool | None:
+        """The decisions of this batch for one probability of dropout."""
+        if not chance:
+            return None
+        if chance not in self.pools:
+            self.pools[chance] = Pool(chance, x, x.shape[0] * self.widest)
+        return self.pools[chance]
+
+
+def speed_up(causal: Any, compute: torch.dtype) -> None:
+    """`causal`: the causal language model itself (not PEFT's wrapper); compute: the type of its products."""
+    plain = [module for module in causal.modules() if is_plain_lora(module)]
+    batch = Batch(max((module.in_features for module in plain), default=0))
+    _attend_by_rows(causal, batch)
+    for alike in _with_the_same_input(causal):
+        _put_together(alike, batch, compute)
+    for module in causal.modules():
+        if is_rms_norm(module):
+            module.forward = _norm(module, compute)
+        elif gate_of(module):
+            module.forward = _gated(module)
+    for name in {type(module).__module__ for module in causal.modules()}:
+        if name.startswith("transformers.models.") and hasattr(sys.modules[name], "apply_rotary_pos_emb"):
+            _turn(sys.modules[name])
+
+
+# --- what is known
+
+
+def is_plain_lora(module: Any) -> bool:
+    """A linear layer with exactly one adapter, of the plain kind, on weights that are whole or in 4 bits."""
+    from peft.tuners.lora import Linear, LoraLayer
+
+    if not isinstance(module, LoraLayer) or len(module.lora_A) != 1 or len(module.active_adapters) != 1:
+        return False
+    whole = type(module) is Linear and type(module.base_layer) is nn.Linear
+    return (whole or _in_4_bits(module)) and not module.lora_variant and not any(module.lora_bias.values())
+
+
+def is_rms_norm(module: Any) -> bool:
+    """A norm of llama's kind (frozen), or of Gemma's."""
+    name = type(module).__name__
+    return name.endswith("RMSNorm") and isinstance(getattr(module, "weight", None), nn.Parameter)
+
+
+def gate_of(module: Any) -> str:
+    """The activation of a gated feed-forward layer as Gate knows it; empty for other modules."""
+    known = hasattr(module, "down_proj") and (
+        hasattr(module, "gate_up_proj") or (hasattr(module, "gate_proj") and hasattr(module, "up_proj"))
+    )
+    act = getattr(module, "act_fn", getattr(module, "activation_fn", None))
+    return ACTS.get(type(act).__name__, "") if known else ""
+
+
+def _in_4_bits(module: Any) -> bool:
+    return type(module).__name__ == "Linear4bit" and hasattr(module.base_layer.weight, "quant_state")
+
+
+# --- what is put in their place
+
+
+def _with_the_same_input(causal: Any) -> Iterator[list[Any]]:
+    """The adapted linear layers, those that read the same input together."""
+    for parent in causal.modules():
+        own = {name: module for name, module in parent.named_children() if is_plain_lora(module)}
+        for names in SAME_INPUT:
+            alike = [own.pop(name) for name in names if name in own]
+            if len({_chance(module) for module in alike}) == 1:
+                yield alike
+            else:
+                yield from ([module] for module in alike)
+        yield from ([module] for module in own.values())
+
+
+def _put_together(modules: list[Any], batch: Batch, compute: torch.dtype) -> None:
+    together = Together(tuple(_layer(module) for module in modules), _chance(modules[0]))
+    for number, module in enumerate(modules):
+        module.forward = _lora(module, together, number, batch, compute)
+
+
+def _layer(module: Any) -> Layer:
+    base = module.base_layer
+    (adapter,) = module.lora_A.keys()
+    weight = _dequantised(base.weight) if _in_4_bits(module) else lambda: base.weight
+    down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+    return Layer(weight, base.bias, down, up, float(module.scaling[adapter]))
+
+
+def _chance(module: Any) -> float:
+    return float(getattr(next(iter(module.lora_dropout.values())), "p", 0.0))
+
+
+def _lora(module: Any, together: Together, number: int, batch: Batch, compute: torch.dtype) -> Forward:
+    usual = module.forward
+
+    def forward(x: Any, *args: Any, **more: Any) -> Any:
+        if not (torch.is_grad_enabled() and module.training) or module.disable_adapters or module.merged:
+            return usual(x, *args, **more)
+        return together.answer(number, x, compute, batch.pool)
+
+    return forward
+
+
+def _dequantised(weight: Any) -> Callable[[], torch.Tensor]:
+    """The weight in the type it is computed in; its memory is the allocator's to give to the next layer."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    return lambda: dequantize_4bit(weight.data, weight.quant_state)
+
+
+def _norm(module: Any, compute: torch.dtype) -> Forward:
+    usual = module.forward
+    gemma = hasattr(module, "eps")  # the others call it variance_epsilon
+
+    def forward(x: Any) -> Any:
+        if not torch.is_grad_enabled() or module.weight.requires_grad:
+            return usual(x)
+        weight = module.weight.float() + 1.0 if gemma else module.weight
+        eps = module.eps if gemma else module.variance_epsilon
+        return RmsNorm.apply(x.reshape(-1, x.shape[-1]), weight, eps, compute).view(x.shape)
+
+    return forward
+
+
+def _gated(module: Any) -> Forward:
+    usual, act = module.forward, gate_of(module)
+    both = hasattr(module, "gate_up_proj")
+
+    def forward(x: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return usual(x)
+        flat = x.reshape(-1, x.shape[-1])
+        gate, up = module.gate_up_proj(flat).chunk(2, -1) if both else (module.gate_proj(flat), module.up_proj(flat))
+        return module.down_proj(Gate.apply(gate, up, act)).view(x.shape)
+
+    return forward
+
+
+def _turn(modeling: Any) -> None:
+    """Replace the rotary positions of a modelling file, where they are those of llama, for one row of tokens."""
+    usual = modeling.apply_rotary_pos_emb
+
+    def turned(q: Any, k: Any, cos: Any, sin: Any, *args: Any, **more: Any) -> Any:
+        if args or more or not torch.is_grad_enabled() or q.shape[0] != 1 or cos.shape[-1] != q.shape[-1]:
+            return usual(q, k, cos, sin, *args, **more)
+        angles = cos[0].to(q.dtype), sin[0].to(q.dtype)
+        return tuple(Rotate.apply(one[0].transpose(0, 1), *angles)[None] for one in (q, k))
+
+    modeling.apply_rotary_pos_emb = turned
+
+
+def _attend_by_rows(causal: Any, batch: Batch) -> None:
+    """Give batches with `seq_lengths` our attention; others the one that the model had."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    had = causal.config._attn_implementation
+    eager = getattr(sys.modules[type(causal).__module__], "eager_attention_forward", None)
+    attend, usual_mask = ALL_ATTENTION_FUNCTIONS.get_interface(had, eager), ALL_MASK_ATTENTION_FUNCTIONS[had]
+
+    def attention(module: Any, query: Any, key: Any, value: Any, mask: Any, *args: Any, **more: Any) -> Any:
+        rows = more.pop("rows", None)
+        if rows is None:
+            return attend(module, query, key, value, mask, *args, **more)
+        found = RowAttention.apply(query[0], key[0], value[0], rows, float(more["scaling"]), more.get("sliding_window"))
+        return found[None], None
+
+    def mask(*args: Any, **more: Any) -> Any:
+        return usual_mask(*args, **more) if batch.whole else None
+
+    def begin(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        lengths = kwargs.pop("seq_lengths", None)
+        if torch.is_grad_enabled():
+            batch.pools.clear()
+        if lengths is not None:
+            batch.whole = False
+            kwargs["rows"] = Rows(lengths.tolist())
+            kwargs["attention_mask"] = None
+        return args, kwargs
+
+    def end(*_: Any) -> None:
+        batch.whole = True
+
+    AttentionInterface.register(ATTENTION, attention)
+    AttentionMaskInterface.register(ATTENTION, mask)
+    causal.set_attn_implementation(ATTENTION)
+    causal.base_model.register_forward_pre_hook(begin, with_kwargs=True)
+    causal.base_model.register_forward_hook(end, always_call=True)

@@ -1,0 +1,120 @@
+"""Norms, gates and rotations of frozen weights, each with its own backward pass.
+
+They save what they were given and compute the rest again, instead of keeping a copy of every step in between; and they
+go through the tokens in pieces that stay in a core's cache, which on a CPU is most of their time.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, silu
+
+from studio.fast_path import PIECE
+
+
+def pieces(tokens: int, width: int) -> Iterator[slice]:
+    """Stretches of `tokens` rows of `width` numbers that are a piece for each thread, near enough."""
+    step = max(16, PIECE * torch.get_num_threads() // width)
+    for first in range(0, tokens, step):
+        yield slice(first, min(first + step, tokens))
+
+
+class RmsNorm(torch.autograd.Function):
+    """x * rsqrt(mean(x²) + eps) times a frozen weight, [n, width].
+
+    The weight multiplies what was rounded to x's type, as llama's does; one in float32 before the rounding, as Gemma's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        """dtype: of the answer, which the next products take."""
+        answer = torch.empty_like(x, dtype=dtype)
+        scales = x.new_empty(x.shape[0], 1, dtype=torch.float32)
+        for piece in pieces(*x.shape):
+            wide = x[piece].float()
+            scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+            scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+            scales[piece] = scale
+            # Not in place: where x is float32 already, `wide` is x.
+            answer[piece] = (wide * scale).to(weight.dtype).mul_(weight)
+        ctx.save_for_backward(x, weight, scales)
+        return answer
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (grad,) = gradients
+        x, weight, scales = ctx.saved_tensors
+        d_x = torch.empty_like(x)
+        for piece in pieces(*x.shape):
+            scale = scales[piece]
+            normed = x[piece].float() * scale
+            wide = (grad[piece] * weight).float()
+            along = torch.linalg.vecdot(wide, normed).div_(-x.shape[-1]).unsqueeze(-1)
+            d_x[piece] = wide.addcmul_(normed, along).mul_(scale)
+        return d_x, None, None, None
+
+
+class Gate(torch.autograd.Function):
+    """act(gate) * up, [tokens, width]; act: "silu" or "gelu" (its tanh form)."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, act: str) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        ctx.act = act
+        answer = up.new_empty(up.shape)
+        for piece in pieces(*gate.shape):
+            torch.mul(_act(act, gate[piece]), up[piece], out=answer[piece])
+        return answer
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (grad,) = gradients
+        gate, up = ctx.saved_tensors
+        d_gate, d_up = gate.new_empty(gate.shape), up.new_empty(up.shape)
+        for piece in pieces(*gate.shape):
+            torch.mul(_act(ctx.act, gate[piece]), grad[piece], out=d_up[piece])
+            d_gate[piece] = _act_backward(ctx.act, grad[piece] * up[piece], gate[piece])
+        return d_gate, d_up, None
+
+
+def _act(act: str, x: Tensor) -> Tensor:
+    return silu(x) if act == "silu" else gelu(x, approximate="tanh")
+
+
+def _act_backward(act: str, grad: Tensor, x: Tensor) -> Tensor:
+    aten = torch.ops.aten
+    return aten.silu_backward(grad, x) if act == "silu" else aten.gelu_backward(grad, x, approximate="tanh")
+
+
+class Rotate(torch.autograd.Function):
+    """Rotary positions: x [tokens, heads, d], cos and sin [tokens, d] to [heads, tokens, d]; halves of d pair up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        tokens, heads, width = x.shape
+        answer = x.new_empty(heads, tokens, width)
+        _rotate(x, cos, sin, answer.transpose(0, 1), 1)
+        return answer
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (grad,) = gradients
+        cos, sin = ctx.saved_tensors
+        d_x = grad.new_empty(grad.shape[1], grad.shape[0], grad.shape[2])
+        _rotate(grad.transpose(0, 1), cos, sin, d_x, -1)
+        return d_x, None, None
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, answer: Tensor, sign: int) -> None:
+    """x turned by the angles, or back by them, into answer: all [tokens, heads, d]."""
+    half = x.shape[-1] // 2
+    for piece in pieces(x.shape[0], x.shape[1] * x.shape[2]):
+        c, s = cos[piece, None, :half], sin[piece, None, :half]
+        first, second = x[piece, :, :half], x[piece, :, half:]
+        torch.mul(first, c, out=answer[piece, :, :half])
+        answer[piece, :, :half].addcmul_(second, s, value=-sign)
+        torch.mul(second, c, out=answer[piece, :, half:])
+        answer[piece, :, half:].addcmul_(first, s, value=sign)

@@ -1,0 +1,37 @@
+"""Whether a run takes the fast path, and why not if it does not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from studio.engine.fast.model import gate_of
+from studio.fast_path import why_not
+from studio.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """fast: whether to take the fast path; why: one sentence for a person."""
+
+    fast: bool
+    why: str
+
+    @property
+    def engine(self) -> str:
+        return "fast" if self.fast else "trl"
+
+
+def choose(recipe: Recipe, causal: Any, cuda: bool) -> Choice:
+    """The engine for a recipe and a loaded model, before its adapter is on it."""
+    config = causal.config.get_text_config()
+    reason = why_not(recipe, config.to_dict(), cuda) or _against_layers(causal)
+    if reason:
+        return Choice(False, reason)
+    return Choice(True, f"LoRA on a model of the {config.model_type} family.")
+
+
+def _against_layers(causal: Any) -> str:
+    """A model that calls itself one of a family and is made otherwise."""
+    head = causal.get_output_embeddings()
+    if getattr(head, "bias", None) is not None or not any(gate_of(module) for module in causal.modules()):
+        return "The layers of this model are not those that the fast path knows."
+    return ""

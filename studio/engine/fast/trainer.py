@@ -1,0 +1,26 @@
+"""Turns TRL's trainer to the fast path."""
+
+import contextlib
+from typing import Any
+
+import torch
+
+from studio.engine.fast.batches import RowCollator
+from studio.engine.fast.head import score_trained_positions
+from studio.engine.fast.model import speed_up
+from studio.recipe import Recipe
+
+
+def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
+    """Let `trainer` make its batches and compute its losses here. `causal`: its model without PEFT's wrapper."""
+    compute: torch.dtype = getattr(torch, recipe.model.dtype)
+    speed_up(causal, compute)
+    score_trained_positions(causal, compute)
+    trainer.data_collator = RowCollator(trainer.data_collator)
+    usual = trainer.compute_loss_context_manager
+
+    def context() -> Any:
+        # The fast functions choose their types themselves: autocast would copy what is right already.
+        return contextlib.nullcontext() if trainer.model.training else usual()
+
+    trainer.compute_loss_context_manager = context

@@ -1,0 +1,56 @@
+"""What the engine's fast path takes, and the sizes it works in. Engine and estimate must agree on both."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from studio.recipe import Recipe
+
+# Families that tests/integration/test_fast.py holds against the reference.
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3")
+# What some configs do to the scores of the vocabulary, or to attention, that the fast path does not.
+_UNKNOWN = (
+    "final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier",
+    "logits_scaling", "attention_dropout",
+)  # fmt: skip
+
+BLOCK = 128  # queries of attention at a time
+# Probabilities of blocks up to this many keys are kept for the backward pass, those of longer ones computed again.
+KEPT_KEYS = 512
+SCORES = 2**24  # scores over the vocabulary at a time
+PIECE = 2**17  # numbers that norms and gates go through at a time, to stay in a core's cache
+POOL = 2**22  # least random decisions of dropout in a pool
+
+
+def why_not(recipe: Recipe, config: Mapping[str, Any], cuda: bool) -> str:
+    """Why a run trains on the reference path, as a sentence; empty when it takes the fast one.
+
+    config: the model's config.json, the entries of its text part on top.
+    """
+    method, held = recipe.method, recipe.quantization
+    if recipe.schedule.engine == "trl":
+        return "The recipe asks for it (engine trl)."
+    if cuda:
+        return "On a GPU the reference path has the quicker kernels."
+    if method.method != "lora":
+        return f"Method {method.method} trains on the reference path."
+    for name, odd in (("use_dora", method.use_dora), ("bias", method.bias != "none"),
+                      ("neftune_noise_alpha", recipe.schedule.neftune_noise_alpha > 0)):  # fmt: skip
+        if odd:
+            return f"{name} trains on the reference path."
+    if held.quantization == "int8":
+        return "Quantization int8 trains on the reference path."
+    if held.four_bit and held.bnb_4bit_compute_dtype not in ("same", recipe.model.dtype):
+        return "A bnb_4bit_compute_dtype other than dtype trains on the reference path."
+    family = config.get("model_type", "unknown")
+    if family not in FAMILIES:
+        return f"Models of the family {family} train on the reference path."
+    unknown = next((name for name in _UNKNOWN if config.get(name)), "")
+    return f"Models with {unknown} train on the reference path." if unknown else ""
+
+
+def blocks(length: int) -> Iterator[tuple[int, int]]:
+    """First query and end of each block of a row. A last block of a few queries costs as much as a whole one: they go
+    to the one before."""
+    firsts = range(0, max(1, length - BLOCK // 4), BLOCK)
+    for first in firsts:
+        yield first, length if first == firsts[-1] else first + BLOCK

@@ -1,0 +1,114 @@
+"""The same step on the engine's fast path (studio/engine/fast), written on a tape.
+
+Its functions keep their inputs and little else, take no autocast copies, and go through norms, gates, attention and the
+vocabulary in pieces. An evaluation runs the reference's modules, with the fast path's head.
+"""
+
+from studio.fast_path import BLOCK, KEPT_KEYS, PIECE, POOL, SCORES, blocks
+from studio.memory.layers import Layers
+from studio.memory.passes import Passes
+from studio.memory.shapes import Linear
+from studio.memory.tape import Tape, Tensor
+
+# float32 numbers that a norm or a gate has of each of a piece, at most.
+_PIECE_BYTES = 4 * 4 * PIECE
+# The head's softmax of one piece: float32 shares of 2**19 scores, and what finds the highest.
+_HEAD_PIECE = 3 * 4 * 2**19
+
+
+class FastLayers(Layers):
+    """Writes the modules as the fast path computes them."""
+
+    def linear(self, x: Tensor, layer: Linear) -> Tensor:
+        setup, tape = self.setup, self.tape
+        x = self.cast(x, setup.compute)
+        if not setup.adapts(layer):
+            return self._base(x, layer)
+        width, r = setup.compute, setup.r
+        inner = tape.op(self.tokens * r * width, width)
+        saves = [x, inner]
+        trained = r * (layer.in_features + layer.out_features)
+        if setup.adapter != width:
+            saves.append(tape.op(trained * width, width))
+        unpacked = layer.elements * setup.unpacked if setup.quantization != "none" else 0.0
+        dropped = x.bytes if setup.dropout else 0.0
+        out = self.tokens * layer.out_features * width
+        return tape.op(out, width, x, saves=saves, work=max(unpacked, dropped), back=max(unpacked, 2 * dropped),
+                       param=(setup.adapter * trained, 0.0))  # fmt: skip
+
+    def norm(self, x: Tensor, features: int, width: int | None = None) -> Tensor:
+        tape, rows = self.tape, x.bytes / x.width / features
+        scales = tape.op(rows * 4, 4)
+        compute = self.setup.compute
+        return tape.op(rows * features * compute, compute, x, saves=(x, scales), work=_PIECE_BYTES, back=_PIECE_BYTES)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        block, tape, width = self.block, self.tape, self.setup.compute
+        if not block.mlp or block.down is None:
+            return x
+        size = self.tokens * block.down.in_features * width
+        if len(block.mlp) == 2:
+            gate, up = (self.linear(x, layer) for layer in block.mlp)
+        else:
+            gate, up = tape.split(self.linear(x, block.mlp[0]), size, size)
+        product = tape.op(size, width, gate, up, saves=(gate, up), work=_PIECE_BYTES, back=_PIECE_BYTES)
+        return self.linear(product, block.down)
+
+    def _turn(self, x: Tensor, elements: int) -> Tensor:
+        return self.tape.op(elements * self.setup.compute, self.setup.compute, x)
+
+    def _fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return self._plain(query, key, value)
+
+    def _plain(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention row by row, in blocks of queries."""
+        tape, setup, shape = self.tape, self.setup, self.shape
+        width = setup.compute
+        value = tape.op(self.tokens * shape.kv_heads * shape.head_dim * width, width, value)
+        all_of = [(end - first, end) for first, end in blocks(setup.length)]
+        kept = setup.batch * shape.heads * sum(queries * keys for queries, keys in all_of if keys <= KEPT_KEYS)
+        largest = shape.heads * max(queries * keys for queries, keys in all_of)
+        chances = tape.op(kept * width, width)
+        saves = [query, key, value, chances]
+        if setup.stream != width:
+            saves.append(tape.op(2 * self.tokens * shape.head_dim * width, width))  # the angles
+        size = self.tokens * shape.heads * shape.head_dim * width
+        block = shape.heads * BLOCK * shape.head_dim * width
+        return tape.op(size, width, query, key, value, saves=saves, work=largest * (width + 4) + block,
+                       back=largest * 3 * width + 3 * block)  # fmt: skip
+
+
+class FastPasses(Passes):
+    """The stages of a step on the fast path."""
+
+    def tape(self, x_grad: bool, base: float) -> tuple[Tape, Layers, Tensor]:
+        tape, layers, x = super().tape(x_grad, base)
+        if self.setup.training:
+            layers = FastLayers(tape, self.shape, self.block, self.setup)
+        return tape, layers, x
+
+    def copies(self) -> float:
+        return 0.0 if self.setup.training else super().copies()
+
+    def common(self) -> float:
+        setup = self.setup
+        if not setup.training:
+            return super().common()
+        tables = 2 * setup.tokens * self.shape.head_dim * setup.stream + setup.tokens * 40
+        if not setup.dropout:
+            return tables
+        widest = max((one.in_features for one, _ in self.shape.groups if setup.adapts(one)), default=0)
+        return tables + max(POOL, 1.25 * setup.tokens * widest) * setup.compute
+
+    def head(self, tape: Tape, layers: Layers, x: Tensor) -> float:
+        setup, shape = self.setup, self.shape
+        normed = layers.norm(x, shape.hidden)
+        width = setup.compute
+        size = setup.trained * shape.hidden * width
+        narrow = tape.op(size, width, normed, back=normed.bytes)
+        weight = shape.vocabulary * shape.hidden * width if setup.quantization != "none" and width != 4 else 0.0
+        rows = min(setup.trained, max(1, SCORES // shape.vocabulary))
+        pull = tape.op(size if setup.training else 0.0, width)
+        tape.op(setup.trained * 16, 4, narrow, saves=(pull,), back=size,
+                work=weight + rows * shape.vocabulary * width + _HEAD_PIECE)  # fmt: skip
+        return 0.0

@@ -1,0 +1,243 @@
+"""The fast path against the reference, through the same trainer: losses, gradients, rows that see only themselves."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studio.dataset.encode import Encoded, Example
+from studio.engine.inputs import Inputs
+from studio.engine.worker import Worker
+from studio.recipe import Recipe
+from studio.rundir import Identity, Journal, RunDir
+from tests.tiny import byte_tokenizer
+
+pytestmark = pytest.mark.engine
+
+SHAPE = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 259, "max_position_embeddings": 1024,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+FAMILIES = {
+    "llama": {},
+    "mistral": {"sliding_window": 40},
+    "qwen2": {"use_sliding_window": False},
+    "qwen3": {},
+    "gemma": {"hidden_activation": "gelu_pytorch_tanh"},
+    "phi3": {"tie_word_embeddings": False},
+}
+# Of several blocks of queries, of one, and shorter than any piece.
+LENGTHS = (300, 33, 150, 7)
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a small random model of a family."""
+    made: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        if kind not in made:
+            import torch
+            from transformers import AutoConfig, AutoModelForCausalLM
+
+            torch.manual_seed(1)
+            made[kind] = tmp_path_factory.mktemp("families") / kind
+            config = AutoConfig.for_model(kind, **{**SHAPE, **FAMILIES[kind]})
+            AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(made[kind])
+            byte_tokenizer().save(str(made[kind] / "tokenizer.json"))
+            told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>",
+                    "pad_token": "<|endoftext|>"}  # fmt: skip
+            (made[kind] / "tokenizer_config.json").write_text(json.dumps(told))
+        return made[kind]
+
+    return make
+
+
+def rows(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> list[Example]:
+    import random
+
+    drawn = random.Random(seed)
+    made = []
+    for number, length in enumerate(lengths):
+        ids = [drawn.randrange(3, 259) for _ in range(length)]
+        labels = [-100] * (length // 3) + ids[length // 3 :]
+        made.append(Example(number, ids, labels))
+    return made
+
+
+def trainer_of(folder: Path, place: Path, engine: str, examples: list[Example], **values: object) -> Any:
+    """The trainer of a run, as its worker builds it."""
+    from studio.engine import loading, train
+
+    recipe = Recipe().with_values(
+        {
+            "model": folder.name, "dataset": "rows", "dtype": "float32", "r": 4, "lora_dropout": 0.0, "held_out": 0,
+            "per_device_train_batch_size": 4, "max_steps": 3, "lr_scheduler_type": "constant", "warmup_ratio": 0,
+            "learning_rate": 1e-3, "engine": engine, **values,
+        }
+    )  # fmt: skip
+    place.mkdir()
+    run = RunDir(place)
+    work = Worker(run, Journal(run.events), Identity(os.getpid(), time.time(), "", "", ""))
+    inputs = Inputs(recipe, folder.name, folder, "rows", place)
+    trainer, conductor = train.build_trainer(work, inputs, Encoded(examples, []), loading.pick_device())
+    plan = conductor.listeners["recorder"]._plan
+    assert plan["engine"] == ("fast" if engine == "auto" else "trl"), plan["engine_why"]
+    return trainer
+
+
+def awake(trainer: Any) -> Any:
+    """With numbers in B, so that A has gradients too."""
+    import torch
+
+    torch.manual_seed(2)
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.05)
+    return trainer
+
+
+def first_gradient(trainer: Any) -> tuple[float, Any]:
+    """The loss of the first batch, and all its gradients in one row."""
+    import torch
+
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    count = trainer._get_num_items_in_batch([batch], trainer.args.device)
+    loss = trainer.training_step(trainer.model, batch, count)
+    found = [one.grad.flatten().double() for one in trainer.model.parameters() if one.requires_grad]
+    return float(loss), torch.cat(found)
+
+
+def likeness(one: Any, other: Any) -> float:
+    return float(one @ other / one.norm() / other.norm())
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize(("dtype", "near", "alike"), [("float32", 1e-5, 0.99999), ("bfloat16", 5e-3, 0.999)])
+def test_loss_and_gradients_are_those_of_the_reference(
+    family: Callable[[str], Path], tmp_path: Path, kind: str, dtype: str, near: float, alike: float
+) -> None:
+    found = {
+        engine: first_gradient(awake(trainer_of(family(kind), tmp_path / engine, engine, rows(), dtype=dtype)))
+        for engine in ("auto", "trl")
+    }
+    (mine, gradient), (theirs, other) = found["auto"], found["trl"]
+    assert mine == pytest.approx(theirs, rel=near)
+    assert likeness(gradient, other) > alike
+    assert float(gradient.norm()) == pytest.approx(float(other.norm()), rel=10 * near)
+
+
+@pytest.mark.parametrize("values", [
+    {"gradient_checkpointing": True},
+    {"packing": True, "max_length": 512},
+    {"quantization": "nf4", "dtype": "bfloat16"},
+    {"quantization": "nf4", "dtype": "float32", "bnb_4bit_use_double_quant": False},
+    {"target_modules": ["q_proj", "v_proj"], "use_rslora": True},
+    {"init_lora_weights": "pissa"},
+], ids=str)  # fmt: skip
+def test_other_recipes_give_the_reference_s_gradients(
+    family: Callable[[str], Path], tmp_path: Path, values: dict[str, object]
+) -> None:
+    found = {
+        engine: first_gradient(awake(trainer_of(family("llama"), tmp_path / engine, engine, rows(), **values)))
+        for engine in ("auto", "trl")
+    }
+    (mine, gradient), (theirs, other) = found["auto"], found["trl"]
+    assert mine == pytest.approx(theirs, rel=5e-3 if values.get("dtype") == "bfloat16" else 1e-5)
+    assert likeness(gradient, other) > 0.999
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_whole_run_has_the_reference_s_losses(family: Callable[[str], Path], tmp_path: Path, dtype: str) -> None:
+    """Rows of unequal length, an incomplete last batch, accumulation and clipping."""
+    values = {"dtype": dtype, "max_steps": 12, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
+              "learning_rate": 5e-3, "max_grad_norm": 0.5}  # fmt: skip
+    losses = {}
+    for engine in ("auto", "trl"):
+        trainer = trainer_of(family("llama"), tmp_path / engine, engine, rows((90, 33, 150, 7, 61, 80, 12)), **values)
+        trainer.train()
+        losses[engine] = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert losses["trl"][-1] < losses["trl"][0]
+    assert losses["auto"] == pytest.approx(losses["trl"], rel=1e-4 if dtype == "float32" else 5e-3)
+
+
+def test_no_row_sees_another(family: Callable[[str], Path], tmp_path: Path) -> None:
+    import torch
+
+    trainer = awake(trainer_of(family("llama"), tmp_path / "run", "auto", rows()))
+    causal = trainer.model.get_base_model()
+    trainer.model.train()
+    given = list(trainer.train_dataset)
+    changed = [dict(row) for row in given]
+    changed[1] |= {"input_ids": [3 + token % 200 for token in given[1]["input_ids"]]}
+
+    def hidden(of: list[dict[str, Any]]) -> Any:
+        batch = trainer.data_collator(of)
+        del batch["labels"]
+        found = causal.base_model(**batch, use_cache=False).last_hidden_state[0].detach()
+        return found.split(LENGTHS)
+
+    for number, (one, other) in enumerate(zip(hidden(given), hidden(changed), strict=True)):
+        assert torch.equal(one, other) == (number != 1)
+
+
+def test_held_out_rows_are_evaluated_as_by_the_reference(family: Callable[[str], Path], tmp_path: Path) -> None:
+    found = {}
+    for engine in ("auto", "trl"):
+        trainer = awake(trainer_of(family("llama"), tmp_path / engine, engine, rows(), dtype="bfloat16"))
+        held_out = trainer.train_dataset.remove_columns(
+            [name for name in trainer.train_dataset.column_names if name == "seq_lengths"]
+        )
+        found[engine] = trainer.evaluate(held_out)["eval_loss"]
+    assert found["auto"] == pytest.approx(found["trl"], rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dropout_drops_its_share_anew_each_time(dtype: str) -> None:
+    import torch
+
+    from studio.engine.fast.dropout import Pool
+
+    x = torch.ones(2000, 64, dtype=getattr(torch, dtype))
+    torch.manual_seed(0)
+    pool = Pool(0.05, x, x.numel())
+    places = [pool.place(x.numel()) for _ in range(3)]
+    dropped = [pool.drop(x, place) for place in places]
+    for one in dropped:
+        assert set(one.unique().tolist()) == {0.0, 1.0}
+        assert float((one == 0).double().mean()) == pytest.approx(0.05, rel=0.05)
+        assert float((one == 0).double().mean(1).std()) == pytest.approx((0.05 * 0.95 / 64) ** 0.5, rel=0.1)
+    assert not torch.equal(dropped[0], dropped[1]) and torch.equal(pool.drop(x, places[0]), dropped[0])
+
+
+@pytest.mark.parametrize(("values", "why"), [
+    ({"engine": "trl"}, "engine trl"),
+    ({"use_dora": True}, "use_dora"),
+    ({"bias": "all"}, "bias"),
+    ({"method": "ia3"}, "ia3"),
+    ({"neftune_noise_alpha": 5}, "neftune"),
+    ({"quantization": "int8"}, "int8"),
+    ({"quantization": "nf4", "dtype": "bfloat16", "bnb_4bit_compute_dtype": "float32"}, "bnb_4bit_compute_dtype"),
+])  # fmt: skip
+def test_what_it_does_not_know_trains_on_the_reference_and_says_why(
+    family: Callable[[str], Path], values: dict[str, object], why: str
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from studio.engine import fast
+
+    model = AutoModelForCausalLM.from_pretrained(family("llama"))
+    plain = {"dtype": "float32"}
+    assert fast.choose(Recipe().with_values(plain), model, False).fast
+    choice = fast.choose(Recipe().with_values(plain | values), model, False)
+    assert not choice.fast and why in choice.why
+    model.config.model_type = "gpt2"
+    assert "gpt2" in fast.choose(Recipe().with_values(plain), model, False).why
