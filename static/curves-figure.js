@@ -6,6 +6,7 @@ const WIDE = 1200, MAIN = 380, SMALL = 190, LEFT = 62, TOP = 26, BOTTOM = 26;
 const esc = (text) => String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
 
 export function svg(owner) {
+  for (const plot of owner.plots) plot.paint(); // also what is out of sight now
   const runs = owner.runs.filter((run) => !owner.look.hidden.has(run.id));
   const small = owner.plots.filter((plot) => !plot.panel.main && !plot.place.hidden);
   const head = 30 + 20 * Math.ceil(runs.length / 3);

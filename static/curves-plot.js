@@ -32,6 +32,7 @@ export class Plot {
   constructor(panel, place, runs, owner, sync) {
     Object.assign(this, { panel, place, runs, owner });
     this.moving = false;
+    this.seen = true; // until we are told that it is out of sight
     this.plot = new uPlot(this.options(sync), this.columns(), place);
   }
 
@@ -110,8 +111,20 @@ export class Plot {
     return uPlot.join(tables(this.panel, this.runs).map(({ x, y }) => [x, value ? y.map(value) : y]));
   }
 
+  /* Whether it can be seen: painting costs most of what following a run does. */
+  see(seen) {
+    this.seen = seen;
+    if (seen && this.stale) this.draw();
+  }
+
   /* The current points and range; neither the cursor nor a selection in the making is touched. */
   draw() {
+    this.stale = !this.seen;
+    if (this.stale) return;
+    this.paint();
+  }
+
+  paint() {
     const [min, max] = this.owner.range();
     this.moving = true;
     this.plot.batch(() => {

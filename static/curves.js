@@ -4,8 +4,8 @@
 import { AXES, append, last, nearest } from "/static/curves-maths.js";
 import { PANELS, Plot } from "/static/curves-plot.js";
 import * as figure from "/static/curves-figure.js";
+import { pulse } from "/static/pulse.js";
 
-const LOOK = 700; // ms between two looks for new points
 const MOST_NEW = 2000; // points added one by one until the window is asked for anew
 const DASHES = [[], [9, 4], [3, 3], [12, 4, 3, 4], [6, 2], [2, 5], [14, 3], [9, 3, 2, 3, 2, 3]];
 const KEPT = "lora-studio-curves";
@@ -37,7 +37,10 @@ class Curves {
     place.innerHTML = FRAME;
     this.read = this.find(".curve-read");
     this.listen();
-    setInterval(() => this.follow(), LOOK);
+    pulse.join({ ask: (query, tab) => this.ponder(query, tab), hear: (answer, tab) => this.hear(answer, tab) });
+    this.eye = new IntersectionObserver((seen) => {
+      for (const { target, isIntersecting } of seen) for (const plot of this.plots) if (plot.place === target) plot.see(isIntersecting);
+    }, { rootMargin: "200px" });
     new ResizeObserver(() => this.fit()).observe(place);
     let dark = document.body.classList.contains("dark");
     new MutationObserver(() => {
@@ -168,22 +171,31 @@ class Curves {
     }
   }
 
-  follow() {
-    if (document.hidden || !this.place.offsetParent) return;
-    const idle = this.runs.filter((run) => !run.asking);
-    this.ask(idle.filter((run) => !run.data));
-    for (const run of idle) if (run.data?.live) this.more(run);
+  /* Of which runs the pulse is to tell what came since. */
+  ponder(query, tab) {
+    if (tab !== "runs") return;
+    const waiting = this.runs.filter((run) => run.data?.live && !run.asking && run.data.axis === this.look.x);
+    if (waiting.length) query.set("x", this.look.x);
+    for (const run of waiting) query.append("curve", `${run.id}@${run.data.cursor}`);
   }
 
-  async more(run) {
+  hear(answer, tab) {
+    if (tab !== "runs") return;
+    this.ask(this.runs.filter((run) => !run.asking && !run.data));
+    let drawn = false;
+    for (const news of answer?.curves ?? []) {
+      const run = this.runs.find((one) => one.id === news.run);
+      if (run?.data && !run.asking && run.data.axis === this.look.x) drawn = this.take(run, news) || drawn;
+    }
+    if (drawn) this.draw();
+  }
+
+  /* Add what came since; whether there is something to draw. */
+  take(run, news) {
     const data = run.data;
-    const asking = run.asking = new AbortController();
-    const news = await this.get(`/curves/${encodeURIComponent(run.id)}`, new URLSearchParams({ x: data.axis, after: data.cursor }), asking);
-    if (run.asking === asking) run.asking = null;
-    if (!news || run.data !== data) return;
     data.live = news.live;
-    if (news.again || data.added > MOST_NEW) { this.ask([run]); return; }
-    if (news.cursor === data.cursor) return;
+    if (news.again || data.added > MOST_NEW) { this.ask([run]); return false; }
+    if (news.cursor <= data.cursor) return false;
     data.cursor = news.cursor;
     data.points = news.points;
     for (const [name, line] of Object.entries(news.lines)) {
@@ -194,7 +206,7 @@ class Curves {
       });
     }
     data.marks.push(...news.marks);
-    this.draw();
+    return true;
   }
 
   range() {
@@ -262,6 +274,7 @@ class Curves {
   hovered(x) { this.hover = x; this.say(); }
 
   build() {
+    this.eye.disconnect();
     for (const plot of this.plots) plot.destroy();
     this.plots = [];
     const grid = this.find(".curve-grid");
@@ -277,6 +290,7 @@ class Curves {
         grid.append(place);
       }
       this.plots.push(new Plot(panel, place, this.runs, this, sync));
+      this.eye.observe(place);
     }
     this.find("[data-out=csv]").href = `/points/${encodeURIComponent(this.runs[0].id)}.csv`;
     this.legend();

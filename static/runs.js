@@ -1,6 +1,9 @@
 /* The list of runs: search, filters, order, star, names, trash. Rows come drawn from the server; here they are put in
    place so that only what changed is touched: focus, scroll and what is being typed stay through every look. */
-const LOOK = 1500; // ms between two looks for what changed
+import { morph } from "/static/morph.js";
+import { pulse } from "/static/pulse.js";
+
+const LOOK = 5000; // ms between two looks for what changed; rows of runs at work come with the pulse
 const TYPED = 120; // ms without a key after which a search is sent
 const PAGE = 50;
 const KEPT = "lora-studio-runs";
@@ -29,18 +32,6 @@ const FRAME = `
 
 const escape = (text) => { const at = document.createElement("i"); at.textContent = text; return at.innerHTML.replaceAll('"', "&quot;"); };
 
-/* Make `old` like `fresh` and keep every node that need not go. */
-function morph(old, fresh) {
-  if (old.isEqualNode(fresh)) return;
-  if (old.nodeName !== fresh.nodeName) { old.replaceWith(fresh); return; }
-  if (old.nodeType === Node.TEXT_NODE) { old.data = fresh.data; return; }
-  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
-  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-  const now = [...old.childNodes], then = [...fresh.childNodes];
-  then.forEach((child, at) => { if (now[at]) morph(now[at], child); else old.append(child); });
-  for (const extra of now.slice(then.length)) extra.remove();
-}
-
 async function ask(path, values) {
   const answer = await fetch(path, values && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(values) });
   const said = await answer.json();
@@ -50,7 +41,7 @@ async function ask(path, values) {
 
 class Runs {
   constructor(place, tell) {
-    Object.assign(this, { place, tell, rows: new Map(), open: { chosen: "", together: [] }, sent: 0, last: "" });
+    Object.assign(this, { place, tell, rows: new Map(), open: { chosen: "", together: [] }, told: {}, sent: 0, last: "" });
     this.look = { search: "", state: "", model: "", dataset: "", tag: "", starred: false, sort: "created", turned: false, trashed: false, limit: PAGE, ...kept() };
     place.innerHTML = FRAME;
     this.body = this.find("tbody");
@@ -59,7 +50,8 @@ class Runs {
     this.dialog = this.find("dialog");
     this.listen();
     this.load();
-    setInterval(() => { if (!document.hidden && place.offsetParent && !this.loading) this.load(); }, LOOK);
+    pulse.waking("runs", () => tell({ wake: "1" }, "submit"), () => this.told.standing ?? "none");
+    pulse.join({ ask: (query, tab) => this.ponder(query, tab), hear: (answer, tab) => this.hear(answer, tab) });
   }
 
   find(selector) { return this.place.querySelector(selector); }
@@ -119,11 +111,39 @@ class Runs {
     this.load(!stay);
   }
 
+  /* Of which run the pulse is to tell: of none while another one is on its way here. */
+  ponder(query, tab) {
+    const { chosen, together, order } = this.told;
+    if (tab !== "runs" || (chosen ?? "") !== this.open.chosen) return;
+    query.set("run", chosen ?? "");
+    for (const one of together ?? []) if (one !== chosen) query.append("beside", one);
+    if (order && Object.keys(order).length) query.set("order", JSON.stringify(order));
+  }
+
+  hear(answer, tab) {
+    if (tab !== "runs" || !answer) return;
+    for (const [id, html] of answer.rows ?? []) this.renew(id, html);
+    const moved = answer.line !== this.line;
+    this.line = answer.line;
+    if (!this.loading && (moved || performance.now() - this.loaded > LOOK)) this.load();
+  }
+
+  /* A row as it is now, if it is in sight. */
+  renew(id, html) {
+    const row = this.rows.get(id);
+    if (!row || row.html === html) return;
+    const fresh = drawn(html);
+    this.dress(fresh, id);
+    morph(row.node, fresh);
+    row.html = html;
+  }
+
   /* What the server has now; an answer that is overtaken by a later question is dropped. */
   async load(top) {
     const { turned, sort, ...rest } = this.look;
     const query = new URLSearchParams(Object.entries({ ...rest, sort, down: DOWN.has(sort) !== turned }).filter(([, value]) => value !== "" && value !== null));
     const turn = ++this.sent;
+    this.loaded = performance.now();
     this.loading?.abort();
     const stop = this.loading = new AbortController();
     try {
@@ -215,7 +235,8 @@ class Runs {
 
   /* What the page says is open; on a narrow screen the open run stands far below the list. */
   opened(open) {
-    this.open = open;
+    this.open = this.told = open;
+    pulse.soon();
     this.paint();
     if (!this.reveal) return;
     this.reveal = false;

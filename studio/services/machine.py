@@ -1,5 +1,7 @@
 """What this machine can do."""
 
+import time
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +24,17 @@ class Machine:
     device_used: int
     disk_free: int
     bf16_fast: bool
+
+
+_seen: "weakref.WeakKeyDictionary[Studio, tuple[float, Machine]]" = weakref.WeakKeyDictionary()
+
+
+def lately(studio: "Studio", seconds: float) -> Machine:
+    """The machine as it was at most so long ago: several pages ask again and again."""
+    kept = _seen.get(studio)
+    if kept is None or time.monotonic() - kept[0] > seconds:
+        kept = _seen[studio] = time.monotonic(), look(studio)
+    return kept[1]
 
 
 def look(studio: "Studio") -> Machine:

@@ -43,6 +43,7 @@ class Database:
 
     set_aside: where a damaged file was put when this one was made in its stead; why: what was wrong with it. patience:
     seconds to wait for another program that has locked the file. damaged: damage was met since.
+    writes: transactions that were written by this object, which tells a reader whether anything may have changed.
     """
 
     def __init__(self, path: Path, writable: bool = True, patience: float = 10.0) -> None:
@@ -50,6 +51,7 @@ class Database:
         self.set_aside: Path | None = None
         self.why = ""
         self.damaged = False
+        self.writes = 0
         # What filing.py keeps beside the tables: where, one at a time, and up to which seq of each run.
         self.curves = path.parent / "cache" / "curves"
         self.filing = threading.RLock()
@@ -98,6 +100,7 @@ class Database:
             session.begin(),
         ):
             yield session
+        self.writes += 1
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
@@ -124,6 +127,7 @@ class Database:
 
     def renew(self) -> None:
         """Set the file aside, if it is there, and begin an empty one. What is reading meanwhile reads the old one."""
+        self.writes += 1
         with self._lock:
             self._reader.dispose()
             if self._writer is not None:

@@ -13,23 +13,21 @@ from studio.services import chat, comparisons, sides, votes
 from studio.services.chat import ChatState
 from studio.services.comparisons import TIE, Comparison, Turn
 from studio.services.studio import Studio
-from studio.ui import compare_more, compare_view, markup, talk
+from studio.ui import compare_more, compare_view, markup, pulse, talk
 from studio.ui.handlers import PRIVATE, Step, Updates, told, told_while, view
 
 _NONE_YET = ("Nothing to compare yet", "Once a run has an adapter, ask it here beside its base.")
 PAUSE = 0.1  # seconds between two updates of the page while answers stream
-TICK = 4.0  # between two looks at what is in memory
 Chosen = Sequence[str | None]
 
 
 @dataclass(frozen=True)
 class CompareTab:
-    """What other tabs need: the question, the step that shows the tab, and the timer that ticks while it is seen."""
+    """What other tabs need: the question and the step that shows the tab."""
 
     question: gr.Textbox
     reopen: Step
     train: gr.Button
-    timer: gr.Timer
     sides: list[gr.Dropdown]
     past: gr.State
 
@@ -43,9 +41,9 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
     compare_more.build_more(studio, parts.sides)
     page = _Page(studio, parts, none_yet)
     _wire(page)
-    timer = gr.Timer(TICK, active=False)
+    awake = pulse.waker("compare")
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
-    timer.tick(page.look, parts.memory_seen, [parts.memory, parts.memory_seen], **quiet)
+    awake.submit(page.look, parts.memory_seen, [parts.memory, parts.memory_seen], **quiet)
     reopen: Step = {
         "fn": told(parts.notice, page.reopen),
         "inputs": [wanted, parts.past, parts.kept, parts.question, parts.draft, *parts.sides],
@@ -62,7 +60,7 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
         ],
         **quiet,
     }
-    return CompareTab(parts.question, reopen, train, timer, list(parts.sides), parts.past)
+    return CompareTab(parts.question, reopen, train, list(parts.sides), parts.past)
 
 
 def _wire(page: "_Page") -> None:

@@ -37,7 +37,7 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
             look = Look.parse(x, low, high, width, weight, max(together, len(run)))
         except StudioError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
-        return _sent(f'{{"runs":[{",".join(one(studio, name, look) for name in run)}]}}', request)
+        return sent(f'{{"runs":[{",".join(one(studio, name, look) for name in run)}]}}', request)
 
     @app.get("/curves/{run_id}")
     def window(
@@ -49,7 +49,7 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
             found = curves.window(studio, run_id, look) if after is None else curves.news(studio, run_id, look.x, after)
         except StudioError as error:
             return JSONResponse({"error": str(error)}, status_code=404 if isinstance(error, NotFound) else 400)
-        return _sent(encode(found), request)
+        return sent(encode(found), request)
 
     @app.get("/points/{run_id}.csv")
     def points(run_id: str) -> Response:
@@ -69,7 +69,8 @@ def one(studio: Studio, run_id: str, look: Look) -> str:
         return json.dumps({"error": str(error)}, ensure_ascii=False)
 
 
-def _sent(text: str, request: Request) -> Response:
+def sent(text: str, request: Request) -> Response:
+    """JSON that is not to be kept, compressed where that is worth it."""
     body, headers = text.encode(), dict(_NO_STORE)
     if len(body) > _SMALL and "gzip" in request.headers.get("accept-encoding", ""):
         body = gzip.compress(body, 4)

@@ -9,7 +9,7 @@ import gradio as gr
 from studio.services import exports, sources
 from studio.services.exports import Wish
 from studio.services.studio import Studio
-from studio.ui import combine_box, exports_view, import_view, markup, publish_view, reproduce_view
+from studio.ui import combine_box, exports_view, import_view, markup, publish_view, pulse, reproduce_view
 from studio.ui.exports_view import OVER
 from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
 
@@ -24,7 +24,6 @@ class ExportTab:
     data-ask open Compare."""
 
     run: gr.Dropdown
-    timer: gr.Timer
     reopen: Step
     train: gr.Button
     store: gr.HTML
@@ -33,7 +32,7 @@ class ExportTab:
 def build(studio: Studio, wanted: gr.State) -> ExportTab:
     """The tab's components and what happens in them; `wanted` holds the run that is open elsewhere."""
     seen = gr.State({})
-    timer = gr.Timer(1.0, active=False)
+    awake = pulse.waker("export")
     cards: dict[str, gr.HTML] = {}
     buttons: dict[str, gr.Button] = {}
     with gr.Column(elem_id="no-export"):
@@ -108,7 +107,7 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
     now: Step = {**quiet, "queue": False}
     parts = [done, seen, box.store, box.seen, *cards.values(), *buttons.values()]
     state = [run, seen, box.seen]
-    timer.tick(told(notice, refresh, clear=False), state, [notice, *parts], **now)
+    awake.submit(told(notice, refresh, clear=False), state, [notice, *parts], **now)
     run.input(told(notice, lambda chosen: refresh(chosen, {}, {})), run, [notice, *parts], **now)
     for kind, button in buttons.items():
         button.click(
@@ -120,7 +119,7 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
     opened = [notice, none_yet, run, quant, brought.base, *box.who, *parts]
     reopened: Step = {"fn": told(notice, reopen), "inputs": [run, wanted, *box.who], "outputs": opened, **now}
     import_view.wire(studio, brought, reopened)
-    return ExportTab(run, timer, reopened, train, box.store)
+    return ExportTab(run, reopened, train, box.store)
 
 
 _CANNOT = {

@@ -2,14 +2,24 @@
 
 from collections.abc import Sequence
 
+from studio.services import adapters as store
+from studio.services import exports
 from studio.services.adapters import AdapterInfo
 from studio.services.exports import QUANTS, ExportInfo, Target, digits
+from studio.services.studio import Studio
 from studio.ui import markup, units
 from studio.ui.markup import esc
 
 OVER = ("completed", "failed", "stopped", "interrupted")
 NAMES = {"adapter": "Adapter", "merged": "Merged model", "gguf": "GGUF"}
 _SHOWN = 20
+
+
+def standing(studio: Studio) -> tuple[str, bool]:
+    """All that the page shows of exports and adapters, as a short name; and whether one is at work."""
+    made, kept = exports.list_exports(studio), store.list_adapters(studio)
+    busy = any(state not in OVER for state in [*(one.state for one in made), *(one.state for one in kept)])
+    return markup.name_of(repr((made, kept, exports.tools_ready(studio)))), busy
 
 
 def target(one: Target, working: ExportInfo | None, tools_ready: bool) -> str:

@@ -4,6 +4,7 @@ Everything a person, a file or a model wrote passes through `esc` before it reac
 values and return strings; they know nothing of services or Gradio.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -35,6 +36,11 @@ _SHAPES = {
 
 
 _VERDICTS = {"good": "ready", "warn": "look first", "bad": "mend first"}
+
+
+def name_of(text: str) -> str:
+    """A short name of a text, unlike that of any other."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def esc(value: Any) -> str:

@@ -1,16 +1,14 @@
 """Runs: the list of runs and, under it, the open one: live curves, figures, samples, recipe, log, history."""
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from studio.errors import NotFound
 from studio.services import runs, story
 from studio.services.runs import RunInfo
 from studio.services.studio import Studio
-from studio.ui import compare_runs, curves_view, machine_view, markup, run_acts, run_story, runs_view
+from studio.ui import compare_runs, curves_view, machine_view, markup, open_run, run_acts, run_story, runs_view
 from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
 from studio.ui.markup import esc
 
@@ -19,11 +17,9 @@ _HEAD = """
 <link rel="stylesheet" href="/static/vendor/uPlot.min.css">
 <script src="/static/vendor/uPlot.min.js"></script>
 """
-# Seconds between two looks at the open run: every answer of Gradio's costs the browser a tenth of a second of work.
-_LOOK, _CALM = 1.0, 3.0
 _LIST = """
 import(`${location.origin}/static/runs.js`).then(({start}) => {
-  const list = start(element, (what) => trigger('click', what));
+  const list = start(element, (what, event = 'click') => trigger(event, what));
   const hear = () => props.value && list.opened(JSON.parse(props.value));
   watch('value', hear);
   hear();
@@ -46,7 +42,6 @@ class RunsTab:
 
     run: gr.State
     ended: gr.State
-    timer: gr.Timer
     reopen: Step
     train: gr.Button
     compare: gr.Button
@@ -59,9 +54,8 @@ def build(studio: Studio) -> RunsTab:
     run = gr.State("")
     beside = gr.State([])  # ids of runs drawn beside the open one
     order = gr.State({})  # of the table of differences: sort, down, pin
-    seen = gr.State({})  # what this browser shows already, so that a tick sends only what changed
+    seen = gr.State({})  # what this browser was sent already, so that a look sends only what changed
     ended = gr.State("")  # the open run, once it has ended before our eyes
-    timer = gr.Timer(_LOOK, active=False)
     table = gr.HTML(
         html_template='<div class="run-list"></div>', js_on_load=_LIST, elem_id="runs-table", apply_default_css=False
     )
@@ -94,21 +88,23 @@ def build(studio: Studio) -> RunsTab:
     machine_view.build()
 
     def refresh(chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any]) -> Updates:
-        """What changed since the last look; list and curves ask for their rows and points themselves."""
+        """What changed since the last look. Rows, points and the text of a run at work come with the pulse: Gradio is
+        asked when something is opened, done, or stands otherwise than it did."""
         asked = shown.setdefault("asked", 0)
-        info = _open(studio, chosen)
+        info = open_run.find(studio, chosen)
         if info is None:
             empty: Updates = {none_yet: markup.empty(*_NONE_YET), head: "", about: "", verdict: "", differ: ""}
+            empty[table] = runs_view.told("", [], {})
             return changed(shown, empty) | {run: "", seen: shown}
-        together = compare_runs.together(_beside(studio, others), info, others)
+        together = open_run.together(studio, info, others)
+        part = open_run.parts(studio, info, together, how)
         fresh: Updates = {
             none_yet: "",
-            table: runs_view.told(info.id, [one.id for one in together]),
-            head: runs_view.head(info),
-            about: runs_view.about(info),
+            table: runs_view.told(info.id, together, how),
+            head: part["run-head"](),
+            about: part["run-about"](),
             chart: curves_view.told(together),
             acts.stop: gr.update(interactive=info.state != "stopping"),
-            timer: gr.update(value=_LOOK if any(not one.final for one in together) else _CALM),
         }
         other = shown.get("open") != info.id
         if other:
@@ -116,14 +112,14 @@ def build(studio: Studio) -> RunsTab:
         just_ended = info.final and shown.get("live") == info.id
         shown |= {"live": "" if info.final else info.id, "open": info.id}
         if other or just_ended or not info.final:
-            fresh |= {log: _log(studio, info), recipe: _recipe(studio, info)}
+            fresh |= {log: part["run-log"](), recipe: _recipe(studio, info)}
         standing = repr(([(one.id, one.state, one.step, one.best_eval) for one in together], how))
         if shown.get("standing") != standing:  # these are worked out from points and recipes: only when they changed
             shown["standing"] = standing
             fresh |= {
-                verdict: curves_view.verdict(studio, info),
-                differ: compare_runs.table(studio, together, how),
-                sampled: run_story.samples(story.samples(studio, info.id)),
+                verdict: part["run-verdict"](),
+                differ: part["differ"](),
+                sampled: part["run-samples"](),
             }
         if info.final:
             fresh |= {notice: "", ended: info.id} if just_ended else {notice: ""}
@@ -163,11 +159,11 @@ def build(studio: Studio) -> RunsTab:
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     parts = [table, none_yet, head, about, acts.stop, verdict, chart, differ, sampled, recipe, log, past, history]
-    parts += [run, seen, ended, timer]
+    parts += [run, seen, ended]
     # Through the queue: only its answers tell the browser that a state (here `ended`) has changed.
     tick: Step = {**quiet, "queue": True, "concurrency_limit": None}
     looked = [run, beside, order, seen]
-    timer.tick(told(notice, refresh, clear=False), looked, [notice, *parts], **tick)
+    table.submit(told(notice, refresh, clear=False), looked, [notice, *parts], **tick)
     # Past the queue, whose answers cost the browser more; `asked` keeps a look that is under
     # way from undoing it. Several: by default a click would be lost while an earlier one is under way.
     table.click(told(notice, pick), looked, [notice, beside, *parts], trigger_mode="multiple", **quiet)
@@ -176,28 +172,7 @@ def build(studio: Studio) -> RunsTab:
     run_acts.wire(studio, acts, longer, looked, notice, anew, parts)
     # Every checkpoint is read for it, so it is told only where it is looked at.
     history.expand(told(notice, tell, clear=False), run, [notice, past], **tick)
-    return RunsTab(run, ended, timer, reopen, train, acts.compare, acts.export, acts.clone)
-
-
-def _open(studio: Studio, chosen: str) -> RunInfo | None:
-    """The chosen run, also from the trash; without one, the newest."""
-    with contextlib.suppress(NotFound):
-        return runs.get(studio, chosen)
-    return runs.newest(studio)
-
-
-def _beside(studio: Studio, others: list[str]) -> list[RunInfo]:
-    """Those of the runs that are there and not in the trash."""
-    found = []
-    for one in others:
-        with contextlib.suppress(NotFound):
-            found.append(runs.get(studio, one))
-    return [info for info in found if info.trashed is None]
-
-
-def _log(studio: Studio, run: RunInfo) -> str:
-    text = runs.log_tail(studio, run.id)
-    return markup.code(text, "the log") if text else markup.note("Nothing has been logged yet.")
+    return RunsTab(run, ended, reopen, train, acts.compare, acts.export, acts.clone)
 
 
 def _recipe(studio: Studio, run: RunInfo) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from studio.services.runs import RunInfo
 from studio.services.states import EXPLAINED
@@ -11,9 +13,20 @@ from studio.ui.markup import esc
 MOST_TOGETHER = 8
 
 
-def told(chosen: str, together: list[str]) -> str:
-    """What static/runs.js wants to know: the open run, those drawn with it, and how many can be told apart."""
-    return json.dumps({"chosen": chosen, "together": together, "most": MOST_TOGETHER})
+def told(chosen: str, together: Sequence[RunInfo], order: Mapping[str, Any]) -> str:
+    """What static/runs.js wants to know: the open run, those drawn with it, how many can be told apart, how they are
+    put in order where they differ, and how they stood when the page was drawn."""
+    ids = [run.id for run in together]
+    what = {"chosen": chosen, "together": ids, "most": MOST_TOGETHER, "order": order, "standing": standing(together)}
+    return json.dumps(what)
+
+
+def standing(together: Sequence[RunInfo]) -> str:
+    """All that decides which parts and buttons there are; while it stays, only text and points change."""
+    if not together:
+        return "none"
+    open_run, *_ = together
+    return f"{markup.name_of(repr([(run.id, run.name, run.state) for run in together]))}{run_acts.marks(open_run)}"
 
 
 def row(run: RunInfo) -> str:

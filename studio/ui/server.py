@@ -2,7 +2,8 @@
 
 `/healthz` says that the studio is alive, `/static` serves our files, `/download/<export>` one export (or `/<file>` of
 it), `/rejects/<dataset>.csv` (or .jsonl) the rows of a file that were left out, `/curves` and `/points/<run>.csv` what
-was measured, `/runs.json`, `/runs/<run>` and `/trash` the list of runs, `/machine` how much of this machine is in use,
+was measured, `/pulse` what changed of what a page shows, `/runs.json`, `/runs/<run>` and `/trash` the list of runs,
+`/machine` how much of this machine is in use,
 `/comparison/<id>.html` and `/evaluation/<id>.html` (or .json) what was compared; everything else is the page. A guard
 stands before all of it: it answers only requests that name this machine as their host and come from no other site, so
 that a page you visit elsewhere cannot drive the studio.
@@ -25,7 +26,7 @@ from studio.errors import NotFound, StudioError
 from studio.services import checks, comparisons, datasets, examples, export_files
 from studio.services.studio import Studio
 from studio.ui import app as pages
-from studio.ui import curves, evaluation_page, form, machine_view, reproduce_view, run_list, share
+from studio.ui import curves, evaluation_page, form, machine_view, pulse, reproduce_view, run_list, share
 from studio.ui.theme import studio_theme
 
 _REJECTS = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
@@ -134,6 +135,7 @@ def make_app(studio: Studio) -> FastAPI:
 
     curves.add_routes(app, studio)
     run_list.add_routes(app, studio)
+    pulse.add_routes(app, studio)
     machine_view.add_routes(app, studio)
     reproduce_view.add_routes(app, studio)
     # Gradio asks for a few of its own files under /static as well: ours come first, then those.
@@ -175,6 +177,7 @@ def _head() -> str:
         '<link rel="stylesheet" href="/static/scores.css">'
         f"<style>{form.rules()}</style>"
         '<script src="/static/studio.js"></script>'
+        '<script type="module" src="/static/pulse.js"></script>'
     )
 
 

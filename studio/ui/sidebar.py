@@ -1,9 +1,8 @@
-"""The sidebar: this machine, what is running, what waits. It reads every two seconds and sends only what changed."""
+"""The sidebar: this machine, what is running, what waits. What changes comes with the pulse (ui/pulse.py)."""
 
 import json
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
 
@@ -12,10 +11,11 @@ from studio.services.machine import Machine
 from studio.services.runs import RunInfo
 from studio.services.studio import Studio
 from studio.ui import markup, units
-from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
+from studio.ui.handlers import PRIVATE, Step, Updates, told, view
 from studio.ui.markup import esc
 
-_NEWS_SECONDS = 600.0
+NEWS_SECONDS = 600.0
+_FRESH = 3.0  # seconds for which the machine is taken to be as it was: on a GPU a look is a process
 
 
 @dataclass(frozen=True)
@@ -28,33 +28,40 @@ class Sidebar:
 
 def build(studio: Studio) -> Sidebar:
     """The sidebar's components and what happens in them."""
-    seen = gr.State({})
     with gr.Sidebar(label="This machine", width=264, elem_id="sidebar"):
         about = view("machine")
         now = view("now", picks=True)
         notice, noticed = view("sidebar-notice"), view("studio-notices")
-    timer = gr.Timer(2.0)
 
-    def refresh(shown: dict[str, Any]) -> Updates:
-        notices = "".join(markup.note(text, "warn") for text in studio.notices)
-        fresh: Updates = {
-            noticed: notices,
-            about: _machine(machine.look(studio)),
-            now: _now(run_list.current(studio, _NEWS_SECONDS)),
-        }
-        return changed(shown, fresh) | {seen: shown}
+    def refresh() -> Updates:
+        told_of = parts(studio, run_list.current(studio, NEWS_SECONDS))
+        return {noticed: told_of["studio-notices"], about: told_of["machine"], now: told_of["now"]}
 
     def stop(event: gr.EventData) -> Updates:
         if "stop" in event._data:
             runs.stop(studio, event.stop)
-        return {now: _now(run_list.current(studio, _NEWS_SECONDS))}
+        return {now: _now(run_list.current(studio, NEWS_SECONDS))}
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
-    parts = [notice, noticed, about, now, seen]
-    step: Step = {"fn": told(notice, refresh, clear=False), "inputs": seen, "outputs": parts, **quiet}
-    timer.tick(**step)
+    step: Step = {
+        "fn": told(notice, refresh, clear=False),
+        "inputs": None,
+        "outputs": [notice, noticed, about, now],
+        **quiet,
+    }
     now.click(told(notice, stop), None, [notice, now], **quiet)
     return Sidebar(now=now, refresh=step)
+
+
+def parts(studio: Studio, current: list[RunInfo]) -> dict[str, str]:
+    """What the sidebar shows, by the id of its place."""
+    notices = "".join(markup.note(text, "warn") for text in studio.notices)
+    return {"machine": machine_now(studio), "now": _now(current), "studio-notices": notices}
+
+
+def machine_now(studio: Studio) -> str:
+    """This machine as it was a moment ago."""
+    return _machine(machine.lately(studio, _FRESH))
 
 
 def _machine(found: Machine) -> str:
@@ -87,7 +94,7 @@ def _now(known: list[RunInfo]) -> str:
 
 def _ended(known: list[RunInfo]) -> str:
     """Runs that ended a moment ago, for the browser's own notifications (static/studio.js)."""
-    since = time.time() - _NEWS_SECONDS
+    since = time.time() - NEWS_SECONDS
     ended = [run for run in known if run.final and (run.ended or 0) > since]
     news = [{"id": run.id, "name": run.name, "state": run.state, "text": run.message, "at": run.ended} for run in ended]
     button = '<button type="button" class="link" data-notify hidden>Tell me when a run ends</button>'

@@ -1,0 +1,210 @@
+"""What a page that is open costs the processor: CPU seconds a minute of each process of Chromium and of the studio.
+
+    python -m benchmarks.watched [--tab runs ...] [--seconds 30] [--every 0.3] [--quiet] [--nobody]
+
+Serves a studio in which a run is being trained: nobody computes, but its journal gets a point every `--every` seconds and
+its heartbeat moves, as by a trainer. Then a headless Chromium has one tab of the page after the other open. CPU seconds
+hardly depend on what else the machine does, unlike the rates of `benchmarks.watching`. `--quiet`: no run is trained.
+`--nobody`: the studio alone. Of the page also: what its main thread did, its requests, and how late a point was there.
+"""
+
+import argparse
+import contextlib
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+from playwright.sync_api import Browser, CDPSession, sync_playwright
+
+from studio.rundir import Beat, Journal, RunDir
+from studio.services import datasets, models
+from studio.services.studio import Studio
+from studio.settings import Settings
+from tests.browser import FLAGS, ensure
+from tests.conftest import little_rows, write_jsonl
+from tests.e2e.conftest import Served, serve
+from tests.e2e.test_curves import alive, make_run, metric, overfitted, wiggle
+from tests.tiny import tiny_model
+
+TABS = ("runs", "data", "train", "compare", "export")
+PARTS = ("TaskDuration", "ScriptDuration", "LayoutDuration", "RecalcStyleDuration")
+COUNTS = ("RecalcStyleCount", "LayoutCount")
+WHEN = """(total) => {
+  const seen = window.seenSteps = new Map(), place = document.querySelector('.curve-read');
+  const look = () => { const step = Number(/step ([\\d,]+)/.exec(place.textContent)?.[1].replaceAll(',', '')); if (step && !seen.has(step)) seen.set(step, Date.now() / 1000); };
+  new MutationObserver(look).observe(place, {childList: true, characterData: true, subtree: true});
+}"""
+
+
+class Trainer:
+    """A run whose journal grows by a point now and then, with an evaluation at every fiftieth."""
+
+    def __init__(self, home: Path, every: float) -> None:
+        self.run, self.every, self.times = make_run(home, "live", 2e-4, time.time()), every, {}
+        self.over = threading.Event()
+        words = [sys.executable, "-c", "import time; time.sleep(36000)", "--nonce", "n1"]
+        self.process = subprocess.Popen(words)
+        alive(self.run, self.process.pid)
+        self.journal = Journal(self.run.events)
+        self.journal.write("state", state="running")
+        self.journal.write("plan", total_steps=100_000, device="CPU", examples=1000)
+        for step in range(1, 301):
+            self.point(step)
+        Beat(time.time(), time.time(), 300).write(self.run)
+        self.thread = threading.Thread(target=self.work, daemon=True)
+
+    def point(self, step: int) -> None:
+        metric(self.journal, step, 3 / math.sqrt(step) + wiggle(step), 2e-4)
+        self.times[step] = time.time()
+        if step % 50 == 0:
+            self.journal.write("eval", step=step, epoch=step / 50, eval_loss=3 / math.sqrt(step) + 0.1)
+
+    def work(self) -> None:
+        step, beaten = 300, 0.0
+        while not self.over.wait(self.every):
+            step += 1
+            self.point(step)
+            if time.monotonic() - beaten > 2:
+                beaten = time.monotonic()
+                Beat(time.time(), time.time(), step).write(self.run)
+
+    def end(self) -> None:
+        self.over.set()
+        if self.thread.is_alive():
+            self.thread.join()
+        self.process.kill()
+        self.process.wait()
+
+
+def used(process: psutil.Process) -> float:
+    with contextlib.suppress(psutil.Error):
+        times = process.cpu_times()
+        return times.user + times.system
+    return 0.0
+
+
+def kind(process: psutil.Process) -> str:
+    """What a process of Chromium is for."""
+    with contextlib.suppress(psutil.Error):
+        words = process.cmdline()
+        found = [word.partition("=")[2] for word in words if word.startswith(("--type=", "--utility-sub-type="))]
+        return " ".join(found).replace("utility ", "") or "browser"
+    return "gone"
+
+
+def browser_processes() -> list[psutil.Process]:
+    """All below this process but the studio and the trainer: Chromium's."""
+    return [one for one in psutil.Process().children(True) if "chrom" in one.name()]
+
+
+def figures(client: CDPSession) -> dict[str, float]:
+    return {one["name"]: one["value"] for one in client.send("Performance.getMetrics")["metrics"]}
+
+
+def watch(served: Served, browser: Browser | None, tab: str, seconds: float, trainer: Trainer | None) -> None:
+    studio = psutil.Process(served.process.pid)
+    page, client, asked = None, None, Counter()
+    if browser is not None:
+        page = browser.new_page(viewport={"width": 1440, "height": 1000})
+        page.on("request", lambda request: asked.update([urlsplit(request.url).path]))
+        page.goto(f"{served.url}/?tab={tab}")
+        page.wait_for_selector("#tabs")
+        page.wait_for_timeout(8000)  # what opening costs is another matter
+        if tab == "runs" and trainer:
+            page.wait_for_selector(".curves canvas")
+            page.evaluate(WHEN)
+        client = page.context.new_cdp_session(page)
+        client.send("Performance.enable", {"timeDomain": "threadTicks"})
+        asked.clear()
+    processes = browser_processes() if browser else []
+    before, studio_before = {one.pid: used(one) for one in processes}, used(studio)
+    inside = figures(client) if client else {}
+    began = time.monotonic()
+    if page:
+        page.wait_for_timeout(1000 * seconds)
+    else:
+        time.sleep(seconds)
+    minute = 60 / (time.monotonic() - began)
+    shares = Counter()
+    for one in processes:
+        shares[kind(one)] += (used(one) - before[one.pid]) * minute
+    own = (used(studio) - studio_before) * minute
+    told = ", ".join(f"{name} {value:.2f}" for name, value in shares.most_common() if value >= 0.05)
+    total = sum(shares.values())
+    print(
+        f"{tab if page else 'nobody'}: studio {own:.2f}, chromium {total:.2f} ({told}); together {own + total:.2f} s/min"
+    )
+    if page and client:
+        after = figures(client)
+        print("   page:", ", ".join(f"{name} {(after[name] - inside[name]) * minute:.2f}" for name in PARTS + COUNTS))
+        print("   asked/min:", ", ".join(f"{path} {count * minute:.0f}" for path, count in asked.most_common(8)))
+        running = page.evaluate(
+            "document.getAnimations().map((a) => (a.animationName ?? a.transitionProperty) + ' ' + a.effect.target.className + ' ' + a.playState)"
+        )
+        print("   animations:", running)
+        if tab == "runs" and trainer:
+            seen = dict(page.evaluate("[...window.seenSteps]"))
+            late = sorted(at - trainer.times[int(step)] for step, at in seen.items() if int(step) in trainer.times)
+            if late:
+                print(
+                    f"   newest point late: median {statistics.median(late):.2f} s, most {late[-1]:.2f} s ({len(late)})"
+                )
+        page.close()
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def house(folder: Path, training: bool, every: float) -> Iterator[tuple[Served, Trainer | None]]:
+    home = folder / "home"
+    with Studio(Settings(home=home, offline=True)) as studio:
+        models.add(studio, str(tiny_model(folder / "tiny")), lambda *_: None)
+        datasets.add(studio, write_jsonl(folder / "little.jsonl", little_rows()))
+    for number in range(5):
+        overfitted(home, f"past-{number}")
+    trainer = Trainer(home, every) if training else None
+    served = serve(home)
+    try:
+        if trainer:
+            trainer.thread.start()
+        yield served, trainer
+    finally:
+        served.process.terminate()
+        served.process.wait(30)
+        if trainer:
+            trainer.end()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.watched")
+    parser.add_argument("--tab", nargs="+", choices=TABS, default=list(TABS))
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--every", type=float, default=0.3)
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--nobody", action="store_true")
+    given = parser.parse_args()
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; CPU seconds a minute")
+    with tempfile.TemporaryDirectory() as name, house(Path(name), not given.quiet, given.every) as (served, trainer):
+        if given.nobody:
+            time.sleep(5)
+            watch(served, None, "", given.seconds, trainer)
+            return
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=ensure(), args=FLAGS)
+            for tab in given.tab:
+                watch(served, browser, tab, given.seconds, trainer)
+            browser.close()
+
+
+if __name__ == "__main__":
+    main()

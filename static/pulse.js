@@ -1,0 +1,95 @@
+/* The one clock of an open page: a small question a second while something is at work, every three otherwise, answered
+   with what changed or with nothing (204). Gradio's own timers would have every part of the page copied at each tick.
+
+   Parts are views of the server's (studio/ui/pulse.py) that are put in place here, only where they differ; each carries
+   the mark by which the server knows it. Whoever joins may put something into the question and hears the answer. */
+import { children } from "/static/morph.js";
+
+const LIVE = 1000, CALM = 3000, HIDDEN = 10000; // ms
+const AGAIN = 4000; // ms after which a tab that was woken and did not follow is woken again
+const EVERYWHERE = ["machine", "now", "studio-notices"];
+const OF = { runs: ["run-head", "run-about", "run-verdict", "differ", "run-samples", "run-log"] };
+
+class Pulse {
+  constructor() {
+    Object.assign(this, { members: new Set(), wakers: {}, woken: {}, since: "", settled: "", live: true, tab: "" });
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) this.soon(); });
+    this.soon();
+  }
+
+  /* member: {ask(query, tab), hear(answer, tab)}, both may be left out; hear gets null when nothing changed. */
+  join(member) { this.members.add(member); this.soon(); }
+
+  /* What makes Gradio look at a tab anew, when what the server tells of it is not what `shown` says. */
+  waking(tab, wake, shown) { this.wakers[tab] = { wake, shown }; this.soon(); }
+
+  soon(wait = 30) {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.beat(), wait);
+  }
+
+  async beat() {
+    clearTimeout(this.timer);
+    if (this.asking) { this.late = true; return; }
+    this.asking = true;
+    try { await this.look(); } catch { /* a studio that is gone is told by the page itself */ }
+    this.asking = false;
+    const wait = this.late ? 30 : document.hidden ? HIDDEN : this.live ? LIVE : CALM;
+    this.late = false;
+    this.soon(wait);
+  }
+
+  question() {
+    const tab = document.hidden ? "" : document.querySelector('#tabs > .tab-wrapper [role="tab"][aria-selected="true"]')?.textContent.trim().toLowerCase() ?? "";
+    if (tab !== this.tab) { this.woken = {}; this.tab = tab; }
+    const query = new URLSearchParams({ tab });
+    if (tab in this.wakers) query.set("shown", this.shown(tab));
+    for (const member of this.members) member.ask?.(query, tab);
+    for (const id of [...EVERYWHERE, ...(query.has("run") ? OF[tab] ?? [] : [])]) {
+      const place = inside(id);
+      if (place) query.append("have", `${id}:${place.firstElementChild?.dataset.mark ?? (place.firstChild ? "?" : "")}`);
+    }
+    return query;
+  }
+
+  shown(tab) { return this.wakers[tab].shown?.() ?? this.woken[tab]?.token ?? ""; }
+
+  async look() {
+    const query = this.question(), asked = String(query);
+    if (asked === this.settled) query.set("since", this.since);
+    const answer = await fetch(`/pulse?${query}`);
+    if (!answer.ok) return;
+    if (answer.status === 204) { for (const member of this.members) member.hear?.(null, this.tab); return; }
+    const told = await answer.json();
+    this.live = told.live;
+    // Meanwhile something else was opened, or Gradio drew something anew: this answers another question.
+    if (String(this.question()) !== asked) { this.late = true; return; }
+    for (const [id, [mark, html]] of Object.entries(told.parts)) put(id, mark, html);
+    for (const member of this.members) member.hear?.(told, this.tab);
+    this.wake(told);
+    [this.settled, this.since] = [told.since && String(this.question()), told.since];
+  }
+
+  wake({ token }) {
+    const tab = this.tab, at = performance.now();
+    if (!token || !(tab in this.wakers) || token === this.shown(tab)) return;
+    const last = this.woken[tab];
+    if (last?.token === token && at - last.at < AGAIN) return;
+    this.woken[tab] = { token, at };
+    this.wakers[tab].wake();
+  }
+}
+
+/* Where Gradio puts what a view of ours shows; null in a fold that is closed. */
+const inside = (id) => document.querySelector(`#${id} .html-container > div`);
+
+function put(id, mark, html) {
+  const place = inside(id);
+  if (!place) return;
+  const fresh = document.createElement("template");
+  fresh.innerHTML = html;
+  if (fresh.content.firstElementChild) fresh.content.firstElementChild.dataset.mark = mark;
+  children(place, fresh.content);
+}
+
+export const pulse = new Pulse();
