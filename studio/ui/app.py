@@ -30,6 +30,7 @@ def build(studio: Studio) -> gr.Blocks:
     """The whole page for one studio."""
     with gr.Blocks(title="LoRA Studio", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
         view("top", _HEADER)
+        nowhere = view("nowhere")
         if not studio.keeping:
             view("read-only", markup.note(_READ_ONLY, "warn"))
         side = sidebar.build(studio)
@@ -127,11 +128,20 @@ def build(studio: Studio) -> gr.Blocks:
                              (made.compare, "compare"), (made.export, "export")):  # fmt: skip
             button.click(lambda name=name: gr.Tabs(selected=name), None, tabs, **quiet)
     page.queue(max_size=64, default_concurrency_limit=4)
-    _calm(page)
+    _calm(page, nowhere)
     return page
 
 
-def _calm(page: gr.Blocks) -> None:
-    """Have Gradio's queue look for work fifty times a second and not a thousand, which is 5% of a core for ever."""
+def _calm(page: gr.Blocks, nowhere: gr.HTML) -> None:
+    """Keep Gradio from working where nothing is to be seen.
+
+    At every event it tells each component that any event ever named how that event is doing, hidden or not, and copies
+    its value for that: a tenth of a second of the browser's work. And a component that leaves the page meanwhile counts
+    animation frames for ever. So the progress of events that show none is kept by one empty component.
+    """
+    for event in page.fns.values():
+        if event.show_progress == "hidden":
+            event.show_progress_on = [nowhere]
+    # Its queue looks for work fifty times a second and not a thousand, which is 5% of a core for ever.
     if hasattr(page._queue, "sleep_when_free"):
         page._queue.sleep_when_free = 0.02

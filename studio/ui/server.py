@@ -27,6 +27,7 @@ from studio.services import checks, comparisons, datasets, examples, export_file
 from studio.services.studio import Studio
 from studio.ui import app as pages
 from studio.ui import curves, evaluation_page, form, machine_view, pulse, reproduce_view, run_list, share
+from studio.ui.early import Early
 from studio.ui.theme import studio_theme
 
 _REJECTS = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
@@ -73,6 +74,7 @@ def _name(address: str) -> str:
 def make_app(studio: Studio) -> FastAPI:
     """The application that serves one studio."""
     app = FastAPI(title="LoRA Studio", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Early)
     app.add_middleware(Guard, hosts=LOOPBACK | {studio.settings.host})
 
     @app.get("/healthz")
