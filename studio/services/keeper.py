@@ -132,14 +132,15 @@ def look_at_run(studio: "Studio", row: Run) -> State:
         said.write(run)
     if said is not None or found == "gone":
         return _over(studio, run, row, said)
-    state, since = _living_state(studio, run, row, found)
+    told = runs.last_said(studio.database, run.id, _seq_before(run)) if found in ("alive", "claimed") else ("", None)
+    state, since = _living_state(studio, run, told[0], found)
     place = queue.place_of(studio, row) if state == "queued" else row.place
     now = {"state": state, "stalled_since": since, "place": place, "attempt": attempts.current(run)}
     changed = {name: value for name, value in now.items() if getattr(row, name) != value}
     if changed:
         runs.update(studio.database, row.id, **changed)
     if found in ("alive", "claimed"):
-        _see_it_end(studio, run, row)
+        _see_it_end(studio, run, told)
     return state
 
 
@@ -158,13 +159,12 @@ def _over(studio: "Studio", run: RunDir, row: Run, said: Exit | None) -> State:
     return end.state
 
 
-def _living_state(studio: "Studio", run: RunDir, row: Run, found: local.Found) -> tuple[State, float | None]:
-    """The state of a run that is not over, and since when it stands still if it does."""
+def _living_state(studio: "Studio", run: RunDir, last: str, found: local.Found) -> tuple[State, float | None]:
+    """The state of a run that is not over, by the `last` that its worker told; and since when it stands still if so."""
     if found == "never":
         return "queued", None
     if found == "claimed":
         return "starting", None
-    last = runs.last_state(studio.database, row.id, _seq_before(run))
     said: State = cast(State, last) if last in ("running", "stopping") else "starting"
     beat, identity = Beat.read(run), Identity.read(run)
     moved = min(beat.progress, beat.time) if beat else identity.started if identity else time.time()
@@ -178,9 +178,10 @@ def _seq_before(run: RunDir) -> int:
     return int((read_json(run.claim) or {}).get("seq", 0))
 
 
-def _see_it_end(studio: "Studio", run: RunDir, row: Run) -> None:
+def _see_it_end(studio: "Studio", run: RunDir, told: tuple[str, float | None]) -> None:
     """A worker that was asked to stop and does not is signalled, first kindly."""
-    asked = _asked_at(run) or runs.stopping_since(studio.database, row.id, _seq_before(run))
+    state, since = told
+    asked = _asked_at(run) or (since if state == "stopping" else None)
     if asked is None:
         return
     over = time.time() - asked - studio.settings.stop_grace

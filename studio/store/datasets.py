@@ -34,7 +34,7 @@ def find(database: Database, owner: str, key: str) -> Dataset | None:
 def known_ids(database: Database) -> set[str]:
     """Ids of all indexed datasets."""
     with database.read() as session:
-        return set(session.scalars(select(Dataset.id)))
+        return {row[0] for row in session.connection().exec_driver_sql("SELECT id FROM datasets")}
 
 
 def forget(database: Database, dataset_id: str) -> None:

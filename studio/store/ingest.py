@@ -113,7 +113,8 @@ def ingest(database: Database, run: RunDir) -> int:
     write in between and a kill costs the last piece at most.
     """
     with database.read() as reading:
-        offset = reading.scalar(select(Run.offset).where(Run.id == run.id)) or 0
+        found = reading.connection().exec_driver_sql('SELECT "offset" FROM runs WHERE id = ?', (run.id,)).first()
+    offset = found[0] if found else 0
     taken = 0
     while True:
         try:

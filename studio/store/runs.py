@@ -1,5 +1,6 @@
 """Queries on runs and their points. Every query goes through `_mine`, the one place that filters by owner."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,8 +92,8 @@ class Known:
 def known(database: Database) -> dict[str, Known]:
     """Every run, of all owners."""
     with database.read() as session:
-        rows = session.execute(select(Run.id, Run.state, Run.about, Run.trashed)).all()
-    return {run: Known(state in FINAL, about, trashed is not None) for run, state, about, trashed in rows}
+        rows = session.connection().exec_driver_sql("SELECT id, state, about, trashed FROM runs")
+        return {run: Known(state in FINAL, about, trashed is not None) for run, state, about, trashed in rows}
 
 
 def forget(database: Database, run_id: str) -> None:
@@ -129,13 +130,12 @@ def last_event(database: Database, run_id: str, kind: str, after: int = 0) -> Ev
         return session.scalars(query.limit(1)).first()
 
 
-def stopping_since(database: Database, run_id: str, after: int) -> float | None:
-    """When the worker that began after seq `after` said that it stops; None when it did not."""
-    event = last_event(database, run_id, "state", after)
-    return event.time if event is not None and event.payload.get("state") == "stopping" else None
+# The keeper asks for it at every look: plain SQL, since putting the same query together costs ten times what it does.
+_SAID = "SELECT time, payload FROM events WHERE run = ? AND kind = 'state' AND seq > ? ORDER BY seq DESC LIMIT 1"
 
 
-def last_state(database: Database, run_id: str, after: int = 0) -> str:
-    """What the worker that began after seq `after` last said of itself; empty when it said nothing yet."""
-    event = last_event(database, run_id, "state", after)
-    return "" if event is None else str(event.payload.get("state", ""))
+def last_said(database: Database, run_id: str, after: int = 0) -> tuple[str, float | None]:
+    """The state that the worker that began after seq `after` last told of itself, and when; empty when none yet."""
+    with database.read() as session:
+        row = session.connection().exec_driver_sql(_SAID, (run_id, after)).first()
+    return ("", None) if row is None else (str((json.loads(row[1]) or {}).get("state", "")), row[0])

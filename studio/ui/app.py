@@ -142,6 +142,6 @@ def _calm(page: gr.Blocks, nowhere: gr.HTML) -> None:
     for event in page.fns.values():
         if event.show_progress == "hidden":
             event.show_progress_on = [nowhere]
-    # Its queue looks for work fifty times a second and not a thousand, which is 5% of a core for ever.
+    # Its queue looks for work twenty times a second, as on Windows, and not a thousand, which is 5% of a core for ever.
     if hasattr(page._queue, "sleep_when_free"):
-        page._queue.sleep_when_free = 0.02
+        page._queue.sleep_when_free = 0.05

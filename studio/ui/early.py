@@ -1,4 +1,4 @@
-"""A script of ours at the very start of the page: what Gradio is given as `head` it puts in only when it runs already."""
+"""A script of ours at the very start of the page: Gradio puts in what it is given as `head` only when it runs."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
