@@ -1,0 +1,123 @@
+"""What a page does while nobody touches it: next to nothing, so that a watched training has the processors for itself."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Page, Request, expect
+
+from studio.rundir import Exit, Journal
+from tests.e2e.conftest import Served
+from tests.e2e.test_curves import alive, make_run, metric, overfitted
+
+pytestmark = pytest.mark.browser
+Start = Callable[[Path], Served]
+
+COUNT_FRAMES = """
+window.framesAsked = 0;
+const own = window.requestAnimationFrame.bind(window);
+window.requestAnimationFrame = (callback) => { window.framesAsked += 1; return own(callback); };
+"""
+ENDLESS = """
+document.getAnimations().filter((one) => one.playState === 'running' && one.effect.getTiming().iterations === Infinity)
+  .map((one) => one.animationName ?? String(one.effect.target.className))
+"""
+
+
+def beats(page: Page, count: int) -> list[int]:
+    """Wait for so many answers of the pulse; their statuses."""
+    found = []
+    for _ in range(count):
+        with page.expect_response(lambda answer: urlsplit(answer.url).path == "/pulse") as seen:
+            pass
+        found.append(seen.value.status)
+    return found
+
+
+@pytest.mark.parametrize("tab", ["data", "train", "runs", "compare", "export"])
+def test_a_page_at_rest_draws_nothing_and_asks_for_nothing_but_its_pulse(
+    page: Page, little_home: Path, start: Start, tab: str
+) -> None:
+    overfitted(little_home)
+    page.add_init_script(COUNT_FRAMES)
+    asked: list[str] = []
+    page.goto(f"{start(little_home).url}/?tab={tab}")
+    expect(page.get_by_role("tab", name=tab.capitalize())).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#machine")).to_contain_text("of disk free")
+    beats(page, 3)
+    page.on("request", lambda request: asked.append(urlsplit(request.url).path))
+    page.evaluate("window.framesAsked = 0")
+    beats(page, 3)
+    assert page.evaluate(ENDLESS) == []
+    assert page.evaluate("window.framesAsked") == 0
+    assert set(asked) == {"/pulse"}
+
+
+def test_a_run_is_followed_and_its_end_told_without_gradio_in_between(
+    page: Page, little_home: Path, start: Start
+) -> None:
+    run = make_run(little_home, "live", 2e-4)
+    overfitted(little_home, "past")
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "--nonce", "n1"])
+    gradio: list[str] = []
+
+    def note(request: Request) -> None:
+        path = urlsplit(request.url).path
+        if path.startswith("/gradio_api/") and "heartbeat" not in path:
+            gradio.append(path)
+
+    try:
+        alive(run, worker.pid)
+        with Journal(run.events) as journal:
+            journal.write("state", state="running")
+            journal.write("plan", total_steps=400, device="CPU")
+            metric(journal, 1, 2.0, 2e-4)
+            page.goto(f"{start(little_home).url}/?tab=runs&run=live")
+            head, row, side = (
+                page.locator("#run-head"),
+                page.locator("#runs-table tr[data-id=live]"),
+                page.locator("#now"),
+            )
+            expect(page.locator("#curves .curve-read")).to_contain_text("step 1")
+            expect(row).to_contain_text("1/400")
+            page.get_by_role("button", name="Log").click()
+            beats(page, 2)
+            page.on("request", note)
+            for step in range(2, 6):
+                metric(journal, step, 2.0 / step, 2e-4)
+                (run.path / "log.txt").write_text(f"line {step}\n")
+                expect(head).to_contain_text(f"{step} of 400")
+                expect(page.locator("#curves .curve-read")).to_contain_text(f"step {step}")
+                expect(row).to_contain_text(f"{step}/400")
+                expect(side).to_contain_text(f"step {step} of 400")
+                expect(page.locator("#run-log")).to_contain_text(f"line {step}")
+            assert gradio == [] and page.evaluate(ENDLESS) == []
+        Exit("completed", "It ended.").write(run)
+        worker.kill()
+        worker.wait()
+        expect(head.locator(".state")).to_have_text("completed")
+        expect(row.locator(".state")).to_have_text("completed")
+        expect(page.locator("#stop-run")).to_be_hidden()
+        expect(side).to_contain_text("Nothing is running.")
+        assert gradio  # what there is to press is Gradio's to change, once
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_another_run_is_opened_and_never_shown_with_what_belongs_to_the_first(
+    page: Page, little_home: Path, start: Start
+) -> None:
+    overfitted(little_home, "one")
+    overfitted(little_home, "two", steps=260)
+    page.goto(f"{start(little_home).url}/?tab=runs&run=one")
+    for name, steps in (("two", "260"), ("one", "300"), ("two", "260")):
+        page.locator("#runs-table .link", has_text=name).click()
+        expect(page.locator("#run-head h2")).to_have_text(name)
+        beats(page, 2)
+        expect(page.locator("#run-head h2")).to_have_text(name)
+        expect(page.locator("#run-head")).to_contain_text(f"{steps} of {steps}")
+        assert f"run={name}" in page.url
