@@ -2,8 +2,8 @@
 
     python -m benchmarks.watched [--tab runs ...] [--seconds 30] [--every 0.3] [--quiet] [--nobody]
 
-Serves a studio in which a run is being trained: nobody computes, but its journal gets a point every `--every` seconds and
-its heartbeat moves, as by a trainer. Then a headless Chromium has one tab of the page after the other open. CPU seconds
+Serves a studio in which a run is being trained: nobody computes, but its journal gets a point every `--every` seconds
+and its heartbeat moves, as by a trainer. Then a headless Chromium has one tab of the page after the other open. CPU seconds
 hardly depend on what else the machine does, unlike the rates of `benchmarks.watching`. `--quiet`: no run is trained.
 `--nobody`: the studio alone. Of the page also: what its main thread did, its requests, and how late a point was there.
 """
@@ -21,13 +21,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 from playwright.sync_api import Browser, CDPSession, sync_playwright
 
-from studio.rundir import Beat, Journal, RunDir
+from studio.rundir import Beat, Journal
 from studio.services import datasets, models
 from studio.services.studio import Studio
 from studio.settings import Settings
@@ -40,18 +39,24 @@ from tests.tiny import tiny_model
 TABS = ("runs", "data", "train", "compare", "export")
 PARTS = ("TaskDuration", "ScriptDuration", "LayoutDuration", "RecalcStyleDuration")
 COUNTS = ("RecalcStyleCount", "LayoutCount")
-WHEN = """(total) => {
+WHEN = """() => {
   const seen = window.seenSteps = new Map(), place = document.querySelector('.curve-read');
-  const look = () => { const step = Number(/step ([\\d,]+)/.exec(place.textContent)?.[1].replaceAll(',', '')); if (step && !seen.has(step)) seen.set(step, Date.now() / 1000); };
+  const look = () => {
+    const step = Number(/step ([\\d,]+)/.exec(place.textContent)?.[1].replaceAll(',', ''));
+    if (step && !seen.has(step)) seen.set(step, Date.now() / 1000);
+  };
   new MutationObserver(look).observe(place, {childList: true, characterData: true, subtree: true});
 }"""
+RUNNING = """document.getAnimations().filter((one) => one.playState === 'running')
+  .map((one) => one.animationName ?? one.transitionProperty)"""
 
 
 class Trainer:
     """A run whose journal grows by a point now and then, with an evaluation at every fiftieth."""
 
     def __init__(self, home: Path, every: float) -> None:
-        self.run, self.every, self.times = make_run(home, "live", 2e-4, time.time()), every, {}
+        self.run, self.every = make_run(home, "live", 2e-4, time.time()), every
+        self.times: dict[int, float] = {}
         self.over = threading.Event()
         words = [sys.executable, "-c", "import time; time.sleep(36000)", "--nonce", "n1"]
         self.process = subprocess.Popen(words)
@@ -149,9 +154,7 @@ def watch(served: Served, browser: Browser | None, tab: str, seconds: float, tra
         after = figures(client)
         print("   page:", ", ".join(f"{name} {(after[name] - inside[name]) * minute:.2f}" for name in PARTS + COUNTS))
         print("   asked/min:", ", ".join(f"{path} {count * minute:.0f}" for path, count in asked.most_common(8)))
-        running = page.evaluate(
-            "document.getAnimations().map((a) => (a.animationName ?? a.transitionProperty) + ' ' + a.effect.target.className + ' ' + a.playState)"
-        )
+        running = page.evaluate(RUNNING)
         print("   animations:", running)
         if tab == "runs" and trainer:
             seen = dict(page.evaluate("[...window.seenSteps]"))

@@ -186,13 +186,14 @@ class Runs {
   /* What the open run and those beside it make of a row. */
   dress(node, id) {
     const { chosen, together, most } = this.open;
-    node.classList.toggle("chosen", id === chosen);
-    node.querySelector(".link")?.setAttribute("aria-pressed", String(id === chosen));
-    const box = node.querySelector("input");
+    const drawn = id === chosen || together.includes(id), shut = id === chosen || (!drawn && together.length >= most);
+    const box = node.querySelector("input"), link = node.querySelector(".link"), pressed = String(id === chosen);
+    // Only what differs: to set the same again has the browser style hundreds of rows anew.
+    if (node.classList.contains("chosen") !== (id === chosen)) node.classList.toggle("chosen");
+    if (link && link.getAttribute("aria-pressed") !== pressed) link.setAttribute("aria-pressed", pressed);
     if (!box) return;
-    const drawn = id === chosen || together.includes(id);
-    box.checked = drawn;
-    box.disabled = id === chosen || (!drawn && together.length >= most);
+    if (box.checked !== drawn) box.checked = drawn;
+    if (box.disabled !== shut) box.disabled = shut;
   }
 
   paint() { for (const [id, { node }] of this.rows) this.dress(node, id); }

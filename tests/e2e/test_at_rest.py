@@ -83,7 +83,7 @@ def test_a_run_is_followed_and_its_end_told_without_gradio_in_between(
             )
             expect(page.locator("#curves .curve-read")).to_contain_text("step 1")
             expect(row).to_contain_text("1/400")
-            page.get_by_role("button", name="Log").click()
+            page.locator("button.label-wrap", has_text="Log").click()
             beats(page, 2)
             page.on("request", note)
             for step in range(2, 6):
