@@ -3,9 +3,9 @@
     python -m benchmarks.watched [--tab runs ...] [--seconds 30] [--every 0.3] [--quiet] [--nobody]
 
 Serves a studio in which a run is being trained: nobody computes, but its journal gets a point every `--every` seconds
-and its heartbeat moves, as by a trainer. Then a headless Chromium has one tab of the page after the other open. CPU seconds
-hardly depend on what else the machine does, unlike the rates of `benchmarks.watching`. `--quiet`: no run is trained.
-`--nobody`: the studio alone. Of the page also: what its main thread did, its requests, and how late a point was there.
+and its heartbeat moves, as by a trainer. Then a headless Chromium has one tab of the page after the other open. CPU
+seconds hardly depend on what else the machine does, unlike the rates of `benchmarks.watching`. `--quiet`: no run is
+trained. `--nobody`: the studio alone. Of the page also: what its main thread did, its requests, how late a point was.
 """
 
 import argparse
@@ -147,9 +147,8 @@ def watch(served: Served, browser: Browser | None, tab: str, seconds: float, tra
     own = (used(studio) - studio_before) * minute
     told = ", ".join(f"{name} {value:.2f}" for name, value in shares.most_common() if value >= 0.05)
     total = sum(shares.values())
-    print(
-        f"{tab if page else 'nobody'}: studio {own:.2f}, chromium {total:.2f} ({told}); together {own + total:.2f} s/min"
-    )
+    whole = f"together {own + total:.2f} s/min"
+    print(f"{tab if page else 'nobody'}: studio {own:.2f}, chromium {total:.2f} ({told}); {whole}")
     if page and client:
         after = figures(client)
         print("   page:", ", ".join(f"{name} {(after[name] - inside[name]) * minute:.2f}" for name in PARTS + COUNTS))

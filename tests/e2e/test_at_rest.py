@@ -1,4 +1,4 @@
-"""What a page does while nobody touches it: next to nothing, so that a watched training has the processors for itself."""
+"""What a page does while nobody touches it: next to nothing, so that a training has the processors for itself."""
 
 import subprocess
 import sys
