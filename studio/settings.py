@@ -46,6 +46,15 @@ class Settings:
     gguf_tools            folder of the tools for GGUF files; empty for tools/gguf in the home
     gguf_find_links       folder or address where pip also looks for those tools; empty for none
     offline               never ask the Hugging Face hub for anything
+    hosted                a studio that strangers reach: visitors own what they make, with the quotas below
+    hosted_models         base models that visitors of a hosted studio may use: names here or hub ids, by commas
+    admins                account names whose people see who uses what of a studio that others reach, by commas
+    queue_most            most runs that may wait in a hosted studio; 0 for no bound, as in all that follow
+    quota_running         runs, exports and evaluations that one visitor of it may have at work
+    quota_queued          runs that one visitor of it may have waiting
+    quota_storage_gb      disk that one visitor's things may take there, GiB
+    quota_starts_day      runs that one visitor may start there a day (UTC)
+    quota_chat_tokens_day tokens that one visitor may be answered there a day (UTC)
     """
 
     home: Path = field(default_factory=default_home)
@@ -71,6 +80,15 @@ class Settings:
     gguf_tools: str = ""
     gguf_find_links: str = ""
     offline: bool = False
+    hosted: bool = False
+    hosted_models: str = "smollm2-135m-instruct,HuggingFaceTB/SmolLM2-360M-Instruct,Qwen/Qwen2.5-0.5B-Instruct"
+    admins: str = ""
+    queue_most: int = 40
+    quota_running: int = 1
+    quota_queued: int = 3
+    quota_storage_gb: float = 4.0
+    quota_starts_day: int = 12
+    quota_chat_tokens_day: int = 40_000
 
     @property
     def runs(self) -> Path:
@@ -138,6 +156,9 @@ class Settings:
                 values[item.name] = _parse(item.name, item.type, env[variable])
         if env.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
             values.setdefault("offline", True)
+        if env.get("SPACE_ID"):
+            values.setdefault("hosted", True)
+            values.setdefault("admins", env.get("SPACE_AUTHOR_NAME", ""))
         values |= {name: value for name, value in given.items() if value is not None}
         return cls(**values)  # type: ignore[arg-type]
 

@@ -55,7 +55,10 @@ CHUNK = 2000
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a dataset came from. findings: how many of each kind; parent and changes: of a version made by hand."""
+    """Where a dataset came from. findings: how many of each kind; parent and changes: of a version made by hand.
+
+    sha256: of the content, where `id` is another name for it.
+    """
 
     id: str
     name: str
@@ -74,6 +77,7 @@ class Provenance:
     findings: dict[str, int] = field(default_factory=dict)
     parent: str = ""
     changes: str = ""
+    sha256: str = ""
 
 
 class Writer:

@@ -18,7 +18,6 @@ What this does not do: combine (combining.py), check foreign files, or train.
 
 import json
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Mapping
@@ -30,14 +29,14 @@ from studio.errors import BadInput, Conflict, NotFound
 from studio.launch import local
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, create, free_space_or_raise, read_events, read_json, whole_folder, write_json
-from studio.services import models
+from studio.services import models, owner
 from studio.services.states import FINAL, State
 
 if TYPE_CHECKING:
     from studio.services.studio import Studio
 
 Kind = Literal["combined", "imported"]
-_ID = re.compile(r"a\d{6}-\d{6}-[0-9a-f]{6}")
+_ID = re.compile(r"a\d{6}-\d{6}-[0-9a-f]{6,16}")
 _LONGEST_NAME = 80
 
 
@@ -90,7 +89,7 @@ def put(studio: "Studio", new: New, contents: Path | None = None, folder: str = 
     """
     base = models.get(studio, new.recipe.model.model)
     root = studio.settings.adapters
-    made = time.strftime("a%y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
+    made = f"a{owner.new_id(studio)}"
     name = _free_name(studio, new.name)
     about = {
         "name": name,
@@ -131,7 +130,7 @@ def list_adapters(studio: "Studio") -> list[AdapterInfo]:
     """All of the store, newest first."""
     local.reap()
     found = [_info(RunDir(path), about) for path in studio.settings.adapters.iterdir() if (about := _about(path))]
-    mine = [info for info, owner in found if owner == studio.owner]
+    mine = [info for info, whose in found if whose == studio.owner]
     return sorted(mine, key=lambda info: info.created, reverse=True)
 
 

@@ -70,7 +70,7 @@ class ChatState:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What is in memory. made_room: the name of the run that it last had to make room for."""
+    """What is in memory. made_room: what it last had to make room for, in words."""
 
     model: str = ""
     adapters: int = 0
@@ -97,9 +97,9 @@ def ask(
     """
     if any(not talk or not talk[-1]["content"].strip() for talk in conversations):
         raise BadInput("Write a question first.")
-    room = studio.chat
+    room, whose = studio.chat, studio.owner
     state = ChatState("", tuple(Answer() for _ in sides))
-    with room.line.join(session) as ticket:
+    with room.line.join(_asker(whose, session)) as ticket:
         said = -1
         while (ahead := room.line.ahead(ticket)) and not ticket.stopped:
             if ahead != said:
@@ -109,17 +109,28 @@ def ask(
         if ticket.stopped:
             yield _stopped(state)
             return
-        room.made_room = ""
+        room.made_room = ("", "")
         room.answering = frozenset(side.key.partition("@")[0] for side in sides)
         try:
             yield from _answered(studio, sides, conversations, sampling or Sampling(), ticket, state)
         except Unavailable:
-            if room.made_room:
-                raise Unavailable(f"The model made room for the run {room.made_room}; ask again to load it.") from None
+            if made_room := _made_room(room, whose):
+                raise Unavailable(f"The model made room for {made_room}; ask again to load it.") from None
             raise
         finally:
             room.answering = frozenset()
             room.used = time.monotonic()
+
+
+def _asker(whose: str, session: str) -> str:
+    """A session of one owner: nobody stops another's answer by naming their session."""
+    return f"{whose}\0{session}"
+
+
+def _made_room(room: Room, whose: str) -> str:
+    """For what the memory was given back, in words; another's run is told without its name."""
+    owner, name = room.made_room
+    return "" if not name else f"the run {name}" if owner == whose else "another person's run"
 
 
 def _before(ahead: int) -> str:
@@ -281,7 +292,7 @@ def _updated(answers: tuple[Answer, ...], reply: dict[str, Any]) -> tuple[Answer
 def stop(studio: "Studio", session: str) -> None:
     """Stop the answer that `session` is being given, or waits for; nobody else's."""
     room = studio.chat
-    if room.line.stop(session) and room.talker is not None:
+    if room.line.stop(_asker(studio.owner, session)) and room.talker is not None:
         with contextlib.suppress(Unavailable):
             room.talker.tell({"op": "stop", "id": room.asked})
 
@@ -289,14 +300,14 @@ def stop(studio: "Studio", session: str) -> None:
 def loaded(studio: "Studio") -> Loaded:
     """What is in memory for answers."""
     room = studio.chat
-    return Loaded(room.base[0], len(room.seated)) if room.awake else Loaded(made_room=room.made_room)
+    return Loaded(room.base[0], len(room.seated)) if room.awake else Loaded(made_room=_made_room(room, studio.owner))
 
 
 def unload(studio: "Studio") -> None:
     """Give the chat worker's memory back; raises Conflict while someone is being answered."""
     if not studio.chat.close_if_free():
         raise Conflict("A question is being answered. The memory can be freed after it, or stop it first.")
-    studio.chat.made_room = ""
+    studio.chat.made_room = ("", "")
 
 
 def let_go(studio: "Studio", run_id: str) -> bool:

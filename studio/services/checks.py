@@ -29,6 +29,7 @@ from studio.dataset.strict import listed
 from studio.errors import BadInput, NotFound, StudioError, Unavailable
 from studio.launch.child import Died, follow
 from studio.rundir import read_json, write_json
+from studio.services import locality
 
 if TYPE_CHECKING:
     from studio.services.studio import Studio
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["FAULTS", "FORMATS", "Finding", "Undecodable"]  # for pages, which import services only
 T = TypeVar("T")
 _DAY = 86_400.0
+_WHOSE = "whose.json"  # beside an uploaded file: whose it is
 _HUB_ID = re.compile(r"[\w.-]+/(?!\S+\.(?:jsonl?|ndjson|[ct]sv|parquet|gz)$)[\w.-]+(:[^@]+)?(@[0-9a-f]+)?")
 # What the download needs of our environment beside a worker's usual: the token stays out of every other child.
 _HUB_NAMES = ("HF_TOKEN", "HF_ENDPOINT", "HTTPS_PROXY", "https_proxy")
@@ -79,9 +81,19 @@ class Checked:
 def take_in(studio: "Studio", path: str | Path) -> str:
     """Move an uploaded file to where no page can read it; returns its new path."""
     folder = _new_folder(studio)
-    target = folder / Path(path).name
+    write_json(folder / _WHOSE, {"owner": studio.owner})
+    target = folder / (Path(path).name if Path(path).name != _WHOSE else "upload")
     shutil.move(path, target)
     return str(target)
+
+
+def _refuse_foreign(studio: "Studio", path: str) -> None:
+    """Visitors name no files of this machine: only what they uploaded themselves, which lies where take_in put it."""
+    folder = Path(path).absolute().parent
+    told = read_json(folder / _WHOSE) if folder.parent == studio.settings.staging.absolute() else None
+    mine = told is not None and told.get("owner") == studio.owner and Path(path).name != _WHOSE
+    if not mine or Path(path).is_symlink():
+        raise BadInput("Files can be named only by the person at this machine. Upload the file instead.")
 
 
 def checking(studio: "Studio", path: str | Path, options: Options | None = None) -> Generator[Progress, None, Checked]:
@@ -92,10 +104,18 @@ def checking(studio: "Studio", path: str | Path, options: Options | None = None)
     Raises BadInput that names what is wrong, where, and what to do; Undecodable with proposals when the encoding has
     to be chosen.
     """
-    folder, options, source = _new_folder(studio), options or Options(), str(path)
+    options, source = options or Options(), str(path)
+    from_hub = bool(_HUB_ID.fullmatch(source))
+    if locality.may_name_files(studio):
+        from_hub = from_hub and not Path(path).absolute().exists()
+    else:
+        for named in (source, options.held_out):
+            if named and not (named is source and from_hub):
+                _refuse_foreign(studio, named)
+    folder = _new_folder(studio)
     try:
         files_there = [Path(path).absolute()]
-        if not files_there[0].exists() and _HUB_ID.fullmatch(source):
+        if from_hub:
             files_there, source = yield from _from_hub(studio, folder, source)
         order = _order(files_there, options)
         report = yield from work(studio, folder, order, files_there[0].name)
@@ -131,7 +151,8 @@ def _from_hub(studio: "Studio", folder: Path, told: str) -> Generator[Progress, 
     # Kept for a day: the next check of it, with a mapping, need not download it again.
     target = studio.settings.cache / "hub" / hub_id.replace("/", "+")
     target.mkdir(parents=True, exist_ok=True)
-    online = {"HF_HUB_OFFLINE": "0"} | {name: os.environ[name] for name in _HUB_NAMES if name in os.environ}
+    names = [name for name in _HUB_NAMES if name != "HF_TOKEN" or locality.is_local(studio)]
+    online = {"HF_HUB_OFFLINE": "0"} | {name: os.environ[name] for name in names if name in os.environ}
     arguments = [hub_id, part, revision, str(target), str(studio.settings.max_file_mb * 2**20)]
     at = Progress(f"Asking the hub for {hub_id}", 0, 0)
     for line in follow("studio.launch.hub", arguments, folder / "log.txt", studio.settings.read_seconds, online):

@@ -1,6 +1,6 @@
 """Comparisons: conversations that several sides had beside each other, kept in the home so that a reload finds them.
 
-comparisons/<id>.json, written whole after each turn. The id is a secret of the browser that began it; of old ones, the
+comparisons/<id>.json, written whole after each turn, with its owner; another's is not found. Of an owner's old ones, the
 last `_KEPT` stay. Who gave which answer stands in the file; what is hidden from a person who judges blindly is hidden
 by the page.
 """
@@ -78,6 +78,7 @@ class Comparison:
     id: str
     created: float
     turns: tuple[Turn, ...] = field(default=())
+    owner: str = "local"
 
     @property
     def hidden(self) -> bool:
@@ -85,6 +86,7 @@ class Comparison:
 
 
 _READ = TypeAdapter(Comparison)
+_GONE = "This comparison is not kept here any more."
 
 
 def begin() -> Comparison:
@@ -161,26 +163,39 @@ def save(studio: "Studio", comparison: Comparison) -> None:
     """Keep it; the oldest make way."""
     folder = _folder(studio)
     folder.mkdir(mode=0o700, exist_ok=True)
-    write_json(folder / f"{comparison.id}.json", asdict(comparison))
-    kept = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in kept[_KEPT:]:
-        path.unlink(missing_ok=True)
+    path = folder / f"{comparison.id}.json"
+    if path.is_file() and _read(path, studio.owner) is None:
+        raise NotFound(_GONE)  # another's, or no comparison any more: it is not written over
+    write_json(path, asdict(comparison) | {"owner": studio.owner})
+    newest = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    if len(newest) > _KEPT:
+        mine = [path for path in newest if _read(path, studio.owner) is not None]
+        for path in mine[_KEPT:]:
+            path.unlink(missing_ok=True)
 
 
 def load(studio: "Studio", key: str) -> Comparison:
     """The comparison that goes by this id."""
     path = _folder(studio) / f"{key}.json"
-    if _ID.fullmatch(key) and path.is_file():
-        try:
-            return _READ.validate_json(path.read_bytes())
-        except (ValidationError, OSError):
-            pass
-    raise NotFound("This comparison is not kept here any more.")
+    found = _read(path, studio.owner) if _ID.fullmatch(key) else None
+    if found is None:
+        raise NotFound(_GONE)
+    return found
+
+
+def _read(path: Path, whose: str) -> Comparison | None:
+    """A comparison of this owner; None for any other file."""
+    try:
+        found = _READ.validate_json(path.read_bytes())
+    except (ValidationError, OSError):
+        return None
+    return found if found.owner == whose else None
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
     """A comparison as others get it: all there is, with the program that made it."""
-    return {"made_by": f"LoRA Studio {__version__}", **asdict(comparison)}
+    told = {name: value for name, value in asdict(comparison).items() if name != "owner"}
+    return {"made_by": f"LoRA Studio {__version__}", **told}
 
 
 def _folder(studio: "Studio") -> Path:

@@ -1,5 +1,6 @@
 """Datasets: add a checked file, list them, make a new version without some rows or with one mended."""
 
+import hashlib
 import re
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
@@ -14,7 +15,7 @@ from studio.dataset.rows import FAULTS, Finding, Kind, Row
 from studio.dataset.verdict import Mark, Verdict, verdict
 from studio.errors import BadInput, NotFound
 from studio.rundir import commit_folder, write_json
-from studio.services import checks, dataset_index
+from studio.services import checks, dataset_index, owner
 from studio.services.checks import Checked, Options, Progress
 from studio.store import datasets as rows_index
 from studio.store.tables import Dataset
@@ -107,17 +108,18 @@ def add_sample(studio: "Studio") -> DatasetInfo:
 
 def list_datasets(studio: "Studio") -> list[DatasetInfo]:
     """All datasets, newest first."""
-    return [_info_of_row(studio, row) for row in rows_index.every(studio.database, studio.owner)]
+    return [_info_of_row(studio, row) for row in rows_index.every(studio.database, owner.shared(studio.owner))]
 
 
 def get(studio: "Studio", key: str) -> DatasetInfo:
     """The dataset with this name, id or beginning of an id; raises NotFound with the way out."""
-    row = rows_index.find(studio.database, studio.owner, key) if key else None
+    row = rows_index.find(studio.database, owner.shared(studio.owner), key) if key else None
     if row is not None:
         return _info_of_row(studio, row)
+    may = owner.shared(studio.owner)
     for provenance in files.list_all(studio.settings.datasets):
         # A dataset added a moment ago, while another studio keeps the index.
-        if provenance.owner == studio.owner and key and (provenance.name == key or provenance.id.startswith(key)):
+        if provenance.owner in may and key and (provenance.name == key or provenance.id.startswith(key)):
             return _info(studio, provenance)
     known = ", ".join(item.name for item in list_datasets(studio)) or "none yet"
     if not key:
@@ -232,10 +234,11 @@ def name_for(path: str) -> str:
 
 def _commit(studio: "Studio", made: Path, provenance: files.Provenance, wish: str) -> DatasetInfo:
     """Give a finished folder its place among the datasets, under a name that is free; or find it there already."""
-    final = studio.settings.datasets / made.name
+    address = _address(studio.owner, made.name)
+    final = studio.settings.datasets / address
     existing = files.load(final) if final.is_dir() else None
     if existing is None:
-        existing = replace(provenance, name=_free_name(studio, wish))
+        existing = replace(provenance, id=address, sha256=made.name, name=_free_name(studio, wish))
         write_json(made / "provenance.json", files.as_dict(existing))
         commit_folder(made, final)
     if studio.keeping:
@@ -243,10 +246,18 @@ def _commit(studio: "Studio", made: Path, provenance: files.Provenance, wish: st
     return _info(studio, existing)
 
 
+def _address(whose: str, content: str) -> str:
+    """The name of a dataset's folder. By content alone it would tell a visitor who else has the same examples."""
+    if whose in (owner.LOCAL.owner, owner.EVERYONE):
+        return content
+    return hashlib.sha256(f"{whose}\0{content}".encode()).hexdigest()
+
+
 def _free_name(studio: "Studio", wish: str) -> str:
     """The wished name, or the first free one of name-2, name-3, …"""
     clean = wish.strip()[:80] or "dataset"
-    taken = {item.name for item in files.list_all(studio.settings.datasets) if item.owner == studio.owner}
+    may = owner.shared(studio.owner)
+    taken = {item.name for item in files.list_all(studio.settings.datasets) if item.owner in may}
     if clean not in taken:
         return clean
     stem, mark, number = clean.rpartition("-")
@@ -275,7 +286,7 @@ def _info(studio: "Studio", found: files.Provenance) -> DatasetInfo:
         source=found.source,
         created=found.created,
         size=sum(path.stat().st_size for path in folder.iterdir()),
-        sha256=found.id,
+        sha256=found.sha256 or found.id,
         rejected=found.rejected_count,
         findings=found.findings,
         note=found.note,

@@ -6,7 +6,6 @@ Each lies in a directory of its own (evaluation/files.py) and waits for the devi
 
 import json
 import re
-import secrets
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from studio.evaluation.marks import mark_of
 from studio.evaluation.prompts import Prompt
 from studio.evaluation.scores import BASE, Row, Score, SetScores, evidence, said
 from studio.rundir import Exit, RunDir, create, read_events, read_json
-from studio.services import ends, evaluation_line, models, prompt_sets, sources
+from studio.services import ends, evaluation_line, models, owner, prompt_sets, runs, sources
 from studio.services.checks import Progress
 from studio.services.prompt_sets import GENERAL, HELD_OUT
 from studio.services.sources import Source
@@ -105,7 +104,7 @@ def start(
         columns=columns,
         rows=[record.row for record in held_out] if HELD_OUT in wanted else [],
     )
-    made = time.strftime("%y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
+    made = owner.new_id(studio)
     create(
         studio.settings.evaluations,
         made,
@@ -166,7 +165,7 @@ def _columns(studio: "Studio", keys: Sequence[str]) -> tuple[list[Column], list[
 
 def steps(studio: "Studio", run_id: str) -> list[int]:
     """The checkpoints of a run that can be evaluated, by their steps."""
-    return ends.checkpoint_steps(studio.run_dir(run_id))
+    return ends.checkpoint_steps(studio.run_dir(runs.get(studio, run_id).id))
 
 
 def list_evaluations(studio: "Studio", run_id: str | None = None) -> list[EvaluationInfo]:
@@ -203,9 +202,12 @@ def folder_of(studio: "Studio", evaluation_id: str) -> RunDir:
 
 
 def _find(studio: "Studio", key: str) -> tuple[RunDir, Order]:
-    if re.fullmatch(r"[0-9a-f-]{1,20}", key):
+    if re.fullmatch(r"[0-9a-f-]{1,40}", key):
         for path in sorted(studio.settings.evaluations.glob(f"{key}*")):
-            order = Order.read(path)
+            try:
+                order = Order.read(path)
+            except BadInput:
+                continue  # unreadable: it cannot be said whose it is
             if order.owner == studio.owner:
                 return RunDir(path), order
     raise NotFound(f"There is no evaluation {key!r}. See them with: studio evaluations")

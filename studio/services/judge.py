@@ -21,7 +21,7 @@ from studio.errors import BadInput, Unavailable
 from studio.evaluation.bootstrap import as_rows, interval, mean
 from studio.evaluation.scores import BASE, FEWEST, Row, Word
 from studio.rundir import write_json
-from studio.services import evaluations
+from studio.services import evaluations, locality
 from studio.services.checks import Progress
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ def judging(
 
 
 def _address(studio: "Studio") -> tuple[str, str]:
+    if studio.for_visitors and not locality.is_local(studio):
+        raise BadInput("The judge is asked at the expense of this studio's owner: visitors cannot ask it.")
     url, model = studio.settings.judge_url, studio.settings.judge_model
     if not url or not model:
         raise BadInput(

@@ -206,7 +206,7 @@ def _start(studio: "Studio", row: Run) -> None:
     run = studio.run_dir(row.id)
     run.consume("start")
     if studio.chat.awake and queue.missing(studio, row) > 0:
-        studio.chat.make_room(row.name or row.id)
+        studio.chat.make_room(row.owner, row.name or row.id)
     try:
         started = local.start(run, TRAINER, seq=runs.get(studio.database, row.id).last_seq)
     except Unavailable as error:

@@ -6,6 +6,8 @@ A visitor is never given what is the machine owner's: folders of this machine by
 import os
 from typing import TYPE_CHECKING
 
+from studio.services.owner import EVERYONE
+
 if TYPE_CHECKING:
     from studio.services.studio import Studio
 
@@ -15,7 +17,9 @@ _OWNER = "local"
 
 def is_local(studio: "Studio") -> bool:
     """True for a studio of one person, listening on this machine alone and not on a Space."""
-    return studio.owner == _OWNER and studio.settings.host in _LOOPBACK and not os.environ.get("SPACE_ID")
+    settings = studio.settings
+    hosted = settings.hosted or studio.for_visitors or bool(os.environ.get("SPACE_ID"))
+    return studio.owner == _OWNER and settings.host in _LOOPBACK and not hosted
 
 
 def own_token(studio: "Studio") -> str:
@@ -23,3 +27,8 @@ def own_token(studio: "Studio") -> str:
     if not is_local(studio):
         return ""
     return (os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or "").strip()
+
+
+def may_name_files(studio: "Studio") -> bool:
+    """Whether who asks may have files of this machine read by their path: not a visitor."""
+    return not studio.for_visitors or studio.owner in (_OWNER, EVERYONE)

@@ -20,6 +20,7 @@ from studio.launch import child, fetch, hub_shape
 from studio.memory import catalogue, structure
 from studio.memory.shapes import ModelShape, Tensor, flat_config, read_shape, stored_bytes
 from studio.rundir import free_space_or_raise, read_json, write_json
+from studio.services.owner import LOCAL
 
 if TYPE_CHECKING:
     from studio.services.studio import Studio
@@ -90,7 +91,7 @@ def _source(folder: Path) -> str:
 
 def folder_of(studio: "Studio", model_id: str) -> Path:
     """Where the model called `model_id` lies."""
-    if _clean(model_id) == model_id:
+    if _clean(model_id) == model_id and _may_use(studio, model_id):
         folder = studio.settings.models / model_id
         link = read_json(studio.settings.models / f"{model_id}.json")
         if link is not None:
@@ -101,11 +102,37 @@ def folder_of(studio: "Studio", model_id: str) -> Path:
         ", ".join(
             path.name.removesuffix(".json")
             for path in sorted(studio.settings.models.iterdir())
-            if not path.name.startswith(".")
+            if not path.name.startswith(".") and _may_use(studio, path.name.removesuffix(".json"))
         )
         or "none yet"
     )
     raise NotFound(f"There is no model {model_id!r} here (known: {known}). Add it with: studio models add {model_id}")
+
+
+def allowed(studio: "Studio") -> list[str]:
+    """What visitors of a hosted studio may use, as its settings name it; nothing where all may be used."""
+    if not studio.settings.hosted or studio.owner == LOCAL.owner:
+        return []
+    return [name.strip() for name in studio.settings.hosted_models.split(",") if name.strip()]
+
+
+def _may_use(studio: "Studio", model_id: str) -> bool:
+    named = allowed(studio)
+    return not named or model_id in {_local_name(name) for name in named}
+
+
+def _local_name(source: str) -> str:
+    """What a model from the hub is called here."""
+    return SAMPLE if source.lower() == _SAMPLE_HUB_ID.lower() else _clean(source.rpartition("/")[2].lower())
+
+
+def _check_source(studio: "Studio", source: str) -> None:
+    """Visitors add no folders of this machine, and of a hosted studio only what its settings allow."""
+    named = allowed(studio)
+    if named and source.lower() not in {name.lower() for name in named}:
+        raise BadInput(f"This studio is shared: its base models are {', '.join(named)}.")
+    if studio.for_visitors and studio.owner != LOCAL.owner and source.lower() != SAMPLE and not _HUB_ID.fullmatch(source):
+        raise BadInput("Folders can be given only by the person at the machine that the studio runs on.")
 
 
 _shapes: dict[tuple[Path, float], ModelShape] = {}
@@ -137,8 +164,8 @@ def known_shape(studio: "Studio", model_id: str, *, ask_hub: bool = False) -> Mo
     with contextlib.suppress(NotFound):
         return catalogue.shape(model_id)
     kept = studio.settings.cache / "shapes" / f"{_clean(model_id)}.json"
-    told = read_json(kept)
-    if told is None and ask_hub and _HUB_ID.fullmatch(model_id):
+    told = read_json(kept) if not allowed(studio) else None
+    if told is None and ask_hub and not allowed(studio) and _HUB_ID.fullmatch(model_id):
         if studio.settings.offline:
             raise Unavailable(
                 f"{model_id} is neither here nor among the {len(catalogue.names())} known models, and this studio is "
@@ -184,13 +211,15 @@ def linear_modules(studio: "Studio", model_id: str) -> dict[str, LinearKind]:
 
 def add(studio: "Studio", source: str, progress: Progress) -> ModelInfo:
     """Add the sample model, a local folder or a hub id. progress(what, done, of), of = 0 where it is unknown."""
+    _check_source(studio, source)
     if source.lower() in (SAMPLE, _SAMPLE_HUB_ID.lower()):
         return _add_sample(studio, progress)
     folder = Path(source).expanduser()
-    if folder.exists():
+    visiting = studio.for_visitors and studio.owner != LOCAL.owner
+    if not visiting and folder.exists():
         return _add_folder(studio, folder.absolute())
     if _HUB_ID.fullmatch(source):
-        return _add_from_hub(studio, source, _clean(source.rpartition("/")[2].lower()), progress)
+        return _add_from_hub(studio, source, _local_name(source), progress)
     raise NotFound(
         f"{source!r} is neither a folder nor a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct. "
         f"The sample model is called {SAMPLE}."

@@ -35,6 +35,7 @@ def reorder(studio: "Studio", run_id: str, before: str | None = None) -> "RunInf
     """Let a waiting run start before another that waits; without `before`, after all others."""
     info = _waiting(studio, run_id)
     waiting = line(studio)
+    _refuse_overtaking(studio, waiting)
     others = [row for row in waiting if row.id != info.id]
     ids = [row.id for row in others]
     at = len(others) if before is None else ids.index(_other(studio, info.id, before))
@@ -67,6 +68,7 @@ def first(studio: "Studio", run_id: str) -> "RunInfo":
 def start_now(studio: "Studio", run_id: str) -> "RunInfo":
     """Start a waiting run at once, beside what runs; raises Conflict when the memory free now is not enough."""
     info = _waiting(studio, run_id)
+    _refuse_overtaking(studio, [*line(studio), *_active(studio)])
     row = rows.get(studio.database, info.id)
     short = lacking(studio, row, _active(studio))
     if short > 0:
@@ -115,6 +117,12 @@ def _waiting(studio: "Studio", run_id: str) -> "RunInfo":
     if info.state != "queued":
         raise Conflict(f"Run {info.name} ({info.id}) does not wait: it is {info.state}.")
     return info
+
+
+def _refuse_overtaking(studio: "Studio", others: list[Run]) -> None:
+    """The order among several people is that of asking: nobody puts their runs before another's."""
+    if any(row.owner != studio.owner for row in others) and not studio.visitor.admin:
+        raise Conflict("Runs of other people are at work or wait too: all start in the order in which they were asked for.")
 
 
 def _other(studio: "Studio", run_id: str, before: str) -> str:

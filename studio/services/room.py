@@ -13,8 +13,8 @@ from studio.services.turns import Line
 @dataclass(slots=True)
 class Room:
     """base: the model and the type its weights are held in. seated: what is loaded beside it, the last used last, with
-    its name in the worker and why it has a pass of its own. answering: the runs that are being asked. made_room: the
-    name of the run that it made room for."""
+    its name in the worker and why it has a pass of its own. answering: the runs that are being asked. made_room: owner
+    and name of the run that it made room for."""
 
     line: Line = field(default_factory=Line)
     talker: Talker | None = None
@@ -23,7 +23,7 @@ class Room:
     used: float = 0.0
     asked: int = 0
     answering: frozenset[str] = frozenset()
-    made_room: str = ""
+    made_room: tuple[str, str] = ("", "")
 
     @property
     def awake(self) -> bool:
@@ -49,11 +49,11 @@ class Room:
         if self.talker is not None and time.monotonic() - self.used > seconds:
             self.close_if_free()
 
-    def make_room(self, run: str) -> None:
-        """Give the memory back at once for a run of this name; an answer that is being given is cut short."""
+    def make_room(self, owner: str, run: str) -> None:
+        """Give the memory back at once for a run of this owner and name; an answer that is being given is cut short."""
         talker = self.talker
         if talker is not None:
-            self.made_room = run
+            self.made_room = owner, run
             talker.close(grace=0.0)  # it keeps nothing that could be lost
             self.close_if_free()
 

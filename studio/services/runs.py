@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 import json
 import re
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from studio.errors import BadInput, Conflict, NotFound
 from studio.memory.shapes import ModelShape
 from studio.recipe import Recipe
 from studio.rundir import About, RunDir, create, read_json
-from studio.services import datasets, ends, estimates, examples, models, resuming
+from studio.services import datasets, ends, estimates, examples, locality, models, owner, resuming
 from studio.services.datasets import DatasetInfo
 from studio.services.states import EXPLAINED, FINAL, State
 from studio.store import ingest
@@ -94,7 +93,7 @@ def start(studio: "Studio", recipe: Recipe) -> RunInfo:
     files, dataset = inputs(studio, recipe)
     name = recipe.name.strip() or _next_name(studio, dataset.name)
     recipe = recipe.model_copy(update={"name": name})
-    run_id = time.strftime("%y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
+    run_id = owner.new_id(studio)
     run = create(
         studio.settings.runs,
         run_id,
@@ -117,6 +116,8 @@ def inputs(studio: "Studio", recipe: Recipe) -> tuple[dict[str, str], DatasetInf
     shape = models.shape_of(studio, recipe.model.model)
     estimates.check_modules(recipe, shape)
     check_reporting(recipe)
+    if recipe.output.report_to and not locality.may_name_files(studio):
+        raise BadInput("Report to: visitors cannot report elsewhere from here. Leave it out under Advanced, Output.")
     folder = models.folder_of(studio, recipe.model.model)
     dataset = datasets.get(studio, recipe.data.dataset)
     examples.try_out(studio, dataset, recipe)

@@ -51,7 +51,9 @@ class Speed:
     source: str
 
 
-_past: dict[Path, tuple[float, list[Past]]] = {}
+# Owners whose runs are remembered; those asked for longest ago make way.
+_OWNERS = 64
+_past: dict[tuple[Path, str], tuple[float, list[Past]]] = {}
 
 
 def of(studio: "Studio", recipe: Recipe, now: Machine) -> Speed:
@@ -96,12 +98,14 @@ def _slower(recipe: Recipe) -> float:
 
 
 def _runs(studio: "Studio") -> list[Past]:
-    """The runs of this home that have a speed; asked again after a while."""
-    home = studio.settings.home
+    """The owner's runs that have a speed; asked again after a while."""
+    home = studio.settings.home, studio.owner
     kept = _past.get(home)
     if kept is not None and time.monotonic() - kept[0] < _KEPT_SECONDS:
         return kept[1]
     found = [past for row in rows.every(studio.database, studio.owner) if (past := _read(studio, row)) is not None]
+    while len(_past) >= _OWNERS:
+        _past.pop(next(iter(_past)), None)
     _past[home] = (time.monotonic(), found)
     return found
 

@@ -14,8 +14,10 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from studio.errors import Unavailable
-from studio.rundir import RunDir
+from studio.rundir import About, RunDir
 from studio.services import chat, checks, datasets, keeper, trash, usage, webhook
+from studio.services import owner as owners
+from studio.services.owner import Visitor
 from studio.services.room import Room
 from studio.settings import Settings
 from studio.store import db
@@ -25,12 +27,16 @@ _log = logging.getLogger(__name__)
 
 
 class Studio:
-    """What every service is handed. Use as a context manager; `keep` starts the keeper's thread."""
+    """What every service is handed. Use as a context manager; `keep` starts the keeper's thread.
+
+    home_owner: who asks where nobody else does. for_visitors: others reach it, so that who asks must be known.
+    """
 
     def __init__(self, settings: Settings, owner: str = "local") -> None:
         webhook.check(settings.webhook_url)
         self.settings = settings.prepare()
-        self.owner = owner
+        self.home_owner = owner
+        self.for_visitors = False
         self.chat = Room()
         self.sending: list[threading.Thread] = []
         self._notices: dict[str, str] = {}
@@ -65,9 +71,34 @@ class Studio:
         return self
 
     @property
+    def visitor(self) -> Visitor:
+        """Who asks now; raises Stranger where that cannot be told."""
+        return owners.of(self)
+
+    @property
+    def owner(self) -> str:
+        """Whose things may be seen and touched now: the one gate that all services ask."""
+        return owners.of(self).owner
+
+    def open_to_visitors(self) -> Self:
+        """From now on nobody is taken for this machine's own person: who asks must be known."""
+        self.for_visitors = True
+        return self
+
+    @property
     def notices(self) -> list[str]:
-        """What a person should know of this home: a database that was damaged, a run that cannot be looked after."""
-        return list(self._notices.values())
+        """What a person should know of this home: a database that was damaged, a run that cannot be looked after.
+
+        A visitor is told what is said of their own runs alone.
+        """
+        said = dict(self._notices)
+        if owners.of(self).admin:
+            return list(said.values())
+        return [text for about, text in said.items() if self._is_own(about)]
+
+    def _is_own(self, about: str) -> bool:
+        run = self.run_dir(about)
+        return run.about.is_file() and About.read(run).owner == self.owner
 
     def notice(self, about: str, text: str) -> None:
         """Say something about one thing, in place of what was said of it before; nothing takes it back."""
@@ -124,6 +155,8 @@ class Studio:
         return RunDir(self.settings.runs / run_id)
 
     def _keep(self) -> None:
+        # The keeper works for all owners; what it asks of one, it asks by their rows and files.
+        owners.asking.set(owners.LOCAL)
         while not self._stopping.wait(self.settings.keeper_interval):
             self._look_safely()
             # A worker that cannot be closed must not end the keeping of runs.
@@ -172,6 +205,8 @@ class Studio:
 
 
 def welcome(studio: Studio) -> None:
-    """A home without datasets gets the sample, so that the first visit has something to train."""
-    if studio.keeping and not datasets.list_datasets(studio):
-        datasets.add_sample(studio)
+    """A home without datasets gets the sample, so that the first visit has something to train; of a studio that others
+    reach, all visitors share it."""
+    with owners.acting(owners.Visitor(owners.EVERYONE) if studio.for_visitors else owners.LOCAL):
+        if studio.keeping and not datasets.list_datasets(studio):
+            datasets.add_sample(studio)

@@ -56,6 +56,11 @@ class _Ring:
     lock: threading.Lock = field(default_factory=threading.Lock)
     due: float = 0.0
 
+    def forget_old(self) -> None:
+        """Only who looked a moment ago is remembered."""
+        since = time.monotonic() - _FRESH
+        self.holders = {owner: told for owner, told in self.holders.items() if told[0] > since}
+
 
 _rings: "weakref.WeakKeyDictionary[Studio, _Ring]" = weakref.WeakKeyDictionary()
 
@@ -84,6 +89,7 @@ def look(studio: "Studio", after: float = 0.0) -> Usage:
         moment, holders = ring.holders.get(studio.owner, (0.0, []))
         if time.monotonic() - moment > _FRESH:
             holders = _holders(studio)
+            ring.forget_old()
             ring.holders[studio.owner] = time.monotonic(), holders
     return Usage([one for one in list(ring.samples) if one.time > since], holders)
 

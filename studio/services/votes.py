@@ -4,6 +4,7 @@ votes/<pair>.jsonl, one vote a line, only ever appended to. The files are all th
 database. A later vote with the same id takes the place of an earlier one; a line that a power cut tore is passed over.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.errors import BadInput, Conflict
 from studio.services.comparisons import TIE, Turn
+from studio.services.owner import LOCAL
 from studio.services.sides import BASE
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def cast(studio: "Studio", turn: Turn, better: str) -> Tally:
     if not turn.finished:
         raise Conflict("Vote when both answers are there.")
     path = _path(studio, keys)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _append(path, asdict(Vote(turn.id, time.time(), _pair(keys), better, turn.hidden, turn.question)))
     return tally(studio, turn)
 
@@ -124,7 +126,14 @@ def _pair(keys: list[str]) -> list[str]:
 
 def _path(studio: "Studio", keys: list[str]) -> Path:
     name = "--".join(re.sub(r"[^\w@.-]", "_", key) for key in _pair(keys))
-    return studio.settings.home / "votes" / f"{name}.jsonl"
+    return _folder(studio) / f"{name}.jsonl"
+
+
+def _folder(studio: "Studio") -> Path:
+    """Where an owner's votes lie; those of this machine's own person, as ever, at the top."""
+    folder = studio.settings.home / "votes"
+    whose = studio.owner
+    return folder if whose == LOCAL.owner else folder / hashlib.sha256(whose.encode()).hexdigest()[:32]
 
 
 def _append(path: Path, value: dict[str, Any]) -> None:

@@ -15,15 +15,15 @@ def put(database: Database, **row: object) -> None:
         session.execute(insert(Dataset).values(row).on_conflict_do_nothing())
 
 
-def every(database: Database, owner: str) -> Sequence[Dataset]:
-    """All datasets of an owner, newest first."""
+def every(database: Database, owners: Sequence[str]) -> Sequence[Dataset]:
+    """All datasets of these owners, newest first."""
     with database.read() as session:
-        return session.scalars(select(Dataset).where(Dataset.owner == owner).order_by(Dataset.created.desc())).all()
+        return session.scalars(select(Dataset).where(Dataset.owner.in_(owners)).order_by(Dataset.created.desc())).all()
 
 
-def find(database: Database, owner: str, key: str) -> Dataset | None:
+def find(database: Database, owners: Sequence[str], key: str) -> Dataset | None:
     """The dataset with this id, the beginning of an id, or this name (the newest of that name)."""
-    mine = select(Dataset).where(Dataset.owner == owner).order_by(Dataset.created.desc())
+    mine = select(Dataset).where(Dataset.owner.in_(owners)).order_by(Dataset.created.desc())
     match = or_(Dataset.name == key, Dataset.id == key)
     if len(key) >= 6:  # shorter ones are more likely a mistyped name than the beginning of an id
         match = or_(match, Dataset.id.startswith(key, autoescape=True))

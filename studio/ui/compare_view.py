@@ -71,7 +71,7 @@ def memory(now: Loaded) -> str:
         beside = {0: "", 1: " and an adapter"}.get(now.adapters, f" and {now.adapters} adapters")
         return f'<p class="why" data-loaded>In memory: {esc(now.model)}{beside}.</p>'
     if now.made_room:
-        words = f"The model made room for the run {now.made_room}; ask again to load it."
+        words = f"The model made room for {now.made_room}; ask again to load it."
         return f'<p class="why" data-made-room role="status">{esc(words)}</p>'
     return ""
 

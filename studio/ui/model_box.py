@@ -3,6 +3,7 @@
 import queue
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import gradio as gr
@@ -50,7 +51,9 @@ def arriving(studio: Studio, source: str) -> Iterator[str]:
     """Adds a model, which takes a while; yields what is being done and how far it is. Raises what went wrong."""
     said: queue.SimpleQueue[tuple[str, int, int]] = queue.SimpleQueue()
     pool = ThreadPoolExecutor(1, thread_name_prefix="add-model")
-    work = pool.submit(models.add, studio, source, lambda what, done, of: said.put((what, done, of)))
+    # In the asker's context: whose models these are is asked in there too.
+    context = copy_context()
+    work = pool.submit(context.run, models.add, studio, source, lambda what, done, of: said.put((what, done, of)))
     pool.shutdown(wait=False)  # whoever asked may leave: the model arrives all the same
     last: tuple[str, int, int] | None = None
     while not work.done():

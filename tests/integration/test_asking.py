@@ -119,7 +119,7 @@ def test_a_run_that_needs_the_memory_gets_it(asked: tuple[Studio, str, str], mon
     monkeypatch.setattr(queue, "missing", lambda *_: 1)
     values = {"model": "tiny", "dataset": "little", "max_steps": 1, "dtype": "float32", "held_out": 0, "name": "big"}
     started = runs.start(studio, Recipe().with_values(values))
-    assert chat.loaded(studio) == chat.Loaded(made_room="big")
+    assert chat.loaded(studio) == chat.Loaded(made_room="the run big")
     while runs.get(studio, started.id).state not in FINAL:
         time.sleep(0.2)
     *_, after = ask(studio, ["base", lora])

@@ -92,7 +92,7 @@ def test_drafts_are_kept_under_a_name_of_ones_own(ready: Studio, contents: Path)
 
 def test_only_its_owner_has_it(ready: Studio, contents: Path) -> None:
     info = adapters.put(ready, New("mine", "imported", recipe(), {}), contents)
-    ready.owner = "someone else"
+    ready.home_owner = "someone else"
     assert adapters.list_adapters(ready) == []
     with pytest.raises(NotFound):
         adapters.folder_of(ready, info.id)
