@@ -7,13 +7,14 @@ input, 1 any other failure; errors are one sentence on stderr.
 import logging
 import socket
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from studio import cli_chat, cli_data, cli_eval, cli_export, cli_runs, cli_share
+from studio import cli_chat, cli_data, cli_eval, cli_export, cli_runs, cli_share, cli_users
 from studio import cli_output as out
 from studio.cli_data import Json, Sets, pairs
 from studio.errors import BadInput, StudioError, Unavailable
@@ -22,6 +23,7 @@ from studio.services import (
     doctor as doctor_service,
 )
 from studio.services import (
+    accounts,
     dry_runs,
     estimates,
     presets,
@@ -33,8 +35,9 @@ from studio.services import (
 from studio.services import (
     runs as run_service,
 )
+from studio.services.owner import LOCAL, asking
 from studio.services.studio import Studio, welcome
-from studio.settings import Settings
+from studio.settings import LOOPBACK, Settings
 
 app = typer.Typer(
     no_args_is_help=False,
@@ -60,6 +63,7 @@ app.command()(cli_export.exports)
 app.command()(cli_share.publish)
 app.command()(cli_share.reproduce)
 app.add_typer(cli_export.app, name="adapters")
+app.add_typer(cli_users.app, name="users")
 
 
 @app.callback(invoke_without_command=True)
@@ -81,23 +85,71 @@ def serve(
     sample: Annotated[
         bool, typer.Option("--sample", help="Prepare the sample model first if it is not there.")
     ] = False,
+    is_open: Annotated[
+        bool, typer.Option("--i-know-this-is-open", help="Listen beyond this machine though anyone may then use it.")
+    ] = False,
 ) -> None:
     """Serve the studio in the browser (the default)."""
     settings: Settings = context.obj
-    _serve(replace(settings, host=host or settings.host, port=port or settings.port), sample)
+    _serve(replace(settings, host=host or settings.host, port=port or settings.port), sample, is_open)
 
 
-def _serve(settings: Settings, sample: bool = False) -> None:
+def _serve(settings: Settings, sample: bool = False, is_open: bool = False) -> None:
+    mode = _mode(settings, is_open)
     _port_is_free(settings)
     with Studio(settings).keep() as studio:
+        if mode:
+            studio.open_to_visitors()
         welcome(studio)
-        if sample:
+        if sample and mode == "hosted":
+            threading.Thread(target=_prepare_meanwhile, args=(studio,), name="sample", daemon=True).start()
+        elif sample:
             _prepare_sample(studio)
         # Imported here: gradio takes seconds, and no other command needs it.
         from studio.ui.server import serve as serve_pages
 
         print(f"LoRA Studio: http://{settings.host}:{settings.port} (home {settings.home}; Ctrl-C ends it, runs go on)")
-        serve_pages(studio)
+        serve_pages(studio, mode)
+
+
+def serve_space() -> None:
+    """What app.py does: the settings are the environment's, and the sample model is prepared meanwhile."""
+    _say_notices()
+    try:
+        _serve(Settings.from_env(), sample=True)
+    except StudioError as error:
+        print(f"studio: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
+
+
+def _mode(settings: Settings, is_open: bool) -> Literal["hosted", "team"] | None:
+    """How visitors are known. Raises BadInput where others could reach a studio that takes them for its own person."""
+    if settings.hosted:
+        return "hosted"
+    if accounts.every(settings):
+        return "team"
+    if settings.host not in LOOPBACK and not is_open:
+        raise BadInput(
+            f"On {settings.host} others can reach this studio, and nobody would have to sign in. Make accounts first "
+            "(studio users add NAME), or say --i-know-this-is-open."
+        )
+    return None
+
+
+def _prepare_meanwhile(studio: Studio) -> None:
+    """The sample model, while the pages are served already; how far it is stands in the sidebar."""
+    asking.set(LOCAL)
+
+    def said(what: str, done: int, of: int) -> None:
+        share = f" ({done * 100 // of} %)" if of else ""
+        studio.notice("all", f"The sample model is being prepared: {what}{share}.")
+
+    try:
+        model_service.add(studio, model_service.SAMPLE, said)
+    except StudioError as error:
+        studio.notice("all", f"The sample model is not ready: {error}")
+    else:
+        studio.notice("all", "")
 
 
 def _prepare_sample(studio: Studio) -> None:

@@ -15,6 +15,9 @@ from platformdirs import user_data_path
 from studio.errors import BadInput
 
 
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
 def default_home() -> Path:
     """The platform's user-data directory for LoRA Studio."""
     return user_data_path("lora-studio", appauthor=False)

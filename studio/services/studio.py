@@ -94,14 +94,17 @@ class Studio:
         said = dict(self._notices)
         if owners.of(self).admin:
             return list(said.values())
-        return [text for about, text in said.items() if self._is_own(about)]
+        return [text for about, text in said.items() if about == "all" or self._is_own(about)]
 
     def _is_own(self, about: str) -> bool:
         run = self.run_dir(about)
         return run.about.is_file() and About.read(run).owner == self.owner
 
     def notice(self, about: str, text: str) -> None:
-        """Say something about one thing, in place of what was said of it before; nothing takes it back."""
+        """Say something about one thing, in place of what was said of it before; nothing takes it back.
+
+        about: the id of a run, `all` for what everybody may know, or anything else for this home's own person.
+        """
         if not text:
             self._notices.pop(about, None)
         elif self._notices.get(about) != text:

@@ -11,6 +11,7 @@ from studio.services import chat, comparisons, run_list, runs, sides
 from studio.services.studio import Studio
 from studio.ui import compare_tab, data_tab, export_tab, form, markup, runs_tab, sidebar, train_tab
 from studio.ui.handlers import PRIVATE, Step, Updates, view
+from studio.ui.visitors import Blocks, Desk
 
 TABS = ("data", "train", "runs", "compare", "export")
 _HEADER = """
@@ -26,9 +27,9 @@ _READ_ONLY = (
 )
 
 
-def build(studio: Studio) -> gr.Blocks:
-    """The whole page for one studio."""
-    with gr.Blocks(title="LoRA Studio", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
+def build(studio: Studio, desk: Desk | None = None) -> gr.Blocks:
+    """The whole page for one studio. desk: where visitors are known by, of one that others reach."""
+    with Blocks(title="LoRA Studio", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
         view("top", _HEADER)
         nowhere = view("nowhere")
         if not studio.keeping:
@@ -127,6 +128,7 @@ def build(studio: Studio) -> gr.Blocks:
         for button, name in ((made.train, "train"), (compare.train, "train"), (export.train, "train"),
                              (made.compare, "compare"), (made.export, "export")):  # fmt: skip
             button.click(lambda name=name: gr.Tabs(selected=name), None, tabs, **quiet)
+    page.desk = desk
     page.queue(max_size=64, default_concurrency_limit=4)
     _calm(page, nowhere)
     return page

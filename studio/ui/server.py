@@ -26,9 +26,10 @@ from studio.errors import NotFound, StudioError
 from studio.services import checks, comparisons, datasets, examples, export_files
 from studio.services.studio import Studio
 from studio.ui import app as pages
-from studio.ui import curves, evaluation_page, form, machine_view, pulse, reproduce_view, run_list, share
+from studio.ui import curves, evaluation_page, form, machine_view, pulse, reproduce_view, run_list, share, signing_in
 from studio.ui.early import Early
 from studio.ui.theme import studio_theme
+from studio.ui.visitors import Desk, Doorman, Mode
 
 _REJECTS = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -71,10 +72,14 @@ def _name(address: str) -> str:
         return ""
 
 
-def make_app(studio: Studio) -> FastAPI:
-    """The application that serves one studio."""
+def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
+    """The application that serves one studio. mode: how visitors are known, if others than its own person reach it."""
+    desk = Desk(studio.open_to_visitors(), mode) if mode else None
     app = FastAPI(title="LoRA Studio", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Early)
+    if desk is not None:
+        app.add_middleware(Doorman, desk=desk)
+        signing_in.add_routes(app, desk)
     app.add_middleware(Guard, hosts=LOOPBACK | {studio.settings.host})
 
     @app.get("/healthz")
@@ -145,7 +150,7 @@ def make_app(studio: Studio) -> FastAPI:
     app.mount("/static", files, name="static")
     return gr.mount_gradio_app(
         app,
-        pages.build(studio),
+        pages.build(studio, desk),
         path="/",
         server_name=studio.settings.host,
         server_port=studio.settings.port,
@@ -183,11 +188,11 @@ def _head() -> str:
     )
 
 
-def serve(studio: Studio) -> None:
-    """Serve until interrupted."""
+def serve(studio: Studio, mode: Mode | None = None) -> None:
+    """Serve until interrupted; mode as of make_app."""
     settings = studio.settings
     uvicorn.run(
-        make_app(studio),
+        make_app(studio, mode),
         host=settings.host,
         port=settings.port,
         log_level="warning",

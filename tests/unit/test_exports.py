@@ -111,7 +111,7 @@ def test_the_time_left_is_known_from_the_one_before(ready: Studio, run: str, mon
 
 def test_others_do_not_have_it(ready: Studio, run: str) -> None:
     info = exports.start(ready, run, "merged")
-    ready.owner = "someone else"
+    ready.home_owner = "someone else"
     assert exports.list_exports(ready) == []
     for act in (exports.get, exports.delete, exports.cancel, exports.again, export_files.file_of):
         with pytest.raises(NotFound):

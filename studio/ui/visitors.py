@@ -1,0 +1,211 @@
+"""Who sent a request: the doorman of a studio that others reach. A studio of one person has none.
+
+A visitor is known by one signed cookie: an account, or a random number for who has not signed in. `Doorman` reads it
+before anything else and says it in services/owner.asking. Gradio runs an event outside of the request that asked for it,
+so `Blocks.call_function`, through which every event goes and every step of a generator, says it again.
+"""
+
+import os
+import re
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from typing import Any, Literal
+from urllib.parse import parse_qs
+
+import gradio as gr
+from itsdangerous import BadData, URLSafeTimedSerializer
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from studio.services import accounts, owner
+from studio.services.owner import NOBODY, Stranger, Visitor
+from studio.services.studio import Studio
+
+COOKIE = "studio_visitor"
+SECRET = "STUDIO_COOKIE_SECRET"  # noqa: S105 the name of a variable
+_DAYS = 7
+_SCOPE = "studio.visitor"
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_SESSIONS = 10_000  # pages whose visitor is remembered
+_HEARTBEAT = re.compile(r"/heartbeat/([^/]+)$")
+# What whoever has not signed in to a team's studio is given.
+_OPEN = ("/healthz", "/static/", "/sign-in", "/favicon.ico", "/theme.css")
+Mode = Literal["hosted", "team"]
+
+
+class Desk:
+    """Writes and reads the cookies of one studio. mode: hosted, where one may stay unknown; team, where one may not."""
+
+    def __init__(self, studio: Studio, mode: Mode) -> None:
+        self.studio = studio
+        self.mode = mode
+        self.admins = {name.strip().lower() for name in studio.settings.admins.split(",") if name.strip()}
+        self._signer = URLSafeTimedSerializer(_secret(studio), salt="visitor")
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        self._pages: OrderedDict[str, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def known(self, headers: Headers) -> Visitor:
+        """The visitor whose cookie this is; NOBODY without one, or with one that is not ours, too old or signed out."""
+        value = _cookies(headers).get(COOKIE, "")
+        try:
+            told = self._signer.loads(value, max_age=_DAYS * 86_400)
+            kind, whose, name, session = map(str, told)
+        except (BadData, ValueError, TypeError):
+            return NOBODY
+        if session in self._gone or (self.mode == "team") != whose.startswith(accounts.PREFIX):
+            return NOBODY
+        if kind == "anonymous":
+            return Visitor(whose, "", "anonymous")
+        if self.mode == "team" and not accounts.is_current(self.studio, whose, session):
+            return NOBODY
+        return Visitor(whose, name, "account", admin=name.lower() in self.admins)
+
+    def new(self) -> Visitor:
+        """Someone who was never here."""
+        return Visitor(f"anon-{secrets.token_hex(16)}", "", "anonymous")
+
+    def cookie(self, visitor: Visitor, headers: Headers, session: str = "") -> str:
+        """The Set-Cookie that makes a visitor known, under a session of its own unless one is given."""
+        told = [visitor.kind, visitor.owner, visitor.name, session or secrets.token_hex(16)]
+        return f"{COOKIE}={self._signer.dumps(told)}; Max-Age={_DAYS * 86_400}; {manner(headers)}"
+
+    def sign_out(self, headers: Headers) -> str:
+        """The Set-Cookie that forgets a visitor; the session is not taken again, should someone have kept it."""
+        try:
+            session = str(self._signer.loads(_cookies(headers).get(COOKIE, ""))[3])
+        except (BadData, ValueError, TypeError, IndexError):
+            session = ""
+        if session:
+            self._gone[session] = None
+            while len(self._gone) > _SESSIONS:
+                self._gone.popitem(last=False)
+        return f"{COOKIE}=; Max-Age=0; {manner(headers)}"
+
+    def seal(self, value: dict[str, Any]) -> str:
+        """What must come back unchanged from the browser, within ten minutes."""
+        return str(URLSafeTimedSerializer(_secret(self.studio), salt="signing in").dumps(value))
+
+    def unseal(self, text: str) -> dict[str, Any]:
+        """What was sealed; nothing where it was not, or too long ago."""
+        try:
+            return dict(URLSafeTimedSerializer(_secret(self.studio), salt="signing in").loads(text, max_age=600))
+        except (BadData, ValueError, TypeError):
+            return {}
+
+    def holds_page(self, page: str, visitor: Visitor) -> bool:
+        """Whether a page, by Gradio's name for its session, is this visitor's: it is whose it was seen with first."""
+        if not page:
+            return True
+        with self._lock:
+            whose = self._pages.setdefault(page, visitor.owner)
+            self._pages.move_to_end(page)
+            while len(self._pages) > _SESSIONS:
+                self._pages.popitem(last=False)
+        return whose == visitor.owner
+
+
+class Doorman:
+    """Says who sends a request, for all that is done in it; who is new at the page is given a cookie."""
+
+    def __init__(self, app: ASGIApp, desk: Desk) -> None:
+        self.app, self.desk = app, desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers, path = Headers(scope=scope), str(scope["path"])
+        visitor, given = self.desk.known(headers), ""
+        if not visitor.owner and self.desk.mode == "hosted" and path == "/" and scope.get("method") == "GET":
+            visitor = self.desk.new()
+            given = self.desk.cookie(visitor, headers)
+        if not visitor.owner and self.desk.mode == "team" and not path.startswith(_OPEN):
+            away = RedirectResponse("/sign-in", 303) if path == "/" else PlainTextResponse("Sign in first.", 401)
+            await away(scope, receive, send)
+            return
+        if not self.desk.holds_page(_page(scope), visitor):
+            await PlainTextResponse("This page was opened by someone else. Load it again.", 403)(scope, receive, send)
+            return
+
+        async def sending(message: Message) -> None:
+            if given and message["type"] == "http.response.start":
+                MutableHeaders(scope=message).append("Set-Cookie", given)
+                MutableHeaders(scope=message)["Cache-Control"] = "no-store"
+            await send(message)
+
+        scope[_SCOPE] = visitor
+        with owner.acting(visitor):
+            await self.app(scope, receive, sending)
+
+
+class Blocks(gr.Blocks):
+    """A page whose events are done for who asks for them. desk: None for a studio of one person."""
+
+    desk: Desk | None = None
+
+    async def call_function(
+        self,
+        block_fn: Any,
+        processed_input: list[Any],
+        iterator: AsyncIterator[Any] | None = None,
+        requests: gr.Request | list[gr.Request] | None = None,
+        *rest: Any,
+        **named: Any,
+    ) -> Any:
+        """As Gradio's: the one place that calls a handler, or takes the next step of one."""
+        call: Callable[..., Any] = super().call_function
+        if self.desk is None:
+            return await call(block_fn, processed_input, iterator, requests, *rest, **named)
+        request = requests[0] if isinstance(requests, list) else requests
+        visitor = visitor_of(request)
+        page = str(request.session_hash or "") if request is not None else ""
+        if not self.desk.holds_page(page, visitor):
+            raise Stranger("This page was opened by someone else. Load it again.")
+        with owner.acting(visitor):
+            return await call(block_fn, processed_input, iterator, requests, *rest, **named)
+
+
+def visitor_of(request: gr.Request | None) -> Visitor:
+    """Who sent the request that an event came with; NOBODY where that is lost."""
+    scope: MutableMapping[str, Any] = getattr(getattr(request, "request", None), "scope", None) or {}
+    found = scope.get(_SCOPE)
+    return found if isinstance(found, Visitor) else NOBODY
+
+
+def manner(headers: Headers) -> str:
+    """How a cookie is kept. On a Space the page stands in a frame of another site, and the cookie is for that alone."""
+    host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
+    https = headers.get("x-forwarded-proto", "") == "https"
+    if os.environ.get("SPACE_ID") and host not in _LOOPBACK:
+        return "Path=/; HttpOnly; SameSite=None; Secure; Partitioned"
+    return "Path=/; HttpOnly; SameSite=Lax" + ("; Secure" if https else "")
+
+
+def _page(scope: Scope) -> str:
+    """Gradio's name for the session of a page, where the address tells it."""
+    asked = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("session_hash", [])
+    beat = _HEARTBEAT.search(str(scope["path"]))
+    return asked[0] if asked else beat[1] if beat else ""
+
+
+def _cookies(headers: Headers) -> dict[str, str]:
+    return HTTPConnection({"type": "http", "headers": headers.raw}).cookies
+
+
+def _secret(studio: Studio) -> str:
+    """What cookies are signed with: of the environment, or made once in the home, for its person only."""
+    told = os.environ.get(SECRET, "")
+    if len(told) >= 16:
+        return told
+    path = studio.settings.home / "cookie.secret"
+    if not path.is_file():
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        aside.replace(path)
+    return path.read_text(encoding="utf-8")
