@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.errors import BadInput, Conflict, StudioError, Unavailable
 from studio.launch.talker import Talker
-from studio.services import models, sources
+from studio.services import models, quotas, sources
 from studio.services.room import Room
 from studio.services.sides import Side
 from studio.services.turns import Ticket
@@ -97,7 +97,9 @@ def ask(
     """
     if any(not talk or not talk[-1]["content"].strip() for talk in conversations):
         raise BadInput("Write a question first.")
-    room, whose = studio.chat, studio.owner
+    quotas.check_chat(studio)
+    room, visitor = studio.chat, studio.visitor
+    whose = visitor.owner
     state = ChatState("", tuple(Answer() for _ in sides))
     with room.line.join(_asker(whose, session)) as ticket:
         said = -1
@@ -112,7 +114,10 @@ def ask(
         room.made_room = ("", "")
         room.answering = frozenset(side.key.partition("@")[0] for side in sides)
         try:
-            yield from _answered(studio, sides, conversations, sampling or Sampling(), ticket, state)
+            told = _answered(studio, sides, conversations, sampling or Sampling(), ticket, state)
+            with contextlib.closing(told):
+                for state in told:
+                    yield state
         except Unavailable:
             if made_room := _made_room(room, whose):
                 raise Unavailable(f"The model made room for {made_room}; ask again to load it.") from None
@@ -120,6 +125,9 @@ def ask(
         finally:
             room.answering = frozenset()
             room.used = time.monotonic()
+            # One that was left early has no count yet: some four letters are a token.
+            spent = sum(answer.tokens or len(answer.text) // 4 for answer in state.answers)
+            quotas.note(studio, visitor, tokens=spent)
 
 
 def _asker(whose: str, session: str) -> str:

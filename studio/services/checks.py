@@ -29,7 +29,7 @@ from studio.dataset.strict import listed
 from studio.errors import BadInput, NotFound, StudioError, Unavailable
 from studio.launch.child import Died, follow
 from studio.rundir import read_json, write_json
-from studio.services import locality
+from studio.services import locality, quotas
 
 if TYPE_CHECKING:
     from studio.services.studio import Studio
@@ -80,6 +80,9 @@ class Checked:
 
 def take_in(studio: "Studio", path: str | Path) -> str:
     """Move an uploaded file to where no page can read it; returns its new path."""
+    # What lies in the home is no upload: it is somebody's.
+    if not Path(path).is_file() or Path(path).resolve().is_relative_to(studio.settings.home.resolve()):
+        raise BadInput(f"There is no uploaded file {Path(path).name!r}. Upload it again.")
     folder = _new_folder(studio)
     write_json(folder / _WHOSE, {"owner": studio.owner})
     target = folder / (Path(path).name if Path(path).name != _WHOSE else "upload")
@@ -112,6 +115,7 @@ def checking(studio: "Studio", path: str | Path, options: Options | None = None)
         for named in (source, options.held_out):
             if named and not (named is source and from_hub):
                 _refuse_foreign(studio, named)
+    quotas.check_storage(studio)
     folder = _new_folder(studio)
     try:
         files_there = [Path(path).absolute()]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from studio.errors import BadInput
 from studio.launch import local
 from studio.rundir import RunDir, read_json
-from studio.services import adapters, sources
+from studio.services import adapters, quotas, sources
 from studio.services.adapters import AdapterInfo, New
 from studio.services.sources import Source
 
@@ -57,6 +57,7 @@ class Wish:
 
 def start(studio: "Studio", wish: Wish) -> AdapterInfo:
     """Check the wish and start a worker for it; raises BadInput with what does not go together."""
+    quotas.check_work(studio, [one.state for one in adapters.list_adapters(studio)])
     found = _checked(studio, wish)
     density = (0.5 if wish.density is None else wish.density) if wants_density(wish.method) else None
     first = found[0]

@@ -20,7 +20,7 @@ from studio.evaluation.marks import mark_of
 from studio.evaluation.prompts import Prompt
 from studio.evaluation.scores import BASE, Row, Score, SetScores, evidence, said
 from studio.rundir import Exit, RunDir, create, read_events, read_json
-from studio.services import ends, evaluation_line, models, owner, prompt_sets, runs, sources
+from studio.services import ends, evaluation_line, models, owner, prompt_sets, quotas, runs, sources
 from studio.services.checks import Progress
 from studio.services.prompt_sets import GENERAL, HELD_OUT
 from studio.services.sources import Source
@@ -83,6 +83,7 @@ def start(
     if not 1 <= limit <= prompt_sets.MOST:
         raise BadInput(f"The number of prompts of a set is from 1 to {prompt_sets.MOST:,}, not {limit:,}.")
     columns, found = _columns(studio, [model, *against])
+    quotas.check_work(studio, [one.state for one in list_evaluations(studio)])
     first = found[0]
     recipe, run = first.recipe, first.run
     held_out = spread(sources.held_out(studio, first.id), limit)

@@ -19,7 +19,7 @@ from studio.errors import BadInput, Conflict, NotFound, StudioError
 from studio.evaluation.parity import Parity, digits
 from studio.launch import gguf_tools, local, machine
 from studio.rundir import Event, Exit, RunDir, about, create, free_space_or_raise, read_events, read_json, tidy
-from studio.services import evaluations, models, runs, sources
+from studio.services import evaluations, models, quotas, runs, sources
 from studio.services.sources import Source
 from studio.services.states import FINAL, State
 
@@ -149,6 +149,7 @@ def start(studio: "Studio", key: str, kind: str, wish: Wish | None = None) -> Ex
     if not _SHARD.fullmatch(wish.shard):
         raise BadInput(f"The largest file is written like 5GB or 500MB, not {wish.shard!r}.")
     source = sources.find(studio, key, newest=False)
+    quotas.check_work(studio, [one.state for one in list_exports(studio)])
     if kind in _cannot(source):
         why = "it trained whole weights" if kind == "adapter" else "its virtual tokens are no change of weights"
         other = "merged" if kind == "adapter" else "adapter"

@@ -11,7 +11,7 @@ from studio.dataset import store as dataset_files
 from studio.errors import BadInput, Conflict, NotFound
 from studio.recipe import Recipe
 from studio.rundir import Identity, RunDir, about, newest_checkpoint, read_json
-from studio.services import attempts, models, queue, runs
+from studio.services import attempts, models, queue, quotas, runs
 from studio.services.attempts import Plan
 
 if TYPE_CHECKING:
@@ -85,12 +85,14 @@ def _over(studio: "Studio", run_id: str) -> "RunInfo":
 
 
 def _queue(studio: "Studio", info: "RunInfo", run: RunDir, plan: Plan) -> "RunInfo":
+    quotas.check_start(studio)
     last = max((queue.place_of(studio, row) for row in queue.line(studio)), default=0.0)
     with about.held(run):  # nobody puts it into the trash meanwhile
         runs.refuse_trashed(run, info.name)
         about.write(run, order=queue.after(last))
         attempts.forget_wishes(run)
         plan.write(run)
+    quotas.note(studio, studio.visitor, starts=1)
     studio.look()
     return runs.get(studio, info.id)
 

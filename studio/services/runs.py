@@ -13,7 +13,7 @@ from studio.errors import BadInput, Conflict, NotFound
 from studio.memory.shapes import ModelShape
 from studio.recipe import Recipe
 from studio.rundir import About, RunDir, create, read_json
-from studio.services import datasets, ends, estimates, examples, locality, models, owner, resuming
+from studio.services import datasets, ends, estimates, examples, locality, models, owner, quotas, resuming
 from studio.services.datasets import DatasetInfo
 from studio.services.states import EXPLAINED, FINAL, State
 from studio.store import ingest
@@ -90,6 +90,7 @@ class Points:
 
 def start(studio: "Studio", recipe: Recipe) -> RunInfo:
     """Check a recipe against this home and put its run in the queue. Raises BadInput before anything is written."""
+    quotas.check_start(studio)
     files, dataset = inputs(studio, recipe)
     name = recipe.name.strip() or _next_name(studio, dataset.name)
     recipe = recipe.model_copy(update={"name": name})
@@ -105,6 +106,7 @@ def start(studio: "Studio", recipe: Recipe) -> RunInfo:
             "about.json": _json({"name": name, "owner": studio.owner, "created": time.time(), "notes": "", "tags": []}),
         },
     )
+    quotas.note(studio, studio.visitor, starts=1)
     if studio.keeping:
         ingest.register(studio.database, run)
         studio.look()

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from studio.services import chat, comparisons, run_list, runs, sides
+from studio.services.owner import EVERYONE, Visitor, acting
 from studio.services.studio import Studio
 from studio.ui import compare_tab, data_tab, export_tab, form, markup, runs_tab, sidebar, train_tab
 from studio.ui.handlers import PRIVATE, Step, Updates, view
@@ -29,6 +30,14 @@ _READ_ONLY = (
 
 def build(studio: Studio, desk: Desk | None = None) -> gr.Blocks:
     """The whole page for one studio. desk: where visitors are known by, of one that others reach."""
+    if desk is None:
+        return _built(studio, None)
+    # What stands in the page before anyone asks is the same for all: only what is everyone's may be in it.
+    with acting(Visitor(EVERYONE)):
+        return _built(studio, desk)
+
+
+def _built(studio: Studio, desk: Desk | None) -> gr.Blocks:
     with Blocks(title="LoRA Studio", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
         view("top", _HEADER)
         nowhere = view("nowhere")

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from studio import __version__, resources
 from studio.errors import NotFound, StudioError
 from studio.services import checks, comparisons, datasets, examples, export_files
+from studio.services.owner import Stranger
 from studio.services.studio import Studio
 from studio.ui import app as pages
 from studio.ui import curves, evaluation_page, form, machine_view, pulse, reproduce_view, run_list, share, signing_in
@@ -80,6 +81,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
     if desk is not None:
         app.add_middleware(Doorman, desk=desk)
         signing_in.add_routes(app, desk)
+        app.add_exception_handler(Stranger, lambda _, error: PlainTextResponse(str(error), status_code=403))
     app.add_middleware(Guard, hosts=LOOPBACK | {studio.settings.host})
 
     @app.get("/healthz")

@@ -1,0 +1,124 @@
+"""What one visitor of a hosted studio may use, what they are told at the limit, and that at home there is none."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from studio.recipe import Recipe
+from studio.rundir import read_json
+from studio.services import exports, quotas, runs, trash
+from studio.services.owner import Visitor, acting
+from studio.services.quotas import Full
+from studio.services.studio import Studio
+from tests.belongings import Things, make
+
+ANN, BEN = Visitor("anon-" + "a" * 32, kind="anonymous"), Visitor("account-7", "ben")
+ADMIN = Visitor("account-1", "host", admin=True)
+
+
+@pytest.fixture
+def hosted(nothing_starts: None, ready: Studio, tmp_path: Path) -> Iterator[tuple[Studio, Things]]:
+    """A hosted studio in which Ann has one of everything: one run that is over, one that waits."""
+    ready.open_to_visitors()
+    yield ready, make(ready, ANN, "wren", tmp_path / "ann")
+    ready.for_visitors = False
+
+
+def limited(studio: Studio, **quota: float) -> None:
+    none = dict.fromkeys(("queue_most", "quota_running", "quota_queued", "quota_storage_gb", "quota_starts_day",
+                          "quota_chat_tokens_day"), 0)  # fmt: skip
+    studio.settings = replace(studio.settings, hosted=True, hosted_models="tiny", **{**none, **quota})  # type: ignore[arg-type]
+
+
+def begin(studio: Studio, things: Things) -> runs.RunInfo:
+    return runs.start(studio, Recipe().with_values({"model": "tiny", "dataset": things.ids["dataset"]}))
+
+
+@pytest.mark.parametrize(
+    ("quota", "said"),
+    [
+        ({"queue_most": 1}, "The queue is full: 1 runs wait"),
+        ({"quota_queued": 1}, "1 run of yours wait already, and 1 may"),
+        ({"quota_starts_day": 2}, "You have started 2 runs today"),
+        ({"quota_storage_gb": 1e-9}, "is what one visitor may. Delete runs and exports"),
+    ],
+)
+def test_a_start_beyond_a_limit_is_refused_in_words(
+    hosted: tuple[Studio, Things], quota: dict[str, float], said: str
+) -> None:
+    studio, things = hosted
+    limited(studio, **quota)
+    with acting(ANN), pytest.raises(Full, match=said):
+        begin(studio, things)
+    limited(studio)
+    with acting(ANN):
+        assert begin(studio, things).state == "queued"
+
+
+def test_a_day_is_not_given_back_by_deleting(hosted: tuple[Studio, Things]) -> None:
+    studio, things = hosted
+    limited(studio, quota_starts_day=2)
+    with acting(ANN):
+        trash.throw(studio, things.ids["run"])
+        assert quotas.used(studio).starts == 2
+        with pytest.raises(Full, match="today"):
+            begin(studio, things)
+
+
+def test_one_export_at_a_time(hosted: tuple[Studio, Things], monkeypatch: pytest.MonkeyPatch) -> None:
+    studio, things = hosted
+    limited(studio, quota_running=1)
+    monkeypatch.setattr("studio.launch.local.start", lambda *_, **__: True)
+    monkeypatch.setattr("studio.launch.local.find", lambda _: "alive")
+    with acting(ANN):
+        assert exports.start(studio, things.ids["run"], "merged").state == "running"
+        with pytest.raises(Full, match="1 of yours is being made"):
+            exports.start(studio, things.ids["run"], "merged")
+
+
+def test_the_tokens_of_a_day_end(hosted: tuple[Studio, Things]) -> None:
+    studio, _ = hosted
+    limited(studio, quota_chat_tokens_day=100)
+    with acting(ANN):
+        quotas.check_chat(studio)
+    quotas.note(studio, ANN, tokens=100)
+    with acting(ANN), pytest.raises(Full, match="answered 100 tokens today"):
+        quotas.check_chat(studio)
+    with acting(BEN):
+        quotas.check_chat(studio)
+    # Yesterday's count is over.
+    path = next(path for path in (studio.settings.home / "usage").iterdir() if ANN.owner in path.read_text())
+    path.write_text(path.read_text().replace((read_json(path) or {})["day"], "2020-01-01"))
+    with acting(ANN):
+        quotas.check_chat(studio)
+
+
+def test_the_admin_and_the_person_at_home_have_none(hosted: tuple[Studio, Things]) -> None:
+    studio, things = hosted
+    limited(studio, queue_most=1, quota_starts_day=1, quota_storage_gb=1e-9, quota_chat_tokens_day=1)
+    with acting(ADMIN):
+        quotas.check_start(studio)
+        quotas.check_chat(studio)
+    studio.for_visitors = False
+    quotas.check_start(studio)
+    assert not (studio.settings.home / "usage" / "local.json").exists()
+
+
+def test_nobody_overtakes_another(hosted: tuple[Studio, Things]) -> None:
+    from studio.errors import Conflict
+    from studio.services import queue
+
+    studio, things = hosted
+    limited(studio)
+    with acting(ADMIN.__class__("account-9", "cy")):
+        from studio.services import datasets, owner
+
+        with acting(Visitor(owner.EVERYONE)):
+            datasets.add_sample(studio)
+        mine = runs.start(studio, Recipe().with_values({"model": "tiny", "dataset": "tickets"}))
+        assert mine.position == 2
+        for overtake in (queue.first, queue.start_now, queue.reorder):
+            with pytest.raises(Conflict, match="order in which they were asked for"):
+                overtake(studio, mine.id)
