@@ -1,7 +1,7 @@
 """The entry of a Hugging Face Space: the same studio as `studio serve`, with a Space's settings.
 
-Everything can be set by the variables of docs/settings.md. What differs from a studio at home is here: it listens to all,
-strangers may visit it, and it lives on the Space's disk where there is one.
+Everything can be set by the variables of docs/settings.md. What differs from a studio at home is here: it listens to
+all, strangers may visit it, and it lives on the Space's disk where there is one.
 """
 
 import os

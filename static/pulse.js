@@ -7,7 +7,7 @@ import { children } from "/static/morph.js";
 
 const LIVE = 1000, CALM = 3000, HIDDEN = 10000; // ms
 const AGAIN = 4000; // ms after which a tab that was woken and did not follow is woken again
-const EVERYWHERE = ["machine", "now", "studio-notices"];
+const EVERYWHERE = ["machine", "now", "studio-notices", "visit"];
 const OF = { runs: ["run-head", "run-about", "run-verdict", "differ", "run-samples", "run-log"] };
 
 class Pulse {

@@ -14,6 +14,14 @@
   hold();
   new MutationObserver(hold).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 
+  // In a frame of another site the provider's page is not shown: it opens beside it. What deletes asks first.
+  document.addEventListener("click", (event) => {
+    const sure = event.target.closest("[data-sure]");
+    if (sure && !confirm(sure.dataset.sure)) { event.stopPropagation(); event.preventDefault(); }
+    const link = event.target.closest("[data-sign-in]");
+    if (link && self !== top) link.target = "_blank";
+  }, true);
+
   const toggle = () => {
     const theme = dark() ? "light" : "dark";
     try { localStorage.setItem(THEME, theme); } catch { /* private window: the choice lasts for this page */ }

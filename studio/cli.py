@@ -20,14 +20,14 @@ from studio.cli_data import Json, Sets, pairs
 from studio.errors import BadInput, StudioError, Unavailable
 from studio.recipe import Recipe, from_text
 from studio.services import (
-    doctor as doctor_service,
-)
-from studio.services import (
     accounts,
     dry_runs,
     estimates,
     presets,
     usage,
+)
+from studio.services import (
+    doctor as doctor_service,
 )
 from studio.services import (
     models as model_service,
@@ -102,7 +102,8 @@ def _serve(settings: Settings, sample: bool = False, is_open: bool = False) -> N
             studio.open_to_visitors()
         welcome(studio)
         if sample and mode == "hosted":
-            threading.Thread(target=_prepare_meanwhile, args=(studio,), name="sample", daemon=True).start()
+            if model_service.SAMPLE in settings.hosted_models:
+                threading.Thread(target=_prepare_meanwhile, args=(studio,), name="sample", daemon=True).start()
         elif sample:
             _prepare_sample(studio)
         # Imported here: gradio takes seconds, and no other command needs it.

@@ -14,7 +14,6 @@ from platformdirs import user_data_path
 
 from studio.errors import BadInput
 
-
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -53,7 +52,7 @@ class Settings:
     hosted_models         base models that visitors of a hosted studio may use: names here or hub ids, by commas
     admins                account names whose people see who uses what of a studio that others reach, by commas
     queue_most            most runs that may wait in a hosted studio; 0 for no bound, as in all that follow
-    quota_running         runs, exports and evaluations that one visitor of it may have at work
+    quota_running         exports, evaluations and combinations that one visitor of it may have at work, each
     quota_queued          runs that one visitor of it may have waiting
     quota_storage_gb      disk that one visitor's things may take there, GiB
     quota_starts_day      runs that one visitor may start there a day (UTC)

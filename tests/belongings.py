@@ -10,7 +10,18 @@ from pathlib import Path
 from studio.launch import local
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, whole_folder
-from studio.services import adapters, checks, comparisons, datasets, evaluations, exports, labels, prompt_sets, runs, votes
+from studio.services import (
+    adapters,
+    checks,
+    comparisons,
+    datasets,
+    evaluations,
+    exports,
+    labels,
+    prompt_sets,
+    runs,
+    votes,
+)
 from studio.services.adapters import New
 from studio.services.chat import Answer, ChatState, Sampling
 from studio.services.owner import Visitor, acting
@@ -99,5 +110,3 @@ def _make(studio: Studio, mark: str, folder: Path) -> dict[str, str]:
     votes.cast(studio, turn, run_side.key)
     ids["comparison"] = past.id
     return ids
-
-

@@ -97,7 +97,9 @@ def _handler(provider: Provider) -> type[BaseHTTPRequestHandler]:
 
         def _token(self, given: dict[str, str]) -> None:
             basic = self.headers.get("Authorization", "").removeprefix("Basic ")
-            secret = base64.b64decode(basic).decode() if basic else f"{given.get('client_id')}:{given.get('client_secret')}"
+            secret = (
+                base64.b64decode(basic).decode() if basic else f"{given.get('client_id')}:{given.get('client_secret')}"
+            )
             told = provider.codes.pop(given.get("code", ""), None)
             verifier = hashlib.sha256(given.get("code_verifier", "").encode()).digest()
             challenge = base64.urlsafe_b64encode(verifier).rstrip(b"=").decode()

@@ -64,7 +64,9 @@ def add(settings: "Settings", name: str, password: str) -> Account:
     with _changing(settings):
         known = every(settings)
         if any(account.name.lower() == name.lower() for account in known):
-            raise BadInput(f"There is already an account called {name}. Change its password: studio users passwd {name}")
+            raise BadInput(
+                f"There is already an account called {name}. Change its password: studio users passwd {name}"
+            )
         _write(settings, [*known, made])
     return made
 
@@ -93,7 +95,7 @@ def sign_in(studio: "Studio", name: str, password: str) -> Visitor | None:
     """The visitor that this name and password are; None for wrong ones, which takes as long."""
     known = next((one for one in every(studio.settings) if one.name.lower() == name.lower()), None)
     try:
-        right = _hasher.verify(known.hash if known else _NO_ACCOUNT, password[:_LONGEST])
+        right: bool = _hasher.verify(known.hash if known else _NO_ACCOUNT, password[:_LONGEST])
     except (Argon2Error, InvalidHashError):
         right = False
     return Visitor(known.owner, known.name) if known is not None and right else None

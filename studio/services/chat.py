@@ -7,7 +7,7 @@ not do: keep conversations (comparisons.py).
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,7 +158,7 @@ def _answered(
     sampling: Sampling,
     ticket: Ticket,
     state: ChatState,
-) -> Iterator[ChatState]:
+) -> Generator[ChatState, None, None]:
     """What happens once it is this question's turn."""
     room = studio.chat
     base = sides[0].model, sides[0].dtype

@@ -1,8 +1,8 @@
 """Comparisons: conversations that several sides had beside each other, kept in the home so that a reload finds them.
 
-comparisons/<id>.json, written whole after each turn, with its owner; another's is not found. Of an owner's old ones, the
-last `_KEPT` stay. Who gave which answer stands in the file; what is hidden from a person who judges blindly is hidden
-by the page.
+comparisons/<id>.json, written whole after each turn, with its owner; another's is not found. Of an owner's old ones,
+the last `_KEPT` stay. Who gave which answer stands in the file; what is hidden from a person who judges blindly is
+hidden by the page.
 """
 
 import random

@@ -127,6 +127,12 @@ def get(studio: "Studio", key: str) -> DatasetInfo:
     raise NotFound(f"There is no dataset {key!r} (known: {known}). Add one with: studio datasets add FILE")
 
 
+def owner_of(studio: "Studio", dataset_id: str) -> str:
+    """Whose a dataset is that the asker may read: theirs, or everyone's."""
+    found = files.load(folder_of(studio, dataset_id))
+    return found.owner if found is not None else ""
+
+
 def folder_of(studio: "Studio", dataset_id: str) -> Path:
     """The folder of a dataset that the asker owns."""
     return studio.settings.datasets / get(studio, dataset_id).id

@@ -44,7 +44,7 @@ def archive_of(studio: "Studio", export_id: str) -> tuple[str, Iterator[bytes]]:
     return str(info.file_name), _zipped(Path(info.path), Path(str(info.file_name)).stem)
 
 
-class _Drain(io.RawIOBase):
+class Drain(io.RawIOBase):
     """What a zip writes, to be taken away bit by bit."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class _Drain(io.RawIOBase):
 
 
 def _zipped(folder: Path, inside: str) -> Iterator[bytes]:
-    drain = _Drain()
+    drain = Drain()
     # Weights do not compress: they are stored, which is quick.
     with zipfile.ZipFile(drain, "w", zipfile.ZIP_STORED) as packed:
         for path in sorted(item for item in folder.iterdir() if item.is_file() and item.name != MANIFEST):

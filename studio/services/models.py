@@ -131,7 +131,12 @@ def _check_source(studio: "Studio", source: str) -> None:
     named = allowed(studio)
     if named and source.lower() not in {name.lower() for name in named}:
         raise BadInput(f"This studio is shared: its base models are {', '.join(named)}.")
-    if studio.for_visitors and studio.owner != LOCAL.owner and source.lower() != SAMPLE and not _HUB_ID.fullmatch(source):
+    if (
+        studio.for_visitors
+        and studio.owner != LOCAL.owner
+        and source.lower() != SAMPLE
+        and not _HUB_ID.fullmatch(source)
+    ):
         raise BadInput("Folders can be given only by the person at the machine that the studio runs on.")
 
 

@@ -122,7 +122,9 @@ def _waiting(studio: "Studio", run_id: str) -> "RunInfo":
 def _refuse_overtaking(studio: "Studio", others: list[Run]) -> None:
     """The order among several people is that of asking: nobody puts their runs before another's."""
     if any(row.owner != studio.owner for row in others) and not studio.visitor.admin:
-        raise Conflict("Runs of other people are at work or wait too: all start in the order in which they were asked for.")
+        raise Conflict(
+            "Runs of other people are at work or wait too: all start in the order in which they were asked for."
+        )
 
 
 def _other(studio: "Studio", run_id: str, before: str) -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _GIB = 2**30
 _writing = threading.Lock()
+_KEPT_SECONDS, _OWNERS = 10.0, 256
+_counted: dict[tuple[Path, str], tuple[float, int]] = {}
 
 
 class Full(Conflict):
@@ -57,7 +59,18 @@ def used(studio: "Studio", owner: str = "") -> Used:
 
 
 def storage(studio: "Studio", owner: str) -> int:
-    """Bytes of disk that an owner's runs (as counted last), datasets, exports and adapters take."""
+    """Bytes of disk that an owner's runs (as counted last), datasets, exports and adapters take; counted again after a
+    few seconds."""
+    key, now = (studio.settings.home, owner), time.monotonic()
+    kept = _counted.get(key)
+    if kept is None or now - kept[0] > _KEPT_SECONDS:
+        while len(_counted) >= _OWNERS:
+            _counted.pop(next(iter(_counted)), None)
+        kept = _counted[key] = now, _count(studio, owner)
+    return kept[1]
+
+
+def _count(studio: "Studio", owner: str) -> int:
     found = sum(run_list.sums(studio.database, owner, trashed).bytes for trashed in (False, True))
     found += sum(row.size for row in dataset_rows.every(studio.database, [owner]))
     for root, told in ((studio.settings.exports, "export.json"), (studio.settings.adapters, "about.json")):
@@ -94,7 +107,9 @@ def check_work(studio: "Studio", at_work: Sequence[Any]) -> None:
     busy = sum(state not in FINAL for state in at_work)
     if applies(studio):
         if most and busy >= most:
-            raise Full(f"{busy} of yours is being made, and {most} may be at a time. Wait until it is done, or cancel it.")
+            raise Full(
+                f"{busy} of yours is being made, and {most} may be at a time. Wait until it is done, or cancel it."
+            )
         check_storage(studio)
 
 

@@ -101,6 +101,21 @@ def count(studio: "Studio") -> int:
     return stored.count(studio.database, studio.owner)
 
 
+@dataclass(frozen=True, slots=True)
+class Others:
+    """How many runs of other people are at work and wait: what one may know of them."""
+
+    running: int
+    waiting: int
+
+
+def others(studio: "Studio") -> Others:
+    """What else is at work here."""
+    theirs = [row.state for row in stored.unfinished(studio.database) if row.owner != studio.owner]
+    waiting = theirs.count("queued")
+    return Others(len(theirs) - waiting, waiting)
+
+
 def _wanted(studio: "Studio", query: Query) -> Wanted:
     sort = _ALIASES.get(query.sort, query.sort)
     if sort not in SORTS:

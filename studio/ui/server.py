@@ -27,7 +27,18 @@ from studio.services import checks, comparisons, datasets, examples, export_file
 from studio.services.owner import Stranger
 from studio.services.studio import Studio
 from studio.ui import app as pages
-from studio.ui import curves, evaluation_page, form, machine_view, pulse, reproduce_view, run_list, share, signing_in
+from studio.ui import (
+    curves,
+    evaluation_page,
+    form,
+    machine_view,
+    pulse,
+    reproduce_view,
+    run_list,
+    share,
+    signing_in,
+    visit_view,
+)
 from studio.ui.early import Early
 from studio.ui.theme import studio_theme
 from studio.ui.visitors import Desk, Doorman, Mode
@@ -147,6 +158,8 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
     pulse.add_routes(app, studio)
     machine_view.add_routes(app, studio)
     reproduce_view.add_routes(app, studio)
+    if desk is not None:
+        visit_view.add_routes(app, studio)
     # Gradio asks for a few of its own files under /static as well: ours come first, then those.
     files = StaticFiles(directory=resources.static(), packages=[("gradio", "templates/frontend/static")])
     app.mount("/static", files, name="static")

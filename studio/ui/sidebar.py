@@ -1,4 +1,7 @@
-"""The sidebar: this machine, what is running, what waits. What changes comes with the pulse (ui/pulse.py)."""
+"""The sidebar: this machine, what is running, what waits, and in a shared studio who one is there.
+
+What changes comes with the pulse (ui/pulse.py).
+"""
 
 import json
 import time
@@ -6,11 +9,11 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from studio.services import machine, run_list, runs
+from studio.services import belongings, machine, run_list, runs
 from studio.services.machine import Machine
 from studio.services.runs import RunInfo
 from studio.services.studio import Studio
-from studio.ui import markup, units
+from studio.ui import markup, units, visit_view
 from studio.ui.handlers import PRIVATE, Step, Updates, told, view
 from studio.ui.markup import esc
 
@@ -31,24 +34,34 @@ def build(studio: Studio) -> Sidebar:
     with gr.Sidebar(label="This machine", width=264, elem_id="sidebar"):
         about = view("machine")
         now = view("now", picks=True)
+        visit, admin = view("visit"), view("admin", picks=True)
         notice, noticed = view("sidebar-notice"), view("studio-notices")
 
     def refresh() -> Updates:
         told_of = parts(studio, run_list.current(studio, NEWS_SECONDS))
-        return {noticed: told_of["studio-notices"], about: told_of["machine"], now: told_of["now"]}
+        places = {"studio-notices": noticed, "machine": about, "now": now, "visit": visit}
+        return {places[name]: html for name, html in told_of.items()} | {admin: visit_view.admin(studio)}
 
     def stop(event: gr.EventData) -> Updates:
         if "stop" in event._data:
             runs.stop(studio, event.stop)
         return {now: _now(run_list.current(studio, NEWS_SECONDS))}
 
+    def act(event: gr.EventData) -> Updates:
+        if "halt" in event._data:
+            belongings.stop_all(studio, event.halt)
+        if "clear" in event._data:
+            belongings.clear(studio, event.clear)
+        return {admin: visit_view.admin(studio)}
+
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     step: Step = {
         "fn": told(notice, refresh, clear=False),
         "inputs": None,
-        "outputs": [notice, noticed, about, now],
+        "outputs": [notice, noticed, about, now, visit, admin],
         **quiet,
     }
+    admin.click(told(notice, act), None, [notice, admin], **quiet)
     now.click(told(notice, stop), None, [notice, now], **quiet)
     return Sidebar(now=now, refresh=step)
 
@@ -56,7 +69,8 @@ def build(studio: Studio) -> Sidebar:
 def parts(studio: Studio, current: list[RunInfo]) -> dict[str, str]:
     """What the sidebar shows, by the id of its place."""
     notices = "".join(markup.note(text, "warn") for text in studio.notices)
-    return {"machine": machine_now(studio), "now": _now(current), "studio-notices": notices}
+    visit = visit_view.shown(studio)
+    return {"machine": machine_now(studio), "now": _now(current), "studio-notices": notices, "visit": visit}
 
 
 def machine_now(studio: Studio) -> str:

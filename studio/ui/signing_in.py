@@ -1,8 +1,8 @@
 """Signing in and out: by OpenID Connect on a Space, by name and password in a team's studio.
 
-On a Space only where its secrets are (`openid`): never by Gradio's stand-in, which hands every visitor the profile of the
-machine's owner. Whoever signs in becomes another visitor, under a new session; what they made before without signing in
-stays with that browser's cookie and is not seen from the account.
+On a Space only where its secrets are (`openid`): never by Gradio's stand-in, which hands every visitor the profile
+of the machine's owner. Whoever signs in becomes another visitor, under a new session; what they made before without
+signing in stays with that browser's cookie and is not seen from the account.
 """
 
 import html
@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from typing import Any
 from urllib.parse import parse_qs
 
+from anyio import to_thread
 from authlib.integrations.base_client.errors import OAuthError
 from authlib.integrations.starlette_client import OAuth
 from fastapi import FastAPI, Request, Response
@@ -127,8 +128,6 @@ def _by_password(app: FastAPI, desk: Desk) -> None:
         client = request.client.host if request.client else ""
         if not tries.may(client, name):
             return _form("Too many tries. Wait a few minutes.", 429)
-        from anyio import to_thread
-
         visitor = await to_thread.run_sync(_verified, desk, name, password)
         if visitor is None:
             tries.failed(client, name)
@@ -166,8 +165,10 @@ class _Tries:
 
 
 def _said(text: str, status: int) -> HTMLResponse:
-    body = f'<main class="sign-in"><h1>LoRA Studio</h1><p>{html.escape(text)}</p><p><a href="/">To the studio</a></p></main>'
-    return HTMLResponse(_PAGE.format(body=body), status, headers={"Cache-Control": "no-store"})
+    body = f'<h1>LoRA Studio</h1><p>{html.escape(text)}</p><p><a href="/">To the studio</a></p>'
+    return HTMLResponse(
+        _PAGE.format(body=f'<main class="sign-in">{body}</main>'), status, headers={"Cache-Control": "no-store"}
+    )
 
 
 def _form(problem: str = "", status: int = 200) -> HTMLResponse:

@@ -1,8 +1,8 @@
 """Who sent a request: the doorman of a studio that others reach. A studio of one person has none.
 
 A visitor is known by one signed cookie: an account, or a random number for who has not signed in. `Doorman` reads it
-before anything else and says it in services/owner.asking. Gradio runs an event outside of the request that asked for it,
-so `Blocks.call_function`, through which every event goes and every step of a generator, says it again.
+before anything else and says it in services/owner.asking. Gradio runs an event outside of the request that asked for
+it, so `Blocks.call_function`, through which every event goes and every step of a generator, says it again.
 """
 
 import os

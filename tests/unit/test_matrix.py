@@ -168,7 +168,8 @@ def test_the_owner_is_told_by_the_same_doors(shared: tuple[Studio, Things], tmp_
     """Reading ones: those that end or change something are left out."""
     asked, things = shared
     quiet = ("get", "find", "list", "folder", "rows", "see", "recipe", "log", "points", "of", "as_", "prompts", "load",
-             "choices", "resolve", "tell", "held_out", "kinds", "targets", "judged", "archive_of", "csv", "rejects")  # fmt: skip
+             "choices", "resolve", "tell", "held_out", "kinds", "targets", "judged", "archive_of", "csv",
+             "rejects")  # fmt: skip
     telling = set()
     with acting(ANN):
         for module, name, function in id_doors():
@@ -206,7 +207,7 @@ def test_visitors_name_no_files_of_the_machine(shared: tuple[Studio, Things], tm
     asked, things = shared
     secret = write_jsonl(tmp_path / "secret.jsonl", rows("secret"))
     for path in (str(secret), things.ids["upload"], "/etc/passwd", "docs/data.md", "../../x"):
-        with acting(BEN), pytest.raises(StudioError, match="Upload the file instead|stay offline"):
+        with acting(BEN), pytest.raises(StudioError, match=r"Upload the file instead|stay offline"):
             checks.check(asked, path)
     with acting(BEN), pytest.raises(StudioError, match="only by the person"):
         models.add(asked, str(tmp_path), lambda *_: None)
@@ -455,5 +456,3 @@ def test_at_home_there_is_one_owner(studio: Studio) -> None:
     assert Doorman not in [layer.cls for layer in app.user_middleware]
     here = TestClient(app, base_url="http://127.0.0.1")
     assert "set-cookie" not in here.get("/").headers and here.get("/runs.json").json()["total"] == 0
-
-

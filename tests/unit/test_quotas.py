@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from studio.errors import Conflict
 from studio.recipe import Recipe
 from studio.rundir import read_json
-from studio.services import exports, quotas, runs, trash
-from studio.services.owner import Visitor, acting
+from studio.services import datasets, exports, queue, quotas, runs, trash
+from studio.services.owner import EVERYONE, Visitor, acting
 from studio.services.quotas import Full
 from studio.services.studio import Studio
 from tests.belongings import Things, make
@@ -96,7 +97,7 @@ def test_the_tokens_of_a_day_end(hosted: tuple[Studio, Things]) -> None:
 
 
 def test_the_admin_and_the_person_at_home_have_none(hosted: tuple[Studio, Things]) -> None:
-    studio, things = hosted
+    studio, _ = hosted
     limited(studio, queue_most=1, quota_starts_day=1, quota_storage_gb=1e-9, quota_chat_tokens_day=1)
     with acting(ADMIN):
         quotas.check_start(studio)
@@ -107,15 +108,10 @@ def test_the_admin_and_the_person_at_home_have_none(hosted: tuple[Studio, Things
 
 
 def test_nobody_overtakes_another(hosted: tuple[Studio, Things]) -> None:
-    from studio.errors import Conflict
-    from studio.services import queue
-
-    studio, things = hosted
+    studio, _ = hosted
     limited(studio)
-    with acting(ADMIN.__class__("account-9", "cy")):
-        from studio.services import datasets, owner
-
-        with acting(Visitor(owner.EVERYONE)):
+    with acting(Visitor("account-9", "cy")):
+        with acting(Visitor(EVERYONE)):
             datasets.add_sample(studio)
         mine = runs.start(studio, Recipe().with_values({"model": "tiny", "dataset": "tickets"}))
         assert mine.position == 2

@@ -1,4 +1,4 @@
-"""Signing in: by a provider on a Space, by name and password in a team; what is refused; and that at home nobody has to."""
+"""Signing in: by a provider on a Space, by name and password in a team; and what is refused."""
 
 import re
 import subprocess
@@ -39,7 +39,9 @@ def visitor(app: Any, client: TestClient) -> Any:
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[oidc.Provider]:
     with oidc.provider(HERE) as made:
-        for name, value in ({"SPACE_ID": "someone/studio", "SPACE_HOST": "127.0.0.1:7999"} | made.environment()).items():
+        for name, value in (
+            {"SPACE_ID": "someone/studio", "SPACE_HOST": "127.0.0.1:7999"} | made.environment()
+        ).items():
             monkeypatch.setenv(name, value)
         yield made
 
@@ -95,7 +97,9 @@ def test_what_was_not_begun_here_signs_nobody_in(space: Any, provider: oidc.Prov
     assert answer.status_code in (400, 502) and COOKIE not in answer.headers.get("set-cookie", "")
 
 
-def test_a_provider_that_is_gone_is_said(studio: Studio, provider: oidc.Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_that_is_gone_is_said(
+    studio: Studio, provider: oidc.Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENID_PROVIDER_URL", "http://127.0.0.1:9")
     answer = browser(make_app(studio, "hosted")).get("/sign-in")
     assert answer.status_code == 502 and "does not answer" in answer.text

@@ -1,0 +1,138 @@
+"""What a Space reads of the repository, what stays after its restart, and what its admin and its visitors are given."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+
+from studio.errors import NotFound
+from studio.services import belongings, datasets, quotas, runs
+from studio.services.owner import Visitor, acting
+from studio.services.studio import Studio, welcome
+from studio.settings import Settings
+from studio.ui import visit_view
+from studio.ui.server import make_app
+from tests.belongings import Things, make
+from tests.conftest import REPOSITORY
+
+ANN, BEN = Visitor("anon-" + "a" * 32, kind="anonymous"), Visitor("account-7", "ben")
+ADMIN = Visitor("account-1", "host", admin=True)
+
+
+def test_the_front_matter_is_true() -> None:
+    told = yaml.safe_load((REPOSITORY / "README.md").read_text(encoding="utf-8").split("---")[1])
+    pins = (REPOSITORY / "constraints.txt").read_text().split()
+    assert (told["sdk"], f"gradio=={told['sdk_version']}" in pins) == ("gradio", True)
+    assert (told["app_file"], told["python_version"], told["hf_oauth"]) == ("app.py", "3.11", True)
+    assert (REPOSITORY / told["app_file"]).is_file() and len(told["short_description"]) <= 60
+
+
+def test_a_space_installs_what_the_package_needs() -> None:
+    lines = (REPOSITORY / "requirements.txt").read_text().splitlines()
+    wanted = {re.match(r"[\w.-]+", line)[0] for line in lines if line and line[0] not in "#-"}  # type: ignore[index]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert wanted == {re.match(r"[\w.-]+", line)[0] for line in project["dependencies"]}  # type: ignore[index]
+    pins = set((REPOSITORY / "constraints.txt").read_text().split())
+    assert pins <= set(lines)
+
+
+def test_the_settings_of_a_space(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys, json; sys.path.insert(0, '.'); runpy.run_path('app.py')\n"
+        "from studio.settings import Settings; s = Settings.from_env()\n"
+        "print(json.dumps([s.host, s.port, s.hosted, s.admins, str(s.home)]))"
+    )
+    env = {"SPACE_ID": "ann/studio", "SPACE_AUTHOR_NAME": "ann", "HOME": str(tmp_path), "PATH": "/usr/bin",
+           "PYTHONPATH": ":".join(sys.path)}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60
+    )
+    host, port, hosted, admins, home = json.loads(done.stdout)
+    assert (host, port, hosted, admins) == ("0.0.0.0", 7860, True, "ann") and home.endswith("lora-studio")
+    assert not Settings.from_env({}).hosted and Settings.from_env({"SPACE_ID": "a/b", "STUDIO_HOSTED": "no"}).hosted is False
+
+
+def test_a_restart_knows_its_visitors_again(settings: Settings) -> None:
+    hosted = replace(settings, hosted=True)
+    with Studio(hosted) as studio:
+        first = TestClient(make_app(studio, "hosted"), base_url="http://127.0.0.1")
+        cookie = first.get("/").headers["set-cookie"].partition(";")[0]
+    assert (hosted.home / "cookie.secret").stat().st_mode & 0o777 == 0o600
+    with Studio(hosted) as studio:
+        again = TestClient(make_app(studio, "hosted"), base_url="http://127.0.0.1", headers={"Cookie": cookie})
+        assert "set-cookie" not in again.get("/").headers
+
+
+def test_all_share_the_sample_and_nobody_owns_it(settings: Settings) -> None:
+    with Studio(replace(settings, hosted=True)) as studio:
+        welcome(studio.open_to_visitors())
+        for visitor in (ANN, BEN):
+            with acting(visitor):
+                assert [info.name for info in datasets.list_datasets(studio)] == ["tickets"]
+                assert datasets.owner_of(studio, "tickets") == "everyone"
+
+
+@pytest.fixture
+def hosted(nothing_starts: None, ready: Studio, tmp_path: Path) -> Iterator[tuple[Studio, Things]]:
+    ready.settings = replace(ready.settings, hosted=True, hosted_models="tiny")
+    yield ready.open_to_visitors(), make(ready, ANN, "heron", tmp_path / "ann")
+    ready.for_visitors = False
+
+
+def test_what_is_ones_own_is_taken_home(hosted: tuple[Studio, Things]) -> None:
+    studio, _ = hosted
+    with acting(ANN), zipfile.ZipFile(io.BytesIO(b"".join(belongings.archive(studio)))) as packed:
+        names = packed.namelist()
+        assert packed.testzip() is None and "datasets/heron-data.jsonl" in names
+        assert {Path(name).name for name in names} >= {"recipe.yaml", "adapter_config.json"}
+        rows = packed.read("datasets/heron-data.jsonl").decode().splitlines()
+        assert len(rows) == 24 and json.loads(rows[0])["messages"][-1]["role"] == "assistant"
+    with acting(BEN), zipfile.ZipFile(io.BytesIO(b"".join(belongings.archive(studio)))) as packed:
+        assert packed.namelist() == []
+
+
+def test_the_admin_sees_who_uses_what_and_not_what_it_is(hosted: tuple[Studio, Things]) -> None:
+    studio, things = hosted
+    quotas.note(studio, BEN, tokens=40)
+    for visitor in (ANN, BEN):
+        with acting(visitor):
+            assert visit_view.admin(studio) == ""
+            for refused in (lambda: belongings.everyone(studio), lambda: belongings.stop_all(studio, "x")):
+                with pytest.raises(NotFound):
+                    refused()
+    with acting(ADMIN):
+        shown = visit_view.admin(studio)
+        assert "ben" in shown and "not signed in" in shown
+        assert "heron" not in shown and ANN.owner not in shown
+        use = next(use for use in belongings.everyone(studio) if use.kind == "anonymous")
+        assert (use.used.queued, use.used.starts) == (1, 2) and use.used.storage > 0
+        assert belongings.stop_all(studio, use.key) == 1
+        assert belongings.clear(studio, use.key) == 2
+    with acting(ANN):
+        assert runs.list_runs(studio) == []
+        assert datasets.get(studio, things.ids["dataset"]).name == "heron-data"
+
+
+def test_the_page_says_who_one_is_and_what_is_left(hosted: tuple[Studio, Things], monkeypatch: pytest.MonkeyPatch) -> None:
+    studio, _ = hosted
+    with acting(ANN):
+        said = visit_view.shown(studio)
+        assert "You are not signed in" in said and "1 of 3" in said and "2 of 12" in said and "/mine.zip" in said
+        assert "/sign-in" not in said and "Duplicate" not in said
+    monkeypatch.setenv("SPACE_ID", "someone/<studio>")
+    with acting(BEN):
+        said = visit_view.shown(studio)
+        assert "Signed in as <b>ben</b>" in said and "0 at work, 1 waiting" in said and "heron" not in said
+        assert "lost when this Space restarts" in said and "spaces/someone/&lt;studio&gt;?duplicate=true" in said
+    studio.for_visitors = False
+    assert visit_view.shown(studio) == ""
