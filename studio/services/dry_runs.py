@@ -12,7 +12,7 @@ from studio.launch.child import Died, follow
 from studio.memory import flops
 from studio.recipe import Recipe
 from studio.rundir import create
-from studio.services import checks, estimates, evaluation_line, measured, runs
+from studio.services import checks, estimates, evaluation_line, measured, quotas, runs
 from studio.services.checks import Progress
 from studio.services.measured import DryRun
 
@@ -26,7 +26,9 @@ def running(studio: "Studio", recipe: Recipe) -> Generator[Progress, None, DryRu
     Closing the generator ends the worker; nothing of it is left. The result is kept, and later estimates for such
     recipes are corrected by it. Raises BadInput where the recipe cannot be trained, Conflict while a run trains.
     """
+    quotas.check_start(studio)  # it holds up the queue as a run does
     files, _ = runs.inputs(studio, recipe)
+    quotas.note(studio, studio.visitor, starts=1)
     lock = FileLock(studio.settings.dry_run_lock, thread_local=False)
     try:
         lock.acquire(timeout=0)

@@ -39,6 +39,7 @@ class Stranger(StudioError):
     """It is not known who asks."""
 
 
+UNKNOWN = "This studio does not know who is asking. Allow its cookie, then load the page again."
 LOCAL = Visitor("local", "", "local", admin=True)
 NOBODY = Visitor("", "", "nobody")
 asking: ContextVar[Visitor | None] = ContextVar("asking", default=None)
@@ -60,7 +61,7 @@ def of(studio: "Studio") -> Visitor:
     if visitor is None and not studio.for_visitors:
         return Visitor(studio.home_owner, "", "local", admin=True)
     if visitor is None or not visitor.owner:
-        raise Stranger("This studio does not know who is asking. Allow its cookie, then load the page again.")
+        raise Stranger(UNKNOWN)
     return visitor
 
 

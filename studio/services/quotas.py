@@ -55,7 +55,8 @@ def used(studio: "Studio", owner: str = "") -> Used:
     mine = [row for row in rows.unfinished(studio.database) if row.owner == owner]
     waiting = sum(row.state == "queued" for row in mine)
     day = _day(read_json(_file(studio, owner)))
-    return Used(len(mine) - waiting, waiting, storage(studio, owner), int(day["starts"]), int(day["tokens"]))
+    taken = storage(studio, owner)
+    return Used(len(mine) - waiting, waiting, taken, int(day["starts"]), int(day["tokens"]))
 
 
 def storage(studio: "Studio", owner: str) -> int:
@@ -84,21 +85,22 @@ def check_start(studio: "Studio") -> None:
     """Raise Full where who asks may not put one more run into the queue."""
     if not applies(studio):
         return
-    settings, now = studio.settings, used(studio)
-    waiting = len(rows.waiting(studio.database))
+    settings, line = studio.settings, rows.waiting(studio.database)
+    waiting, own = len(line), sum(row.owner == studio.owner for row in line)
+    starts = int(_day(read_json(_file(studio, studio.owner)))["starts"])
     if settings.queue_most and waiting >= settings.queue_most:
         raise Full(f"The queue is full: {waiting} runs wait. Try again when some of them are over.")
-    if settings.quota_queued and now.queued >= settings.quota_queued:
+    if settings.quota_queued and own >= settings.quota_queued:
         raise Full(
-            f"{_runs(now.queued)} of yours wait already, and {settings.quota_queued} may. Wait until one begins, or "
+            f"{_runs(own)} of yours wait already, and {settings.quota_queued} may. Wait until one begins, or "
             "cancel one."
         )
-    if settings.quota_starts_day and now.starts >= settings.quota_starts_day:
+    if settings.quota_starts_day and starts >= settings.quota_starts_day:
         raise Full(
-            f"You have started {_runs(now.starts)} today, which is all that one visitor may here. Go on after "
+            f"You have started {_runs(starts)} today, which is all that one visitor may here. Go on after "
             f"midnight UTC, or {_ELSEWHERE}"
         )
-    check_storage(studio, now.storage)
+    check_storage(studio)
 
 
 def check_work(studio: "Studio", at_work: Sequence[Any]) -> None:
@@ -113,11 +115,11 @@ def check_work(studio: "Studio", at_work: Sequence[Any]) -> None:
         check_storage(studio)
 
 
-def check_storage(studio: "Studio", taken: int | None = None) -> None:
+def check_storage(studio: "Studio") -> None:
     """Raise Full where what who asks keeps takes all the disk that one visitor may."""
     most = studio.settings.quota_storage_gb
     if applies(studio) and most:
-        taken = storage(studio, studio.owner) if taken is None else taken
+        taken = _count(studio, studio.owner)
         if taken >= most * _GIB:
             raise Full(
                 f"What you keep here takes {taken / _GIB:.1f} GiB, and {most:g} GiB is what one visitor may. Delete "
@@ -128,7 +130,7 @@ def check_storage(studio: "Studio", taken: int | None = None) -> None:
 def check_chat(studio: "Studio") -> None:
     """Raise Full where who asks was answered enough today."""
     most = studio.settings.quota_chat_tokens_day
-    if applies(studio) and most and used(studio).tokens >= most:
+    if applies(studio) and most and int(_day(read_json(_file(studio, studio.owner)))["tokens"]) >= most:
         raise Full(
             f"You were answered {most:,} tokens today, which is all that one visitor is here. Go on after midnight "
             f"UTC, or {_ELSEWHERE}"

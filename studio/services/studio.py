@@ -8,6 +8,7 @@ its wish in the home (a run directory, a control file, a dataset folder) and rea
 import contextlib
 import logging
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from studio.errors import Unavailable
 from studio.rundir import About, RunDir
-from studio.services import chat, checks, datasets, keeper, trash, usage, webhook
+from studio.services import chat, checks, datasets, keeper, sweeping, trash, usage, webhook
 from studio.services import owner as owners
 from studio.services.owner import Visitor
 from studio.services.room import Room
@@ -24,6 +25,7 @@ from studio.store import db
 from studio.store.db import Database, open_reader
 
 _log = logging.getLogger(__name__)
+_SWEEP = 3600.0  # seconds between two looks for what strangers left
 
 
 class Studio:
@@ -160,6 +162,7 @@ class Studio:
     def _keep(self) -> None:
         # The keeper works for all owners; what it asks of one, it asks by their rows and files.
         owners.asking.set(owners.LOCAL)
+        swept = float("-inf")
         while not self._stopping.wait(self.settings.keeper_interval):
             self._look_safely()
             # A worker that cannot be closed must not end the keeping of runs.
@@ -167,6 +170,10 @@ class Studio:
                 chat.unload_if_idle(self)
             with contextlib.suppress(OSError):
                 usage.sample_if_due(self)
+            if self.for_visitors and time.monotonic() > swept + _SWEEP:
+                swept = time.monotonic()
+                with contextlib.suppress(OSError):
+                    sweeping.sweep(self)
 
     def _look_safely(self) -> None:
         """As look; what goes wrong is said and tried again at the next look, so that keeping never ends."""

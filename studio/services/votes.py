@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import BadInput, Conflict
+from studio.rundir import write_json
 from studio.services.comparisons import TIE, Turn
 from studio.services.owner import LOCAL
 from studio.services.sides import BASE
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from studio.services.studio import Studio
 
 _Z = 1.959964  # of a normal, two-sided 95%
+WHOSE = "owner.json"  # beside a visitor's votes: whose they are
 _writing = threading.Lock()
 
 
@@ -64,6 +66,8 @@ def cast(studio: "Studio", turn: Turn, better: str) -> Tally:
         raise Conflict("Vote when both answers are there.")
     path = _path(studio, keys)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.parent.name != "votes" and not (path.parent / WHOSE).exists():
+        write_json(path.parent / WHOSE, {"owner": studio.owner})
     _append(path, asdict(Vote(turn.id, time.time(), _pair(keys), better, turn.hidden, turn.question)))
     return tally(studio, turn)
 

@@ -9,6 +9,7 @@ stands before all of it: it answers only requests that name this machine as thei
 that a page you visit elsewhere cannot drive the studio.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -93,7 +94,9 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
         app.add_middleware(Doorman, desk=desk)
         signing_in.add_routes(app, desk)
         app.add_exception_handler(Stranger, lambda _, error: PlainTextResponse(str(error), status_code=403))
-    app.add_middleware(Guard, hosts=LOOPBACK | {studio.settings.host})
+    app.add_middleware(
+        Guard, hosts=LOOPBACK | {studio.settings.host, _name(f"//{os.environ.get('SPACE_HOST', '')}")} - {""}
+    )
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:

@@ -48,8 +48,8 @@ def _left(studio: Studio) -> str:
         used, most = quotas.used(studio), studio.settings
         told = (
             ("Runs waiting", used.queued, most.quota_queued),
-            ("Runs started today", used.starts, most.quota_starts_day),
-            ("Tokens answered today", used.tokens, most.quota_chat_tokens_day),
+            ("Runs today", used.starts, most.quota_starts_day),
+            ("Tokens today", used.tokens, most.quota_chat_tokens_day),
         )
         rows += [f"<p><span>{name}</span> <b>{now:,} of {most:,}</b></p>" for name, now, most in told if most]
         if most.quota_storage_gb:

@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.services import accounts, owner
-from studio.services.owner import NOBODY, Stranger, Visitor
+from studio.services.owner import NOBODY, UNKNOWN, Stranger, Visitor
 from studio.services.studio import Studio
 
 COOKIE = "studio_visitor"
@@ -34,6 +34,9 @@ _SESSIONS = 10_000  # pages whose visitor is remembered
 _HEARTBEAT = re.compile(r"/heartbeat/([^/]+)$")
 # What whoever has not signed in to a team's studio is given.
 _OPEN = ("/healthz", "/static/", "/sign-in", "/favicon.ico", "/theme.css")
+# Gradio's own: what an event comes by, and what tells nothing of anyone.
+_EVENTS = "/gradio_api/"
+_HARMLESS = ("/gradio_api/info", "/gradio_api/startup-events")
 Mode = Literal["hosted", "team"]
 
 
@@ -127,6 +130,17 @@ class Doorman:
         if not visitor.owner and self.desk.mode == "team" and not path.startswith(_OPEN):
             away = RedirectResponse("/sign-in", 303) if path == "/" else PlainTextResponse("Sign in first.", 401)
             await away(scope, receive, send)
+            return
+        if (
+            not visitor.owner
+            and (path.startswith(_EVENTS) or scope.get("method") not in ("GET", "HEAD"))
+            and (path not in ("/sign-in", *_HARMLESS))
+        ):
+            await PlainTextResponse(UNKNOWN, 403)(scope, receive, send)
+            return
+        if "/file=" in path or path.startswith("/gradio_api/file"):
+            # Files are given out by our own routes, which ask whose they are; Gradio's asks nobody.
+            await PlainTextResponse("Not found.", 404)(scope, receive, send)
             return
         if not self.desk.holds_page(_page(scope), visitor):
             await PlainTextResponse("This page was opened by someone else. Load it again.", 403)(scope, receive, send)

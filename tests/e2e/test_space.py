@@ -103,6 +103,10 @@ def end(page: Page, who: str, folder: Path) -> None:
     tab(page, "Runs")
     expect(page.locator("#open-run .state-completed")).to_be_visible(timeout=TRAINS)
     tab(page, "Compare")
+    page.get_by_label("System prompt and sampling").check()
+    longest = page.locator("#longest-answer input").first
+    longest.fill("4")
+    longest.blur()
     page.locator("#question textarea").fill(f"{who} asks")
     page.locator("#ask").click()
     answers = page.locator(".turn").first.locator("article")

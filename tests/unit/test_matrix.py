@@ -317,6 +317,16 @@ def test_a_forged_or_old_cookie_is_nobodys(served: tuple[Studio, Things, Any]) -
     assert desk.mode == "hosted" and MARK not in again.get(f"/runs/{things.ids['run']}.json").text
 
 
+def test_nobody_uploads_and_gradio_gives_no_file_out(served: tuple[Studio, Things, Any]) -> None:
+    asked, things, app = served
+    nobody, own = client(app, asked, None), client(app, asked, ANN)
+    for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/predict", "/runs/x", "/trash"):
+        assert nobody.post(path, json={}).status_code == 403, path
+    assert nobody.get("/gradio_api/queue/data?session_hash=x").status_code == 403
+    for path in ("/gradio_api/file=", "/gradio_api/file/", "/file="):
+        assert own.get(f"{path}{things.ids['upload']}").status_code == 404
+
+
 def test_who_is_new_is_given_a_cookie_at_the_page_alone(served: tuple[Studio, Things, Any]) -> None:
     asked, _, app = served
     new = client(app, asked, None)

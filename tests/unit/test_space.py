@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import yaml
 from fastapi.testclient import TestClient
 
 from studio.errors import NotFound
-from studio.services import belongings, datasets, quotas, runs
+from studio.services import belongings, datasets, quotas, runs, sweeping
 from studio.services.owner import Visitor, acting
 from studio.services.studio import Studio, welcome
 from studio.settings import Settings
@@ -59,7 +60,10 @@ def test_the_settings_of_a_space(tmp_path: Path) -> None:
     )
     host, port, hosted, admins, home = json.loads(done.stdout)
     assert (host, port, hosted, admins) == ("0.0.0.0", 7860, True, "ann") and home.endswith("lora-studio")
-    assert not Settings.from_env({}).hosted and Settings.from_env({"SPACE_ID": "a/b", "STUDIO_HOSTED": "no"}).hosted is False
+    assert (
+        not Settings.from_env({}).hosted
+        and Settings.from_env({"SPACE_ID": "a/b", "STUDIO_HOSTED": "no"}).hosted is False
+    )
 
 
 def test_a_restart_knows_its_visitors_again(settings: Settings) -> None:
@@ -123,7 +127,25 @@ def test_the_admin_sees_who_uses_what_and_not_what_it_is(hosted: tuple[Studio, T
         assert datasets.get(studio, things.ids["dataset"]).name == "heron-data"
 
 
-def test_the_page_says_who_one_is_and_what_is_left(hosted: tuple[Studio, Things], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_strangers_left_goes_with_their_cookie(hosted: tuple[Studio, Things], tmp_path: Path) -> None:
+    studio, things = hosted
+    own = make(studio, BEN, "osprey", tmp_path / "ben")
+    assert sweeping.sweep(studio) == 0
+    assert sweeping.sweep(studio, time.time() + 9 * 86_400) > 5
+    with acting(ANN):
+        # A run that is not over stays, and nothing else of hers.
+        assert [info.name for info in runs.list_runs(studio)] == ["heron-waiting"]
+        assert datasets.list_datasets(studio) == []
+    assert not [path for path in studio.settings.home.rglob("*.jsonl") if "heron question" in path.read_text()]
+    left = [path for path in studio.settings.home.rglob("*.json") if "heron" in path.read_text(errors="replace")]
+    assert {path.parent.name for path in left} <= {things.ids["waiting"], things.ids["check"]}
+    with acting(BEN):
+        assert len(runs.list_runs(studio)) == 2 and datasets.get(studio, own.ids["dataset"])
+
+
+def test_the_page_says_who_one_is_and_what_is_left(
+    hosted: tuple[Studio, Things], monkeypatch: pytest.MonkeyPatch
+) -> None:
     studio, _ = hosted
     with acting(ANN):
         said = visit_view.shown(studio)
