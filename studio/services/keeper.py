@@ -14,6 +14,7 @@ from studio.launch import local
 from studio.rundir import About, Beat, Exit, Identity, RunDir, read_json, tidy
 from studio.rundir.about import stamp
 from studio.services import attempts, dataset_index, disk, ends, evaluation_line, measured, queue, sizes, webhook
+from studio.services.owner import acting, keeper_of
 from studio.services.states import State
 from studio.store import ingest, runs
 from studio.store.tables import Run
@@ -35,7 +36,9 @@ def look_round(studio: "Studio") -> None:
     waiting: list[Run] = []
     for row in runs.unfinished(studio.database):
         try:
-            state = look_at_run(studio, row)
+            # Whoever made the keeper look: a run is looked at as its owner's.
+            with acting(keeper_of(row.owner)):
+                state = look_at_run(studio, row)
         except (OSError, ValueError) as error:
             # One run directory that cannot be read or written must not hold up the others.
             studio.notice(row.id, f"Run {row.name} cannot be looked after: {error}. It is tried again.")

@@ -45,6 +45,11 @@ NOBODY = Visitor("", "", "nobody")
 asking: ContextVar[Visitor | None] = ContextVar("asking", default=None)
 
 
+def keeper_of(owner: str) -> Visitor:
+    """The keeper, at work on what is this owner's."""
+    return Visitor(owner, "", "local", admin=True)
+
+
 @contextlib.contextmanager
 def acting(visitor: Visitor) -> Iterator[None]:
     """Do something for this visitor; not for generators, whose steps may be taken elsewhere."""

@@ -7,6 +7,7 @@ from studio.errors import BadInput, Conflict
 from studio.recipe import Recipe
 from studio.rundir import About, RunDir, about, read_json
 from studio.services import estimates, machine, runs
+from studio.services.owner import acting, keeper_of
 from studio.store import ingest
 from studio.store import runs as rows
 from studio.store.tables import Run
@@ -140,7 +141,8 @@ def _needed(studio: "Studio", row: Run) -> int:
     told = (read_json(run.path / "estimate.json") or {}).get("predicted_bytes")
     predicted = int(told) if isinstance(told, int | float) else 0
     try:
-        items = estimates.question(studio, recipe := Recipe.load(run.recipe)).footprint(recipe).items
+        with acting(keeper_of(row.owner)):
+            items = estimates.question(studio, recipe := Recipe.load(run.recipe)).footprint(recipe).items
     except BadInput:
         return predicted  # its model or dataset is gone: the worker will say so
     return predicted + sum(item.bytes for item in items if item.key == "runtime")

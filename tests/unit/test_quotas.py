@@ -10,9 +10,10 @@ from studio.errors import Conflict
 from studio.recipe import Recipe
 from studio.rundir import read_json
 from studio.services import datasets, exports, queue, quotas, runs, trash
-from studio.services.owner import EVERYONE, Visitor, acting
+from studio.services.owner import EVERYONE, LOCAL, Visitor, acting
 from studio.services.quotas import Full
 from studio.services.studio import Studio
+from studio.store import runs as rows
 from tests.belongings import Things, make
 
 ANN, BEN = Visitor("anon-" + "a" * 32, kind="anonymous"), Visitor("account-7", "ben")
@@ -118,3 +119,15 @@ def test_nobody_overtakes_another(hosted: tuple[Studio, Things]) -> None:
         for overtake in (queue.first, queue.start_now, queue.reorder):
             with pytest.raises(Conflict, match="order in which they were asked for"):
                 overtake(studio, mine.id)
+
+
+def test_what_a_waiting_run_needs_is_the_same_whoever_looks(hosted: tuple[Studio, Things]) -> None:
+    """The keeper looks when anyone begins something: another's run is not smaller for it."""
+    studio, things = hosted
+    limited(studio)
+    row = rows.get(studio.database, things.ids["waiting"])
+    seen = []
+    for visitor in (ANN, BEN, LOCAL):
+        with acting(visitor):
+            seen.append(queue._needed(studio, row))
+    assert seen[0] > 0 and seen == seen[:1] * 3
