@@ -39,7 +39,7 @@ MARK = "zebrafinch"
 TAKES_NO_ID = {
     "row", "run", "found", "new", "comparison", "turn", "info", "model_id", "source", "model", "dataset", "together",
     "query", "sides", "session", "password", "owner", "hub_id", "folder", "recipe", "wish", "after", "since", "seconds",
-    "budget", "device_memory", "text",
+    "budget", "device_memory", "text", "at_work", "visitor", "now",
 }  # fmt: skip
 TAKES_ID = {
     "key", "run_id", "dataset_id", "export_id", "evaluation_id", "token", "written", "keys", "only", "path",
