@@ -28,6 +28,8 @@ class Settings:
 
     home                  where runs, datasets, models, adapters, exports and the database live
     host, port            where the web studio listens
+    hosts                 more names it answers under, by commas: those of a reverse proxy before it
+    requests_per_second   most requests that one client may keep up; 0 for no bound
     keeper_interval       seconds between two looks of the keeper at the run directories
     stop_grace            seconds a worker gets to stop by itself before it is signalled
     stalled_after         seconds without progress after which a live worker is shown as stalled
@@ -62,6 +64,8 @@ class Settings:
     home: Path = field(default_factory=default_home)
     host: str = "127.0.0.1"
     port: int = 7860
+    hosts: str = ""
+    requests_per_second: float = 200.0
     keeper_interval: float = 0.5
     stop_grace: float = 60.0
     stalled_after: float = 300.0

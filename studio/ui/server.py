@@ -5,25 +5,22 @@ it), `/rejects/<dataset>.csv` (or .jsonl) the rows of a file that were left out,
 was measured, `/pulse` what changed of what a page shows, `/runs.json`, `/runs/<run>` and `/trash` the list of runs,
 `/machine` how much of this machine is in use,
 `/comparison/<id>.html` and `/evaluation/<id>.html` (or .json) what was compared; everything else is the page. A guard
-stands before all of it: it answers only requests that name this machine as their host and come from no other site, so
-that a page you visit elsewhere cannot drive the studio.
+stands before all of it (guard.py), so that a page you visit elsewhere cannot drive the studio, and a gate before Gradio
+(gradio_gate.py), of which only what the page needs is there.
 """
 
-import os
-from collections.abc import Iterable
+import contextlib
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.datastructures import Headers
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from studio import __version__, resources
-from studio.errors import NotFound, StudioError
+from studio.errors import NotFound, StudioError, Unavailable
 from studio.services import checks, comparisons, datasets, examples, export_files
 from studio.services.owner import Stranger
 from studio.services.studio import Studio
@@ -40,49 +37,14 @@ from studio.ui import (
     signing_in,
     visit_view,
 )
+from studio.ui.connections import ALL, Patient
 from studio.ui.early import Early
+from studio.ui.gradio_gate import fence
+from studio.ui.guard import Guard, Policy
 from studio.ui.theme import studio_theme
 from studio.ui.visitors import Desk, Doorman, Mode
 
 _REJECTS = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-
-
-class Guard:
-    """Refuses requests under a foreign host name (DNS rebinding) and those that another site sends."""
-
-    def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
-        self.app = app
-        self.hosts = frozenset(hosts)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket"):
-            reason = self.refusal(Headers(scope=scope), str(scope.get("method", "GET")))
-            if reason:
-                await PlainTextResponse(reason, status_code=403)(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-    def refusal(self, headers: Headers, method: str) -> str:
-        """Why a request with these headers is refused; empty if it is not."""
-        host = headers.get("host", "")
-        if _name(f"//{host}") not in self.hosts:
-            return "This studio answers only under its own host name."
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            return "This studio takes no requests from other sites."
-        # A link from elsewhere may open the page; nothing else may be asked for from another site.
-        opens = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
-        if headers.get("sec-fetch-site") == "cross-site" and not opens:
-            return "This studio takes no requests from other sites."
-        return ""
-
-
-def _name(address: str) -> str:
-    try:
-        return urlsplit(address).hostname or ""
-    except ValueError:
-        return ""
 
 
 def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
@@ -94,9 +56,8 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
         app.add_middleware(Doorman, desk=desk)
         signing_in.add_routes(app, desk)
         app.add_exception_handler(Stranger, lambda _, error: PlainTextResponse(str(error), status_code=403))
-    app.add_middleware(
-        Guard, hosts=LOOPBACK | {studio.settings.host, _name(f"//{os.environ.get('SPACE_HOST', '')}")} - {""}
-    )
+    policy = Policy.of(studio.settings)
+    app.add_middleware(Guard, policy=policy)
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -166,7 +127,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
     # Gradio asks for a few of its own files under /static as well: ours come first, then those.
     files = StaticFiles(directory=resources.static(), packages=[("gradio", "templates/frontend/static")])
     app.mount("/static", files, name="static")
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app,
         pages.build(studio, desk),
         path="/",
@@ -186,6 +147,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
         pwa=False,
         show_error=True,
     )
+    return fence(app, policy)
 
 
 def _name_of(studio: Studio, key: str) -> str:
@@ -206,14 +168,27 @@ def _head() -> str:
     )
 
 
-def serve(studio: Studio, mode: Mode | None = None) -> None:
-    """Serve until interrupted; mode as of make_app."""
-    settings = studio.settings
-    uvicorn.run(
-        make_app(studio, mode),
-        host=settings.host,
-        port=settings.port,
+def listening(studio: Studio, app: FastAPI) -> uvicorn.Config:
+    """How the studio listens: patient, but not for ever, and for many, but not for all of them at once."""
+    return uvicorn.Config(
+        app,
+        host=studio.settings.host,
+        port=studio.settings.port,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=2,
-    )  # open pages hold their streams for ever
+        http=Patient,
+        ws="none",
+        limit_concurrency=ALL,
+        server_header=False,
+        proxy_headers=False,  # the guard reads them, where they may be believed
+        timeout_graceful_shutdown=2,  # open pages hold their streams for ever
+    )
+
+
+def serve(studio: Studio, mode: Mode | None = None) -> None:
+    """Serve until interrupted; mode as of make_app."""
+    server = uvicorn.Server(listening(studio, make_app(studio, mode)))
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise Unavailable(f"The studio could not listen on port {studio.settings.port}.")

@@ -121,7 +121,7 @@ def test_a_damaged_database_is_told_of_and_nothing_is_lost(page: Page, little_ho
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
-        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 403),
     ],
 )
 def test_other_sites_cannot_talk_to_the_studio(shared: Served, headers: dict[str, str], status: int) -> None:

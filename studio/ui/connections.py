@@ -1,0 +1,58 @@
+"""Connections that wait: one that sends no whole request, and many from one client, must not keep out the others."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+HEADER_SECONDS = 15.0  # that the head of a request may take to come
+EACH = 256  # connections that one address may hold; a page holds up to six
+ALL = 1024  # connections in all
+
+_open: Counter[str] = Counter()
+
+
+class Patient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # which of uvicorn's two it is depends on what is installed
+    """uvicorn's connection, ended when the head of a request does not come in time."""
+
+    _late: asyncio.TimerHandle | None = None
+    _from = ""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._from = str((transport.get_extra_info("peername") or ("",))[0])
+        _open[self._from] += 1
+        if _open[self._from] > EACH:
+            transport.abort()
+            return
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._wait()
+        else:
+            self._come()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._come()
+        _open[self._from] -= 1
+        if _open[self._from] <= 0:
+            del _open[self._from]
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        if self._late is None:
+            self._late = self.loop.call_later(HEADER_SECONDS, self._give_up)
+
+    def _come(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self) -> None:
+        self._late = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
