@@ -102,7 +102,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
                 yield House(studio, app, port, run.path.name)
 
 
-class serving:  # noqa: N801  # used like a function
+class serving:  # used like a function
     """The application on its socket, in a thread, for as long as the block lasts."""
 
     def __init__(self, studio: Studio, app: FastAPI) -> None:
