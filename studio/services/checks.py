@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FAULTS", "FORMATS", "Finding", "Undecodable"]  # for pages, which import services only
 T = TypeVar("T")
+_TOKEN = re.compile(r"[0-9a-f]{1,64}")
 _DAY = 86_400.0
 _WHOSE = "whose.json"  # beside an uploaded file: whose it is
 _HUB_ID = re.compile(r"[\w.-]+/(?!\S+\.(?:jsonl?|ndjson|[ct]sv|parquet|gz)$)[\w.-]+(:[^@]+)?(@[0-9a-f]+)?")
@@ -351,7 +352,12 @@ def _new_folder(studio: "Studio") -> Path:
     return folder
 
 
+def is_here(studio: "Studio", token: str) -> bool:
+    """Whether this is the token of a check that waits, or the name of nothing."""
+    return _TOKEN.fullmatch(token) is not None and (studio.settings.staging / token).is_dir()
+
+
 def _folder(studio: "Studio", token: str) -> Path:
-    if not token.isalnum():
+    if not _TOKEN.fullmatch(token):
         raise NotFound("This check is no longer here. Check the file again.")
     return studio.settings.staging / token

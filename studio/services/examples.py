@@ -96,7 +96,7 @@ class LengthView:
 
 def folder_of(studio: "Studio", key: str) -> Path:
     """The folder behind a dataset's id or name, or behind the token of a check."""
-    if (studio.settings.staging / key).is_dir() and key.isalnum():
+    if checks.is_here(studio, key):
         return checks.folder_of(studio, key)
     return datasets.folder_of(studio, key)
 
@@ -262,7 +262,7 @@ def _counts(studio: "Studio", key: str, model_id: str, recipe: Recipe) -> Genera
 
 
 def _counts_of_file(studio: "Studio", key: str) -> dict[str, int]:
-    if (studio.settings.staging / key).is_dir() and key.isalnum():
+    if checks.is_here(studio, key):
         return dict(checks.get(studio, key).report.counts)
     return dict(datasets.get(studio, key).findings)
 

@@ -23,6 +23,9 @@ from studio.store.tables import Point, Run
 if TYPE_CHECKING:
     from studio.services.studio import Studio
 
+_ID = re.compile(
+    r"[^/\\\s.][^/\\\0-\x1f\ud800-\udfff]{0,59}"
+)  # whatever a folder of runs may be called, by any file system
 _MARKS = ("checkpoint", "note", "state", "resumed")
 
 
@@ -196,9 +199,8 @@ def get(studio: "Studio", run_id: str) -> RunInfo:
     if row is not None:
         line = [other.id for other in rows.waiting(studio.database)] if row.state == "queued" else []
         return _info(studio, row, line.index(row.id) + 1 if row.id in line else 0)
-    run = studio.run_dir(run_id)
-    if run_id and "/" not in run_id and not run_id.startswith(".") and run.recipe.is_file():
-        return _just_made(studio, run)
+    if _ID.fullmatch(run_id) and studio.run_dir(run_id).recipe.is_file():
+        return _just_made(studio, studio.run_dir(run_id))
     raise NotFound(f"There is no run {run_id!r}. See them with: studio runs")
 
 

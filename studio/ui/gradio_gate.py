@@ -21,15 +21,16 @@ _NAME = r"[A-Za-z0-9_.-]{1,128}"
 NEEDED = {
     "GET": (
         r"/", r"/config/?", r"/theme\.css", r"/favicon\.ico", r"/robots\.txt", r"/manifest\.json",
-        r"/assets/[A-Za-z0-9_./@-]+", r"/static/[A-Za-z0-9_./@-]+", r"/login/huggingface/?", r"/login/callback/?",
-        r"/logout/?", r"/gradio_api/info/?", r"/gradio_api/theme\.css", r"/gradio_api/startup-events",
+        r"/assets/[A-Za-z0-9_./@-]{1,200}", r"/static/[A-Za-z0-9_./@-]{1,200}",
+        r"/login/huggingface/?", r"/login/callback/?", r"/logout/?",
+        r"/gradio_api/info/?", r"/gradio_api/theme\.css", r"/gradio_api/startup-events",
         r"/gradio_api/app_id/?", r"/gradio_api/queue/data", rf"/gradio_api/heartbeat/{_NAME}",
         rf"/gradio_api/call/{_NAME}/{_NAME}", r"/gradio_api/upload_progress", r"/gradio_api/login_check/?",
         r"/gradio_api/user/?",
     ),
     "POST": (
         r"/login/?", r"/gradio_api/queue/join", rf"/gradio_api/run/{_NAME}/?", rf"/gradio_api/call/{_NAME}/?",
-        rf"/gradio_api/call/v2/{_NAME}/?", r"/gradio_api/upload", r"/gradio_api/cancel", r"/gradio_api/reset/?",
+        r"/gradio_api/upload", r"/gradio_api/cancel", r"/gradio_api/reset/?",
     ),
 }  # fmt: skip
 _PATTERNS = {method: re.compile("|".join(paths)) for method, paths in NEEDED.items()}

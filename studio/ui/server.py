@@ -10,6 +10,8 @@ stands before all of it (guard.py), so that a page you visit elsewhere cannot dr
 """
 
 import contextlib
+import os
+import shutil
 from pathlib import Path
 from urllib.parse import quote
 
@@ -42,6 +44,7 @@ from studio.ui.early import Early
 from studio.ui.gradio_gate import fence
 from studio.ui.guard import Guard, Policy
 from studio.ui.theme import studio_theme
+from studio.ui.uploads import only_uploads
 from studio.ui.visitors import Desk, Doorman, Mode
 
 _REJECTS = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
@@ -129,7 +132,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
     app.mount("/static", files, name="static")
     gr.mount_gradio_app(
         app,
-        pages.build(studio, desk),
+        only_uploads(pages.build(studio, desk)),
         path="/",
         server_name=studio.settings.host,
         server_port=studio.settings.port,
@@ -138,7 +141,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
         favicon_path=str(resources.static() / "icon.png"),
         footer_links=[],
         allowed_paths=[],
-        blocked_paths=[str(studio.settings.home)],
+        blocked_paths=_never_served(studio),
         max_file_size=studio.settings.max_file_mb * 2**20,
         ssr_mode=False,
         run_history=False,
@@ -148,6 +151,18 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
         show_error=True,
     )
     return fence(app, policy)
+
+
+def _never_served(studio: Studio) -> list[str]:
+    """What Gradio must not take for a file of its own: all of the home but the folder that uploads come to."""
+    uploads = _uploads(studio)
+    inside = [path for path in studio.settings.home.iterdir() if path != studio.settings.cache]
+    return [str(path) for path in (*inside, *studio.settings.cache.iterdir()) if path != uploads]
+
+
+def _uploads(studio: Studio) -> Path:
+    """Where uploads arrive: not in a folder that everybody on the machine shares."""
+    return studio.settings.cache / "uploads"
 
 
 def _name_of(studio: Studio, key: str) -> str:
@@ -187,6 +202,11 @@ def listening(studio: Studio, app: FastAPI) -> uvicorn.Config:
 
 def serve(studio: Studio, mode: Mode | None = None) -> None:
     """Serve until interrupted; mode as of make_app."""
+    # Gradio is told so by the environment alone. What an earlier studio left there is of no use to anybody.
+    uploads = _uploads(studio)
+    shutil.rmtree(uploads, ignore_errors=True)
+    uploads.mkdir(mode=0o700)
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     server = uvicorn.Server(listening(studio, make_app(studio, mode)))
     with contextlib.suppress(KeyboardInterrupt):
         server.run()

@@ -71,18 +71,17 @@ class House:
         head = "".join(f"{name}: {value}\r\n" for name, value in given)
         return self.raw(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode("utf-8", "surrogateescape") + body)
 
-    def state(self) -> str:
-        """A digest of all that a person made, and of what lies in Gradio's folder of uploads."""
-        seen = hashlib.sha256()
+    def state(self) -> dict[str, str]:
+        """All that a person made, and what lies in Gradio's folder of uploads: a digest of each file."""
         home = self.studio.settings
         uploads = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
+        found = {}
         for root in (home.runs, home.datasets, home.models, home.adapters, home.exports, home.evaluations,
                      home.prompts, home.staging, uploads):  # fmt: skip
-            for path in sorted(root.rglob("*")):
-                seen.update(str(path).encode())
-                if path.is_file() and path.name != ".about.lock":
-                    seen.update(path.read_bytes())
-        return seen.hexdigest()
+            for path in root.rglob("*"):
+                if path.name != ".about.lock":
+                    found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +93,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         settings = Settings(home=folder / "home", offline=True, port=port, requests_per_second=0)
-        with FileLock(settings.prepare().dry_run_lock, thread_local=False), Studio(settings) as studio:
+        with FileLock(settings.prepare().dry_run_lock, thread_local=False), Studio(settings).keep() as studio:
             run = make(studio, SECRET, notes=SECRET)
-            studio.refresh()
+            studio.look()
             app = make_app(studio)
             with serving(studio, app):
                 yield House(studio, app, port, run.path.name)

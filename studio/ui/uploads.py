@@ -1,0 +1,30 @@
+"""What the page's uploads may be: files that were uploaded, by the page that sends them, and nothing else.
+
+An event says of a file where it lies. Gradio believes any path of this machine in an application that is mounted and
+not launched, and fetches any address that is given for a path; both are closed here.
+"""
+
+from typing import Any
+
+import gradio as gr
+
+from studio.errors import BadInput
+
+
+def only_uploads(page: gr.Blocks) -> gr.Blocks:
+    """Let the page's components take nothing but what was uploaded to them."""
+    page.has_launched = True
+    for block in page.blocks.values():
+        if isinstance(block, gr.File | gr.UploadButton):
+            take = block.async_move_resource_to_block_cache
+            block.async_move_resource_to_block_cache = _taking(take)
+    return page
+
+
+def _taking(take: Any) -> Any:
+    async def taken(path: Any) -> Any:
+        if isinstance(path, str) and "://" in path:
+            raise BadInput("Only files can be uploaded here, not addresses.")
+        return await take(path)
+
+    return taken
