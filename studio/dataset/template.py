@@ -3,7 +3,7 @@
 The environment is that of transformers (`utils/chat_template_utils.py`: ImmutableSandboxedEnvironment, trim_blocks,
 lstrip_blocks, loopcontrols, raise_exception, strftime_now, tojson that keeps non-ASCII), so the text is the one
 `apply_chat_template` gives; a test compares them. A template is data from a model's folder: it sees the messages
-and the special tokens, nothing else.
+and the special tokens, nothing else, and it ends (template_bounds.py).
 """
 
 import json
@@ -16,9 +16,9 @@ import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from studio.dataset.formats import Message, Record
+from studio.dataset.template_bounds import LONGEST, Bounded, TooMuch
 from studio.errors import BadInput
 from studio.rundir import read_json
 from studio.themes import PLACEHOLDER
@@ -82,6 +82,7 @@ _REFUSALS = (
     AttributeError,
     ArithmeticError,
     RecursionError,
+    MemoryError,
 )
 
 
@@ -95,11 +96,12 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def environment() -> ImmutableSandboxedEnvironment:
-    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+def environment() -> Bounded:
+    env = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     env.filters["tojson"] = _tojson
+    env.wrap("tojson")
     env.globals["raise_exception"] = _raise
-    env.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    env.globals["strftime_now"] = lambda form: datetime.now().strftime(str(form)[:100])
     return env
 
 
@@ -116,7 +118,7 @@ class ChatTemplate:
         self._environment = environment()
         try:
             self._template = self._environment.from_string(source)
-        except (jinja2.TemplateError, RecursionError) as error:
+        except _REFUSALS as error:
             raise BadInput(f"The chat template of {where} is broken: {error}.") from None
 
     @classmethod
@@ -130,6 +132,7 @@ class ChatTemplate:
 
     def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
         """The text of a conversation, with the opening of an answer behind it if asked."""
+        self._environment.begin()
         try:
             return self._template.render(self._seen(messages, add_generation_prompt))
         except _REFUSALS as error:
@@ -140,10 +143,13 @@ class ChatTemplate:
         marks = Marks()
         self._environment.marks = marks  # type: ignore[attr-defined]  # see _Generation
         blocks = []
+        self._environment.begin()
         try:
             for block in self._template.generate(self._seen(messages, False)):
                 blocks.append(block)
                 marks.written += len(block)
+                if marks.written > LONGEST:
+                    raise TooMuch(f"it makes a text of more than {LONGEST:,} characters")
         except _REFUSALS as error:
             raise self._refusal(error) from None
         finally:
