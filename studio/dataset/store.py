@@ -200,7 +200,7 @@ def iter_records(folder: Path, offset: int = 0) -> Iterator[list[Record]]:
 
 def _groups(folder: Path) -> Any:
     path = folder / "groups.npy"
-    return np.load(path, mmap_mode="r") if path.is_file() else None
+    return np.load(path, mmap_mode="r", allow_pickle=False) if path.is_file() else None
 
 
 def read_findings(

@@ -166,7 +166,7 @@ def _read(
     told, out = work.run.path / WORK / "wanted.json", work.run.path / WORK / "found.npz"
     write_json(told, wanted)
     _llama(work, tools, "Loading it with llama.cpp and comparing", "probe", file, told, out)
-    with np.load(out) as found:
+    with np.load(out, allow_pickle=False) as found:
         words = json.loads(str(found["told"]))
         seen = [
             Seen(one.ids, one.start, one.answer, torch.from_numpy(found[f"logits_{number}"]))

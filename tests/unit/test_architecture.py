@@ -116,16 +116,6 @@ def test_layers_and_homes(path: Path) -> None:
             assert here in HOMES[top], f"{path.name} in {here} imports {name}"
 
 
-def test_no_file_runs_foreign_code() -> None:
-    forbidden = ("torch.load", "trust_remote_code=True", "shell=True", "pickle.load", "eval(", "exec(", "os.system")
-    for path in FILES:
-        text = path.read_text(encoding="utf-8")
-        for word in forbidden:
-            found = [line for line in text.splitlines() if word in line and not line.lstrip().startswith("#")
-                     and f".{word}" not in line and f"_{word}" not in line]  # fmt: skip
-            assert not found, f"{path.relative_to(STUDIO)} has {word}: {found[0]}"
-
-
 def test_the_studio_never_imports_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from studio.settings import Settings\n"
