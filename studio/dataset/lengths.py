@@ -328,7 +328,7 @@ def _save(path: Path, counts: Counts) -> None:
 def _load(path: Path) -> Counts | None:
     """Kept counts; None when there are none, or none that can be read."""
     try:
-        with np.load(path, allow_pickle=False, allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in _ARRAYS}
             told = json.loads(bytes(file["refused"]))
             refused = Refused([(int(row), str(reason)) for row, reason in told["rows"]], int(told["total"]))

@@ -37,7 +37,7 @@ def _heard(event: str, values: tuple[object, ...]) -> None:
             seen.files.update(os.fsdecode(path) for path in paths if isinstance(path, str | bytes) and path)
         elif event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
             seen.asked.append(f"{event} {values[1:] if event == 'socket.connect' else values}")
-        elif event in ("subprocess.Popen", "os.system", "os.exec", "os.spawn", "os.posix_spawn"):
+        elif event in ("subprocess.Popen", "os.system", "os.exec", "os.spawn", "os.posix_spawn", "pickle.find_class"):
             seen.started.append(f"{event} {values}")
 
 

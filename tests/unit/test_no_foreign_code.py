@@ -58,9 +58,9 @@ def findings(path: Path, text: str | None = None) -> list[tuple[str, int]]:
             if isinstance(node.func, ast.Name) and node.func.id in CALLS:
                 found.append((f"{node.func.id}()", node.lineno))
             for given in node.keywords:
-                if given.arg in ARGUMENTS:
-                    if not (isinstance(given.value, ast.Constant) and given.value.value is ARGUMENTS[given.arg]):
-                        found.append((f"{given.arg}={ast.unparse(given.value)}", node.lineno))
+                told = given.value.value if isinstance(given.value, ast.Constant) else ...
+                if given.arg in ARGUMENTS and told is not ARGUMENTS[given.arg]:
+                    found.append((f"{given.arg}={ast.unparse(given.value)}", node.lineno))
     return found
 
 
