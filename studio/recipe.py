@@ -29,6 +29,18 @@ VERSION = 1
 PLAIN_ATTENTION_TOKENS = 256
 
 
+_LONGEST = 1_000_000  # characters of a recipe file
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML without references: no recipe needs one, and a few lines of them can stand for more than fits anywhere."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="a reference", problem_mark=self.get_mark())
+        return super().compose_node(parent, index)
+
+
 class Recipe(Theme):
     """What to train and how. `Recipe.load` reads YAML of this or an earlier version."""
 
@@ -122,12 +134,16 @@ class Recipe(Theme):
     def load(cls, path: Path) -> Self:
         """Read a recipe file; raises BadInput that names the file, the field and the remedy."""
         try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+            with path.open(encoding="utf-8") as file:
+                text = file.read(_LONGEST + 1)
+            if len(text) > _LONGEST:
+                raise BadInput(f"{path} is no recipe: it is longer than {_LONGEST:,} characters.")
+            document = yaml.load(text, Loader=_Plain)  # noqa: S506 a SafeLoader
         except FileNotFoundError:
             raise BadInput(f"There is no recipe file {path}.") from None
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"{path} cannot be read as text: {error}.") from None
-        except (yaml.YAMLError, RecursionError) as error:
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
             mark = getattr(error, "problem_mark", None)
             where = f" at line {mark.line + 1}" if mark else ""
             raise BadInput(f"{path} is not valid YAML{where}. Check its indentation and quotes.") from None

@@ -139,7 +139,8 @@ class Table:
 
     def _check_header(self) -> None:
         header = self.columns
-        twice = [name for place, name in enumerate(header) if name in header[:place]]
+        seen: set[str] = set()
+        twice = [name for name in header if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
         if "" in header:
             raise BadInput(
                 f"{self.name}: column {header.index('') + 1} of the header has no name. Give every column a name."

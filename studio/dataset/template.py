@@ -200,7 +200,10 @@ def template_source(folder: Path) -> str | None:
     """The text of a model's chat template: chat_template.jinja, else tokenizer_config.json; None without one."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise BadInput(f"The chat template of {folder.name} is no text in UTF-8.") from None
     value = (read_json(folder / "tokenizer_config.json") or {}).get("chat_template")
     if isinstance(value, list):
         named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}

@@ -63,6 +63,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when the file is missing or not a JSON object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -72,7 +72,10 @@ def estimate(studio: "Studio", recipe: Recipe, device_memory: int | None = None,
     dry, exact = measured.nearest(studio, recipe, asked.device) if not device_memory else (None, False)
     if dry:
         asked = replace(asked, correction=dry.correction)
-    found = asked.footprint(recipe)
+    try:
+        found = asked.footprint(recipe)
+    except (ArithmeticError, TypeError, ValueError, LookupError):  # sizes in its config that no model has
+        raise BadInput(f"The config.json of {recipe.model.model} has sizes that do not fit together.") from None
     fits = advice.needed(found) <= asked.available
     fixes = [] if fits else advice.fixes(asked, found)
     examples = _training_examples(sizes, recipe) if sizes else 0
