@@ -19,6 +19,7 @@ from studio import cli_output as out
 from studio.cli_data import Json, Sets, pairs
 from studio.errors import BadInput, StudioError, Unavailable
 from studio.recipe import Recipe, from_text
+from studio.redaction import guard_logs
 from studio.services import (
     accounts,
     dry_runs,
@@ -301,6 +302,7 @@ def _say_notices() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry of the `studio` command."""
+    guard_logs()
     _say_notices()
     try:
         app(arguments)

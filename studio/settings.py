@@ -4,6 +4,7 @@ Every field can be set by the environment variable named beside it in docs/setti
 true to this file. Tests make their own: `Settings(home=tmp_path)`.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -149,6 +150,10 @@ class Settings:
         inside = (self.runs, self.datasets, self.models, self.adapters, self.exports, self.evaluations, self.prompts)
         for folder in (self.home, *inside, self.cache, self.staging):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_mode & 0o077:
+                # One that was there before; where it is somebody else's, it stays as it is.
+                with contextlib.suppress(OSError):
+                    folder.chmod(0o700)
         return self
 
     @classmethod

@@ -25,6 +25,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from studio.errors import StudioError
+from studio.redaction import guard_logs, strike
 from studio.rundir import (
     DISK_FULL_STATUS,
     Beat,
@@ -144,6 +145,7 @@ def serve(description: str, body: Callable[[Worker], Exit], argv: list[str] | No
     parser.add_argument("directory", type=Path)
     parser.add_argument("--nonce", required=True, help="told by the launcher, to recognise this worker again")
     given = parser.parse_args(argv)
+    guard_logs()
     run = RunDir(given.directory.resolve())
     if not run.path.is_dir():
         print(f"There is no directory {run.path}.", file=sys.stderr)
@@ -188,7 +190,7 @@ def attempt(worker: Worker, body: Callable[[Worker], Exit]) -> Exit:
     except StudioError as error:
         how = Exit("failed", str(error))
     except Exception as error:
-        text = traceback.format_exc()
+        text = strike(traceback.format_exc())
         say(text)
         how = _explain(error, text)
     return how if how.cause else replace(how, cause=USUAL_CAUSES[how.state])
@@ -207,7 +209,7 @@ def _explain(error: BaseException, text: str) -> Exit:
         )
     if _disk_full(error):
         return Exit("failed", "The disk is full.", "Free some space, then resume it.", traceback=text, cause="disk")
-    first = (str(error).splitlines() or [""])[0]
+    first = strike((str(error).splitlines() or [""])[0])
     return Exit(
         "failed",
         f"The work stopped with an error: {type(error).__name__}: {first}",

@@ -9,6 +9,7 @@ import contextlib
 import ctypes.util
 import functools
 import os
+import re
 import secrets
 import signal as signals
 import subprocess
@@ -59,7 +60,8 @@ _ENV_KEPT = (
     "WANDB_BASE_URL",
 )
 _ENV_KEPT_PREFIXES = ("LC_", "MALLOC_", "CUDA_", "NCCL_", "PYTORCH_", "TORCH_", "STUDIO_")
-_SECRETS = ("STUDIO_JUDGE_KEY",)  # of the studio alone
+# Of the studio alone, though they begin like what a worker may see.
+_SECRETS = re.compile(r"STUDIO_WEBHOOK_URL|.*(KEY|TOKEN|SECRET|PASSWORD)")
 # How long a claim may be without the number of its process: the launcher writes that right after.
 CLAIM_SECONDS = 5.0
 
@@ -81,7 +83,7 @@ def worker_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]
     kept = {
         name: value
         for name, value in os.environ.items()
-        if (name in _ENV_KEPT or name.startswith(_ENV_KEPT_PREFIXES)) and name not in _SECRETS
+        if (name in _ENV_KEPT or name.startswith(_ENV_KEPT_PREFIXES)) and not _SECRETS.fullmatch(name)
     }
     kept |= {
         "PYTHONUNBUFFERED": "1",
