@@ -1,5 +1,6 @@
 # make run: set everything up and serve the studio at http://localhost:7860
 # make test: set everything up and pass every test, browser included
+# make security: what strangers may try, in a minute; make audit: known holes in what is installed
 # make check: format, lint, types, architecture, fast tests; under a minute once installed
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ JOBS ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check install format lint types unit integration e2e browser wheel clean
+.PHONY: run test check install format lint types unit integration e2e security audit browser wheel clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/studio serve --sample $(if $(PORT),--port $(PORT),)
@@ -31,7 +32,7 @@ format: $(VENV)/.tested
 types: $(VENV)/.tested
 	$(BIN)/mypy
 
-unit integration e2e: $(VENV)/.tested
+unit integration e2e security: $(VENV)/.tested
 	$(BIN)/python -m pytest tests/$@ $(ARGS)
 
 install: $(VENV)/.installed
@@ -52,6 +53,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# Known holes in what is installed; asks the network, so it is no part of the tests. In an environment of its own.
+audit: $(VENV)/.installed
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && \
+		$(VENV)/audit/bin/python -m pip install --disable-pip-version-check --quiet 'pip-audit>=2.7,<3'; }
+	$(VENV)/audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') $(ARGS)
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

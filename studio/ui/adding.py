@@ -88,8 +88,9 @@ def wire(
         held: str | None,
         *mapped: str | None,
     ) -> Iterator[Updates]:
+        taken = checks.take_in(studio, held) if held else ""  # first of all: it leaves the folder of uploads
         before = checks.get(studio, key)
-        second = checks.take_in(studio, held) if held else before.options.held_out
+        second = taken or before.options.held_out
         mapping = _pairs(mapped)
         by_mapping = form == "mapped" or (not form and (before.report.format is None or bool(before.options.mapping)))
         if by_mapping and not mapping:

@@ -1,6 +1,8 @@
 """Two thousand words with which somebody tries to reach files by path, at every route that takes one."""
 
 import asyncio
+import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -147,3 +149,40 @@ def test_a_file_is_taken_from_uploads_alone(house: House, shape: str) -> None:
     assert outside.exists() and house.state() == before
     assert str(outside) not in seen.files and "/etc/passwd" not in seen.files
     assert not [what for what in seen.asked if "169.254" in what or "'127.0.0.1', 9" in what]
+
+
+def test_gradio_gives_out_no_upload(house: House) -> None:
+    """Not even the one that was just sent, by whatever way there was to a file."""
+    sent = house.ask(
+        "POST", "/gradio_api/upload", {"Content-Type": 'multipart/form-data; boundary="b"'},
+        b'--b\r\nContent-Disposition: form-data; name="files"; filename="mine.jsonl"\r\n\r\n'
+        b"outside-the-home\r\n--b--\r\n",
+    )  # fmt: skip
+    assert sent.status == 200
+    (path,) = json.loads(sent.body)
+    for way in (f"/gradio_api/file={path}", f"/gradio_api/file/{path}", f"/file={path}", f"/gradio_api/proxy={path}",
+                f"/static/{path}", f"/assets/{path}", f"/gradio_api/stream/{path}", path):  # fmt: skip
+        answer = house.ask("GET", way)
+        assert answer.status in (403, 404) and b"outside-the-home" not in answer.body, way
+
+
+def test_what_was_uploaded_leaves_gradio_s_folder_at_once(house: House) -> None:
+    uploads = Path(os.environ["GRADIO_TEMP_DIR"])
+    for number, count, place in takers(house):
+        for name in ("mine.jsonl", "mine.zip", "mine.yaml"):
+            sent = house.ask(
+                "POST", "/gradio_api/upload", {"Content-Type": 'multipart/form-data; boundary="b"'},
+                f'--b\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+                f"my own words {number}\r\n--b--\r\n".encode(),
+            )  # fmt: skip
+            (path,) = json.loads(sent.body)
+            data: list[object] = [None] * count
+            data[place] = {"meta": {"_type": "gradio.FileData"}, "orig_name": name, "path": path}
+            asked = told({"data": data, "fn_index": number, "session_hash": f"u{number}{name}"})
+            done = house.ask("POST", "/gradio_api/run/predict", {"Content-Type": "application/json"}, asked)
+            if (
+                done.status == 200 and b'"is_generating":true' not in done.body
+            ):  # asked so, only its first step is taken
+                assert not Path(path).exists(), (number, name, done.body[:200])
+            Path(path).unlink(missing_ok=True)
+    assert not [path for path in uploads.rglob("*") if path.is_file() and b"my own words" in path.read_bytes()]

@@ -2,9 +2,9 @@
 
 Layers that read the same input (query, key, value; gate, up) are computed together: the input is dropped from and
 multiplied with all their A once, so they drop the same numbers. Saved for the backward pass are that input and r
-numbers a token and layer; the frozen weights get no gradient. Products are in the type of the base, the adapter's own numbers
-and their gradients stay as they are held: what autocast does, without its copies. What it does not do: variants of LoRA
-(DoRA), several adapters at once.
+numbers a token and layer; the frozen weights get no gradient. Products are in the type of the base, the adapter's own
+numbers and their gradients stay as they are held: what autocast does, without its copies. What it does not do: variants
+of LoRA (DoRA), several adapters at once.
 """
 
 from collections.abc import Callable
