@@ -18,7 +18,7 @@ BLOCK = 128  # queries of attention at a time
 KEPT_KEYS = 512
 SCORES = 2**24  # scores over the vocabulary at a time
 PIECE = 2**17  # numbers that norms and gates go through at a time, to stay in a core's cache
-POOL = 2**22  # least random decisions of dropout in a pool
+POOL = 2**18  # least random decisions of dropout in a pool
 
 
 def why_not(recipe: Recipe, config: Mapping[str, Any], cuda: bool) -> str:

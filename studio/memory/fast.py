@@ -10,10 +10,13 @@ from studio.memory.passes import Passes
 from studio.memory.shapes import Linear
 from studio.memory.tape import Tape, Tensor
 
-# float32 numbers that a norm or a gate has of each of a piece, at most.
-_PIECE_BYTES = 4 * 4 * PIECE
-# The head's softmax of one piece: float32 shares of 2**19 scores, and what finds the highest.
-_HEAD_PIECE = 3 * 4 * 2**19
+# float32 numbers that a norm or a gate has of each of a piece, at most; and the head of the scores of one.
+_HELD, _HEAD_HELD, _HEAD_PIECE = 4 * 4, 3 * 4, 2**19
+
+
+def _work(numbers: float) -> float:
+    """Bytes of a piece at work, where `numbers` are gone through."""
+    return _HELD * min(PIECE, numbers)
 
 
 class FastLayers(Layers):
@@ -40,7 +43,8 @@ class FastLayers(Layers):
         tape, rows = self.tape, x.bytes / x.width / features
         scales = tape.op(rows * 4, 4)
         compute = self.setup.compute
-        return tape.op(rows * features * compute, compute, x, saves=(x, scales), work=_PIECE_BYTES, back=_PIECE_BYTES)
+        work = _work(rows * features)
+        return tape.op(rows * features * compute, compute, x, saves=(x, scales), work=work, back=work)
 
     def mlp(self, x: Tensor) -> Tensor:
         block, tape, width = self.block, self.tape, self.setup.compute
@@ -51,7 +55,8 @@ class FastLayers(Layers):
             gate, up = (self.linear(x, layer) for layer in block.mlp)
         else:
             gate, up = tape.split(self.linear(x, block.mlp[0]), size, size)
-        product = tape.op(size, width, gate, up, saves=(gate, up), work=_PIECE_BYTES, back=_PIECE_BYTES)
+        work = _work(size / width)
+        product = tape.op(size, width, gate, up, saves=(gate, up), work=work, back=work)
         return self.linear(product, block.down)
 
     def _turn(self, x: Tensor, elements: int) -> Tensor:
@@ -109,6 +114,7 @@ class FastPasses(Passes):
         weight = shape.vocabulary * shape.hidden * width if setup.quantization != "none" and width != 4 else 0.0
         rows = min(setup.trained, max(1, SCORES // shape.vocabulary))
         pull = tape.op(size if setup.training else 0.0, width)
+        scores = rows * shape.vocabulary
         tape.op(setup.trained * 16, 4, narrow, saves=(pull,), back=size,
-                work=weight + rows * shape.vocabulary * width + _HEAD_PIECE)  # fmt: skip
+                work=weight + scores * width + _HEAD_HELD * min(_HEAD_PIECE, scores))  # fmt: skip
         return 0.0

@@ -103,7 +103,8 @@ def publish(studio: "Studio", export_id: str, wish: Wish, token: str = "") -> St
     if not _TOKEN.fullmatch(secret):
         raise BadInput("This is no token: it has spaces or signs that none has. Copy it from the hub's settings again.")
     folder = _folder(studio, export_id)
-    yield Progress(f"Asking the hub for {told.repo}", 0, told.size)
+    last = Progress(f"Asking the hub for {told.repo}", 0, told.size)
+    yield last
     work = Path(tempfile.mkdtemp(prefix="publish-", dir=studio.settings.staging))
     try:
         order = {
@@ -126,9 +127,10 @@ def publish(studio: "Studio", export_id: str, wish: Wish, token: str = "") -> St
             if "error" in line:
                 raise (Unavailable if line.get("unavailable") else BadInput)(str(line["error"]))
             if "doing" in line:
-                yield Progress(str(line["doing"]), int(line["done"]), int(line["of"]))
+                last = Progress(str(line["doing"]), int(line["done"]), int(line["of"]))
             if "commit" in line:
                 return _note(studio, export_id, told, line)
+            yield last  # said again while the hub is silent, so that one may turn away
     except child.Died as error:
         # Its last words may be anything: they are not repeated.
         why = "took more than a day" if error.timed_out else "ended before it was done"
