@@ -5,7 +5,7 @@ import { pulse } from "/static/pulse.js";
 
 const LOOK = 5000; // ms between two looks for what changed; rows of runs at work come with the pulse
 const TYPED = 120; // ms without a key after which a search is sent
-const PAGE = 50;
+const PAGE = 50, MOST = 100; // rows in sight: each takes a browser a millisecond whenever a run is opened
 const KEPT = "lora-studio-runs";
 const FILTERS = { state: "All states", model: "All models", dataset: "All data", tag: "All tags" };
 const COLUMNS = [["state", "State"], ["name", "Name"], ["model", "Model"], ["dataset", "Data"], ["progress", "Progress"], ["loss", "Loss", 1],
@@ -27,7 +27,7 @@ const FRAME = `
 <p class="run-said" role="status"></p>
 <div class="scroll run-scroll" tabindex="-1"><table class="table runs" aria-label="Runs"><thead><tr><th scope="col" class="beside" aria-label="Curves"></th><th scope="col" class="star-cell" aria-label="Star"></th>${
   COLUMNS.map(([key, label, number]) => `<th scope="col" data-column="${key}"${number ? ' class="num"' : ""}><button type="button" class="link" data-sort="${key}">${label}<i></i></button></th>`).join("")
-}</tr></thead><tbody></tbody></table><p class="run-none"></p><button type="button" class="plain-button run-more" data-act="more"></button></div>
+}</tr></thead><tbody></tbody></table><p class="run-none"></p><p class="run-pages"><button type="button" class="plain-button run-before" data-act="before"></button><button type="button" class="plain-button run-more" data-act="more"></button></p></div>
 <dialog class="run-dialog" aria-labelledby="run-dialog-title"><form method="dialog"></form></dialog>`;
 
 const escape = (text) => { const at = document.createElement("i"); at.textContent = text; return at.innerHTML.replaceAll('"', "&quot;"); };
@@ -42,7 +42,7 @@ async function ask(path, values) {
 class Runs {
   constructor(place, tell) {
     Object.assign(this, { place, tell, rows: new Map(), open: { chosen: "", together: [] }, told: {}, sent: 0, last: "" });
-    this.look = { search: "", state: "", model: "", dataset: "", tag: "", starred: false, sort: "created", turned: false, trashed: false, limit: PAGE, ...kept() };
+    this.look = { search: "", state: "", model: "", dataset: "", tag: "", starred: false, sort: "created", turned: false, trashed: false, limit: PAGE, offset: 0, ...kept() };
     place.innerHTML = FRAME;
     this.body = this.find("tbody");
     this.search = this.find(".run-search");
@@ -85,8 +85,16 @@ class Runs {
     else if (act === "starred") this.set({ starred: !this.look.starred });
     else if (act === "trash") this.set({ trashed: !this.look.trashed, state: "", model: "", dataset: "", tag: "", starred: false });
     else if (act === "clear") this.clear();
-    else if (act === "more") this.set({ limit: this.look.limit + PAGE }, true);
+    else if (act === "more") this.turn(PAGE);
+    else if (act === "before") this.turn(-PAGE);
     else if (act === "empty") this.confirm();
+  }
+
+  /* Show more rows, and from MOST on others. */
+  turn(by) {
+    const { limit, offset } = this.look, grows = by > 0 && limit < MOST;
+    this.set(grows ? { limit: limit + by } : { offset: Math.max(0, offset + by) }, true);
+    if (!grows) this.find(".run-scroll").scrollTop = 0;
   }
 
   choose(id) {
@@ -105,8 +113,8 @@ class Runs {
 
   set(change, stay) {
     clearTimeout(this.typing);
-    Object.assign(this.look, { search: this.search.value }, stay ? {} : { limit: PAGE }, change);
-    try { sessionStorage.setItem(KEPT, JSON.stringify({ ...this.look, limit: PAGE })); } catch { /* private window */ }
+    Object.assign(this.look, { search: this.search.value }, stay ? {} : { limit: PAGE, offset: 0 }, change);
+    try { sessionStorage.setItem(KEPT, JSON.stringify({ ...this.look, limit: PAGE, offset: 0 })); } catch { /* private window */ }
     this.say("");
     this.load(!stay);
   }
@@ -227,9 +235,13 @@ class Runs {
     this.find('[data-act="trash"]').textContent = trashed ? "Back to the runs" : trash.count ? `Trash (${number(trash.count)})` : "Trash";
     this.find('[data-act="empty"]').hidden = !trashed || !trash.count;
     this.find(".run-none").textContent = total ? "" : filtered ? "No run matches." : trashed ? "The trash is empty." : "";
-    const more = this.find(".run-more");
-    more.hidden = total <= this.rows.size;
-    more.textContent = `Show ${Math.min(PAGE, total - this.rows.size)} more`;
+    const more = this.find(".run-more"), before = this.find(".run-before"), { offset } = this.look;
+    const left = total - offset - this.rows.size, grows = this.look.limit < MOST;
+    if (offset && !this.rows.size && total) { this.turn(-PAGE); return; } // the runs of this page are gone
+    more.hidden = left <= 0;
+    more.textContent = grows ? `Show ${Math.min(PAGE, left)} more` : `Next ${Math.min(PAGE, left)} of ${number(total)}`;
+    before.hidden = !offset;
+    before.textContent = `Previous ${PAGE}`;
     this.place.classList.toggle("bare", !all.count && !trash.count && !trashed);
     this.place.classList.toggle("in-trash", trashed);
   }

@@ -118,6 +118,8 @@ def footprint(
     longest = min(length or recipe.data.max_length, recipe.data.max_length)
     row = recipe.data.max_length if recipe.schedule.packing else longest
     setup = setup_of(shape, recipe, cuda, row, trained_share)
+    if recipe.schedule.packing:
+        setup = replace(setup, example=longest)
     trained = trainable(shape, recipe)
     weights = _weights(shape, setup)
     optimizer = _optimizer(recipe, trained, cuda)

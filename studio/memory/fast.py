@@ -70,8 +70,15 @@ class FastLayers(Layers):
         tape, setup, shape = self.tape, self.setup, self.shape
         width = setup.compute
         value = tape.op(self.tokens * shape.kv_heads * shape.head_dim * width, width, value)
-        all_of = [(end - first, end) for first, end in blocks(setup.length)]
-        kept = setup.batch * shape.heads * sum(queries * keys for queries, keys in all_of if keys <= KEPT_KEYS)
+        length = min(setup.example or setup.length, setup.length)
+        all_of = [(end - first, end) for first, end in blocks(length)]
+        kept = (
+            setup.batch
+            * setup.length
+            / length
+            * shape.heads
+            * sum(queries * keys for queries, keys in all_of if keys <= KEPT_KEYS)
+        )
         largest = shape.heads * max(queries * keys for queries, keys in all_of)
         chances = tape.op(kept * width, width)
         saves = [query, key, value, chances]

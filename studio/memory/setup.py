@@ -18,7 +18,10 @@ Method = Literal["lora", "ia3", "prompt", "prefix", "full"]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A batch of `batch` rows of `length` tokens (virtual ones included), and how it is computed."""
+    """A batch of `batch` rows of `length` tokens (virtual ones included), and how it is computed.
+
+    fast: by the fast path. example: tokens of the longest example in a packed row; 0 where rows are examples.
+    """
 
     batch: int
     length: int
@@ -41,6 +44,7 @@ class Setup:
     masked: bool
     prefix: int
     fast: bool = False
+    example: int = 0
     training: bool = True
 
     @property

@@ -57,8 +57,9 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         sort: str = "created",
         down: bool | None = None,
         limit: Annotated[int, Query(ge=1, le=run_list.MOST)] = run_list.PAGE,
+        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
     ) -> Response:
-        query = run_list.Query(search, state, model, dataset, tag, starred, trashed, sort, down, limit)
+        query = run_list.Query(search, state, model, dataset, tag, starred, trashed, sort, down, limit, offset)
         try:
             return _sent(_page(run_list.find(studio, query)), request)
         except StudioError as error:

@@ -199,6 +199,29 @@ def test_into_the_trash_back_and_gone(page: Page, home: Path, start: Start) -> N
     opened(page, "tickets 10")
 
 
+def test_a_long_list_is_turned_page_by_page(page: Page, tmp_path: Path, start: Start) -> None:
+    home = tmp_path / "home"
+    with Studio(Settings(home=home, offline=True)) as studio:
+        for number in range(180):
+            make(studio, f"run {number}", created=1000.0 + number, steps=1)
+    page.goto(f"{start(home).url}/?tab=runs")
+    page.get_by_role("button", name="Show 50 more").click()
+    expect(rows(page)).to_have_count(100)
+    expect(rows(page).first).to_have_text(re.compile("run 179"))
+    expect(page.get_by_role("button", name="Previous 50")).to_be_hidden()
+    page.get_by_role("button", name="Next 50 of 180").click()
+    expect(rows(page).first).to_have_text(re.compile("run 129"))
+    expect(rows(page)).to_have_count(100)
+    page.get_by_role("button", name="Next 30 of 180").click()
+    expect(rows(page)).to_have_count(80)
+    expect(page.locator(".run-more")).to_be_hidden()
+    page.get_by_role("button", name="Previous 50").click()
+    expect(rows(page).first).to_have_text(re.compile("run 129"))
+    page.get_by_label("Search runs").fill("run 17")
+    expect(rows(page)).to_have_count(11)
+    expect(rows(page).first).to_have_text(re.compile("run 179"))
+
+
 def test_the_list_moves_under_nobodys_hands(page: Page, tmp_path: Path, start: Start) -> None:
     """New runs and new figures come in; rows that did not change are the same nodes, focus and scroll stay."""
     home = tmp_path / "home"

@@ -82,8 +82,11 @@ def test_the_text_and_tokens_are_those_of_transformers(sample_model: Path) -> No
         assert encoder.prompt_ids(messages[:1]) == prompt
 
 
+@pytest.mark.parametrize("engine", ["auto", "trl"])
 @pytest.mark.parametrize("train_on", ["completions", "assistant", "everything"])
-def test_what_is_shown_is_what_the_trainer_gets(ready: Studio, tiny: Path, tmp_path: Path, train_on: str) -> None:
+def test_what_is_shown_is_what_the_trainer_gets(
+    ready: Studio, tiny: Path, tmp_path: Path, train_on: str, engine: str
+) -> None:
     from studio.engine import loading, train
 
     talks = [
@@ -98,7 +101,7 @@ def test_what_is_shown_is_what_the_trainer_gets(ready: Studio, tiny: Path, tmp_p
     ]
     dataset = datasets.add(ready, write_jsonl(tmp_path / "talks.jsonl", talks))
     values = {"model": "tiny", "dataset": "talks", "train_on": train_on, "max_length": 120, "held_out": 0,
-              "dtype": "float32", "r": 4}  # fmt: skip
+              "dtype": "float32", "r": 4, "engine": engine}  # fmt: skip
     recipe = Recipe().with_values(values)
     inputs = Inputs(recipe, "tiny", tiny, "talks", Path(dataset.path))
     work = Mock(spec=Worker, run=RunDir(tmp_path))
@@ -106,16 +109,20 @@ def test_what_is_shown_is_what_the_trainer_gets(ready: Studio, tiny: Path, tmp_p
     trainer, _ = train.build_trainer(work, inputs, encoded, loading.pick_device())
     assert len(encoded.train) > 5 and encoded.truncated
     batch = trainer.data_collator(list(trainer.train_dataset))
+    rows = {name: list(batch[name]) for name in ("input_ids", "labels")}
+    if engine == "auto":  # one behind another
+        lengths = [len(example.input_ids) for example in encoded.train]
+        rows = {name: list(batch[name][0].split(lengths)) for name in rows}
     for index, example in enumerate(encoded.train):
         shown = examples.see(ready, dataset.id, example.row, "tiny", values)
         tokens = [token for token in shown.tokens if not token.cut]
         assert [token.id for token in tokens] == trainer.train_dataset[index]["input_ids"]
         labels = [token.id if token.trained else -100 for token in tokens]
         assert labels == trainer.train_dataset[index]["labels"]
-        # Padded to the longest of the batch, and nothing of it trained.
-        padding = batch["labels"].shape[1] - len(labels)
-        assert batch["labels"][index].tolist() == labels + [-100] * padding
-        assert batch["input_ids"][index, : len(labels)].tolist() == [token.id for token in tokens]
+        # Padded to the longest of the batch, and nothing of it trained. Nobody guesses the first token.
+        padding = len(rows["labels"][index]) - len(labels)
+        assert rows["labels"][index][1:].tolist() == labels[1:] + [-100] * padding
+        assert rows["input_ids"][index][: len(labels)].tolist() == [token.id for token in tokens]
 
 
 def test_an_adapter_carries_the_template_it_was_trained_with(ready: Studio, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def left_over(studio: Studio) -> list[Path]:
     return list(studio.settings.staging.iterdir()) + list(studio.settings.runs.iterdir())
 
 
-# Packed rows of few examples are not as full as the estimate takes them to be.
+# Packed rows of few examples are not as full as the estimate takes them to be, and nothing pads them.
 PACKED = {"packing": True, "gradient_accumulation_steps": 2, "max_length": 512}
 
 
@@ -34,7 +34,7 @@ def test_a_dry_run_measures_and_corrects_the_estimate(ready: Studio, values: dic
     told: list[str] = []
     found = dry_runs.run(ready, recipe, lambda doing, *_: told.append(doing))
     assert found.predicted == before
-    assert found.measured == pytest.approx(before, rel=0.1)
+    assert before / (1.35 if "packing" in values else 1.1) < found.measured < 1.1 * before
     assert found.rows == recipe.effective_batch
     assert 0 < found.length <= recipe.data.max_length
     assert found.step_seconds > 0 and found.eval_seconds > 0 and found.save_seconds > 0

@@ -37,6 +37,7 @@ OURS = {
     "GET /trash.json": "listed",
     "POST /trash": "write",
     "GET /machine": "machine",
+    "GET /pulse": "listed",
     "GET /reproduce/{run_id}.{form}": "owned",
 }
 
@@ -110,7 +111,7 @@ EVENTS = {
     "run_acts": {"owned": "handler go_on"},
     "runs_tab": {"owned": "anew arrange pick refresh", "page": "tell"},
     "scores_view": {"owned": "add_own begin follow open_run show turn"},
-    "sidebar": {"owned": "refresh stop"},
+    "sidebar": {"owned": "act refresh stop"},
     "steps": {"owned": "leaf leave_out measure open_editor save see turn", "page": "<lambda>"},
     "train_tab": {
         "owned": "begin begin_sample open_tab price rehearse use_model",

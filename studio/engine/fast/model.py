@@ -42,8 +42,11 @@ class Batch:
         return self.pools[chance]
 
 
-def speed_up(causal: Any, compute: torch.dtype) -> None:
-    """`causal`: the causal language model itself (not PEFT's wrapper); compute: the type of its products."""
+def speed_up(causal: Any, compute: torch.dtype) -> Batch:
+    """`causal`: the causal language model itself (not PEFT's wrapper); compute: the type of its products.
+
+    Whoever goes back through a batch empties its pools then: a checkpointed layer is computed again from them.
+    """
     plain = [module for module in causal.modules() if is_plain_lora(module)]
     batch = Batch(max((module.in_features for module in plain), default=0))
     _attend_by_rows(causal, batch)
@@ -57,6 +60,7 @@ def speed_up(causal: Any, compute: torch.dtype) -> None:
     for name in {type(module).__module__ for module in causal.modules()}:
         if name.startswith("transformers.models.") and hasattr(sys.modules[name], "apply_rotary_pos_emb"):
             _turn(sys.modules[name])
+    return batch
 
 
 # --- what is known
@@ -206,8 +210,7 @@ def _attend_by_rows(causal: Any, batch: Batch) -> None:
 
     def begin(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         lengths = kwargs.pop("seq_lengths", None)
-        if torch.is_grad_enabled():
-            batch.pools.clear()
+        batch.pools.clear()
         if lengths is not None:
             batch.whole = False
             kwargs["rows"] = Rows(lengths.tolist())

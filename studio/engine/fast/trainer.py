@@ -14,7 +14,7 @@ from studio.recipe import Recipe
 def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
     """Let `trainer` make its batches and compute its losses here. `causal`: its model without PEFT's wrapper."""
     compute: torch.dtype = getattr(torch, recipe.model.dtype)
-    speed_up(causal, compute)
+    batch = speed_up(causal, compute)
     score_trained_positions(causal, compute)
     trainer.data_collator = RowCollator(trainer.data_collator)
     usual = trainer.compute_loss_context_manager
@@ -23,4 +23,12 @@ def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
         # The fast functions choose their types themselves: autocast would copy what is right already.
         return contextlib.nullcontext() if trainer.model.training else usual()
 
-    trainer.compute_loss_context_manager = context
+    step = trainer.training_step
+
+    def training_step(*given: Any, **more: Any) -> Any:
+        try:
+            return step(*given, **more)
+        finally:
+            batch.pools.clear()
+
+    trainer.compute_loss_context_manager, trainer.training_step = context, training_step
