@@ -1,8 +1,10 @@
 """Homes, models and datasets for tests. Every test has a home of its own; models are made once."""
 
+import contextlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +24,13 @@ from studio.settings import Settings
 from tests.tiny import tiny_model
 
 REPOSITORY = Path(__file__).parent.parent
+
+with contextlib.suppress(ImportError):
+    # rouge-score and TensorBoard bring absl, whose log handler closes the stream it was made with, pytest's own, when
+    # logging is configured anew. The process's own it leaves alone.
+    from absl import logging as absl_logging
+
+    absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 # How long an example takes says something about the machine, not about the code.
 hypothesis.settings.register_profile("studio", deadline=None)
