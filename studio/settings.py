@@ -142,6 +142,11 @@ class Settings:
         return self.home / "keeper.lock"
 
     @property
+    def uploads(self) -> Path:
+        """Where uploads arrive: not in a folder that everybody on the machine shares."""
+        return self.cache / "uploads"
+
+    @property
     def dry_run_lock(self) -> Path:
         return self.home / "dry-run.lock"
 

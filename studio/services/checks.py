@@ -81,8 +81,10 @@ class Checked:
 
 def take_in(studio: "Studio", path: str | Path) -> str:
     """Move an uploaded file to where no page can read it; returns its new path."""
-    # What lies in the home is no upload: it is somebody's.
-    if not Path(path).is_file() or Path(path).resolve().is_relative_to(studio.settings.home.resolve()):
+    # What lies elsewhere in the home is no upload: it is somebody's.
+    place, settings = Path(path).resolve(), studio.settings
+    foreign = place.is_relative_to(settings.home.resolve()) and not place.is_relative_to(settings.uploads.resolve())
+    if not Path(path).is_file() or foreign:
         raise BadInput(f"There is no uploaded file {Path(path).name!r}. Upload it again.")
     folder = _new_folder(studio)
     write_json(folder / _WHOSE, {"owner": studio.owner})

@@ -155,14 +155,9 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
 
 def _never_served(studio: Studio) -> list[str]:
     """What Gradio must not take for a file of its own: all of the home but the folder that uploads come to."""
-    uploads = _uploads(studio)
+    uploads = studio.settings.uploads
     inside = [path for path in studio.settings.home.iterdir() if path != studio.settings.cache]
     return [str(path) for path in (*inside, *studio.settings.cache.iterdir()) if path != uploads]
-
-
-def _uploads(studio: Studio) -> Path:
-    """Where uploads arrive: not in a folder that everybody on the machine shares."""
-    return studio.settings.cache / "uploads"
 
 
 def _name_of(studio: Studio, key: str) -> str:
@@ -203,7 +198,7 @@ def listening(studio: Studio, app: FastAPI) -> uvicorn.Config:
 def serve(studio: Studio, mode: Mode | None = None) -> None:
     """Serve until interrupted; mode as of make_app."""
     # Gradio is told so by the environment alone. What an earlier studio left there is of no use to anybody.
-    uploads = _uploads(studio)
+    uploads = studio.settings.uploads
     shutil.rmtree(uploads, ignore_errors=True)
     uploads.mkdir(mode=0o700)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
