@@ -10,8 +10,8 @@ from studio.services.runs import RunInfo
 from studio.services.studio import Studio
 from studio.ui import compare_runs, curves_view, markup, run_story, runs_view
 
-# Worked out from all points, recipes or samples: told again while they were made a moment ago.
-SLOW = frozenset({"run-verdict", "differ", "run-samples"})
+# Worked out from all points or recipes: told again while they were made a moment ago.
+SLOW = frozenset({"run-verdict", "differ"})
 
 
 def find(studio: Studio, chosen: str) -> RunInfo | None:

@@ -110,7 +110,7 @@ def test_a_run_that_needs_the_memory_gets_it(asked: tuple[Studio, str, str], mon
     states = ask(studio, ["base", lora], max_new_tokens=950)
     while not any(answer.text for answer in next(states).answers):
         pass
-    studio.chat.make_room("large")
+    studio.chat.make_room("local", "large")
     with pytest.raises(Unavailable, match="The model made room for the run large; ask again to load it"):
         list(states)
     *_, after = ask(studio, ["base", lora])

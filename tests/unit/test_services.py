@@ -111,7 +111,7 @@ def test_an_estimate_adds_up_and_counts_steps(ready: Studio) -> None:
 def test_an_estimate_that_does_not_fit_says_what_would(ready: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     small = dataclasses.replace(machine.look(ready), device_total=2**20, device_used=0)
     monkeypatch.setattr(machine, "look", lambda _: small)
-    found = estimates.estimate(ready, recipe())
+    found = estimates.estimate(ready, recipe(engine="trl"))
     assert not found.fits and any("gradient_checkpointing" in line for line in found.advice)
 
 
