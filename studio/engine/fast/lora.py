@@ -22,9 +22,9 @@ Pools = Callable[[float, Tensor], Pool | None]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One linear layer: weight is called for its frozen weight [out, in] when that is needed."""
+    """One linear layer with its frozen weight [out, in]."""
 
-    weight: Callable[[], Tensor]
+    weight: Tensor
     bias: Tensor | None
     down: Tensor
     up: Tensor
@@ -44,7 +44,7 @@ class LoraLinears(torch.autograd.Function):
         inner = linear(pool.drop(x, ctx.place) if pool else x, lows).split([len(one.down) for one in layers], 1)
         answers = []
         for one, part, high in zip(layers, inner, highs, strict=True):
-            answer = linear(x, one.weight(), None if one.bias is None else one.bias.to(x.dtype))
+            answer = linear(x, one.weight, None if one.bias is None else one.bias.to(x.dtype))
             answers.append(answer.addmm_(part, high.t(), alpha=one.scaling * larger))
         ctx.save_for_backward(x, lows, *inner, *highs)
         ctx.layers, ctx.larger, ctx.pool = layers, larger, pool
@@ -61,7 +61,7 @@ class LoraLinears(torch.autograd.Function):
             parts.append((grad @ high).mul_(scale))
             d_ups.append((part.t() @ grad).t().to(one.up.dtype).mul_(scale))
             if ctx.needs_input_grad[0]:
-                d_x = grad @ one.weight() if d_x is None else d_x.addmm_(grad, one.weight())
+                d_x = grad @ one.weight if d_x is None else d_x.addmm_(grad, one.weight)
         d_inner = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         d_lows = d_inner.t() @ (pool.drop(x, ctx.place) if pool else x)
         if d_x is not None:

@@ -67,13 +67,13 @@ def speed_up(causal: Any, compute: torch.dtype) -> Batch:
 
 
 def is_plain_lora(module: Any) -> bool:
-    """A linear layer with exactly one adapter, of the plain kind, on weights that are whole or in 4 bits."""
+    """A linear layer with exactly one adapter, of the plain kind, on weights that are whole."""
     from peft.tuners.lora import Linear, LoraLayer
 
     if not isinstance(module, LoraLayer) or len(module.lora_A) != 1 or len(module.active_adapters) != 1:
         return False
     whole = type(module) is Linear and type(module.base_layer) is nn.Linear
-    return (whole or _in_4_bits(module)) and not module.lora_variant and not any(module.lora_bias.values())
+    return whole and not module.lora_variant and not any(module.lora_bias.values())
 
 
 def is_rms_norm(module: Any) -> bool:
@@ -89,10 +89,6 @@ def gate_of(module: Any) -> str:
     )
     act = getattr(module, "act_fn", getattr(module, "activation_fn", None))
     return ACTS.get(type(act).__name__, "") if known else ""
-
-
-def _in_4_bits(module: Any) -> bool:
-    return type(module).__name__ == "Linear4bit" and hasattr(module.base_layer.weight, "quant_state")
 
 
 # --- what is put in their place
@@ -120,9 +116,8 @@ def _put_together(modules: list[Any], batch: Batch, compute: torch.dtype) -> Non
 def _layer(module: Any) -> Layer:
     base = module.base_layer
     (adapter,) = module.lora_A.keys()
-    weight = _dequantised(base.weight) if _in_4_bits(module) else lambda: base.weight
     down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-    return Layer(weight, base.bias, down, up, float(module.scaling[adapter]))
+    return Layer(base.weight, base.bias, down, up, float(module.scaling[adapter]))
 
 
 def _chance(module: Any) -> float:
@@ -138,13 +133,6 @@ def _lora(module: Any, together: Together, number: int, batch: Batch, compute: t
         return together.answer(number, x, compute, batch.pool)
 
     return forward
-
-
-def _dequantised(weight: Any) -> Callable[[], torch.Tensor]:
-    """The weight in the type it is computed in; its memory is the allocator's to give to the next layer."""
-    from bitsandbytes.functional import dequantize_4bit
-
-    return lambda: dequantize_4bit(weight.data, weight.quant_state)
 
 
 def _norm(module: Any, compute: torch.dtype) -> Forward:
