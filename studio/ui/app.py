@@ -118,9 +118,9 @@ def _built(studio: Studio, desk: Desk | None) -> gr.Blocks:
             return {first_run: "", tabs: gr.Tabs(selected="compare"), compare.question: asks[0] if asks else ""}
 
         tab_data.select(**data.revisit)
-        tab_train.select(**train.reopen).then(**train.update)
+        tab_train.select(**train.recall).then(**train.reopen).then(**train.update)
         tab_runs.select(**made.reopen)
-        tab_compare.select(**compare.reopen)
+        tab_compare.select(**compare.begun).then(**compare.reopen)
         tab_export.select(**export.reopen)
         page.load(arrive, None, [tabs, made.run, data.chosen], **quiet).then(**data.reopen)
         page.load(**side.refresh)

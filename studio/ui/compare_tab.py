@@ -23,9 +23,10 @@ Chosen = Sequence[str | None]
 
 @dataclass(frozen=True)
 class CompareTab:
-    """What other tabs need: the question and the step that shows the tab."""
+    """What other tabs need: the question, the step that puts back one that was begun, and that which shows the tab."""
 
     question: gr.Textbox
+    begun: Step
     reopen: Step
     train: gr.Button
     sides: list[gr.Dropdown]
@@ -46,12 +47,11 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
     awake.submit(page.look, parts.memory_seen, [parts.memory, parts.memory_seen], **quiet)
     reopen: Step = {
         "fn": told(parts.notice, page.reopen),
-        "inputs": [wanted, parts.past, parts.kept, parts.question, parts.draft, *parts.sides],
+        "inputs": [wanted, parts.past, parts.kept, *parts.sides],
         "outputs": [
             none_yet,
             parts.notice,
             parts.past,
-            parts.question,
             parts.shelf,
             parts.system,
             *parts.sampling.values(),
@@ -60,7 +60,15 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
         ],
         **quiet,
     }
-    return CompareTab(parts.question, reopen, train, list(parts.sides), parts.past)
+    # In the browser, since an answer of the server may come after something else has been typed.
+    begun: Step = {
+        "fn": None,
+        "js": "(asked, draft) => asked || draft || ''",
+        "inputs": [parts.question, parts.draft],
+        "outputs": parts.question,
+        **quiet,
+    }
+    return CompareTab(parts.question, begun, reopen, train, list(parts.sides), parts.past)
 
 
 def _wire(page: "_Page") -> None:
@@ -108,13 +116,11 @@ class _Page:
     parts: talk.Talk
     none_yet: gr.HTML
 
-    def reopen(
-        self, wanted: str, past: Comparison | None, kept: str, asked: str, draft: str, *chosen: str | None
-    ) -> Updates:
-        """The sides that there are, the conversation that was had, and the question that was begun."""
+    def reopen(self, wanted: str, past: Comparison | None, kept: str, *chosen: str | None) -> Updates:
+        """The sides that there are, and the conversation that was had."""
         parts = self.parts
         there = sides.choices(self.studio)
-        found: Updates = {parts.question: asked or draft or ""}
+        found: Updates = {}
         if not there:
             none = dict.fromkeys(parts.sides, gr.update(choices=[], value=None))
             return found | none | {self.none_yet: markup.empty(*_NONE_YET), parts.answers: "", parts.past: None}

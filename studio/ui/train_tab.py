@@ -23,11 +23,15 @@ _FIRST = (
 
 @dataclass(frozen=True)
 class TrainTab:
-    """What other tabs need: the run last started here, and the steps that bring form and estimate up to date."""
+    """What other tabs need: the run last started here, and the steps that bring form and estimate up to date.
+
+    recall: fills the form from the draft that this browser kept, the first time only; reopen: what can be chosen.
+    """
 
     form: form.Form
     draft: gr.BrowserState
     started: gr.State
+    recall: Step
     reopen: Step
     update: Step
 
@@ -148,18 +152,17 @@ def build(studio: Studio) -> TrainTab:
         names = form.names_of("model", studio)
         return {made.fields["model"]: gr.update(choices=names, value=form.first(model, names))} | choose_model(model)
 
-    def open_tab(kept: dict[str, Any]) -> Updates:
-        """The draft that this browser kept, and what can be chosen by now."""
-        values = {name: value for name, value in (kept or {}).items() if name in made.fields}
-        found = fill(values)
-        for name in ("model", "dataset"):
+    def open_tab(model: str, dataset: str) -> Updates:
+        """What can be chosen by now. A choice that still stands is not sent again: another may be made meanwhile."""
+        found: Updates = {}
+        for name, chosen in (("model", model), ("dataset", dataset)):
             options = form.names_of(name, studio)
-            found[made.fields[name]] = gr.update(choices=options, value=form.first(values.get(name, ""), options))
-        found |= choose_model(form.first(values.get("model", ""), form.names_of("model", studio)))
-        found[modules] = found[modules] | {"value": values.get("target_modules", ["all-linear"])}
+            known = {} if chosen in options else {"value": form.first("", options)}
+            found[made.fields[name]] = gr.update(choices=options, **known)
+        pair = [found[made.fields[name]].get("value", now) for name, now in (("model", model), ("dataset", dataset))]
         said = panel.accuracy(*estimates.error(studio))
-        prices = price(*(found[made.fields[name]]["value"] for name in ("model", "dataset")))
-        return found | prices | {first: markup.empty(*_FIRST) if _fresh(studio) else "", accuracy: said}
+        fresh = {first: markup.empty(*_FIRST) if _fresh(studio) else "", accuracy: said}
+        return found | choose_model(pair[0]) | price(*pair) | fresh
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     update: Step = {"fn": edited, "inputs": fields, "outputs": shown, "trigger_mode": "always_last", **quiet}
@@ -181,8 +184,18 @@ def build(studio: Studio) -> TrainTab:
     awake = {sample: gr.update(interactive=True)}
     sample.click(told_while(fetching, begin_sample, awake), None, [notice, fetching, sample, started], **begins)
     made.added.change(use_model, made.added, [made.fields["model"], modules], **quiet).then(**update)
-    reopen: Step = {"fn": open_tab, "inputs": draft, "outputs": [*fields, first, accuracy, made.preset], **quiet}
-    return TrainTab(form=made, draft=draft, started=started, reopen=reopen, update=update)
+    recall: Step = {"fn": None, "js": _recall(names), "inputs": [draft, *fields], "outputs": fields, **quiet}
+    reopen: Step = {"fn": open_tab, "inputs": pair, "outputs": [*pair, modules, first, accuracy, made.preset], **quiet}
+    return TrainTab(form=made, draft=draft, started=started, recall=recall, reopen=reopen, update=update)
+
+
+def _recall(names: list[str]) -> str:
+    """The browser's own step, since an answer of the server may come after the user has typed something else."""
+    return f"""(draft, ...now) => {{
+        if (window.loraStudioRecalled) return now;
+        window.loraStudioRecalled = true;
+        return {json.dumps(names)}.map((name, place) => draft?.[name] ?? now[place]);
+    }}"""
 
 
 def _kept(values: dict[str, Any]) -> dict[str, Any]:

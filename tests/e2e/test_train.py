@@ -1,11 +1,12 @@
 """The training form: what applies is shown, what would fit is one click away, recipes come and go."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from studio.recipe import Recipe
 from tests.e2e.conftest import Served
@@ -128,3 +129,27 @@ def test_a_dry_run_measures_what_the_estimate_then_says(page: Page, little_home:
     page.locator("#dry-run-cancel").click()
     expect(page.locator("#train-notice")).to_contain_text("Cancelled")
     assert list((little_home / "staging").iterdir()) == []
+
+
+def test_a_late_answer_leaves_what_was_typed_meanwhile(page: Page, little_home: Path, start: Start) -> None:
+    """Nothing that opening the tab asks of the server may come back over the user's own words."""
+    page.goto(start(little_home).url)
+    expect(page.get_by_role("heading", name="little", exact=True)).to_be_visible()
+    opened = page.get_by_role("tab", name="Train", exact=True)
+    page.locator("#train-on").click()
+    expect(opened).to_have_attribute("aria-selected", "true")
+    tab(page, "Runs")
+    waiting: list[Route] = []
+    page.route("**/gradio_api/run/**", lambda route: waiting.append(route))
+    tab(page, "Train")
+    page.locator("#advanced").get_by_role("button", name="Schedule").click()
+    steps = page.locator("#field-max_steps input").first
+    steps.fill("2")
+    steps.blur()
+    assert waiting
+    for route in reversed(waiting):
+        with page.expect_request_finished(lambda request, late=route.request: request == late):
+            route.continue_()
+    page.unroute("**/gradio_api/run/**")
+    expect(page.locator("#estimate")).to_contain_text(re.compile(r"2\s*steps"))
+    expect(steps).to_have_value("2")
