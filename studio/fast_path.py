@@ -37,8 +37,10 @@ def why_not(recipe: Recipe, config: Mapping[str, Any], cuda: bool) -> str:
                       ("neftune_noise_alpha", recipe.schedule.neftune_noise_alpha > 0)):  # fmt: skip
         if odd:
             return f"{name} trains on the reference path."
-    if held.quantization != "none":
-        return f"Quantization {held.quantization} trains on the reference path."
+    if held.quantization == "int8":
+        return "Quantization int8 trains on the reference path."
+    if held.four_bit and held.bnb_4bit_compute_dtype not in ("same", recipe.model.dtype):
+        return "A bnb_4bit_compute_dtype other than dtype trains on the reference path."
     family = config.get("model_type", "unknown")
     if family not in FAMILIES:
         return f"Models of the family {family} train on the reference path."

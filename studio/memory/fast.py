@@ -33,9 +33,10 @@ class FastLayers(Layers):
         trained = r * (layer.in_features + layer.out_features)
         if setup.adapter != width:
             saves.append(tape.op(trained * width, width))
+        unpacked = layer.elements * setup.unpacked if setup.quantization != "none" else 0.0
         dropped = x.bytes if setup.dropout else 0.0
         out = self.tokens * layer.out_features * width
-        return tape.op(out, width, x, saves=saves, work=dropped, back=2 * dropped,
+        return tape.op(out, width, x, saves=saves, work=max(unpacked, dropped), back=max(unpacked, 2 * dropped),
                        param=(setup.adapter * trained, 0.0))  # fmt: skip
 
     def norm(self, x: Tensor, features: int, width: int | None = None) -> Tensor:
@@ -81,6 +82,8 @@ class FastLayers(Layers):
         largest = shape.heads * max(queries * keys for queries, keys in all_of)
         chances = tape.op(kept * width, width)
         saves = [query, key, value, chances]
+        if setup.stream != width:
+            saves.append(tape.op(2 * self.tokens * shape.head_dim * width, width))  # the angles
         size = self.tokens * shape.heads * shape.head_dim * width
         block = shape.heads * BLOCK * shape.head_dim * width
         return tape.op(size, width, query, key, value, saves=saves, work=largest * (width + 4) + block,
@@ -115,9 +118,10 @@ class FastPasses(Passes):
         width = setup.compute
         size = setup.trained * shape.hidden * width
         narrow = tape.op(size, width, normed, back=normed.bytes)
+        weight = shape.vocabulary * shape.hidden * width if setup.quantization != "none" and width != 4 else 0.0
         rows = min(setup.trained, max(1, SCORES // shape.vocabulary))
         pull = tape.op(size if setup.training else 0.0, width)
         scores = rows * shape.vocabulary
         tape.op(setup.trained * 16, 4, narrow, saves=(pull,), back=size,
-                work=scores * width + _HEAD_HELD * min(_HEAD_PIECE, scores))  # fmt: skip
+                work=weight + scores * width + _HEAD_HELD * min(_HEAD_PIECE, scores))  # fmt: skip
         return 0.0

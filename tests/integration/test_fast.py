@@ -138,6 +138,8 @@ def test_loss_and_gradients_are_those_of_the_reference(
 @pytest.mark.parametrize("values", [
     {"gradient_checkpointing": True},
     {"packing": True, "max_length": 512},
+    {"quantization": "nf4", "dtype": "bfloat16"},
+    {"quantization": "nf4", "dtype": "float32", "bnb_4bit_use_double_quant": False},
     {"target_modules": ["q_proj", "v_proj"], "use_rslora": True},
     {"init_lora_weights": "pissa"},
 ], ids=str)  # fmt: skip
@@ -151,6 +153,28 @@ def test_other_recipes_give_the_reference_s_gradients(
     (mine, gradient), (theirs, other) = found["auto"], found["trl"]
     assert mine == pytest.approx(theirs, rel=5e-3 if values.get("dtype") == "bfloat16" else 1e-5)
     assert likeness(gradient, other) > 0.999
+
+
+def test_a_base_in_4_bits_loses_no_small_update(family: Callable[[str], Path], tmp_path: Path) -> None:
+    """What an adapter adds far below the last bit of the base's answer arrives on average, as in the reference."""
+    import torch
+
+    slopes = {}
+    for engine in ("auto", "trl"):
+        values = {"quantization": "nf4", "dtype": "bfloat16"}
+        trainer = trainer_of(family("llama"), tmp_path / engine, engine, rows(), **values)
+        layer = trainer.model.get_base_model().model.layers[0].mlp.gate_proj
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16):
+            x = torch.randn(4096, layer.in_features).bfloat16().float()
+            layer.lora_B["default"].weight.data.zero_()
+            before = layer.train()(x).float()
+            layer.lora_B["default"].weight.data.normal_(std=2e-5)
+            added = layer.lora_B["default"](layer.lora_A["default"](x)).float() * layer.scaling["default"]
+            found = layer(x).float() - before
+        assert float(added.abs().mean()) < float(before.abs().mean()) / 500
+        slopes[engine] = round(float((found * added).sum() / (added * added).sum()), 3)
+    assert slopes == pytest.approx({"auto": 1, "trl": 1}, abs=0.1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -223,7 +247,7 @@ def test_dropout_drops_its_share_anew_each_time(dtype: str) -> None:
     ({"method": "ia3"}, "ia3"),
     ({"neftune_noise_alpha": 5}, "neftune"),
     ({"quantization": "int8"}, "int8"),
-    ({"quantization": "nf4", "dtype": "bfloat16"}, "nf4"),
+    ({"quantization": "nf4", "dtype": "bfloat16", "bnb_4bit_compute_dtype": "float32"}, "bnb_4bit_compute_dtype"),
 ])  # fmt: skip
 def test_what_it_does_not_know_trains_on_the_reference_and_says_why(
     family: Callable[[str], Path], values: dict[str, object], why: str

@@ -21,6 +21,8 @@ ATTENTION = "studio_rows"
 ACTS = {"SiLUActivation": "silu", "SiLU": "silu", "GELUTanh": "gelu", "PytorchGELUTanh": "gelu"}
 # Layers of one module that read the same input, as every family here calls them.
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+# Whose sum the reference rounds where they meet its attention, though a base in 4 bits has the rest in float32.
+BESIDE_ATTENTION = ("v_proj", "o_proj")
 Forward = Callable[..., Any]
 
 
@@ -67,13 +69,13 @@ def speed_up(causal: Any, compute: torch.dtype) -> Batch:
 
 
 def is_plain_lora(module: Any) -> bool:
-    """A linear layer with exactly one adapter, of the plain kind, on weights that are whole."""
+    """A linear layer with exactly one adapter, of the plain kind, on weights that are whole or in 4 bits."""
     from peft.tuners.lora import Linear, LoraLayer
 
     if not isinstance(module, LoraLayer) or len(module.lora_A) != 1 or len(module.active_adapters) != 1:
         return False
     whole = type(module) is Linear and type(module.base_layer) is nn.Linear
-    return whole and not module.lora_variant and not any(module.lora_bias.values())
+    return (whole or _in_4_bits(module)) and not module.lora_variant and not any(module.lora_bias.values())
 
 
 def is_rms_norm(module: Any) -> bool:
@@ -91,33 +93,40 @@ def gate_of(module: Any) -> str:
     return ACTS.get(type(act).__name__, "") if known else ""
 
 
+def _in_4_bits(module: Any) -> bool:
+    return type(module).__name__ == "Linear4bit" and hasattr(module.base_layer.weight, "quant_state")
+
+
 # --- what is put in their place
 
 
-def _with_the_same_input(causal: Any) -> Iterator[list[Any]]:
-    """The adapted linear layers, those that read the same input together."""
+def _with_the_same_input(causal: Any) -> Iterator[dict[str, Any]]:
+    """The adapted linear layers by their names, those that read the same input together."""
     for parent in causal.modules():
         own = {name: module for name, module in parent.named_children() if is_plain_lora(module)}
         for names in SAME_INPUT:
-            alike = [own.pop(name) for name in names if name in own]
-            if len({_chance(module) for module in alike}) == 1:
+            alike = {name: own.pop(name) for name in names if name in own}
+            if len({_chance(module) for module in alike.values()}) == 1:
                 yield alike
             else:
-                yield from ([module] for module in alike)
-        yield from ([module] for module in own.values())
+                yield from ({name: module} for name, module in alike.items())
+        yield from ({name: module} for name, module in own.items())
 
 
-def _put_together(modules: list[Any], batch: Batch, compute: torch.dtype) -> None:
-    together = Together(tuple(_layer(module) for module in modules), _chance(modules[0]))
-    for number, module in enumerate(modules):
+def _put_together(modules: dict[str, Any], batch: Batch, compute: torch.dtype) -> None:
+    layers = tuple(_layer(name, module) for name, module in modules.items())
+    together = Together(layers, _chance(next(iter(modules.values()))))
+    for number, module in enumerate(modules.values()):
         module.forward = _lora(module, together, number, batch, compute)
 
 
-def _layer(module: Any) -> Layer:
-    base = module.base_layer
+def _layer(name: str, module: Any) -> Layer:
+    base, packed = module.base_layer, _in_4_bits(module)
     (adapter,) = module.lora_A.keys()
+    weight = _dequantised(base.weight) if packed else lambda: base.weight
     down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-    return Layer(base.weight, base.bias, down, up, float(module.scaling[adapter]))
+    once = packed and name not in BESIDE_ATTENTION
+    return Layer(weight, base.bias, down, up, float(module.scaling[adapter]), once)
 
 
 def _chance(module: Any) -> float:
@@ -133,6 +142,13 @@ def _lora(module: Any, together: Together, number: int, batch: Batch, compute: t
         return together.answer(number, x, compute, batch.pool)
 
     return forward
+
+
+def _dequantised(weight: Any) -> Callable[[], torch.Tensor]:
+    """The weight in the type it is computed in; its memory is the allocator's to give to the next layer."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    return lambda: dequantize_4bit(weight.data, weight.quant_state)
 
 
 def _norm(module: Any, compute: torch.dtype) -> Forward:
