@@ -4,8 +4,8 @@
 
 Serves a studio with the tiny model of the tests (or the model in FOLDER), and trains the same recipe again and again;
 every other time a headless Chromium has the run's page open, with its curves following. The rate is of the steps behind
-the twentieth, by the times in the journal, so that loading does not count. The browser shares the machine's processors
-with the training, which a person's browser does too.
+the twentieth, by the times in the journal, and behind the first curve that is drawn, so that loading does not count. The
+browser shares the machine's processors with the training, which a person's browser does too.
 """
 
 import argparse
@@ -45,18 +45,20 @@ def rate(served: Served, model: str, steps: int, browser: Browser | None) -> flo
     words = [word for name, value in sets.items() for word in ("--set", f"{name}={value}")]
     told = served.cli("train", "--model", model, "--dataset", "sums", *words)
     run = RunDir(served.home / "runs" / str(told["id"]))
-    page = None
+    page, drawn = None, 0.0
     if browser is not None:
         page = browser.new_page(viewport={"width": 1440, "height": 1000})
         page.goto(f"{served.url}/?tab=runs&run={run.id}")
+        page.wait_for_selector(".curves canvas", timeout=120_000)
+        drawn = time.time()
     while (end := Exit.read(run)) is None:
         time.sleep(0.5)
     if page is not None:
-        page.wait_for_selector(".curves canvas")
         page.close()
     assert end.state == "completed", end
-    times = [event.time for event in read_events(run.events).events if event.kind == "metric"]
-    return (len(times) - 1 - SKIPPED) / (times[-1] - times[SKIPPED])
+    times = [event.time for event in read_events(run.events).events if event.kind == "metric"][SKIPPED:]
+    times = [at for at in times if at > drawn]
+    return (len(times) - 1) / (times[-1] - times[0])
 
 
 def main() -> None:

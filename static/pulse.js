@@ -1,11 +1,11 @@
-/* The one clock of an open page: a small question a second while something is at work, every three otherwise, answered
+/* The one clock of an open page: a small question every 1.7 seconds while something is at work, every three otherwise, answered
    with what changed or with nothing (204). Gradio's own timers would have every part of the page copied at each tick.
 
    Parts are views of the server's (studio/ui/pulse.py) that are put in place here, only where they differ; each carries
    the mark by which the server knows it. Whoever joins may put something into the question and hears the answer. */
 import { children } from "/static/morph.js";
 
-const LIVE = 1000, CALM = 3000, HIDDEN = 10000; // ms
+const LIVE = 1700, CALM = 3000, HIDDEN = 10000; // ms; a point is to be seen 2 s after it was logged
 const AGAIN = 4000; // ms after which a tab that was woken and did not follow is woken again
 const EVERYWHERE = ["machine", "now", "studio-notices", "visit"];
 const OF = { runs: ["run-head", "run-about", "run-verdict", "differ", "run-samples", "run-log"] };

@@ -3,7 +3,7 @@
 import { morph } from "/static/morph.js";
 import { pulse } from "/static/pulse.js";
 
-const LOOK = 5000; // ms between two looks for what changed; rows of runs at work come with the pulse
+const LOOK = 20000; // ms between two looks for what changed; rows of runs at work come with the pulse
 const TYPED = 120; // ms without a key after which a search is sent
 const PAGE = 50, MOST = 100; // rows in sight: each takes a browser a millisecond whenever a run is opened
 const KEPT = "lora-studio-runs";
