@@ -35,6 +35,7 @@ class Settings:
     stop_grace            seconds a worker gets to stop by itself before it is signalled
     stalled_after         seconds without progress after which a live worker is shown as stalled
     chat_idle             seconds after which an unused chat worker gives its memory back
+    warm_seconds          seconds for which a training worker is kept ready after the form was used; 0 for none
     max_file_mb           largest file that may be uploaded or added, MiB
     max_rows              most rows a dataset may have
     max_row_mb            longest row of a file, MiB
@@ -71,6 +72,7 @@ class Settings:
     stop_grace: float = 60.0
     stalled_after: float = 300.0
     chat_idle: float = 900.0
+    warm_seconds: float = 600.0
     max_file_mb: int = 512
     max_rows: int = 2_000_000
     max_row_mb: int = 16

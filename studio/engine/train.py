@@ -36,9 +36,7 @@ def train(work: Worker) -> Exit:
     inputs = Inputs.read(work.run)
     encoded = prepare_examples(work, inputs)
     work.phase("Loading the libraries")
-    import torch  # noqa: F401  first, and alone, so that the phases in the log show where the time goes
-    import trl  # noqa: F401
-
+    import_libraries()
     loading.quiet_libraries()
     device = loading.pick_device()
     work.identify(device.words)
@@ -59,6 +57,17 @@ def train(work: Worker) -> Exit:
     if how.state == "completed":
         sampler.at_end(conductor.best_step or trainer.state.global_step)
     return how
+
+
+def import_libraries() -> None:
+    """What takes seconds to import, so that the phases in the log show where the time goes."""
+    import datasets  # noqa: F401
+    import torch  # noqa: F401
+    import trl  # noqa: F401
+    from transformers import PrinterCallback  # noqa: F401
+    from trl import SFTTrainer  # noqa: F401
+
+    from studio.engine import callbacks, fast, preflight, resume, sampling  # noqa: F401
 
 
 def prepare_examples(work: Worker, inputs: Inputs) -> Encoded:

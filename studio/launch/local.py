@@ -15,15 +15,18 @@ import signal as signals
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 
 from studio.errors import Unavailable
 from studio.launch import evidence
 from studio.rundir import Identity, RunDir, boot_id, process_started, read_json, write_json, write_new_json
+
+if TYPE_CHECKING:
+    from studio.launch.spare import Spare
 
 Found = Literal["never", "claimed", "unborn", "alive", "gone"]
 
@@ -116,13 +119,13 @@ def allocator() -> tuple[str, dict[str, str]]:
     return "glibc, told to keep its pages", settings
 
 
-def start(run: RunDir, module: str, arguments: Sequence[str] = (), seq: int = 0) -> Process | None:
-    """Start `python -m <module> RUN_DIR ARGUMENTS --nonce N` for a run directory; None when it is claimed already.
+def start(run: RunDir, module: str, seq: int = 0, spare: "Spare | None" = None) -> Process | None:
+    """Start `python -m <module> RUN_DIR --nonce N` for a run directory; None when it is claimed already.
 
     The claim is written first, so that a studio that dies right here does not start the same run twice. seq: the last
-    line of the journal that is not this worker's.
+    line of the journal that is not this worker's. spare: a worker of the same module that waits, to take instead.
     """
-    nonce = secrets.token_hex(8)
+    nonce = spare.nonce if spare else secrets.token_hex(8)
     claim = {
         "nonce": nonce,
         "time": time.time(),
@@ -132,28 +135,33 @@ def start(run: RunDir, module: str, arguments: Sequence[str] = (), seq: int = 0)
         "oom_kills": evidence.oom_kills(),
     }
     if not write_new_json(run.claim, claim):
+        if spare:
+            spare.dismiss()
         return None
-    command = [sys.executable, "-m", module, str(run.path), *arguments, "--nonce", nonce]
-    with run.log.open("ab") as log:
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=worker_environment(),
-                cwd=run.path,
-                close_fds=True,
-            )
-        except OSError as error:
-            run.claim.unlink(missing_ok=True)
-            raise Unavailable(f"The worker could not be started: {error}.") from None
+    try:
+        process = spare.process if spare and spare.hand(run) else _begin(run, module, nonce)
+    except OSError as error:
+        run.claim.unlink(missing_ok=True)
+        raise Unavailable(f"The worker could not be started: {error}.") from None
     _children[process.pid] = nonce, process
     # A full disk must not make us lose a worker that has begun: without this it is found by its nonce.
     with contextlib.suppress(OSError):
         write_json(run.claim, claim | {"pid": process.pid})
     return Process(process.pid, nonce)
+
+
+def _begin(run: RunDir, module: str, nonce: str) -> "subprocess.Popen[bytes]":
+    with run.log.open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(run.path), "--nonce", nonce],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=worker_environment(),
+            cwd=run.path,
+            close_fds=True,
+        )
 
 
 def find(run: RunDir) -> Found:

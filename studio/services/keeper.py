@@ -211,7 +211,7 @@ def _start(studio: "Studio", row: Run) -> None:
     if studio.chat.awake and queue.missing(studio, row) > 0:
         studio.chat.make_room(row.owner, row.name or row.id)
     try:
-        started = local.start(run, TRAINER, seq=runs.get(studio.database, row.id).last_seq)
+        started = local.start(run, TRAINER, runs.get(studio.database, row.id).last_seq, studio.warm.take())
     except Unavailable as error:
         Exit("failed", str(error), "Free what it needs, then resume the run.", cause="never_started").write(run)
         return

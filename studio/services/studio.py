@@ -16,10 +16,11 @@ from filelock import FileLock, Timeout
 
 from studio.errors import Unavailable
 from studio.rundir import About, RunDir
-from studio.services import chat, checks, datasets, keeper, sweeping, trash, usage, webhook
+from studio.services import chat, checks, datasets, keeper, sweeping, trash, usage, warm, webhook
 from studio.services import owner as owners
 from studio.services.owner import Visitor
 from studio.services.room import Room
+from studio.services.warm import Warm
 from studio.settings import Settings
 from studio.store import db
 from studio.store.db import Database, open_reader
@@ -40,6 +41,7 @@ class Studio:
         self.home_owner = owner
         self.for_visitors = False
         self.chat = Room()
+        self.warm = Warm()
         self.sending: list[threading.Thread] = []
         self._notices: dict[str, str] = {}
         self._looking = threading.RLock()
@@ -168,6 +170,8 @@ class Studio:
             # A worker that cannot be closed must not end the keeping of runs.
             with contextlib.suppress(OSError):
                 chat.unload_if_idle(self)
+            with contextlib.suppress(OSError), self._looking:  # a look may take the worker
+                warm.tend(self)
             with contextlib.suppress(OSError):
                 usage.sample_if_due(self)
             if self.for_visitors and time.monotonic() > swept + _SWEEP:
@@ -194,13 +198,14 @@ class Studio:
         self.sending = [thread for thread in self.sending if thread.is_alive()]
 
     def close(self) -> None:
-        """Stop keeping. Training goes on; the chat worker ends."""
+        """Stop keeping. Training goes on; the chat worker and one that waits end."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
         for thread in self.sending:
             thread.join()
         chat.close(self)
+        self.warm.dismiss()
         self.database.close()
         if self.keeping:
             self._lock.release()

@@ -108,6 +108,8 @@ def _holders(studio: "Studio") -> list[Holder]:
     worker = chat.worker_pid(studio)
     if worker is not None:
         roots[worker] = "chat"
+    if (waiting := studio.warm.spare) is not None:
+        roots[waiting.process.pid] = "warm"
     if studio.keeping:
         roots[facts.this_process()] = "studio"
     held = facts.held_by(roots)
@@ -119,6 +121,8 @@ def _holders(studio: "Studio") -> list[Holder]:
     ]
     if worker is not None:
         found.append(Holder("chat", "chat worker", held["chat"].memory, held["chat"].gpu))
+    if waiting is not None and "warm" in held:
+        found.append(Holder("child", "a worker ready for the next run", held["warm"].memory, held["warm"].gpu))
     if studio.keeping:
         children = max(0, held["studio"].memory - itself.memory)
         found.append(Holder("studio", "the studio", itself.memory, itself.gpu))

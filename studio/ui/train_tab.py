@@ -10,7 +10,7 @@ import gradio as gr
 
 from studio.errors import StudioError
 from studio.recipe import Recipe
-from studio.services import dry_runs, estimates, machine, presets, run_list, runs
+from studio.services import dry_runs, estimates, machine, presets, run_list, runs, warm
 from studio.services.studio import Studio
 from studio.ui import busy, form, markup, model_box, panel
 from studio.ui.handlers import PRIVATE, Step, Updates, told, told_while, view
@@ -69,6 +69,7 @@ def build(studio: Studio) -> TrainTab:
 
     def edited(*values: Any) -> Updates:
         """What the form says now: estimate, recipe, whether it can start."""
+        warm.expect(studio)
         typed = form.as_typed(names, values)
         try:
             recipe = form.read(names, values)

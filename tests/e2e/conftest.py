@@ -54,6 +54,7 @@ def serve(home: Path) -> Served:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = os.environ | {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}
+    env = {"STUDIO_WARM_SECONDS": "0"} | env  # what it spares, tests/integration/test_warm.py tells
     with (home.parent / "serve.log").open("ab") as log:
         command = [sys.executable, "-m", "studio", "--home", str(home), "serve", "--port", str(port)]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
