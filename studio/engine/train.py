@@ -115,8 +115,8 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
     longest = max(len(ids) for ids in rows["input_ids"])
     model = load_model(work, inputs, device, longest, encoded)
     engine = fast.choose(recipe, model, device.is_cuda)
-    if engine.fast and not recipe.schedule.packing:
-        rows = rows.add_column("seq_lengths", [[len(ids)] for ids in rows["input_ids"]])
+    if engine.fast:
+        rows, held_out = _with_lengths(rows), held_out and _with_lengths(held_out)
     config = methods.adapter_config(model, recipe, inputs.model)
     work.phase("Adding the adapter" if config else "Setting up the training")
     reporting.prepare(work, list(recipe.output.report_to))
@@ -336,6 +336,13 @@ def _rows(examples: list[Example]) -> Any:
             "labels": [example.labels for example in examples],
         }
     )
+
+
+def _with_lengths(rows: Any) -> Any:
+    """Each with where the examples in it end; rows that were packed know."""
+    if "seq_lengths" in rows.column_names:
+        return rows
+    return rows.add_column("seq_lengths", [[len(ids)] for ids in rows["input_ids"]])
 
 
 def _packed_rows(rows: list[PackedRow]) -> Any:

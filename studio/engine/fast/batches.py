@@ -6,9 +6,9 @@ from typing import Any
 
 @dataclass(slots=True)
 class RowCollator:
-    """Rows for training as one row [1, tokens], `seq_lengths` saying where each ends; others as `plain` has them.
+    """Rows as one row [1, tokens], `seq_lengths` saying where each ends; others as `plain` has them.
 
-    A row for training has `seq_lengths` too: of the examples that lie in it.
+    Such a row has `seq_lengths` too: of the examples that lie in it.
     """
 
     plain: Any
@@ -23,10 +23,10 @@ class RowCollator:
         # A row's first token is what the row before it would have to guess.
         labels[lengths.cumsum(0) - lengths] = -100
         return {
+            "seq_lengths": lengths,  # first: by its length the trainer knows how many rows an evaluation's loss is of
             "input_ids": torch.tensor([token for row in rows for token in row["input_ids"]])[None],
             "labels": labels[None],
             "position_ids": torch.cat([torch.arange(int(length)) for length in lengths])[None],
-            "seq_lengths": lengths,
         }
 
 

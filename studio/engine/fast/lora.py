@@ -96,12 +96,13 @@ class Together:
     _of: Any = None
     _waiting: dict[int, Tensor] = field(default_factory=dict)
 
-    def answer(self, number: int, given: Any, compute: torch.dtype, pools: Pools) -> Any:
-        """The result of one layer; given: what its module was called with."""
+    def answer(self, number: int, given: Any, compute: torch.dtype, pools: Pools, training: bool) -> Any:
+        """The result of one layer; given: what its module was called with. Nothing is dropped unless in training."""
         if self._of is not given or number not in self._waiting:
             flat = given.reshape(-1, given.shape[-1]).to(compute)
             trained = [one for layer in self.layers for one in (layer.down, layer.up)]
-            found = LoraLinears.apply(flat, self.layers, 1 / (1 - self.chance), pools(self.chance, flat), *trained)
+            chance = self.chance if training else 0.0
+            found = LoraLinears.apply(flat, self.layers, 1 / (1 - chance), pools(chance, flat), *trained)
             self._of, self._waiting = given, dict(enumerate(found))
         answer = self._waiting.pop(number)
         if not self._waiting:

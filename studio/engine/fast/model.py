@@ -1,8 +1,8 @@
 """Puts the fast functions into a transformers model with a LoRA adapter, in place.
 
-They take part in training only: whoever calls the model without gradients (evaluation, answers while training) gets
-what transformers and PEFT compute. What it does not do: decide whether a model is fit for it (plan.py), or make batches
-(batches.py).
+They take part in training, and in evaluation of batches without padding: whoever else calls the model without gradients
+(answers while training) gets what transformers and PEFT compute. What it does not do: decide whether a model is fit for
+it (plan.py), or make batches (batches.py).
 """
 
 import sys
@@ -33,7 +33,12 @@ class Batch:
         """widest: most inputs of a layer with an adapter."""
         self.widest = widest
         self.pools: dict[float, Pool] = {}
-        self.whole = True  # transformers is to make its own masks
+        self.of_rows = False  # under way is a batch without padding
+
+    @property
+    def whole(self) -> bool:
+        """Whether transformers and PEFT are to compute as usual. In a backward pass a layer may be computed again."""
+        return not (self.of_rows or torch.is_grad_enabled())
 
     def pool(self, chance: float, x: torch.Tensor) -> Pool | None:
         """The decisions of this batch for one probability of dropout."""
@@ -56,12 +61,12 @@ def speed_up(causal: Any, compute: torch.dtype) -> Batch:
         _put_together(alike, batch, compute)
     for module in causal.modules():
         if is_rms_norm(module):
-            module.forward = _norm(module, compute)
+            module.forward = _norm(module, batch, compute)
         elif gate_of(module):
-            module.forward = _gated(module)
+            module.forward = _gated(module, batch)
     for name in {type(module).__module__ for module in causal.modules()}:
         if name.startswith("transformers.models.") and hasattr(sys.modules[name], "apply_rotary_pos_emb"):
-            _turn(sys.modules[name])
+            _turn(sys.modules[name], batch)
     return batch
 
 
@@ -137,9 +142,9 @@ def _lora(module: Any, together: Together, number: int, batch: Batch, compute: t
     usual = module.forward
 
     def forward(x: Any, *args: Any, **more: Any) -> Any:
-        if not (torch.is_grad_enabled() and module.training) or module.disable_adapters or module.merged:
+        if batch.whole or module.disable_adapters or module.merged:
             return usual(x, *args, **more)
-        return together.answer(number, x, compute, batch.pool)
+        return together.answer(number, x, compute, batch.pool, module.training)
 
     return forward
 
@@ -151,12 +156,12 @@ def _dequantised(weight: Any) -> Callable[[], torch.Tensor]:
     return lambda: dequantize_4bit(weight.data, weight.quant_state)
 
 
-def _norm(module: Any, compute: torch.dtype) -> Forward:
+def _norm(module: Any, batch: Batch, compute: torch.dtype) -> Forward:
     usual = module.forward
     gemma = hasattr(module, "eps")  # the others call it variance_epsilon
 
     def forward(x: Any) -> Any:
-        if not torch.is_grad_enabled() or module.weight.requires_grad:
+        if batch.whole or module.weight.requires_grad:
             return usual(x)
         weight = module.weight.float() + 1.0 if gemma else module.weight
         eps = module.eps if gemma else module.variance_epsilon
@@ -165,12 +170,12 @@ def _norm(module: Any, compute: torch.dtype) -> Forward:
     return forward
 
 
-def _gated(module: Any) -> Forward:
+def _gated(module: Any, batch: Batch) -> Forward:
     usual, act = module.forward, gate_of(module)
     both = hasattr(module, "gate_up_proj")
 
     def forward(x: Any) -> Any:
-        if not torch.is_grad_enabled():
+        if batch.whole:
             return usual(x)
         flat = x.reshape(-1, x.shape[-1])
         gate, up = module.gate_up_proj(flat).chunk(2, -1) if both else (module.gate_proj(flat), module.up_proj(flat))
@@ -179,12 +184,12 @@ def _gated(module: Any) -> Forward:
     return forward
 
 
-def _turn(modeling: Any) -> None:
+def _turn(modeling: Any, batch: Batch) -> None:
     """Replace the rotary positions of a modelling file, where they are those of llama, for one row of tokens."""
     usual = modeling.apply_rotary_pos_emb
 
     def turned(q: Any, k: Any, cos: Any, sin: Any, *args: Any, **more: Any) -> Any:
-        if args or more or not torch.is_grad_enabled() or q.shape[0] != 1 or cos.shape[-1] != q.shape[-1]:
+        if args or more or batch.whole or q.shape[0] != 1 or cos.shape[-1] != q.shape[-1]:
             return usual(q, k, cos, sin, *args, **more)
         angles = cos[0].to(q.dtype), sin[0].to(q.dtype)
         return tuple(Rotate.apply(one[0].transpose(0, 1), *angles)[None] for one in (q, k))
@@ -210,19 +215,19 @@ def _attend_by_rows(causal: Any, batch: Batch) -> None:
         return found[None], None
 
     def mask(*args: Any, **more: Any) -> Any:
-        return usual_mask(*args, **more) if batch.whole else None
+        return None if batch.of_rows else usual_mask(*args, **more)
 
     def begin(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         lengths = kwargs.pop("seq_lengths", None)
         batch.pools.clear()
         if lengths is not None:
-            batch.whole = False
+            batch.of_rows = True
             kwargs["rows"] = Rows(lengths.tolist())
             kwargs["attention_mask"] = None
         return args, kwargs
 
     def end(*_: Any) -> None:
-        batch.whole = True
+        batch.of_rows = False
 
     AttentionInterface.register(ATTENTION, attention)
     AttentionMaskInterface.register(ATTENTION, mask)

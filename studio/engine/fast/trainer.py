@@ -17,12 +17,6 @@ def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
     batch = speed_up(causal, compute)
     score_trained_positions(causal, compute)
     trainer.data_collator = RowCollator(trainer.data_collator)
-    usual = trainer.compute_loss_context_manager
-
-    def context() -> Any:
-        # The fast functions choose their types themselves: autocast would copy what is right already.
-        return contextlib.nullcontext() if trainer.model.training else usual()
-
     step = trainer.training_step
 
     def training_step(*given: Any, **more: Any) -> Any:
@@ -31,4 +25,6 @@ def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
         finally:
             batch.pools.clear()
 
-    trainer.compute_loss_context_manager, trainer.training_step = context, training_step
+    # The fast functions choose their types themselves: autocast would copy what is right already.
+    trainer.compute_loss_context_manager = contextlib.nullcontext
+    trainer.training_step = training_step
