@@ -82,19 +82,19 @@ def test_it_is_let_go_when_it_is_not_wanted(ready: Studio, monkeypatch: pytest.M
     assert ready.warm.spare is None and not spare.alive
 
 
-def test_one_that_is_gone_or_unfit_is_not_missed(ready: Studio) -> None:
-    waiting(ready).process.kill()
-    trained(ready)
+def test_one_that_is_gone_or_not_yet_ready_is_not_waited_for(ready: Studio) -> None:
+    gone = waiting(ready).process
+    gone.kill()
+    gone.wait()
+    assert ready.warm.take() is None
 
     warm.expect(ready)
     warm.tend(ready)  # begun a moment ago: it has imported nothing yet
     half = ready.warm.spare
-    trained(ready)
+    run = trained(ready)
     assert half is not None and not half.alive
 
-
-def test_a_run_that_is_claimed_wants_no_second_worker(ready: Studio) -> None:
-    run = trained(ready)
+    # Nor does a run that has its worker already take another.
     spare = waiting(ready)
     assert local.start(run, "studio.engine.train", 0, spare) is None
     assert not spare.alive
