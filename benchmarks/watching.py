@@ -4,8 +4,8 @@
 
 Serves a studio with the tiny model of the tests (or the model in FOLDER), and trains the same recipe again and again;
 every other time a headless Chromium has the run's page open, with its curves following. The rate is of the steps behind
-the twentieth, by the times in the journal, and behind the first curve that is drawn, so that loading does not count. The
-browser shares the machine's processors with the training, which a person's browser does too.
+the twentieth, by the times in the journal, and behind the first curve that is drawn, so that loading does not count.
+The browser shares the machine's processors with the training, which a person's browser does too.
 """
 
 import argparse

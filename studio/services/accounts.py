@@ -101,7 +101,7 @@ def sign_in(studio: "Studio", name: str, password: str) -> Visitor | None:
     return Visitor(known.owner, known.name) if known is not None and right else None
 
 
-def session(visitor: Visitor) -> str:
+def session() -> str:
     """A new session of an account; it tells when it began."""
     return f"{time.time():.6f}-{secrets.token_hex(16)}"
 

@@ -19,7 +19,7 @@ from studio.errors import BadInput, Conflict, NotFound, StudioError
 from studio.evaluation.parity import Parity, digits
 from studio.launch import gguf_tools, local, machine
 from studio.rundir import Event, Exit, RunDir, about, create, free_space_or_raise, read_events, read_json, tidy
-from studio.services import evaluations, models, quotas, runs, sources
+from studio.services import evaluations, models, quotas, runs, sources, targets
 from studio.services.sources import Source
 from studio.services.states import FINAL, State
 
@@ -27,19 +27,6 @@ if TYPE_CHECKING:
     from studio.services.studio import Studio
 
 __all__ = ["Parity", "digits"]  # for pages, which import services only
-KINDS = {
-    "adapter": ("Adapter", "A few MB in PEFT's layout, to load beside the base model. Many adapters share one base."),
-    "merged": ("Merged model", "Base and adapter as one model in safetensors. Loads anywhere, no PEFT."),
-    "gguf": ("GGUF", "One file for llama.cpp, Ollama and LM Studio, with template and stop tokens in it."),
-}
-DTYPES = ("float32", "bfloat16", "float16")
-# Types of a GGUF: what each is for, and its bytes a weight (llama.cpp's blocks with their scales).
-QUANTS = {
-    "Q8_0": ("as good as 16 bits, half the size", 1.07),
-    "Q6_K": ("hardly worse, smaller", 0.84),
-    "Q4_K_M": ("the usual choice for large models; small ones lose more", 0.62),
-    "F16": ("not quantised", 2.0),
-}
 _SHARD = re.compile(r"\d{1,6}(KB|MB|GB)")
 _ASKED = 24  # conversations handed to the check; it takes the first that are short enough
 _POLL = 0.3
@@ -55,17 +42,6 @@ class Wish:
     dtype: str = ""
     shard: str = "5GB"
     quant: str = "Q8_0"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a source can be exported to; size: bytes expected, by quant for a GGUF."""
-
-    kind: str
-    title: str
-    why: str
-    size: int
-    sizes: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,61 +72,25 @@ class ExportInfo:
     file_name: str | None
 
 
-def targets(studio: "Studio", key: str) -> list[Target]:
-    """What a source can be exported to. What its method cannot give is left out."""
-    source = sources.find(studio, key)
-    return [
-        Target(kind, *KINDS[kind], size, _gguf_sizes(studio, source) if kind == "gguf" else {})
-        for kind, size in _sizes(studio, source).items()
-    ]
-
-
-def kinds(studio: "Studio", key: str) -> list[tuple[str, str, str, int]]:
-    """Kind, title, what for and bytes expected of each target."""
-    return [(one.kind, one.title, one.why, one.size) for one in targets(studio, key)]
-
-
 def tools_ready(studio: "Studio") -> bool:
     """Whether a GGUF can be made without getting llama.cpp first."""
     return gguf_tools.ready(studio.settings)
 
 
-def _sizes(studio: "Studio", source: Source, dtype: str = "") -> dict[str, int]:
-    recipe = source.recipe
-    width = 4 if (dtype or recipe.model.dtype) == "float32" else 2
-    parameters = models.shape_of(studio, source.model).parameters
-    folder = sum(path.stat().st_size for path in source.folder.glob("adapter_*") if path.is_file())
-    sizes = {"adapter": folder, "merged": parameters * width, "gguf": _gguf_sizes(studio, source)["Q8_0"]}
-    for kind in _cannot(source):
-        del sizes[kind]
-    return sizes
-
-
-def _gguf_sizes(studio: "Studio", source: Source) -> dict[str, int]:
-    parameters = models.shape_of(studio, source.model).parameters
-    return {quant: int(parameters * width) for quant, (_, width) in QUANTS.items()}
-
-
-def _cannot(source: Source) -> tuple[str, ...]:
-    if not (source.folder / "adapter_config.json").is_file():
-        return ("adapter",)
-    return ("merged", "gguf") if source.recipe.method.method in ("prompt", "prefix") else ()
-
-
 def start(studio: "Studio", key: str, kind: str, wish: Wish | None = None) -> ExportInfo:
     """Begin an export of a source; raises Conflict when there is nothing whole to export yet."""
     wish = wish or Wish(kind)
-    if kind not in KINDS:
-        raise BadInput(f"There is no export to {kind!r}. Known: {', '.join(KINDS)}.")
-    if wish.dtype not in ("", *DTYPES):
-        raise BadInput(f"There is no type {wish.dtype!r}. Known: {', '.join(DTYPES)}.")
-    if wish.quant not in QUANTS:
-        raise BadInput(f"There is no GGUF of type {wish.quant!r}. Known: {', '.join(QUANTS)}.")
+    if kind not in targets.KINDS:
+        raise BadInput(f"There is no export to {kind!r}. Known: {', '.join(targets.KINDS)}.")
+    if wish.dtype not in ("", *targets.DTYPES):
+        raise BadInput(f"There is no type {wish.dtype!r}. Known: {', '.join(targets.DTYPES)}.")
+    if wish.quant not in targets.QUANTS:
+        raise BadInput(f"There is no GGUF of type {wish.quant!r}. Known: {', '.join(targets.QUANTS)}.")
     if not _SHARD.fullmatch(wish.shard):
         raise BadInput(f"The largest file is written like 5GB or 500MB, not {wish.shard!r}.")
     source = sources.find(studio, key, newest=False)
     quotas.check_work(studio, [one.state for one in list_exports(studio)])
-    if kind in _cannot(source):
+    if kind in targets.cannot(source):
         why = "it trained whole weights" if kind == "adapter" else "its virtual tokens are no change of weights"
         other = "merged" if kind == "adapter" else "adapter"
         method = source.recipe.method.method
@@ -169,7 +109,9 @@ def start(studio: "Studio", key: str, kind: str, wish: Wish | None = None) -> Ex
         "source": str(source.folder),
         "name": _file_name(source.name),
         "created": time.time(),
-        "expected": _gguf_sizes(studio, source)[wish.quant] if kind == "gguf" else _sizes(studio, source, dtype)[kind],
+        "expected": targets.gguf_sizes(studio, source)[wish.quant]
+        if kind == "gguf"
+        else targets.sizes(studio, source, dtype)[kind],
         # Others load the adapter's base by what they know it by, not by our name for it.
         "model": {"id": model.source, "path": model.path},
         "dtype": dtype,
@@ -204,12 +146,12 @@ def _dtype(studio: "Studio", source: Source, kind: str) -> str:
 
 def _room(studio: "Studio", source: Source, wish: Wish, dtype: str) -> int:
     """Bytes of disk that an export takes at its most."""
-    sizes = _sizes(studio, source, dtype)
+    sizes = targets.sizes(studio, source, dtype)
     if wish.kind == "adapter":
         return 3 * sizes["adapter"] + 2**26
     if wish.kind == "merged":
         return sizes["merged"] + 2**26
-    files = _gguf_sizes(studio, source)
+    files = targets.gguf_sizes(studio, source)
     tools = 0 if gguf_tools.ready(studio.settings) else _BUILT_TOOLS
     return sizes["merged"] + files["F16"] + files[wish.quant] + tools + 2**26
 

@@ -7,11 +7,11 @@ import os
 from typing import TYPE_CHECKING
 
 from studio.services.owner import EVERYONE
+from studio.settings import LOOPBACK
 
 if TYPE_CHECKING:
     from studio.services.studio import Studio
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _OWNER = "local"
 
 
@@ -19,7 +19,7 @@ def is_local(studio: "Studio") -> bool:
     """True for a studio of one person, listening on this machine alone and not on a Space."""
     settings = studio.settings
     hosted = settings.hosted or studio.for_visitors or bool(os.environ.get("SPACE_ID"))
-    return studio.owner == _OWNER and settings.host in _LOOPBACK and not hosted
+    return studio.owner == _OWNER and settings.host in LOOPBACK and not hosted
 
 
 def own_token(studio: "Studio") -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.services import exports, sources
+from studio.services import exports, sources, targets
 from studio.services.exports import Wish
 from studio.services.studio import Studio
 from studio.ui import combine_box, exports_view, import_view, markup, publish_view, pulse, reproduce_view
@@ -46,12 +46,12 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
                 with gr.Column(elem_classes="card", min_width=260, elem_id=f"target-{kind}"):
                     cards[kind] = view(f"card-{kind}", picks=True)
                     if kind == "merged":
-                        dtype = gr.Dropdown([("The run's own type", ""), *exports.DTYPES], value="", label="Type",
+                        dtype = gr.Dropdown([("The run's own type", ""), *targets.DTYPES], value="", label="Type",
                                             elem_id="export-dtype", filterable=False)  # fmt: skip
                         shard = gr.Dropdown(_SHARDS, value="5GB", label="Files", elem_id="export-shard",
                                             filterable=False)  # fmt: skip
                     if kind == "gguf":
-                        quant = gr.Dropdown(list(exports.QUANTS), value="Q8_0", label="Type", elem_id="export-quant",
+                        quant = gr.Dropdown(list(targets.QUANTS), value="Q8_0", label="Type", elem_id="export-quant",
                                             filterable=False)  # fmt: skip
                     buttons[kind] = gr.Button(label, variant="primary", elem_id=f"export-{kind}")
         done = view("exports-done", picks=True)
@@ -70,7 +70,7 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
             none = {none_yet: markup.empty(*_NONE_YET), run: gr.update(choices=[], value=None), **gone}
             return none | import_view.bases(studio, brought)
         found: Updates = {none_yet: "", run: gr.update(choices=able, value=known)} | import_view.bases(studio, brought)
-        sizes = next((one for one in exports.targets(studio, known) if one.sizes), None)
+        sizes = next((one for one in targets.find(studio, known) if one.sizes), None)
         if sizes is not None:
             found[quant] = gr.update(choices=exports_view.quant_choices(sizes))
         return found | combine_box.choices(studio, box.who, combined) | refresh(known, {}, {})
@@ -82,7 +82,7 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
         mine = [item for item in made if item.run == chosen.partition("@")[0]]
         fresh: Updates = {done: exports_view.finished(made)}
         ready = exports.tools_ready(studio)
-        there = {one.kind: one for one in exports.targets(studio, chosen)}
+        there = {one.kind: one for one in targets.find(studio, chosen)}
         for kind in _BUTTONS:
             working = next((item for item in mine if item.kind == kind and item.state not in OVER), None)
             fresh[cards[kind]] = exports_view.target(there[kind], working, ready) if kind in there else _CANNOT[kind]

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from studio.services import adapters as store
 from studio.services import exports
 from studio.services.adapters import AdapterInfo
-from studio.services.exports import QUANTS, ExportInfo, Target, digits
+from studio.services.exports import ExportInfo, digits
 from studio.services.studio import Studio
+from studio.services.targets import QUANTS, Target
 from studio.ui import markup, units
 from studio.ui.markup import esc
 

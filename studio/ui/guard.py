@@ -19,10 +19,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from studio.settings import Settings
+from studio.settings import LOOPBACK, Settings
 from studio.ui.guard_limits import Bounded, Buckets
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 SAFE = frozenset({"GET", "HEAD"})
 # What a link from elsewhere may open: the page, and the answer of a login service.
 ENTRANCES = re.compile(r"/|/login/callback/?")

@@ -21,13 +21,12 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 
 from studio.services import accounts
 from studio.services.owner import Visitor
-from studio.ui.visitors import Desk, manner
+from studio.ui.visitors import Desk, is_loopback, manner
 
 _STATE = "studio_signing_in"
 _NEEDED = ("SPACE_ID", "OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "OPENID_PROVIDER_URL")
 _TRIES, _SECONDS, _REMEMBERED = 6, 300.0, 5000
 _LONGEST_FORM = 4096
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Each holds 64 MiB while it is computed.
 _hashing = threading.Semaphore(2)
 
@@ -105,7 +104,7 @@ def _visitor(desk: Desk, told: dict[str, Any]) -> Visitor | None:
 def _way_back(request: Request) -> str:
     """Where the provider is to send people: the Space's own address, which stands behind a proxy."""
     host = os.environ.get("SPACE_HOST", "") or request.headers.get("host", "")
-    scheme = "http" if host.rpartition(":")[0] in _LOOPBACK else "https"
+    scheme = "http" if is_loopback(host) else "https"
     return f"{scheme}://{host}/login/callback"
 
 
@@ -133,7 +132,7 @@ def _by_password(app: FastAPI, desk: Desk) -> None:
             tries.failed(client, name)
             return _form("This name and password do not belong together.", 401)
         answer = RedirectResponse("/", 303)
-        answer.headers.append("Set-Cookie", desk.cookie(visitor, request.headers, accounts.session(visitor)))
+        answer.headers.append("Set-Cookie", desk.cookie(visitor, request.headers, accounts.session()))
         return answer
 
 

@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from typing import Any, Literal
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import gradio as gr
 from itsdangerous import BadData, URLSafeTimedSerializer
@@ -24,12 +24,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from studio.services import accounts, owner
 from studio.services.owner import NOBODY, UNKNOWN, Stranger, Visitor
 from studio.services.studio import Studio
+from studio.settings import LOOPBACK
 
 COOKIE = "studio_visitor"
 SECRET = "STUDIO_COOKIE_SECRET"  # noqa: S105 the name of a variable
 _DAYS = 7
 _SCOPE = "studio.visitor"
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _SESSIONS = 10_000  # pages whose visitor is remembered
 _HEARTBEAT = re.compile(r"/heartbeat/([^/]+)$")
 # What whoever has not signed in to a team's studio is given.
@@ -193,11 +193,15 @@ def visitor_of(request: gr.Request | None) -> Visitor:
 
 def manner(headers: Headers) -> str:
     """How a cookie is kept. On a Space the page stands in a frame of another site, and the cookie is for that alone."""
-    host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
     https = headers.get("x-forwarded-proto", "") == "https"
-    if os.environ.get("SPACE_ID") and host not in _LOOPBACK:
+    if os.environ.get("SPACE_ID") and not is_loopback(headers.get("host", "")):
         return "Path=/; HttpOnly; SameSite=None; Secure; Partitioned"
     return "Path=/; HttpOnly; SameSite=Lax" + ("; Secure" if https else "")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a Host header names this machine itself, with a port or without."""
+    return (urlsplit(f"//{host}").hostname or "") in LOOPBACK
 
 
 def _page(scope: Scope) -> str:

@@ -11,7 +11,7 @@ from studio.engine import combine, worker
 from studio.errors import BadInput
 from studio.launch import local
 from studio.rundir import Exit, RunDir, verify_folder, write_json
-from studio.services import adapters, combining, exports, sides, sources
+from studio.services import adapters, combining, sides, sources, targets
 from studio.services.combining import Wish
 from studio.services.studio import Studio
 from tests.artefacts import adapter_run
@@ -82,7 +82,7 @@ def test_combined(two: Studio, parents: tuple[str, str], method: str, rank: int,
     # It stands where a run would.
     (side,) = sides.resolve(two, ["both"])
     assert side.folder == folder
-    assert [target.kind for target in exports.targets(two, "both")] == ["adapter", "merged", "gguf"]
+    assert [target.kind for target in targets.find(two, "both")] == ["adapter", "merged", "gguf"]
 
 
 @pytest.mark.parametrize(

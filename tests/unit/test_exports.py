@@ -11,7 +11,7 @@ from studio.errors import BadInput, Conflict, NotFound
 from studio.evaluation.parity import BOUNDS, Parity, digits, fault
 from studio.launch import local
 from studio.rundir import Exit, RunDir, read_json, whole_folder, write_json
-from studio.services import export_files, exports, runs
+from studio.services import export_files, exports, runs, targets
 from studio.services.exports import Wish
 from studio.services.studio import Studio
 from tests.unit.test_adapters import learned
@@ -48,7 +48,7 @@ def finish(studio: Studio, export_id: str, kind: str) -> RunDir:
 
 
 def test_what_can_be_exported_has_a_size(ready: Studio, run: str) -> None:
-    adapter, merged, gguf = exports.targets(ready, run)
+    adapter, merged, gguf = targets.find(ready, run)
     parameters = merged.size // 2
     assert (adapter.kind, merged.kind, gguf.kind) == ("adapter", "merged", "gguf")
     assert gguf.sizes["F16"] == 2 * parameters > gguf.sizes["Q8_0"] > gguf.sizes["Q6_K"] > gguf.sizes["Q4_K_M"]
