@@ -182,6 +182,19 @@ def check(
     return drive(checking(studio, path, options), progress)
 
 
+def check_rows(studio: "Studio", rows: Sequence[object], options: Options | None = None) -> Checked:
+    """As `check`, of rows that come without a file, each as it would stand in a line of JSON."""
+    folder = _new_folder(studio)
+    write_json(folder / _WHOSE, {"owner": studio.owner})
+    path = folder / "rows.jsonl"
+    try:
+        with path.open("w", encoding="utf-8", errors="surrogatepass") as file:
+            file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+        return check(studio, path, options)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def drive(job: Generator[Progress, None, T], progress: Callable[[str, int, int], None]) -> T:
     """Run a step-by-step job to its end."""
     while True:

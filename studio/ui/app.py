@@ -10,7 +10,7 @@ import gradio as gr
 from studio.services import chat, comparisons, run_list, runs, sides
 from studio.services.owner import EVERYONE, Visitor, acting
 from studio.services.studio import Studio
-from studio.ui import compare_tab, data_tab, export_tab, form, markup, runs_tab, sidebar, train_tab
+from studio.ui import api, compare_tab, data_tab, export_tab, form, markup, runs_tab, sidebar, train_tab
 from studio.ui.handlers import PRIVATE, Step, Updates, view
 from studio.ui.visitors import Blocks, Desk
 
@@ -39,6 +39,7 @@ def build(studio: Studio, desk: Desk | None = None) -> gr.Blocks:
 
 def _built(studio: Studio, desk: Desk | None) -> gr.Blocks:
     with Blocks(title="LoRA Studio", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
+        api.build(studio)  # first: handlers of the page by the same names get other ones
         view("top", _HEADER)
         nowhere = view("nowhere")
         if not studio.keeping:

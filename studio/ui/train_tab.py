@@ -210,11 +210,11 @@ def _sample(studio: Studio) -> dict[str, Any]:
 
 
 def _how_long(studio: Studio) -> str:
-    """How long the sample's 38 steps take: measured 1.6 minutes on two cores that multiply bfloat16 in hardware."""
+    """How long the sample's 38 steps take: measured 1.1 minutes on two cores that multiply bfloat16 in hardware."""
     now = machine.look(studio)
     if now.device_kind == "cuda":
         return "under a minute"
-    minutes = max(1, round(3.2 / now.cores * (1 if now.bf16_fast else 2)))
+    minutes = max(1, round(2.2 / now.cores * (1 if now.bf16_fast else 2)))
     return f"about {minutes} min"
 
 

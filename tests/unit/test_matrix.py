@@ -37,9 +37,9 @@ ANN, BEN = Visitor("anon-" + "a" * 32, kind="anonymous"), Visitor("account-7", "
 MARK = "zebrafinch"
 # What takes no id of a visitor's, or only what came through the gate: the names of their first parameters.
 TAKES_NO_ID = {
-    "row", "run", "found", "new", "comparison", "turn", "info", "model_id", "source", "model", "dataset", "together",
-    "query", "sides", "session", "password", "owner", "hub_id", "folder", "recipe", "wish", "after", "since", "seconds",
-    "budget", "device_memory", "text", "at_work", "visitor", "now",
+    "row", "rows", "run", "found", "new", "comparison", "turn", "info", "model_id", "source", "model", "dataset",
+    "together", "query", "sides", "session", "password", "owner", "hub_id", "folder", "recipe", "wish", "after",
+    "since", "seconds", "budget", "device_memory", "text", "at_work", "visitor", "now",
 }  # fmt: skip
 TAKES_ID = {
     "key", "run_id", "dataset_id", "export_id", "evaluation_id", "token", "written", "keys", "only", "path",
