@@ -181,7 +181,7 @@ def wire(
             steps.seen: tokens.strip(examples.see(studio, key, int(which or 1), picked, values), values["max_length"])
         }
 
-    def measure(request: gr.Request, key: str, picked: str | None, kind: str, *how: Any) -> Iterator[Updates]:
+    def measure(request: gr.Request, key: str, picked: str | None, *how: Any) -> Iterator[Updates]:
         """Counts all tokens, saying how far it is, until something else is wanted."""
         session, values = str(request.session_hash), shaping(*how)
         wish = _wish(key, picked, values)
@@ -201,9 +201,13 @@ def wire(
             job.close()
         if result is None:
             return
-        answer: Updates = {steps.lengths: lengths_view.show(result), steps.measured: result}
-        answer[steps.reach] = _reach(result)
-        yield answer | _findings(studio, steps, key, kind, 0, result, picked, values)
+        yield {steps.lengths: lengths_view.show(result), steps.measured: result, steps.reach: _reach(result)}
+
+    def judge(key: str, picked: str | None, kind: str, result: LengthView | None, *how: Any) -> Updates:
+        """What was found, with what the counting added to it, of the kind that is looked at by now."""
+        if result is None:
+            return {steps.found: gr.skip()}
+        return _findings(studio, steps, key, kind, 0, result, picked, shaping(*how))
 
     def turn(
         event: gr.EventData, key: str, picked: str | None, kind: str, result: LengthView | None, *how: Any
@@ -281,10 +285,14 @@ def wire(
         trigger_mode="always_last",
         **QUEUED,
     )
-    doubts = [steps.lengths, steps.measured, steps.reach, steps.verdict, steps.found, steps.leave]
-    counted = [steps.subject, steps.model, steps.kind, *steps.how]
+    doubts = [steps.verdict, steps.found, steps.leave]
+    counted = [steps.subject, steps.model, *steps.how]
+    lengths = [steps.lengths, steps.measured, steps.reach]
     about = [steps.subject, steps.model, steps.kind, steps.measured, *steps.how]
-    gr.on(reshaped, told_while(steps.lengths, measure, {}), counted, doubts, trigger_mode="always_last", **slow)
+    # Judged apart from the counting, which began before the kind was chosen that is looked at now.
+    gr.on(reshaped, told_while(steps.lengths, measure, {}), counted, lengths, trigger_mode="always_last", **slow).then(
+        told(steps.found_notice, judge, clear=False), about, [steps.found_notice, *doubts], **quiet
+    )
     # Apart from the counting: an update of a slider that is not drawn yet would empty it.
     steps.reach.change(lambda far: gr.update(maximum=far), steps.reach, length, **quiet)
     turned = [steps.found_notice, steps.row, steps.kind, steps.verdict, steps.found, steps.leave]

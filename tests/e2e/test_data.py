@@ -128,6 +128,22 @@ def test_gsm8k_is_mapped_looked_at_added_and_cut(page: Page, little_home: Path, 
     expect(page.locator(".histogram")).to_be_visible(timeout=CHECKS)
 
 
+def test_a_filter_chosen_while_tokens_are_counted_stays(
+    page: Page, little_home: Path, start: Start, tmp_path: Path
+) -> None:
+    rows = [{"instruction": f"{number} " + "why " * 40_000, "output": "so"} for number in range(40)]
+    path = tmp_path / "long.jsonl"
+    path.write_text("\n".join(["{", "[", *map(json.dumps, rows), '{"instruction": "?", "output": ""}']) + "\n")
+    page.goto(start(little_home).url)
+    upload(page, path)
+    filters = page.locator(".filters")
+    filters.get_by_role("button", name=re.compile("unreadable 2")).click(timeout=CHECKS)
+    expect(page.locator("#lengths")).to_contain_text("you lose", timeout=CHECKS)
+    expect(filters).to_contain_text("no trained token 40")
+    expect(page.locator("#findings tbody tr")).to_have_count(2)
+    expect(filters.get_by_role("button", name=re.compile("unreadable"))).to_have_attribute("aria-pressed", "true")
+
+
 def test_a_spoilt_copy_is_counted_filtered_downloaded_and_mended(
     page: Page, little_home: Path, start: Start, tmp_path: Path
 ) -> None:

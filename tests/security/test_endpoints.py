@@ -114,7 +114,7 @@ EVENTS = {
     "runs_tab": {"owned": "anew arrange pick refresh", "page": "tell"},
     "scores_view": {"owned": "add_own begin follow open_run show turn"},
     "sidebar": {"owned": "act refresh stop"},
-    "steps": {"owned": "leaf leave_out measure open_editor save see turn", "page": "<lambda>"},
+    "steps": {"owned": "judge leaf leave_out measure open_editor save see turn", "page": "<lambda>"},
     "train_tab": {
         "owned": "begin begin_sample open_tab price rehearse use_model",
         "form": "apply choose_model choose_modules choose_preset edited open_recipe reset",
