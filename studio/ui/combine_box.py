@@ -8,7 +8,7 @@ import gradio as gr
 from studio.services import adapters, combining, sources
 from studio.services.studio import Studio
 from studio.ui import exports_view, markup
-from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
+from studio.ui.handlers import PRIVATE, Step, Updates, told, view
 
 _METHODS = [(f"{name}: {why}{', equal ranks only' if equal else ''}", name)
             for name, (why, equal) in combining.METHODS.items()]  # fmt: skip
@@ -20,12 +20,10 @@ class CombineBox:
 
     who: list[gr.Dropdown]
     store: gr.HTML
-    seen: gr.State
 
 
 def build(studio: Studio) -> CombineBox:
     """The box and what happens in it."""
-    seen = gr.State({})
     with gr.Column(elem_id="combine"):
         view(
             "",
@@ -55,7 +53,7 @@ def build(studio: Studio) -> CombineBox:
         button = gr.Button("Combine", variant="primary", elem_id="combine-go")
     store = view("adapters-store", picks=True)
 
-    def begin(shown: dict[str, Any], how: str, share: float, called: str, *values: Any) -> Updates:
+    def begin(how: str, share: float, called: str, *values: Any) -> Updates:
         chosen, numbers = values[:3], values[3:]
         pairs = [(key, number) for key, number in zip(chosen, numbers, strict=True) if key]
         combining.start(
@@ -65,9 +63,9 @@ def build(studio: Studio) -> CombineBox:
                 share if combining.wants_density(how) else None, called or "", draft=True,
             ),
         )  # fmt: skip
-        return {name: "", **listed(studio, store, seen, shown)}
+        return {name: "", **listed(studio, store)}
 
-    def pick(event: gr.EventData, shown: dict[str, Any]) -> Updates:
+    def pick(event: gr.EventData) -> Updates:
         told_of = event._data
         if "keep" in told_of:
             adapters.keep(studio, event.keep)
@@ -75,21 +73,20 @@ def build(studio: Studio) -> CombineBox:
             adapters.remove(studio, event.delete)
         elif "cancel" in told_of:
             adapters.cancel(studio, event.cancel)
-        return listed(studio, store, seen, shown)
+        return listed(studio, store)
 
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
     button.click(
-        told(notice, begin), [seen, method, density, name, *who, *weights], [notice, name, store, seen],
+        told(notice, begin), [method, density, name, *who, *weights], [notice, name, store],
         concurrency_limit=2, **quiet,
     )  # fmt: skip
-    store.click(told(notice, pick), seen, [notice, store, seen], queue=False, **quiet)
-    return CombineBox(who, store, seen)
+    store.click(told(notice, pick), None, [notice, store], queue=False, **quiet)
+    return CombineBox(who, store)
 
 
-def listed(studio: Studio, store: gr.HTML, seen: gr.State, shown: dict[str, Any]) -> Updates:
-    """The store's list, if it changed."""
-    fresh = {store: exports_view.adapters(adapters.list_adapters(studio))}
-    return changed(shown, fresh) | {seen: shown}
+def listed(studio: Studio, store: gr.HTML) -> Updates:
+    """The store's list. Always sent: what an answer that came late undid must be mended by the next."""
+    return {store: exports_view.adapters(adapters.list_adapters(studio))}
 
 
 def choices(studio: Studio, who: list[gr.Dropdown], chosen: tuple[str | None, ...]) -> Updates:
@@ -100,9 +97,10 @@ def choices(studio: Studio, who: list[gr.Dropdown], chosen: tuple[str | None, ..
     for place in (0, 1):
         free = next((key for key in known if "@" not in key and key not in wanted), None)
         wanted[place] = wanted[place] or free
-    return {
-        part: gr.update(
-            choices=every if place < 2 else [("None", ""), *every], value=wanted[place] or (None if place < 2 else "")
-        )
-        for place, part in enumerate(who)
-    }
+    found: Updates = {}
+    for place, part in enumerate(who):
+        value = wanted[place] or (None if place < 2 else "")
+        # One that stands is not sent again: another may be made meanwhile.
+        standing = {} if place < len(chosen) and chosen[place] and value == chosen[place] else {"value": value}
+        found[part] = gr.update(choices=every if place < 2 else [("None", ""), *every], **standing)
+    return found

@@ -2,7 +2,6 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
 
@@ -11,7 +10,7 @@ from studio.services.exports import Wish
 from studio.services.studio import Studio
 from studio.ui import combine_box, exports_view, import_view, markup, publish_view, pulse, reproduce_view
 from studio.ui.exports_view import OVER
-from studio.ui.handlers import PRIVATE, Step, Updates, changed, told, view
+from studio.ui.handlers import PRIVATE, Step, Updates, told, view
 
 _NONE_YET = ("Nothing to export yet", "A run that has an adapter can be taken away from here.")
 _BUTTONS = {"adapter": "Export adapter", "merged": "Export merged model", "gguf": "Export GGUF"}
@@ -31,7 +30,6 @@ class ExportTab:
 
 def build(studio: Studio, wanted: gr.State) -> ExportTab:
     """The tab's components and what happens in them; `wanted` holds the run that is open elsewhere."""
-    seen = gr.State({})
     awake = pulse.waker("export")
     cards: dict[str, gr.HTML] = {}
     buttons: dict[str, gr.Button] = {}
@@ -73,9 +71,9 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
         sizes = next((one for one in targets.find(studio, known) if one.sizes), None)
         if sizes is not None:
             found[quant] = gr.update(choices=exports_view.quant_choices(sizes))
-        return found | combine_box.choices(studio, box.who, combined) | refresh(known, {}, {})
+        return found | combine_box.choices(studio, box.who, combined) | refresh(known)
 
-    def refresh(chosen: str | None, shown: dict[str, Any], stored: dict[str, Any]) -> Updates:
+    def refresh(chosen: str | None) -> Updates:
         if not chosen:
             return {}
         made = exports.list_exports(studio)
@@ -87,13 +85,13 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
             working = next((item for item in mine if item.kind == kind and item.state not in OVER), None)
             fresh[cards[kind]] = exports_view.target(there[kind], working, ready) if kind in there else _CANNOT[kind]
             fresh[buttons[kind]] = gr.update(interactive=working is None and kind in there)
-        return changed(shown, fresh) | {seen: shown} | combine_box.listed(studio, box.store, box.seen, stored)
+        return fresh | combine_box.listed(studio, box.store)
 
-    def begin(kind: str, chosen: str, shown: dict[str, Any], stored: dict[str, Any], *how: str) -> Updates:
+    def begin(kind: str, chosen: str, *how: str) -> Updates:
         exports.start(studio, chosen, kind, Wish(kind, how[0] if kind == "merged" else "", how[1], how[2]))
-        return refresh(chosen, shown, stored)
+        return refresh(chosen)
 
-    def pick(event: gr.EventData, chosen: str, shown: dict[str, Any], stored: dict[str, Any]) -> Updates:
+    def pick(event: gr.EventData, chosen: str) -> Updates:
         told_of = event._data
         if "cancel" in told_of:
             exports.cancel(studio, event.cancel)
@@ -101,21 +99,20 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
             exports.delete(studio, event.delete)
         elif "again" in told_of:
             exports.again(studio, event.again)
-        return refresh(chosen, shown, stored)
+        return refresh(chosen)
 
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
     now: Step = {**quiet, "queue": False}
-    parts = [done, seen, box.store, box.seen, *cards.values(), *buttons.values()]
-    state = [run, seen, box.seen]
-    awake.submit(told(notice, refresh, clear=False), state, [notice, *parts], **now)
-    run.input(told(notice, lambda chosen: refresh(chosen, {}, {})), run, [notice, *parts], **now)
+    parts = [done, box.store, *cards.values(), *buttons.values()]
+    awake.submit(told(notice, refresh, clear=False), run, [notice, *parts], **now)
+    run.input(told(notice, refresh), run, [notice, *parts], **now)
     for kind, button in buttons.items():
         button.click(
-            told(notice, functools.partial(begin, kind)), [*state, dtype, shard, quant], [notice, *parts],
+            told(notice, functools.partial(begin, kind)), [run, dtype, shard, quant], [notice, *parts],
             concurrency_limit=2, **quiet,
         )  # fmt: skip
     for clicked in (done, *cards.values()):
-        clicked.click(told(notice, pick), state, [notice, *parts], **now)
+        clicked.click(told(notice, pick), run, [notice, *parts], **now)
     opened = [notice, none_yet, run, quant, brought.base, *box.who, *parts]
     reopened: Step = {"fn": told(notice, reopen), "inputs": [run, wanted, *box.who], "outputs": opened, **now}
     import_view.wire(studio, brought, reopened)

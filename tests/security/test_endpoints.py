@@ -105,7 +105,7 @@ EVENTS = {
         "page": "blinded <lambda>",
     },
     "data_tab": {"owned": "pick revisit show"},
-    "export_tab": {"owned": "begin pick refresh reopen", "page": "<lambda>"},
+    "export_tab": {"owned": "begin pick refresh reopen"},
     "import_view": {"owned": "bring"},
     "model_box": {"form": "fetch"},
     "publish_view": {"owned": "look open_for send"},
