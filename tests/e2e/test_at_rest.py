@@ -21,6 +21,11 @@ window.framesAsked = 0;
 const own = window.requestAnimationFrame.bind(window);
 window.requestAnimationFrame = (callback) => { window.framesAsked += 1; return own(callback); };
 """
+CALM = """() => {
+  const few = window.framesAsked - (window.framesBefore ?? -1000) < 10;
+  window.framesBefore = window.framesAsked;
+  return few;
+}"""
 ENDLESS = """
 document.getAnimations().filter((one) => one.playState === 'running' && one.effect.getTiming().iterations === Infinity)
   .map((one) => one.animationName ?? String(one.effect.target.className))
@@ -48,6 +53,7 @@ def test_a_page_at_rest_draws_nothing_and_asks_for_nothing_but_its_pulse(
     expect(page.get_by_role("tab", name=tab.capitalize())).to_have_attribute("aria-selected", "true")
     expect(page.locator("#machine")).to_contain_text("of disk free")
     beats(page, 3)
+    page.wait_for_function(CALM, polling=2000)
     page.on("request", lambda request: asked.append(urlsplit(request.url).path))
     page.evaluate("window.framesAsked = 0")
     beats(page, 3)

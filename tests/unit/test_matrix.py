@@ -6,11 +6,13 @@ Each is first tried as the owner, so that a test which asks nothing that could t
 
 import asyncio
 import contextlib
+import contextvars
 import importlib
 import inspect
 import pkgutil
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import GeneratorType
 from typing import Any
@@ -383,7 +385,9 @@ def said_by(page: Any, function: Any, key: str, visitor: Visitor | None, name: s
         return heard
 
     try:
-        return asyncio.run(all_of())
+        # In a thread of its own: where a browser is driven in this process, this one has a loop that runs.
+        with ThreadPoolExecutor(1) as apart:
+            return apart.submit(contextvars.copy_context().run, asyncio.run, all_of()).result()
     except Exception as error:
         return f"refused: {error}"
 
