@@ -170,7 +170,8 @@ class Studio:
             # A worker that cannot be closed must not end the keeping of runs.
             with contextlib.suppress(OSError):
                 chat.unload_if_idle(self)
-            with contextlib.suppress(OSError), self._looking:  # a look may take the worker
+            # A convenience: what is wrong with home or database, the look has said. A look may take the worker.
+            with contextlib.suppress(Exception), self._looking:
                 warm.tend(self)
             with contextlib.suppress(OSError):
                 usage.sample_if_due(self)

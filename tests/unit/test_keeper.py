@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -212,3 +213,19 @@ def test_a_run_directory_that_vanished_is_said(studio: Studio, worker: tuple[Run
     studio.refresh()
     run.path.rename(tmp_path / "elsewhere")
     assert "moved or deleted" in runs.get(studio, run.id).message
+
+
+def test_the_keeper_goes_on_when_no_worker_can_be_kept_ready(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong with a convenience must not end the keeping of runs."""
+    tried = threading.Semaphore(0)
+
+    def broken(_studio: Studio) -> None:
+        tried.release()
+        raise RuntimeError("the database is locked")
+
+    monkeypatch.setattr("studio.services.warm.tend", broken)
+    with Studio(settings).keep():
+        for _ in range(3):
+            assert tried.acquire(timeout=30)
