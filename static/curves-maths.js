@@ -13,6 +13,25 @@ export function nearest(list, x) {
   return low > 0 && x - list[low - 1] < list[low] - x ? low - 1 : low;
 }
 
+/* Columns over one rising x for several lines [x, y], as uPlot wants them: undefined where a line has no point. What
+   uPlot.join makes with maps, sets and a sort; here lines that rise, as they all do but for a clock that was set back, are
+   merged, which leaves the browser a third of the garbage of following a run. */
+export function aligned(lines) {
+  const at = lines.map(() => 0), xs = [], columns = lines.map(() => []);
+  for (;;) {
+    let x = Infinity;
+    lines.forEach(([own], i) => { if (own[at[i]] < x) x = own[at[i]]; });
+    if (x === Infinity) return [xs, ...columns];
+    if (x <= xs.at(-1)) return uPlot.join(lines);
+    xs.push(x);
+    lines.forEach(([own, y], i) => {
+      const here = own[at[i]] === x;
+      columns[i].push(here ? y[at[i]] : undefined);
+      if (here) at[i] += 1;
+    });
+  }
+}
+
 /* One more value for a line: s_t = w·s_{t-1} + (1-w)·v_t, shown as s_t / (1 - w^t); see studio/services/thinning.py. */
 export function append(line, x, y, weight) {
   line.x.push(x);

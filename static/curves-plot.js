@@ -1,5 +1,5 @@
 /* One plot of the curves: a uPlot with three lines a run (as logged, smoothed, evaluations), and its range on x. */
-import { AXES, padded, short, ticks } from "/static/curves-maths.js";
+import { AXES, aligned, padded, short, ticks } from "/static/curves-maths.js";
 
 export const PANELS = [
   { key: "loss", evals: "eval_loss", label: "Loss", show: (v) => v.toFixed(4), log: true, main: true },
@@ -108,7 +108,7 @@ export class Plot {
   columns() {
     // A logarithm has no place for what is not above zero.
     const value = this.log ? (v) => (v > 0 ? v : null) : null;
-    return uPlot.join(tables(this.panel, this.runs).map(({ x, y }) => [x, value ? y.map(value) : y]));
+    return aligned(tables(this.panel, this.runs).map(({ x, y }) => [x, value ? y.map(value) : y]));
   }
 
   /* Whether it can be seen: painting costs most of what following a run does. */

@@ -316,11 +316,15 @@ class Curves {
     // A selection in the making is not disturbed: what came is drawn when the pointer is let go.
     this.late = this.held;
     if (this.held || !this.plots.length) return;
+    let turned = false;
     for (const { panel, place } of this.plots) {
-      if (panel.main) continue;
-      place.hidden = !this.runs.some((run) => run.data?.lines[panel.key].y.length || run.data?.lines[panel.evals]?.y.length);
+      const empty = !panel.main && !this.runs.some((run) => run.data?.lines[panel.key].y.length || run.data?.lines[panel.evals]?.y.length);
+      if (place.hidden === empty) continue;
+      place.hidden = empty;
+      turned = true;
     }
-    this.fit();
+    // Sizes are asked for only where they may have changed: the question has the browser lay out the page at once.
+    if (turned) this.fit(); else this.margins();
     for (const plot of this.plots) plot.draw();
     this.tell();
     this.events();
@@ -336,8 +340,13 @@ class Curves {
     if (!width) return;
     main.size(width, width < 500 ? 230 : 310);
     for (const plot of small) if (!plot.place.hidden) plot.size(plot.place.clientWidth || 200, 100);
-    const { left, width: inner } = main.plot.bbox;
-    Object.assign(this.find(".curve-marks").style, { marginLeft: `${left / devicePixelRatio}px`, width: `${inner / devicePixelRatio}px` });
+    this.margins();
+  }
+
+  /* The marks stand under the axis. */
+  margins() {
+    const { left, width } = this.plots[0].plot.bbox;
+    Object.assign(this.find(".curve-marks").style, { marginLeft: `${left / devicePixelRatio}px`, width: `${width / devicePixelRatio}px` });
   }
 
   /* What happened, of the open run: a thin line of marks under the axis. */
@@ -345,16 +354,18 @@ class Curves {
     const [low, high] = this.range();
     const data = this.runs[0]?.data;
     const marks = (data?.axis === this.look.x ? data.marks : []).filter(([x]) => x >= low && x <= high);
-    this.find(".curve-marks").replaceChildren(...marks.map(([x, step, kind, text, count]) => {
-      const mark = document.createElement("li");
-      mark.className = `mark-${kind}`;
+    const place = this.find(".curve-marks");
+    const nodes = [...place.children];
+    marks.forEach(([x, step, kind, text, count], at) => {
+      const mark = nodes[at] ?? place.appendChild(document.createElement("li"));
+      put(mark, "className", `mark-${kind}`);
       mark.style.left = `${(100 * (x - low)) / (high - low || 1)}%`;
-      mark.textContent = ICONS[kind] ?? "●";
-      mark.title = count > 1 ? text : `Step ${step.toLocaleString("en")}: ${text}`;
-      return mark;
-    }));
+      write(mark, ICONS[kind] ?? "●");
+      put(mark, "title", count > 1 ? text : `Step ${step.toLocaleString("en")}: ${text}`);
+    });
+    for (const extra of nodes.slice(marks.length)) extra.remove();
     const kinds = [...new Set(marks.map(([, , kind]) => kind))];
-    this.find(".curve-key").textContent = kinds.map((kind) => `${ICONS[kind] ?? "●"} ${WORDS[kind] ?? kind}`).join("   ");
+    write(this.find(".curve-key"), kinds.map((kind) => `${ICONS[kind] ?? "●"} ${WORDS[kind] ?? kind}`).join("   "));
   }
 
   /* The values under the cursor, or the newest. */
@@ -367,7 +378,7 @@ class Curves {
     this.runs.forEach((run, index) => {
       const line = run.data?.lines.loss, i = at(line);
       const value = this.find(".curve-runs").children[index]?.lastChild;
-      if (value) value.textContent = i >= 0 ? PANELS[0].show(line.y[i]) : "";
+      if (value) write(value, i >= 0 ? PANELS[0].show(line.y[i]) : "");
     });
     const open = seen[0], line = open?.data.lines.loss, i = at(line);
     const axis = AXES[this.look.x];
@@ -378,16 +389,25 @@ class Curves {
       parts.push(`evaluation ${PANELS[0].show(evals.y[near])}`);
     }
     if (open?.data.lost) parts.push(`${open.data.lost} without a finite loss`);
-    this.read.textContent = seen.length || !this.runs.length ? parts.join("  ·  ") : "";
+    write(this.read, seen.length || !this.runs.length ? parts.join("  ·  ") : "");
     for (const { panel, place } of this.plots) {
       if (panel.main) continue;
       const small = open?.data.lines[panel.key], j = at(small);
-      place.querySelector("output").textContent = j >= 0 ? panel.show(small.y[j]) : "–";
+      write(place.querySelector("output"), j >= 0 ? panel.show(small.y[j]) : "–");
     }
     const newest = line && last(line.x) !== undefined ? `, newest ${last(line.y).toFixed(3)} at ${axis.label.toLowerCase()} ${axis.show(last(line.x))}` : ": no points yet";
-    this.find(".curve-main").setAttribute("aria-label",
+    put(this.find(".curve-main"), "ariaLabel",
       `Loss of ${this.runs.map((run) => run.name).join(", ")}${newest}. Arrow keys walk along the points, plus and minus zoom, Escape shows all.`);
   }
+}
+
+/* What is there already is not written again: the browser would style and lay out the page anew for it. */
+function put(node, name, value) { if (node[name] !== value) node[name] = value; }
+
+/* The text of a node; a text that changes stays the same piece of the page. */
+function write(node, text) {
+  if (node.firstChild?.nodeType === Node.TEXT_NODE && text) put(node.firstChild, "data", text);
+  else put(node, "textContent", text);
 }
 
 function kept() {

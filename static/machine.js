@@ -1,6 +1,7 @@
 /* This machine over the last hour: one small chart a figure, with gaps where nobody looked, and a bar of whose memory it is.
-   Asks for what is new every five seconds, only while it is in sight. */
+   Asks for what is new every five seconds or so, with the page's pulse and only while it is in sight. */
 import { css } from "/static/curves-plot.js";
+import { pulse } from "/static/pulse.js";
 
 const HOUR = 3600;
 const GiB = 2 ** 30;
@@ -24,8 +25,8 @@ class Machine {
     this.samples = null;
     this.plots = new Map();
     place.innerHTML = FRAME;
-    this.timer = setInterval(() => this.look(), 1000);
-    new ResizeObserver(() => this.fit()).observe(place);
+    pulse.join(this);
+    new ResizeObserver(() => { this.fit(); this.look(); }).observe(place); // a fold that opens is looked at at once
     this.theme();
     this.look();
   }
@@ -42,8 +43,10 @@ class Machine {
     }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   }
 
+  hear() { this.look(); }
+
   async look() {
-    if (!this.place.isConnected) { clearInterval(this.timer); return; }
+    if (!this.place.isConnected) { pulse.leave(this); return; }
     if (document.hidden || !this.place.offsetParent || this.asking || !window.uPlot) return;
     if (this.asked && performance.now() - this.asked < 1000 * (this.every ?? 0)) return;
     this.asking = true;

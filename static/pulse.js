@@ -20,6 +20,8 @@ class Pulse {
   /* member: {ask(query, tab), hear(answer, tab)}, both may be left out; hear gets null when nothing changed. */
   join(member) { this.members.add(member); this.soon(); }
 
+  leave(member) { this.members.delete(member); }
+
   /* What makes Gradio look at a tab anew, when what the server tells of it is not what `shown` says. */
   waking(tab, wake, shown) { this.wakers[tab] = { wake, shown }; this.soon(); }
 

@@ -69,25 +69,29 @@
   // Runs that end while the page is open are told by the browser, once each, to whoever asked for it.
   const TOLD = "lora-studio-told";
   const opened = Date.now() / 1000;
+  let list = "";
   const news = () => {
-    const place = document.querySelector("[data-ended]");
-    if (!place || !("Notification" in window)) return;
-    place.querySelector("[data-notify]").hidden = Notification.permission !== "default";
-    if (Notification.permission !== "granted") return;
-    for (const run of JSON.parse(place.dataset.ended)) {
+    const now = document.querySelector("[data-ended]")?.dataset.ended ?? "";
+    if (now === list || !("Notification" in window)) return;
+    list = now;
+    if (permit() !== "granted" || !now) return;
+    for (const run of JSON.parse(now)) {
       const end = `${run.id} ${run.at}`; // a resumed run ends more than once
       if (run.at < opened || told().includes(end)) continue;
       try { localStorage.setItem(TOLD, JSON.stringify([...told(), end].slice(-50))); } catch { return; }
       new Notification(`${run.name}: ${run.state}`, { body: run.text, tag: end });
     }
   };
+  // The style sheet shows the button that asks while nobody has answered. The question wakes another process: seldom.
+  const permit = () => document.documentElement.dataset.permission = "Notification" in window ? Notification.permission : "denied";
+  permit();
   const told = () => {
     try { return JSON.parse(localStorage.getItem(TOLD)) ?? []; } catch { return []; }
   };
   document.addEventListener("click", (event) => {
-    if (event.target.closest?.("[data-notify]")) Notification.requestPermission().then(news);
+    if (event.target.closest?.("[data-notify]")) Notification.requestPermission().then(() => { list = ""; permit(); news(); });
   });
-  setInterval(news, 2000);
+  import(`${location.origin}/static/pulse.js`).then(({ pulse }) => pulse.join({ hear: news }));
 
   // On a narrow screen the sidebar starts folded: open, it would lie over the page.
   const narrow = matchMedia("(max-width: 768px)");
@@ -116,7 +120,8 @@
     }
     if (url.href !== location.href) history.replaceState(history.state, "", url);
   };
-  new MutationObserver(() => { asked = asked || setTimeout(follow, 150); }).observe(document.body, {
+  const opens = ({ type, addedNodes }) => type === "attributes" || [...addedNodes].some((node) => node.nodeType === Node.ELEMENT_NODE);
+  new MutationObserver((changes) => { if (!asked && changes.some(opens)) asked = setTimeout(follow, 150); }).observe(document.body, {
     subtree: true, childList: true, attributes: true,
     attributeFilter: ["aria-selected", "data-open-run", "data-open-dataset"],
   });

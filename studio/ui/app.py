@@ -154,6 +154,8 @@ def _calm(page: gr.Blocks, nowhere: gr.HTML) -> None:
     for event in page.fns.values():
         if event.show_progress == "hidden":
             event.show_progress_on = [nowhere]
-    # Its queue looks for work twenty times a second, as on Windows, and not a thousand, which is 5% of a core for ever.
-    if hasattr(page._queue, "sleep_when_free"):
-        page._queue.sleep_when_free = 0.05
+    # Its queue looks for work twenty times a second, as on Windows, and not a thousand, which is 5% of a core for ever;
+    # and for progress told through gr.Progress, which nothing here does, not a hundred times.
+    for name, seconds in (("sleep_when_free", 0.05), ("progress_update_sleep_when_free", 1.0)):
+        if hasattr(page._queue, name):
+            setattr(page._queue, name, seconds)

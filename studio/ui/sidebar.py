@@ -111,7 +111,7 @@ def _ended(known: list[RunInfo]) -> str:
     since = time.time() - NEWS_SECONDS
     ended = [run for run in known if run.final and (run.ended or 0) > since]
     news = [{"id": run.id, "name": run.name, "state": run.state, "text": run.message, "at": run.ended} for run in ended]
-    button = '<button type="button" class="link" data-notify hidden>Tell me when a run ends</button>'
+    button = '<button type="button" class="link" data-notify>Tell me when a run ends</button>'
     return f'<div class="news" data-ended="{esc(json.dumps(news))}">{button}</div>'
 
 

@@ -115,6 +115,57 @@ def test_a_run_is_followed_and_its_end_told_without_gradio_in_between(
         worker.wait()
 
 
+NOTIFICATIONS = """
+window.told = [];
+window.Notification = class {
+  static permission = "default";
+  static requestPermission() { Notification.permission = "granted"; return Promise.resolve("granted"); }
+  constructor(title, { body }) { told.push([title, body]); }
+};
+"""
+WATCH_BUTTON = """() => {
+  window.gone = 0;
+  const look = () => { if (!document.querySelector("#now [data-notify]")?.offsetParent) window.gone += 1; };
+  const all = {subtree: true, childList: true, attributes: true, characterData: true};
+  new MutationObserver(look).observe(document.querySelector("#now"), all);
+}"""
+
+
+def test_who_asks_for_it_is_told_once_by_the_browser_and_the_button_does_not_flicker(
+    page: Page, little_home: Path, start: Start
+) -> None:
+    run = make_run(little_home, "live", 2e-4)
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "--nonce", "n1"])
+    try:
+        alive(run, worker.pid)
+        with Journal(run.events) as journal:
+            journal.write("state", state="running")
+            journal.write("plan", total_steps=400, device="CPU")
+            metric(journal, 1, 2.0, 2e-4)
+            page.add_init_script(NOTIFICATIONS)
+            page.goto(f"{start(little_home).url}/?tab=runs&run=live")
+            button, side = page.get_by_role("button", name="Tell me when a run ends"), page.locator("#now")
+            expect(side).to_contain_text("step 1 of 400")
+            expect(button).to_be_visible()
+            page.evaluate(WATCH_BUTTON)
+            for step in range(2, 5):
+                metric(journal, step, 2.0 / step, 2e-4)
+                expect(side).to_contain_text(f"step {step} of 400")
+            assert page.evaluate("window.gone") == 0
+            button.click()
+            expect(button).to_be_hidden()
+        Exit("completed", "It ended.").write(run)
+        worker.kill()
+        worker.wait()
+        expect(side).to_contain_text("Nothing is running.")
+        page.wait_for_function("window.told.length > 0")
+        beats(page, 2)
+        assert page.evaluate("window.told") == [["live: completed", "It ended."]]
+    finally:
+        worker.kill()
+        worker.wait()
+
+
 def test_another_run_is_opened_and_never_shown_with_what_belongs_to_the_first(
     page: Page, little_home: Path, start: Start
 ) -> None:

@@ -126,6 +126,28 @@ def test_new_points_appear_and_zoom_and_hover_stay(page: Page, little_home: Path
         worker.wait()
 
 
+def test_columns_are_merged_as_the_chart_library_joins_them(page: Page, shared: Served) -> None:
+    page.goto(f"{shared.url}/?tab=runs")
+    page.wait_for_function("window.uPlot")
+    wrong = page.evaluate("""async () => {
+      const { aligned } = await import("/static/curves-maths.js");
+      const line = (count, by) => {
+        const x = Array.from({length: count}, (_, i) => by * i + (Math.random() < 0.3 ? 0 : 1));
+        x.sort((a, b) => a - b);
+        return [[...new Set(x)], [...new Set(x)].map((v) => (v % 7 ? v / 3 : null))];
+      };
+      for (let turn = 0; turn < 200; turn++) {
+        const lines = [1, 1, 5, 10, 3].slice(0, 1 + turn % 5).map((by) => line(Math.floor(40 * Math.random()), by));
+        lines.push(lines[0]);
+        const mine = JSON.stringify(aligned(lines)), theirs = JSON.stringify(uPlot.join(lines));
+        if (mine !== theirs) return [lines, mine, theirs];
+      }
+      const back = [[[1, 3, 2], [4, 5, 6]], [[1, 2], [7, 8]]]; // a clock that was set back
+      return JSON.stringify(aligned(back)) === JSON.stringify(uPlot.join(back)) ? null : [back];
+    }""")
+    assert wrong is None
+
+
 def test_a_second_run_beside_the_first_and_what_differs(page: Page, little_home: Path, start: Start) -> None:
     overfitted(little_home)
     other = make_run(little_home, "steady", 1e-4, created=2000.0)
