@@ -1,7 +1,9 @@
-"""Before the first step of a run: would its largest batches fit, and can what it saves be read again?
+"""At the beginning of a run: would its largest batches fit, and can what it saves be read again?
 
 One forward and backward pass of the longest rows, one evaluation batch of the longest held-out ones, and a checkpoint
 written, read back and compared: what would otherwise fail after hours fails in the first minute, with what to change.
+On a GPU before the first step; on a CPU, where each takes as long as a step or two, between the first and the second:
+whoever waits sees the first point that much sooner.
 Nothing of it is seen by the training: gradients, sums and random state are as before.
 What it does not do: take a step, or measure a peak (measure.py).
 """
@@ -30,19 +32,31 @@ MOMENTS, MOMENTS_8BIT = 8, 2
 
 
 class Preflight(TrainerCallback):
-    """Tries a run out when its training begins: by then model and optimizer are as every step finds them."""
+    """Tries a run out once its training has begun: by then model and optimizer are as every step finds them."""
 
     def __init__(self, work: Worker, recipe: Recipe, trainer: Any, conductor: Conductor) -> None:
         self._work, self._recipe, self._trainer, self._conductor = work, recipe, trainer, conductor
-        # First of all: the journal's plan says that training begins.
+        self._first = 0  # the step that training begins behind
+        self._waits = trainer.args.device.type == "cpu"
+        # First of all: the journal's plan says that training begins, and a step's time begins after this.
         trainer.callback_handler.callbacks.insert(0, self)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
+        self._first = state.global_step
+        if not self._waits:
+            self._try_out(things["model"])
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
+        if self._waits and state.global_step > self._first:
+            self._waits = False
+            self._try_out(things["model"])
+
+    def _try_out(self, model: Any) -> None:
         began = time.perf_counter()
-        longest = self._train_longest(things["model"])
+        longest = self._train_longest(model)
         if self._trainer.eval_dataset is not None:
-            self._evaluate_longest(things["model"])
-        size = self._save_and_read() if state.global_step == 0 else 0
+            self._evaluate_longest(model)
+        size = self._save_and_read() if self._first == 0 else 0
         seconds = round(time.perf_counter() - began, 3)
         self._work.journal.write("preflight", seconds=seconds, longest=longest, checkpoint_bytes=size)
 
@@ -53,6 +67,7 @@ class Preflight(TrainerCallback):
         self._work.phase("Trying the longest batch")
         self._leave_if_asked()
         metrics, tokens = _copied(trainer._metrics["train"]), trainer._total_train_tokens
+        accumulating = getattr(trainer, "current_gradient_accumulation_steps", 1)
 
         def attempt() -> None:
             moments = _room_for_moments(trainer)
@@ -71,6 +86,7 @@ class Preflight(TrainerCallback):
             trainer._metrics["train"].clear()
             trainer._metrics["train"].update(metrics)
             trainer._total_train_tokens = tokens
+            trainer.current_gradient_accumulation_steps = accumulating
         return longest
 
     def _counted(self, attempt: Callable[[], None]) -> Callable[[], None]:
@@ -160,7 +176,8 @@ class Preflight(TrainerCallback):
         return f"training on the longest batch ({_rows_of(rows, longest)})", remedy[0].upper() + remedy[1:]
 
     def _leave_if_asked(self) -> None:
-        self._work.leave_if_asked("Stopped before a step was taken: what was saved before is as it was.")
+        if self._trainer.state.global_step == self._first:  # later it is the conductor who listens
+            self._work.leave_if_asked("Stopped before a step was taken: what was saved before is as it was.")
 
 
 def longest_rows(dataset: Any, count: int) -> tuple[list[dict[str, Any]], int]:

@@ -1,5 +1,4 @@
-"""What runs before the first step and beside the training: the preflight, the watches, the sample answers. None of it
-changes a number of the training.
+"""What runs beside the training: the preflight, the watches, the sample answers. None of it changes a number of it.
 
 The runs go through the worker's own `train`, in this process.
 """
@@ -105,15 +104,17 @@ def test_preflight_and_samples_change_no_number(drive: Drive, monkeypatch: pytes
     found = events(run, "preflight")
     assert len(found) == 1 and found[0]["longest"] > 20 and found[0]["checkpoint_bytes"] > 1000
     assert not (run.path / ".preflight").exists()
-    kinds = [event.kind for event in read_events(run.events).events]
-    assert kinds.index("preflight") < kinds.index("plan")
+    # On a CPU nobody waits for it: the first point comes before.
+    told = [(event.kind, event.payload.get("step")) for event in read_events(run.events).events]
+    order = [one for one in told if one[0] in ("preflight", "metric")]
+    assert order[:3] == [("metric", 1), ("preflight", None), ("metric", 2)]
     samples = events(run, "sample")
     assert [(one["step"], one["prompt"]) for one in samples] == [
         (step, prompt) for step in (2, 4) for prompt in ("1 + 1 = ?", "Hello")
     ], notes(run)
     assert all(0 < one["tokens"] <= 8 for one in samples)
     with monkeypatch.context() as patched:
-        patched.setattr("studio.engine.preflight.Preflight.on_train_begin", lambda *_, **__: None)
+        patched.setattr("studio.engine.preflight.Preflight._try_out", lambda *_: None)
         plain = drive(**WAYS[name])
     assert not events(plain, "preflight") and not events(plain, "sample")
     assert numbers(plain) == numbers(run)
@@ -129,7 +130,7 @@ def test_memory_that_does_not_suffice_is_said_with_what_to_change(
     step = getattr(SFTTrainer, where)
 
     def short_of_memory(self: Any, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
-        if inputs["input_ids"].shape[1] > 35:
+        if self.state.global_step and inputs["input_ids"].shape[1] > 35:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return step(self, model, inputs, *rest, **more)
 
@@ -137,7 +138,7 @@ def test_memory_that_does_not_suffice_is_said_with_what_to_change(
     run = drive()
     end = ending(run)
     assert (end.state, end.cause) == ("failed", "memory")
-    assert not events(run, "metric") and not events(run, "plan")
+    assert [point["step"] for point in events(run, "metric")] == [1]
     if where == "training_step":
         assert "longest batch (4 rows of up to 42 tokens)" in end.message
         assert "per_device_train_batch_size to 2 with gradient_accumulation_steps 2" in end.remedy
