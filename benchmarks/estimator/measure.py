@@ -95,7 +95,7 @@ def trained_share(recipe: Recipe, length: int, share: float) -> float:
 def _trainer(folder: Path, recipe: Recipe, length: int, share: float, work: Path) -> Any:
     from torch.utils.data import SequentialSampler
 
-    from studio.dataset.encode import Encoded
+    from studio.dataset.ready import Encoded
     from studio.engine import loading, train
     from studio.engine.inputs import Inputs
 

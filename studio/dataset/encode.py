@@ -5,7 +5,7 @@ the marker that ends them (masks.py), or all tokens if the recipe says so; examp
 those left without a trained token are dropped, and counted.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,8 +16,6 @@ from tokenizers import Encoding, Tokenizer
 from studio.dataset import template as templates
 from studio.dataset.formats import Message, Record
 from studio.dataset.masks import Marker, Span, token_spans
-from studio.dataset.split import held_out_rows
-from studio.dataset.store import read_records
 from studio.errors import BadInput
 from studio.rundir import read_json
 from studio.themes import Data
@@ -37,15 +35,14 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
-    """An example before the cut: its text, all its tokens, and which of them are trained.
+class Tokenised:
+    """An example before the cut: all its tokens, and which of them are trained.
 
     spans: ranges [start, end) of tokens, in order, one for each answer that is trained. held_out: by the
     dataset itself.
     """
 
     row: int
-    text: str
     input_ids: list[int]
     spans: tuple[Span, ...]
     held_out: bool = False
@@ -59,13 +56,10 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """How many tokens an example has before the cut, and which of them are trained (as in `Whole`)."""
+class Whole(Tokenised):
+    """The same with the text that it was made of."""
 
-    row: int
-    total: int
-    spans: tuple[Span, ...]
-    held_out: bool = False
+    text: str = ""
 
 
 @dataclass(slots=True)
@@ -79,18 +73,6 @@ class Refused:
         self.total += 1
         if len(self.rows) < REFUSED_KEPT:
             self.rows.append((row, reason))
-
-
-@dataclass(slots=True)
-class Encoded:
-    """A dataset ready to train on, and what was left out of it."""
-
-    train: list[Example] = field(default_factory=list)
-    held_out: list[Example] = field(default_factory=list)
-    skipped: int = 0
-    truncated: int = 0
-    notes: list[str] = field(default_factory=list)
-    refused: Refused = field(default_factory=Refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +164,12 @@ class Encoder:
         texts = self._texts(records, refused)
         encodings = self._batch(texts)
         return [
-            Whole(item.record.row, item.text, encoding.ids, self._spans(item, encoding), item.record.held_out)
+            Whole(item.record.row, encoding.ids, self._spans(item, encoding), item.record.held_out, item.text)
             for item, encoding in zip(texts, encodings, strict=True)
         ]
 
-    def count(self, records: Sequence[Record], refused: Refused | None = None) -> list[Counted]:
-        """As `encode`, but only how many tokens there are and which are trained: quicker, and small.
+    def count(self, records: Sequence[Record], refused: Refused | None = None) -> list[Tokenised]:
+        """As `encode`, without the texts, which would fill the memory.
 
         Here each record has its place: one that is refused has 0 tokens.
         """
@@ -198,7 +180,7 @@ class Encoder:
             raise BadInput(f"Row {row}: {reason}")
         return found
 
-    def count_all(self, chunks: Iterable[Sequence[Record]], refused: Refused) -> Iterator[list[Counted]]:
+    def count_all(self, chunks: Iterable[Sequence[Record]], refused: Refused) -> Iterator[list[Tokenised]]:
         """`count` for many chunks: while one is tokenised, the next is read and rendered."""
         with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as beside:
             ahead: tuple[Sequence[Record], list[_Text], Future[list[Encoding]]] | None = None
@@ -234,15 +216,15 @@ class Encoder:
 
     def _counted(
         self, records: Sequence[Record], texts: list[_Text], tokens: "Future[list[Encoding]]"
-    ) -> list[Counted]:
+    ) -> list[Tokenised]:
         made = {id(item.record): (item, encoding) for item, encoding in zip(texts, tokens.result(), strict=True)}
         found = []
         for record in records:
             if id(record) in made:
                 item, encoding = made[id(record)]
-                found.append(Counted(record.row, len(encoding), self._spans(item, encoding), record.held_out))
+                found.append(Tokenised(record.row, encoding.ids, self._spans(item, encoding), record.held_out))
             else:
-                found.append(Counted(record.row, 0, (), record.held_out))
+                found.append(Tokenised(record.row, [], (), record.held_out))
         return found
 
     def _texts(self, records: Sequence[Record], refused: Refused | None) -> list[_Text]:
@@ -314,45 +296,3 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
-
-
-def encode_dataset(
-    folder: Path, data: Data, model_folder: Path, seed: int, progress: Callable[[int, int], None] | None = None
-) -> Encoded:
-    """All examples of the dataset in `folder`, split and cut, in the order of the source file.
-
-    seed: of the split (the recipe's). progress: called with (done, of).
-    """
-    records = read_records(folder)
-    encoder = Encoder(model_folder, data)
-    out = held_out_rows(records, data.held_out, seed)
-    encoded = Encoded()
-    untrained = 0
-    for start in range(0, len(records), CHUNK):
-        for whole in encoder.encode(records[start : start + CHUNK], encoded.refused):
-            example = whole.cut(data.max_length)
-            encoded.truncated += len(whole.input_ids) > data.max_length
-            if not any(begin < data.max_length for begin, _ in whole.spans):
-                untrained += 1
-            else:
-                (encoded.held_out if whole.row in out or whole.held_out else encoded.train).append(example)
-        if progress is not None:
-            progress(min(start + CHUNK, len(records)), len(records))
-    encoded.skipped = untrained + encoded.refused.total
-    _note(encoded, untrained, len(records), data.max_length)
-    return encoded
-
-
-def _note(encoded: Encoded, untrained: int, rows: int, max_length: int) -> None:
-    """Say in words what was left out; raises BadInput when the template refused every row."""
-    if encoded.refused.total:
-        row, reason = encoded.refused.rows[0]
-        if encoded.refused.total == rows:
-            raise BadInput(f"The template has no text for any of the {rows} examples. Row {row}: {reason}")
-        encoded.notes.append(
-            f"{encoded.refused.total} examples cannot be put into the template and are left out. Row {row}: {reason}"
-        )
-    if untrained:
-        encoded.notes.append(f"{untrained} examples have no trained token within {max_length} tokens and are left out.")
-    if encoded.truncated:
-        encoded.notes.append(f"{encoded.truncated} examples are cut at max_length {max_length}.")

@@ -1,17 +1,18 @@
-"""How many tokens the examples of a dataset have: exact, for every row, and kept on disk.
+"""How many tokens the examples of a dataset have: exact, for every row, and kept on disk; of small ones the tokens too.
 
 max_length is no part of what is kept: what a cut costs is worked out from the counts at once. What it does not do:
 render or tokenise (encode.py does).
 """
 
 import functools
+import glob
 import hashlib
 import json
 import os
 import tempfile
 import zipfile
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,20 +20,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studio.dataset import template as templates
-from studio.dataset.encode import Counted, Encoder, Refused
+from studio.dataset.encode import Encoder, Refused, Tokenised
 from studio.dataset.store import iter_records, read_records, size
 from studio.errors import BadInput
 from studio.rundir import read_json
 from studio.themes import Data
 
-_FORMAT = 1  # of the kept files; another number makes all of them anew
+_FORMAT = 2  # of the kept files; another number makes all of them anew
 # Up to this many rows a form waits for exact counts; of more it takes the longest and an even sample.
 _ALL = 2000
+# Up to this many tokens of a dataset are kept themselves (4 bytes each): a run then begins seconds earlier. What has
+# more trains for so long that it makes no difference.
+_TOKENS_KEPT = 4_000_000
 _LONGEST = 200
+_NAMED = 32  # characters of a dataset's folder by which its kept files are named
 
 # The fields of the recipe that shape an example's text and what of it is trained.
 _SHAPING = ("template", "custom_template", "system_prompt", "train_on")
 _ENDS_IN = ("generation_config.json", "config.json")
+_IDS = "ids"  # tokens of all rows, where they are kept: read only by who wants them
 _ARRAYS = ("rows", "totals", "held_out", "offsets", "starts", "ends")
 
 Ints = NDArray[np.int32]
@@ -163,19 +169,66 @@ def count(
 
     progress: called with (done, of) rows while counting.
     """
-    path = _kept_at(dataset_folder, model_folder, data, cache)
-    kept = _load(path)
+    kept = _load(_kept_at(dataset_folder, model_folder, data, cache))
     if kept is not None:
         return kept
-    of = size(dataset_folder)
     made, refused = _Growing(), Refused()
-    for counted in Encoder(model_folder, data).count_all(iter_records(dataset_folder), refused):
-        made.add(counted)
+    for _ in _pass(dataset_folder, model_folder, data, cache, (made, refused), progress):
+        pass
+    return made.finish(refused)[0]
+
+
+def tokenised(
+    dataset_folder: Path,
+    model_folder: Path,
+    data: Data,
+    cache: Path | None,
+    refused: Refused,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Tokenised]:
+    """Every row in order, without tokens where it is refused, which is noted: from the folder `cache`, or made now and
+    kept there for the next time."""
+    path = None if cache is None else _kept_at(dataset_folder, model_folder, data, cache)
+    counts = None if path is None else _load(path)
+    ids = None if path is None or counts is None else _load_ids(path, counts)
+    if counts is None or ids is None:
+        for chunk in _pass(dataset_folder, model_folder, data, cache, (_Growing(), refused), progress):
+            yield from chunk
+        return
+    refused.rows, refused.total = counts.refused.rows, counts.refused.total
+    starts, ends, offsets = counts.starts.tolist(), counts.ends.tolist(), counts.offsets.tolist()
+    rows = zip(counts.rows.tolist(), counts.totals.tolist(), counts.held_out.tolist(), strict=True)
+    at = 0
+    for place, (row, total, held_out) in enumerate(rows):
+        spans = tuple((starts[one], ends[one]) for one in range(offsets[place], offsets[place + 1]))
+        yield Tokenised(row, ids[at : at + total].tolist(), spans, held_out)
+        at += total
+
+
+def forget(dataset_folder: Path, cache: Path) -> None:
+    """Delete what is kept of a dataset that goes."""
+    for path in cache.glob(f"{glob.escape(dataset_folder.name[:_NAMED])}-*.npz"):
+        path.unlink(missing_ok=True)
+
+
+def _pass(
+    dataset_folder: Path,
+    model_folder: Path,
+    data: Data,
+    cache: Path | None,
+    noted: tuple["_Growing", Refused],
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[list[Tokenised]]:
+    """Tokenise every row, chunk by chunk; what is counted on the way is kept at the end."""
+    of = size(dataset_folder)
+    made, refused = noted
+    for chunk in Encoder(model_folder, data).count_all(iter_records(dataset_folder), refused):
+        made.add(chunk)
+        yield chunk
         if progress is not None:
             progress(len(made), of)
-    counts = made.finish(refused)
-    _save(path, counts)
-    return counts
+    if cache is not None:
+        _save(_kept_at(dataset_folder, model_folder, data, cache), *made.finish(refused))
 
 
 def is_counted(dataset_folder: Path, model_folder: Path, data: Data, cache: Path) -> bool:
@@ -224,8 +277,10 @@ def _sampled(path: Path, dataset_folder: Path, model_folder: Path, shaping: str)
     made = _Growing()
     sample = records[:: max(1, len(records) // _ALL)]
     made.add(encoder.count(sample, refused))
-    found = _lengths(made.finish(refused))
-    top = max((item.total for item in encoder.count([records[i] for i in by_size[:_LONGEST]], refused)), default=0)
+    found = _lengths(made.finish(refused)[0])
+    top = max(
+        (len(item.input_ids) for item in encoder.count([records[i] for i in by_size[:_LONGEST]], refused)), default=0
+    )
     held_out = sum(record.held_out for record in records)
     return replace(found, rows=len(records), held_out=held_out, longest=max(top, found.longest), exact=False)
 
@@ -247,9 +302,10 @@ def _lengths(counts: Counts) -> Lengths:
 
 
 class _Growing:
-    """Counts as they come; four bytes a number, for millions of rows."""
+    """Counts as they come; four bytes a number, for millions of rows. The tokens too, while they are few enough."""
 
     def __init__(self) -> None:
+        self._ids: array[int] | None = array("i")
         self._rows, self._totals, self._offsets = array("i"), array("i"), array("i", [0])
         self._starts, self._ends = array("i"), array("i")
         self._held_out = bytearray()
@@ -257,21 +313,26 @@ class _Growing:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, counted: Iterable[Counted]) -> None:
+    def add(self, counted: Iterable[Tokenised]) -> None:
         for item in counted:
             self._rows.append(item.row)
-            self._totals.append(item.total)
+            self._totals.append(len(item.input_ids))
             self._held_out.append(item.held_out)
+            if self._ids is not None:
+                self._ids.extend(item.input_ids)
             for start, end in item.spans:
                 self._starts.append(start)
                 self._ends.append(end)
             self._offsets.append(len(self._starts))
+        if self._ids is not None and len(self._ids) > _TOKENS_KEPT:
+            self._ids = None
 
-    def finish(self, refused: Refused) -> Counts:
+    def finish(self, refused: Refused) -> tuple[Counts, Ints | None]:
         held_out = np.frombuffer(bytes(self._held_out), dtype=np.bool_)
         numbers = (self._rows, self._totals, self._offsets, self._starts, self._ends)
         rows, totals, offsets, starts, ends = (np.array(values, dtype=np.int32) for values in numbers)
-        return Counts(rows, totals, held_out, offsets, starts, ends, refused)
+        ids = None if self._ids is None else np.array(self._ids, dtype=np.int32)
+        return Counts(rows, totals, held_out, offsets, starts, ends, refused), ids
 
 
 def _kept_at(dataset_folder: Path, model_folder: Path, data: Data, cache: Path) -> Path:
@@ -289,7 +350,7 @@ def _kept_at(dataset_folder: Path, model_folder: Path, data: Data, cache: Path) 
         data.model_dump(mode="json", include=set(_SHAPING)),
     ]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return cache / f"{dataset_folder.name[:32]}-{key[:32]}.npz"
+    return cache / f"{dataset_folder.name[:_NAMED]}-{key[:32]}.npz"
 
 
 def _hash_of(path: Path) -> str:
@@ -307,10 +368,10 @@ def _hashed(path: Path, _size: int, _changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _save(path: Path, counts: Counts) -> None:
+def _save(path: Path, counts: Counts, ids: Ints | None) -> None:
     """Written aside, then renamed: a kept file is whole. A disk that is full or read-only only costs the next count."""
     told = json.dumps({"total": counts.refused.total, "rows": counts.refused.rows}).encode()
-    arrays = {name: getattr(counts, name) for name in _ARRAYS}
+    arrays = {name: getattr(counts, name) for name in _ARRAYS} | ({} if ids is None else {_IDS: ids})
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".counts-", suffix=".tmp", delete=False) as file:
@@ -337,3 +398,13 @@ def _load(path: Path) -> Counts | None:
         return None
     fits = len(counts.offsets) == len(counts) + 1 and len(counts.starts) == len(counts.ends) == counts.offsets[-1]
     return counts if fits and len(counts.totals) == len(counts.held_out) == len(counts) else None
+
+
+def _load_ids(path: Path, counts: Counts) -> Ints | None:
+    """The tokens that belong to kept counts; None where they are not kept, or not whole."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            ids: Ints = file[_IDS]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return ids if ids.dtype == np.int32 and len(ids) == int(counts.totals.sum(dtype=np.int64)) else None

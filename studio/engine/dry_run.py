@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from studio.dataset.encode import Encoded, Example
+from studio.dataset.encode import Example
+from studio.dataset.ready import Encoded
 from studio.engine import loading, train, worker
 from studio.engine.inputs import Inputs
 from studio.engine.worker import Worker

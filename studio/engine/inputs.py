@@ -51,7 +51,7 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """A run's inputs, read and found. resume: None for a run's first worker."""
+    """A run's inputs, read and found. resume: None for its first worker; tokens: where those of datasets are kept."""
 
     recipe: Recipe
     model: str
@@ -59,6 +59,7 @@ class Inputs:
     dataset: str
     dataset_folder: Path
     resume: Resume | None = None
+    tokens: Path | None = None
 
     @classmethod
     def read(cls, run: RunDir) -> "Inputs":
@@ -71,6 +72,7 @@ class Inputs:
             dataset=str(dataset.get("name") or dataset.get("id") or recipe.data.dataset),
             dataset_folder=_folder(dataset, "dataset"),
             resume=resume,
+            tokens=Path(dataset["tokens"]) if isinstance(dataset.get("tokens"), str) else None,
         )
 
 

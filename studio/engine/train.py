@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from studio.dataset.encode import Encoded, Example, encode_dataset
+from studio.dataset.encode import Example
 from studio.dataset.packing import PackedRow, pack
+from studio.dataset.ready import Encoded, encode_dataset
 from studio.engine import loading, methods, packing, worker
 from studio.engine.cards import adapter_card, merged_card
 from studio.engine.inputs import Inputs
@@ -80,7 +81,8 @@ def prepare_examples(work: Worker, inputs: Inputs) -> Encoded:
         work.progress(what, done, of)
 
     recipe = inputs.recipe
-    encoded = encode_dataset(inputs.dataset_folder, recipe.data, inputs.model_folder, recipe.schedule.seed, told)
+    folder, seed = inputs.dataset_folder, recipe.schedule.seed
+    encoded = encode_dataset(folder, recipe.data, inputs.model_folder, seed, told, inputs.tokens)
     for text in encoded.notes:
         work.note("warning", text)
     if not encoded.train:

@@ -127,6 +127,7 @@ def inputs(studio: "Studio", recipe: Recipe) -> tuple[dict[str, str], DatasetInf
     dataset = datasets.get(studio, recipe.data.dataset)
     examples.try_out(studio, dataset, recipe)
     pointer = {"id": dataset.id, "name": dataset.name, "sha256": dataset.sha256, "path": dataset.path}
+    pointer["tokens"] = str(studio.settings.cache / "tokens")
     model = {"id": recipe.model.model, "path": str(folder), "fingerprint": fingerprint(shape)}
     return {"recipe.yaml": recipe.to_yaml(), "dataset.json": _json(pointer), "model.json": _json(model)}, dataset
 

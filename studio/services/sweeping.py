@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from studio.dataset import lengths
 from studio.evaluation.files import ORDER
 from studio.rundir import read_json
 from studio.store import runs as rows
@@ -35,6 +36,8 @@ def sweep(studio: "Studio", now: float | None = None) -> int:
             gone = path.with_name(f".{path.name}.gone")  # out of sight first: half of it must not be offered
             path.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
+        if path.parent == studio.settings.datasets:
+            lengths.forget(path, studio.settings.cache / "tokens")
         if path.parent == studio.settings.runs:
             rows.forget(studio.database, path.name)
         count += 1

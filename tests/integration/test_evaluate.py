@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from studio.dataset.encode import Encoder, encode_dataset
+from studio.dataset.encode import Encoder
+from studio.dataset.ready import encode_dataset
 from studio.dataset.store import read_records
 from studio.engine import answering, loading, train, worker
 from studio.engine import evaluate as evaluating

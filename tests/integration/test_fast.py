@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from studio.dataset.encode import Encoded, Example
+from studio.dataset.encode import Example
+from studio.dataset.ready import Encoded
 from studio.engine.inputs import Inputs
 from studio.engine.worker import Worker
 from studio.recipe import Recipe

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.dataset.encode import IGNORED, Encoder, encode_dataset
+from studio.dataset.encode import IGNORED, Encoder
 from studio.dataset.formats import Record
+from studio.dataset.ready import encode_dataset
 from studio.dataset.template import alpaca_prompt
 from studio.errors import BadInput
 from studio.recipe import Recipe

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from studio.dataset import lengths
-from studio.dataset.encode import Encoder, Refused, encode_dataset
+from studio.dataset.encode import Encoder, Refused
 from studio.dataset.lengths import Counts
+from studio.dataset.ready import encode_dataset
 from studio.dataset.store import read_records
 from studio.errors import BadInput
 from studio.services import datasets
@@ -166,3 +167,52 @@ def test_measure_is_quick_for_many_rows_and_exact_once_they_are_counted(
     deaf = tiny_model(tmp_path / "deaf", "{{ raise_exception('never') }}")
     with pytest.raises(BadInput, match=r"no text for any of the examples\. Row 1: .*never"):
         lengths.measure(talks, deaf, Data(), tmp_path)
+
+
+@pytest.mark.parametrize("train_on", ["completions", "assistant", "everything"])
+def test_kept_tokens_are_those_that_would_be_made(
+    talks: Path, tiny: Path, tmp_path: Path, train_on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Data.model_validate({"train_on": train_on, "max_length": 90, "held_out": 0.2})
+    plain = encode_dataset(talks, data, tiny, seed=0)
+    assert plain.train and plain.held_out and plain.truncated
+    assert encode_dataset(talks, data, tiny, 0, cache=tmp_path) == plain  # made, and kept
+    # A page that counts tokens keeps them for the run that follows.
+    lengths.count(talks, tiny, data.model_copy(update={"system_prompt": "Be brief."}), tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("studio.dataset.lengths.Encoder", None)
+        assert encode_dataset(talks, data, tiny, 0, cache=tmp_path) == plain
+        briefly = data.model_copy(update={"system_prompt": "Be brief.", "max_length": 200})
+        found = encode_dataset(talks, briefly, tiny, 0, cache=tmp_path)
+    assert found == encode_dataset(talks, briefly, tiny, 0)
+    # A damaged file only costs the time.
+    for path in tmp_path.glob("*.npz"):
+        path.write_bytes(path.read_bytes()[:-200])
+    assert encode_dataset(talks, data, tiny, 0, cache=tmp_path) == plain
+    lengths.forget(talks, tmp_path)
+    assert not list(tmp_path.glob("*.npz"))
+
+
+def test_rows_that_are_refused_or_empty_are_counted_alike_from_kept_tokens(
+    talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picky = "{% if '3' in messages[0].content %}{{ raise_exception('no threes') }}{% endif %}" + CHATML
+    model = tiny_model(tmp_path / "picky", picky)
+    data = Data(held_out=0)
+    first = encode_dataset(talks, data, model, 0, cache=tmp_path / "kept")
+    assert 0 < first.refused.total == first.skipped
+    assert (
+        encode_dataset(talks, data, model, 0, cache=tmp_path / "kept") == first == encode_dataset(talks, data, model, 0)
+    )
+
+
+def test_of_a_dataset_with_many_tokens_only_counts_are_kept(
+    talks: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Data(held_out=0)
+    plain = encode_dataset(talks, data, tiny, seed=0)
+    monkeypatch.setattr("studio.dataset.lengths._TOKENS_KEPT", 100)
+    assert encode_dataset(talks, data, tiny, 0, cache=tmp_path) == plain
+    (kept,) = tmp_path.glob("*.npz")
+    assert kept.stat().st_size < 4 * lengths.count(talks, tiny, data, tmp_path).summary()["total"]
+    assert encode_dataset(talks, data, tiny, 0, cache=tmp_path) == plain
