@@ -128,7 +128,7 @@ def test_new_points_appear_and_zoom_and_hover_stay(page: Page, little_home: Path
 
 def test_columns_are_merged_as_the_chart_library_joins_them(page: Page, shared: Served) -> None:
     page.goto(f"{shared.url}/?tab=runs")
-    page.wait_for_function("window.uPlot")
+    page.wait_for_function("Boolean(window.uPlot)")
     wrong = page.evaluate("""async () => {
       const { aligned } = await import("/static/curves-maths.js");
       const line = (count, by) => {
