@@ -55,6 +55,7 @@ class Wish:
     seed: int = 0
 
 
+@quotas.in_turn
 def start(studio: "Studio", wish: Wish) -> AdapterInfo:
     """Check the wish and start a worker for it; raises BadInput with what does not go together."""
     quotas.check_work(studio, [one.state for one in adapters.list_adapters(studio)])

@@ -26,9 +26,7 @@ def running(studio: "Studio", recipe: Recipe) -> Generator[Progress, None, DryRu
     Closing the generator ends the worker; nothing of it is left. The result is kept, and later estimates for such
     recipes are corrected by it. Raises BadInput where the recipe cannot be trained, Conflict while a run trains.
     """
-    quotas.check_start(studio)  # it holds up the queue as a run does
-    files, _ = runs.inputs(studio, recipe)
-    quotas.note(studio, studio.visitor, starts=1)
+    files = _begun(studio, recipe)
     lock = FileLock(studio.settings.dry_run_lock, thread_local=False)
     try:
         lock.acquire(timeout=0)
@@ -40,6 +38,14 @@ def running(studio: "Studio", recipe: Recipe) -> Generator[Progress, None, DryRu
         found = _as_found(studio, recipe, told)
     measured.keep(studio, found)
     return found
+
+
+@quotas.in_turn
+def _begun(studio: "Studio", recipe: Recipe) -> dict[str, str]:
+    quotas.check_start(studio)  # it holds up the queue as a run does
+    files, _ = runs.inputs(studio, recipe)
+    quotas.note(studio, studio.visitor, starts=1)
+    return files
 
 
 def run(studio: "Studio", recipe: Recipe, progress: Callable[[str, int, int], None] = lambda *_: None) -> DryRun:

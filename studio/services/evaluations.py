@@ -67,6 +67,7 @@ class EvaluationInfo:
     final: bool
 
 
+@quotas.in_turn
 def start(
     studio: "Studio",
     model: str,

@@ -77,6 +77,7 @@ def tools_ready(studio: "Studio") -> bool:
     return gguf_tools.ready(studio.settings)
 
 
+@quotas.in_turn
 def start(studio: "Studio", key: str, kind: str, wish: Wish | None = None) -> ExportInfo:
     """Begin an export of a source; raises Conflict when there is nothing whole to export yet."""
     wish = wish or Wish(kind)

@@ -4,13 +4,15 @@ What the files of a home do not tell by themselves, starts and tokens of a day, 
 file an owner, so that emptying the trash gives no day back.
 """
 
+import contextlib
+import functools
 import hashlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from studio.errors import Conflict
 from studio.rundir import read_json, write_json
@@ -23,8 +25,9 @@ from studio.store import runs as rows
 if TYPE_CHECKING:
     from studio.services.studio import Studio
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 _GIB = 2**30
-_writing = threading.Lock()
+_writing, _turn = threading.Lock(), threading.RLock()
 _KEPT_SECONDS, _OWNERS = 10.0, 256
 _counted: dict[tuple[Path, str], tuple[float, int]] = {}
 
@@ -42,6 +45,17 @@ class Used:
     storage: int
     starts: int
     tokens: int
+
+
+def in_turn(act: _F) -> _F:
+    """For what asks for a quota and then uses it up: one after the other, or two at once would both find room."""
+
+    @functools.wraps(act)
+    def one(studio: "Studio", *given: Any, **more: Any) -> Any:
+        with _turn if applies(studio) else contextlib.nullcontext():
+            return act(studio, *given, **more)
+
+    return cast("_F", one)
 
 
 def applies(studio: "Studio") -> bool:

@@ -84,6 +84,7 @@ def _over(studio: "Studio", run_id: str) -> "RunInfo":
     return info
 
 
+@quotas.in_turn
 def _queue(studio: "Studio", info: "RunInfo", run: RunDir, plan: Plan) -> "RunInfo":
     quotas.check_start(studio)
     last = max((queue.place_of(studio, row) for row in queue.line(studio)), default=0.0)

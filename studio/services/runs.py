@@ -91,6 +91,7 @@ class Points:
     marks: list[dict[str, Any]]
 
 
+@quotas.in_turn
 def start(studio: "Studio", recipe: Recipe) -> RunInfo:
     """Check a recipe against this home and put its run in the queue. Raises BadInput before anything is written."""
     quotas.check_start(studio)

@@ -1,8 +1,11 @@
 """What one visitor of a hosted studio may use, what they are told at the limit, and that at home there is none."""
 
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +39,33 @@ def limited(studio: Studio, **quota: float) -> None:
 
 def begin(studio: Studio, things: Things) -> runs.RunInfo:
     return runs.start(studio, Recipe().with_values({"model": "tiny", "dataset": things.ids["dataset"]}))
+
+
+def test_two_starts_at_once_are_two(hosted: tuple[Studio, Things], monkeypatch: pytest.MonkeyPatch) -> None:
+    studio, things = hosted
+    limited(studio, quota_queued=2)  # one waits already
+    both, create, said = threading.Barrier(2), runs.create, []
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(0.3)
+        return create(*given)
+
+    def one() -> None:
+        both.wait(30)
+        with acting(ANN):
+            try:
+                begin(studio, things)
+                said.append("begun")
+            except Full as error:
+                said.append(str(error))
+
+    monkeypatch.setattr(runs, "create", slowly)
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(said)[1] == "begun" and sorted(said)[0].startswith("2 runs of yours wait already")
 
 
 @pytest.mark.parametrize(
