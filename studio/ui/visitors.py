@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from studio.rundir import read_json, write_json
 from studio.services import accounts, owner
 from studio.services.owner import NOBODY, UNKNOWN, Stranger, Visitor
 from studio.services.studio import Studio
@@ -48,7 +50,8 @@ class Desk:
         self.mode = mode
         self.admins = {name.strip().lower() for name in studio.settings.admins.split(",") if name.strip()}
         self._signer = URLSafeTimedSerializer(_secret(studio), salt="visitor")
-        self._gone: OrderedDict[str, None] = OrderedDict()
+        self._out = studio.settings.home / "signed-out.json"
+        self._gone: OrderedDict[str, float] = OrderedDict(read_json(self._out) or {})
         self._pages: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -84,9 +87,12 @@ class Desk:
         except (BadData, ValueError, TypeError, IndexError):
             session = ""
         if session:
-            self._gone[session] = None
-            while len(self._gone) > _SESSIONS:
-                self._gone.popitem(last=False)
+            with self._lock:
+                self._gone[session] = now = time.time()
+                # A cookie that is too old anyway need not be remembered.
+                while len(self._gone) > _SESSIONS or now - next(iter(self._gone.values())) > _DAYS * 86_400:
+                    self._gone.popitem(last=False)
+                write_json(self._out, self._gone)
         return f"{COOKIE}=; Max-Age=0; {manner(headers)}"
 
     def seal(self, value: dict[str, Any]) -> str:

@@ -158,6 +158,21 @@ def test_a_team_signs_in_first(team: Any) -> None:
     assert ann.get("/runs.json").status_code == 401
 
 
+def test_who_signed_out_stays_out_when_the_studio_is_started_anew(team: Any, settings: Settings) -> None:
+    ann, ben = browser(team), browser(team)
+    sign_in(ann, "ann", "correct horse battery")
+    sign_in(ben, "ben", "another long password")
+    stolen = ann.cookies[COOKIE]
+    ann.post("/sign-out")
+    desk_of(team).studio.close()
+    with Studio(settings) as studio:
+        app = make_app(studio, "team")
+        thief, again = browser(app), browser(app)
+        thief.cookies.set(COOKIE, stolen)
+        again.cookies.set(COOKIE, ben.cookies[COOKIE])
+        assert (thief.get("/runs.json").status_code, again.get("/runs.json").status_code) == (401, 200)
+
+
 def test_many_wrong_tries_have_to_wait(team: Any) -> None:
     eve = browser(team)
     said = [sign_in(eve, "ann", "wrong password").status_code for _ in range(8)]
