@@ -1,12 +1,6 @@
 """app.py as a Space runs it: two accounts and someone unknown walk the whole path, and none sees another's things."""
 
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +12,9 @@ from studio.services import models
 from studio.services.studio import Studio
 from studio.settings import Settings
 from tests import oidc
-from tests.conftest import REPOSITORY, little_rows, write_jsonl
+from tests.conftest import little_rows, write_jsonl
+from tests.space import begin as start_space
+from tests.space import free_port
 
 pytestmark = pytest.mark.browser
 TRAINS = 900_000  # ms; no shorter wait makes it more right
@@ -30,36 +26,15 @@ def space(tmp_path: Path, tiny: Path) -> Iterator[str]:
     home = tmp_path / "home"
     with Studio(Settings(home=home, offline=True)) as studio:
         models.add(studio, str(tiny), lambda *_: None)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"127.0.0.1:{port}"
     with oidc.provider(f"http://{address}/login/callback") as provider:
-        env = os.environ | provider.environment() | {
-            "SPACE_ID": "someone/studio", "SPACE_HOST": address, "SPACE_AUTHOR_NAME": "host", "SYSTEM": "spaces",
-            "STUDIO_HOST": "127.0.0.1", "STUDIO_PORT": str(port), "STUDIO_HOME": str(home),
-            "STUDIO_HOSTED_MODELS": "tiny", "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False",
-        }  # fmt: skip
-        with (tmp_path / "space.log").open("ab") as log:
-            process = subprocess.Popen([sys.executable, str(REPOSITORY / "app.py")], stdout=log, stderr=log, env=env)
+        process = start_space(home, port, provider.environment())
         try:
-            _wait(f"http://{address}/healthz", process, tmp_path / "space.log")
             yield f"http://{address}"
         finally:
             process.terminate()
             process.wait(30)
-
-
-def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.1)
-        assert process.poll() is None, log.read_text()
-    raise AssertionError("the Space did not answer")
 
 
 def tab(page: Page, name: str) -> None:
