@@ -41,6 +41,8 @@ MARK = re.compile(r"\bmark(\d{3})\b")
 MOST_PEOPLE = 200
 PULSE = (1.7, 3.0)  # seconds between two questions, as the page asks them
 EVERY = {"list": 10.0, "check": 30.0, "chat": 60.0}  # seconds between two of a person's
+# The server lets go of connections that were idle for 5 s; a browser would ask again where that crosses a question.
+LIMITS = httpx.Limits(keepalive_expiry=3)
 WHOLE = 120.0  # seconds that anything may take
 
 
@@ -67,7 +69,7 @@ class Person:
     def __init__(self, number: int, cookie: str, run: str, url: str) -> None:
         self.mark, self.run = f"mark{number:03}", run
         self.number = number
-        self.client = httpx.AsyncClient(base_url=url, cookies={COOKIE: cookie}, timeout=WHOLE)
+        self.client = httpx.AsyncClient(base_url=url, cookies={COOKIE: cookie}, timeout=WHOLE, limits=LIMITS)
         self.answer = ""
 
     async def look(self, seen: Seen, kind: str, path: str, **query: str) -> None:

@@ -32,3 +32,13 @@ def own_token(studio: "Studio") -> str:
 def may_name_files(studio: "Studio") -> bool:
     """Whether who asks may have files of this machine read by their path: not a visitor."""
     return not studio.for_visitors or studio.owner in (_OWNER, EVERYONE)
+
+
+def shown(studio: "Studio", text: str) -> str:
+    """`text` as who asks may read it: a visitor is not told where on this machine things are kept."""
+    if may_name_files(studio):
+        return text
+    home = studio.settings.home
+    for path in (str(home.resolve()), str(home)):
+        text = text.replace(path, "…")
+    return text

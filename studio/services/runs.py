@@ -376,7 +376,7 @@ def recipe_of(studio: "Studio", run_id: str) -> Recipe:
 
 def log_tail(studio: "Studio", run_id: str) -> str:
     """The end of the run's log."""
-    return studio.run_dir(get(studio, run_id).id).log_tail()
+    return locality.shown(studio, studio.run_dir(get(studio, run_id).id).log_tail())
 
 
 def rebuild(studio: "Studio") -> int:

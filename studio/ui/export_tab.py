@@ -78,7 +78,7 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
             return {}
         made = exports.list_exports(studio)
         mine = [item for item in made if item.run == chosen.partition("@")[0]]
-        fresh: Updates = {done: exports_view.finished(made)}
+        fresh: Updates = {done: exports_view.finished(studio, made)}
         ready = exports.tools_ready(studio)
         there = {one.kind: one for one in targets.find(studio, chosen)}
         for kind in _BUTTONS:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from studio.services import adapters as store
-from studio.services import exports
+from studio.services import exports, locality
 from studio.services.adapters import AdapterInfo
 from studio.services.exports import ExportInfo, digits
 from studio.services.studio import Studio
@@ -48,7 +48,7 @@ def quant_choices(one: Target) -> list[tuple[str, str]]:
     return [(f"{quant}: {why}, about {units.size(one.sizes[quant])}", quant) for quant, (why, _) in QUANTS.items()]
 
 
-def finished(made: Sequence[ExportInfo]) -> str:
+def finished(studio: Studio, made: Sequence[ExportInfo]) -> str:
     """Exports that are over, newest first."""
     over = [item for item in made if item.state in OVER]
     if not over:
@@ -56,10 +56,10 @@ def finished(made: Sequence[ExportInfo]) -> str:
     total = sum(item.size or 0 for item in over)
     more = f" The newest {_SHOWN} of {len(over)} are shown." if len(over) > _SHOWN else ""
     text = f"{units.size(total)} in all, kept in the home until you delete them.{more}"
-    return markup.heading("Exports", text) + "".join(map(_finished, over[:_SHOWN]))
+    return markup.heading("Exports", text) + "".join(_finished(studio, item) for item in over[:_SHOWN])
 
 
-def _finished(item: ExportInfo) -> str:
+def _finished(studio: Studio, item: ExportInfo) -> str:
     withheld = item.check is not None and not item.check.passed
     mark = markup.mark("failed", "withheld") if withheld else markup.mark(item.state)
     kind = f"{NAMES.get(item.kind, item.kind)} {item.about}".strip()
@@ -76,9 +76,10 @@ def _finished(item: ExportInfo) -> str:
     link = f'<a class="download" href="/download/{esc(item.id)}" download>Download {esc(item.file_name)} {size}</a>'
     if item.kind == "gguf":
         link += f' <a class="download" href="/download/{esc(item.id)}/Modelfile" download>Modelfile</a>'
+    place = f'<p class="path">{esc(item.path)}</p>' if locality.may_name_files(studio) else ""
     return (
-        f'<section class="card done">{title}{figures}<p class="get">{link}</p><p class="path">{esc(item.path)}</p>'
-        f"{markup.code(item.load_lines, 'the lines that load it')}"
+        f'<section class="card done">{title}{figures}<p class="get">{link}</p>{place}'
+        f"{markup.code(locality.shown(studio, item.load_lines), 'the lines that load it')}"
         f'<div class="acts">{publish}{_delete(item.id, "export")}</div></section>'
     )
 

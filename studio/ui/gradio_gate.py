@@ -15,6 +15,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.ui.guard import Policy, content_policy
+from studio.ui.sessions import lighten
 
 _NAME = r"[A-Za-z0-9_.-]{1,128}"
 # What the page and gradio_client ask for. tests/security/test_endpoints.py says of each why it is here.
@@ -98,8 +99,9 @@ class Gate:
 
 
 def fence(app: FastAPI, policy: Policy) -> FastAPI:
-    """Put the gate before the Gradio application that is mounted in `app`."""
+    """Put the gate before the Gradio application that is mounted in `app`, and make its sessions small."""
     for route in app.routes:
         if isinstance(route, Mount) and hasattr(route.app, "get_blocks"):
+            lighten(route.app)
             route.app = Gate(route.app, policy)
     return app

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.services import runs, story
+from studio.services import locality, runs, story
 from studio.services.runs import RunInfo
 from studio.services.studio import Studio
 from studio.ui import compare_runs, curves_view, machine_view, markup, open_run, run_acts, run_story, runs_view
@@ -176,4 +176,5 @@ def build(studio: Studio) -> RunsTab:
 
 
 def _recipe(studio: Studio, run: RunInfo) -> str:
-    return markup.code(runs.recipe_yaml(studio, run.id), "the recipe") + f'<p class="path">{esc(run.path)}</p>'
+    place = f'<p class="path">{esc(run.path)}</p>' if locality.may_name_files(studio) else ""
+    return markup.code(runs.recipe_yaml(studio, run.id), "the recipe") + place

@@ -1,0 +1,33 @@
+"""What Gradio keeps of every page that is open, and of every call of the API, made small.
+
+It keeps the configuration of every part of the page for each, to make deep links of them, of which this page has none:
+0.75 MB and 10 ms a session, up to ten thousand of them, and calls of the API are never closed.
+"""
+
+from types import SimpleNamespace
+
+from gradio.state_holder import SessionState, StateHolder
+
+MOST = 2000  # sessions; of more, those that were used longest ago are forgotten
+
+
+class _Session(SessionState):
+    def __init__(self, blocks: object) -> None:
+        super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks={}))  # type: ignore[attr-defined]
+
+
+class Sessions(StateHolder):
+    """Gradio's sessions, without the copies."""
+
+    def __getitem__(self, session_id: str) -> SessionState:
+        if session_id not in self.session_data:
+            self.session_data[session_id] = _Session(self.blocks)
+        return super().__getitem__(session_id)
+
+
+def lighten(app: object) -> None:
+    """Let a Gradio application that was just made keep its sessions here."""
+    sessions = Sessions()
+    sessions.set_blocks(app.state_holder.blocks)  # type: ignore[attr-defined]
+    sessions.capacity = MOST
+    app.state_holder = sessions  # type: ignore[attr-defined]
