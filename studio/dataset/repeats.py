@@ -7,11 +7,15 @@ rows: the input where there is one, and the answers; a system prompt that all ro
 
 import hashlib
 import re
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 
 from studio.dataset.formats import Record
+
+if TYPE_CHECKING:
+    from datasketch import MinHash, MinHashLSH
 
 NEAR = 0.8  # as SlimPajama and RefinedWeb removed at
 # 64 permutations: a similarity of 0.8 is estimated with a standard error of sqrt(0.8 · 0.2 / 64) = 0.05.
@@ -35,9 +39,6 @@ class Repeats:
         self._first: dict[bytes, int] = {}
         self._parents: list[int] = []
         self._signatures: dict[int, np.ndarray] = {}
-        self._index = MinHashLSH(threshold=NEAR, num_perm=_PERMUTATIONS)
-        # One signature, cleared for each row; its values are hashed already (_shingles).
-        self._signature = MinHash(num_perm=_PERMUTATIONS, hashfunc=int)
         self._words: dict[str, int] = {}
 
     def add(self, record: Record) -> tuple[int, bool] | None:
@@ -54,6 +55,20 @@ class Repeats:
     def groups(self) -> list[int]:
         """For each row the position of its group's first row."""
         return [self._root(place) for place in range(len(self._parents))]
+
+    # Made when a row is long enough to be compared: datasketch brings scipy, half a second of an order's start.
+    @cached_property
+    def _index(self) -> "MinHashLSH":
+        from datasketch import MinHashLSH
+
+        return MinHashLSH(threshold=NEAR, num_perm=_PERMUTATIONS)
+
+    @cached_property
+    def _signature(self) -> "MinHash":
+        # One signature, cleared for each row; its values are hashed already (_shingles).
+        from datasketch import MinHash
+
+        return MinHash(num_perm=_PERMUTATIONS, hashfunc=int)
 
     def _near(self, record: Record, place: int) -> tuple[int, bool] | None:
         shingles = self._shingles(_compared(record))

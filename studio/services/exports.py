@@ -19,7 +19,7 @@ from studio.errors import BadInput, Conflict, NotFound, StudioError
 from studio.evaluation.parity import Parity, digits
 from studio.launch import gguf_tools, local, machine
 from studio.rundir import Event, Exit, RunDir, about, create, free_space_or_raise, read_events, read_json, tidy
-from studio.services import evaluations, models, quotas, runs, sources, targets
+from studio.services import evaluations, locality, models, quotas, runs, sources, targets
 from studio.services.sources import Source
 from studio.services.states import FINAL, State
 
@@ -192,7 +192,7 @@ def list_exports(studio: "Studio", key: str | None = None) -> list[ExportInfo]:
     for path in studio.settings.exports.iterdir():
         spec = read_json(path / "export.json")
         if spec and spec.get("owner") == studio.owner and key in (None, spec.get("run_id")):
-            found.append(_info(RunDir(path), spec, speeds))
+            found.append(_info(studio, RunDir(path), spec, speeds))
     return sorted(found, key=lambda item: item.created, reverse=True)
 
 
@@ -200,7 +200,7 @@ def get(studio: "Studio", export_id: str) -> ExportInfo:
     """One export by its id."""
     local.reap()
     folder, spec = find(studio, export_id)
-    return _info(folder, spec, _speeds(studio))
+    return _info(studio, folder, spec, _speeds(studio))
 
 
 def find(studio: "Studio", export_id: str) -> tuple[RunDir, dict[str, Any]]:
@@ -259,7 +259,7 @@ def _speeds(studio: "Studio") -> dict[str, float]:
     return {kind: speed for kind, (_, speed) in found.items()}
 
 
-def _info(folder: RunDir, spec: dict[str, Any], speeds: dict[str, float]) -> ExportInfo:
+def _info(studio: "Studio", folder: RunDir, spec: dict[str, Any], speeds: dict[str, float]) -> ExportInfo:
     found, end = local.find(folder), Exit.read(folder)
     state: State = end.state if end else "running" if found in ("alive", "claimed") else "interrupted"
     if state == "interrupted" and found == "gone":
@@ -287,7 +287,7 @@ def _info(folder: RunDir, spec: dict[str, Any], speeds: dict[str, float]) -> Exp
         parity=check.words if check is not None and check.passed else "",
         check=check,
         created=float(spec["created"]),
-        load_lines=_load_lines(spec, artefact),
+        load_lines=_load_lines(spec, artefact, here=locality.may_name_files(studio)),
         file_name=_download_name(spec, artefact),
     )
 
@@ -331,17 +331,19 @@ def _download_name(spec: dict[str, Any], artefact: Path | None) -> str | None:
     return f"{spec['name']}-merged.zip"
 
 
-def _load_lines(spec: dict[str, Any], artefact: Path | None) -> str:
+def _load_lines(spec: dict[str, Any], artefact: Path | None, here: bool) -> str:
+    """here: for the person at this machine; a visitor begins with what was downloaded."""
     if spec["kind"] == "adapter":
         return (
             "from peft import AutoPeftModelForCausalLM\n"
             f'model = AutoPeftModelForCausalLM.from_pretrained("{spec["name"]}-adapter")  # the unpacked zip\n'
             f"# its base model is {spec['model']['id']}"
         )
-    path = artefact or spec["kind"]
     if spec["kind"] == "gguf":
         file = _download_name(spec, artefact) or "model.gguf"
-        return f"cd {path}\nllama-cli -m {file} -cnv\nollama create {spec['name'].lower()} -f Modelfile"
+        lines = f"llama-cli -m {file} -cnv\nollama create {spec['name'].lower()} -f Modelfile"
+        return f"cd {artefact or spec['kind']}\n{lines}" if here else lines
+    path = (artefact or spec["kind"]) if here else f"{spec['name']}-merged"
     return (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
         f'model = AutoModelForCausalLM.from_pretrained("{path}", dtype="auto")\n'

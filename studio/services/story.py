@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.launch import local
 from studio.rundir import Beat, Exit, Identity, RunDir, read_json
-from studio.services import attempts, disk, ends, runs
+from studio.services import attempts, disk, ends, locality, runs
 from studio.services.disk import Checkpoint
 from studio.services.runs import RunInfo
 from studio.store import runs as rows
@@ -77,14 +77,14 @@ def tell(studio: "Studio", run_id: str) -> Story:
         dataset=read_json(run.dataset) or {},
         model=read_json(run.path / "model.json") or {},
         states=_states(studio, info),
-        attempts=[_attempt(number, one) for number, one in enumerate([*attempts.earlier(run), run], 1)],
+        attempts=[_attempt(studio, number, one) for number, one in enumerate([*attempts.earlier(run), run], 1)],
         checkpoints=found,
         checkpoint_bytes=sum(one.bytes for one in found),
         predicted=_bytes((read_json(run.path / "estimate.json") or {}).get("predicted_bytes")),
         measured=_bytes(measured.payload.get("bytes")) if measured else None,
         samples=samples(studio, info.id),
         webhook=end.told if end else "",
-        log=run.log_tail().splitlines()[-_LOG_LINES:],
+        log=runs.log_tail(studio, info.id).splitlines()[-_LOG_LINES:],
     )
 
 
@@ -109,7 +109,7 @@ def _states(studio: "Studio", info: RunInfo) -> list[Happening]:
     return found
 
 
-def _attempt(number: int, run: RunDir) -> Attempt:
+def _attempt(studio: "Studio", number: int, run: RunDir) -> Attempt:
     identity, claim, beat = Identity.read(run), read_json(run.claim) or {}, Beat.read(run)
     said, end = Exit.read(run), ends.End.read(run)
     last = end or said
@@ -126,7 +126,7 @@ def _attempt(number: int, run: RunDir) -> Attempt:
         state=last.state if last else "",
         cause=last.cause if last else "",
         message=last.message if last else "",
-        log=end.log if end else "",
+        log=locality.shown(studio, end.log) if end else "",
     )
 
 

@@ -79,7 +79,7 @@ def _finished(studio: Studio, item: ExportInfo) -> str:
     place = f'<p class="path">{esc(item.path)}</p>' if locality.may_name_files(studio) else ""
     return (
         f'<section class="card done">{title}{figures}<p class="get">{link}</p>{place}'
-        f"{markup.code(locality.shown(studio, item.load_lines), 'the lines that load it')}"
+        f"{markup.code(item.load_lines, 'the lines that load it')}"
         f'<div class="acts">{publish}{_delete(item.id, "export")}</div></section>'
     )
 

@@ -229,8 +229,8 @@ def test_what_is_counted_is_what_is_encoded(name: str) -> None:
     for train_on in ("completions", "assistant", "everything"):
         encoder = encoder_of(name, train_on)
         wholes = encoder.encode(records)
-        assert [(item.row, item.total, item.spans) for item in encoder.count(records)] == [
-            (whole.row, len(whole.input_ids), whole.spans) for whole in wholes
+        assert [(item.row, item.input_ids, item.spans) for item in encoder.count(records)] == [
+            (whole.row, whole.input_ids, whole.spans) for whole in wholes
         ]
         for whole in wholes:
             assert "".join(encoder.pieces(whole)) == whole.text
