@@ -15,6 +15,7 @@ from studio.dataset.ready import Encoded, encode_dataset
 from studio.engine import loading, methods, packing, worker
 from studio.engine.cards import adapter_card, merged_card
 from studio.engine.inputs import Inputs
+from studio.engine.libraries import importing, needs_bitsandbytes
 from studio.engine.weights import Trained
 from studio.engine.worker import Ended, Worker
 from studio.errors import StudioError
@@ -37,7 +38,8 @@ def train(work: Worker) -> Exit:
     inputs = Inputs.read(work.run)
     encoded = prepare_examples(work, inputs)
     work.phase("Loading the libraries")
-    import_libraries()
+    recipe = inputs.recipe
+    import_libraries(needs_bitsandbytes(inputs.model_folder, recipe.quantization, recipe.optimizer.optim))
     loading.quiet_libraries()
     device = loading.pick_device()
     work.identify(device.words)
@@ -50,7 +52,7 @@ def train(work: Worker) -> Exit:
     trainer, conductor = build_trainer(work, inputs, encoded, device)
     work.leave_if_asked(_nothing_done(inputs))
     resume.prepare(work, inputs, trainer, conductor, checkpoint)
-    Preflight(work, inputs.recipe, trainer, conductor)
+    Preflight(work, recipe, trainer, conductor)
     sampler = Sampler(work, inputs, trainer, conductor)
     work.phase("Starting")
     run_trainer(work, inputs, trainer, conductor, checkpoint)
@@ -60,15 +62,16 @@ def train(work: Worker) -> Exit:
     return how
 
 
-def import_libraries() -> None:
+def import_libraries(with_bitsandbytes: bool = True) -> None:
     """What takes seconds to import, so that the phases in the log show where the time goes."""
-    import datasets  # noqa: F401
-    import torch  # noqa: F401
-    import trl  # noqa: F401
-    from transformers import PrinterCallback  # noqa: F401
-    from trl import SFTTrainer  # noqa: F401
+    with importing(with_bitsandbytes):
+        import datasets  # noqa: F401
+        import torch  # noqa: F401
+        import trl  # noqa: F401
+        from transformers import PrinterCallback  # noqa: F401
+        from trl import SFTTrainer  # noqa: F401
 
-    from studio.engine import callbacks, fast, preflight, resume, sampling  # noqa: F401
+        from studio.engine import callbacks, fast, preflight, resume, sampling  # noqa: F401
 
 
 def prepare_examples(work: Worker, inputs: Inputs) -> Encoded:
