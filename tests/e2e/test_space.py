@@ -75,8 +75,13 @@ def begin(context: BrowserContext, space: str, who: str, folder: Path) -> Page:
 
 def end(page: Page, who: str, folder: Path) -> None:
     """When the run is over: ask it, export it, take it home; and see nothing of the others'."""
+    # The end of somebody's first run opens Compare, with a held-out message to ask.
+    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute(
+        "aria-selected", "true", timeout=TRAINS
+    )
+    expect(page.locator("#question textarea")).not_to_have_value("")
     tab(page, "Runs")
-    expect(page.locator("#open-run .state-completed")).to_be_visible(timeout=TRAINS)
+    expect(page.locator("#open-run .state-completed")).to_be_visible()
     tab(page, "Compare")
     page.get_by_label("System prompt and sampling").check()
     longest = page.locator("#longest-answer input").first
