@@ -43,6 +43,7 @@ PULSE = (1.7, 3.0)  # seconds between two questions, as the page asks them
 EVERY = {"list": 10.0, "check": 30.0, "chat": 60.0}  # seconds between two of a person's
 # The server lets go of connections that were idle for 5 s; a browser would ask again where that crosses a question.
 LIMITS = httpx.Limits(keepalive_expiry=3)
+PHASES = ("beside a training", "beside floods")
 WHOLE = 120.0  # seconds that anything may take
 
 
@@ -148,23 +149,26 @@ async def everyone(people: list[Person], minutes: float, floods: bool, url: str,
         for kind in ("list", "check", "chat"):
             every = EVERY[kind]
             tasks.append(again(getattr(person, kind), seen, (0.7 * every, 1.3 * every), end))
-    grown = asyncio.create_task(resident(studio, end))
+    grown = asyncio.create_task(resident(studio, seen, end))
     if floods:
         tasks.append(flood(url, seen, 60 * minutes * 2 / 3, end))
     await asyncio.gather(*tasks)
-    sizes = await grown
-    print(f"the studio's memory: {sizes[0] / 2**20:.0f} MiB after half a minute, {sizes[-1] / 2**20:.0f} at the end, "
-          f"most {max(sizes) / 2**20:.0f}")  # fmt: skip
+    for name, sizes in zip(PHASES, await grown, strict=False):
+        print(f"{name}, the studio's memory: {sizes[0] / 2**20:.0f} MiB at first, {sizes[-1] / 2**20:.0f} at the end, "
+              f"most {max(sizes) / 2**20:.0f}")  # fmt: skip
     for person in people:
         await person.client.aclose()
     return seen
 
 
-async def resident(studio: psutil.Process, end: float) -> list[int]:
+async def resident(studio: psutil.Process, seen: list[Seen], end: float) -> list[list[int]]:
+    """Its bytes every five seconds, in a list for each of what becomes of `seen`."""
     await asyncio.sleep(30)  # what the first questions load is not growth
-    sizes = []
+    sizes: list[list[int]] = []
     while time.monotonic() < end:
-        sizes.append(studio.memory_info().rss)
+        if len(sizes) < len(seen):
+            sizes.append([])
+        sizes[-1].append(studio.memory_info().rss)
         await asyncio.sleep(5)
     return sizes
 
@@ -262,7 +266,7 @@ def main() -> None:
             studio = psutil.Process(served.process.pid)
             began = time.time()
             seen = asyncio.run(everyone(people, asked.minutes, asked.floods, served.url, studio))
-            for name, one in zip(("beside a training", "beside floods"), seen, strict=False):
+            for name, one in zip(PHASES, seen, strict=False):
                 one.say(name)
                 for words in one.mixed[:5]:
                     print("  ", words)

@@ -29,8 +29,10 @@ def why_not(recipe: Recipe, config: Mapping[str, Any], cuda: bool) -> str:
     method, held = recipe.method, recipe.quantization
     if recipe.schedule.engine == "trl":
         return "The recipe asks for it (engine trl)."
-    if cuda:
-        return "On a GPU the reference path has the quicker kernels."
+    if cuda and recipe.schedule.engine != "fast":
+        return "On a GPU the fast path has not been measured yet: engine fast takes it all the same."
+    if cuda and recipe.model.dtype == "float32":
+        return "On a GPU the fast path's attention is for 16 bits, and this recipe has dtype float32."
     if method.method != "lora":
         return f"Method {method.method} trains on the reference path."
     for name, odd in (("use_dora", method.use_dora), ("bias", method.bias != "none"),

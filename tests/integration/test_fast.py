@@ -233,6 +233,44 @@ def test_held_out_rows_are_evaluated_as_by_the_reference(
         assert found["auto"][name] == pytest.approx(found["trl"][name], rel=1e-5 if dtype == "float32" else 1e-3)
 
 
+@pytest.mark.parametrize("window", [None, 40])
+def test_a_gpu_s_kernel_is_asked_for_the_same_attention(monkeypatch: pytest.MonkeyPatch, window: int | None) -> None:
+    """The kernel itself runs on a GPU only (tests/gpu): here its documented meaning stands in for it."""
+    import torch
+    from torch.nn.attention import varlen
+
+    from studio.engine.fast.attention import RowAttention, Rows, flash
+
+    def as_documented(
+        query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, max_q: int, max_k: int,
+        *, scale: float, window_size: tuple[int, int], enable_gqa: bool,
+    ) -> Any:  # fmt: skip
+        assert torch.equal(cu_seq_q, cu_seq_k) and cu_seq_q.dtype == torch.int32
+        assert max_q == max_k == int(cu_seq_q.diff().max())
+        answers = []
+        for first, end in zip(cu_seq_q.tolist(), cu_seq_q[1:].tolist(), strict=False):
+            back = torch.arange(end - first)[:, None] - torch.arange(end - first)[None]
+            before, after = (end if size < 0 else size for size in window_size)
+            q, k, v = (one[None, first:end].transpose(1, 2) for one in (query, key, value))
+            seen = torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=(back <= before) & (-back <= after), scale=scale, enable_gqa=enable_gqa
+            )
+            answers.append(seen[0].transpose(0, 1))
+        return torch.cat(answers)
+
+    monkeypatch.setattr(varlen, "varlen_attn", as_documented)
+    torch.manual_seed(0)
+    tokens = sum(LENGTHS)
+    query, key, value = (torch.randn(heads, tokens, 16, requires_grad=True) for heads in (4, 2, 2))
+    found = {}
+    for name, attention in (("flash", flash), ("rows", RowAttention.apply)):
+        answer = attention(query, key, value, Rows(list(LENGTHS)), 0.25, window)
+        gradients = torch.autograd.grad((answer * torch.linspace(-1, 1, 16)).sum(), (query, key, value))
+        found[name] = (answer, *gradients)
+    for mine, its in zip(found["flash"], found["rows"], strict=True):
+        assert torch.allclose(mine, its, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dropout_drops_its_share_anew_each_time(dtype: str) -> None:
     import torch

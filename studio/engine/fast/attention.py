@@ -3,7 +3,8 @@
 Plain matrix products in blocks of queries: a block looks at the keys up to its own end, so much of the square is never
 computed, and no more than a block of it is ever held. On a CPU this takes a fraction of the time of torch's flash
 kernel, whose backward pass does not use the matrix units (benchmarks/RESULTS.md). The softmax is in float32, as in
-transformers' eager attention. What it does not do: dropout of attention, soft caps, masks other than causal ones.
+transformers' eager attention. On a GPU it is torch's flash attention for rows of their own lengths. What it does not
+do: dropout of attention, soft caps, masks other than causal ones.
 """
 
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ class Rows:
 
     lengths: list[int]
     _masks: dict[tuple[int, int, int, torch.dtype, Any], Tensor] = field(default_factory=dict)
+    _bounds: Tensor | None = None
 
     def blocks(self, window: int | None) -> Iterator[tuple[int, int, int]]:
         """(first query, end of the queries, first key) of each block, counted over the whole batch."""
@@ -31,6 +33,13 @@ class Rows:
                 seen = 0 if window is None else max(0, first - window + 1)
                 yield start + first, start + end, start + seen
             start += length
+
+    def bounds(self, like: Tensor) -> Tensor:
+        """Where each row begins, and the last one ends: int32, made once a batch."""
+        if self._bounds is None:
+            ends = torch.tensor([0, *self.lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+            self._bounds = ends.to(like.device)
+        return self._bounds
 
     def mask(self, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:
         """0 where a query of the block sees a key and -inf elsewhere; the last query stands on the last key."""
@@ -45,6 +54,30 @@ class Rows:
                 hidden, float("-inf")
             )
         return self._masks[key]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scaling: float, window: int | None) -> Tensor:
+    """query [heads, tokens, d], key and value [kv heads, tokens, d] to [tokens, heads, d].
+
+    window: how many keys a query sees, its own among them; None: all that came before.
+    """
+    if query.is_cuda:
+        return flash(query, key, value, rows, scaling, window)
+    found: Tensor = RowAttention.apply(query, key, value, rows, scaling, window)
+    return found
+
+
+def flash(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scaling: float, window: int | None) -> Tensor:
+    """The same by torch's kernel, which takes 16 bits and at most 256 numbers a head. Never run so far: see RESULTS."""
+    from torch.nn.attention import varlen
+
+    bounds, longest = rows.bounds(query), max(rows.lengths)
+    by_token = [one.transpose(0, 1) for one in (query, key, value)]
+    before = -1 if window is None else window - 1  # -1: all that came before
+    found: Tensor = varlen.varlen_attn(
+        *by_token, bounds, bounds, longest, longest, scale=scaling, window_size=(before, 0), enable_gqa=True
+    )
+    return found
 
 
 class RowAttention(torch.autograd.Function):

@@ -22,11 +22,15 @@ class Pool:
         """largest: the most numbers that a layer has."""
         self.kind = _BITS[like.element_size()]
         count = max(POOL, largest + largest // 4)
-        drawn = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
+        drawn = (
+            torch.empty((count + 3) // 4, dtype=torch.int64, device=like.device)
+            .random_(-(2**63), None)
+            .view(torch.int16)[:count]
+        )
         limit = round(chance * 65536) - 32768
         # -1 where a number is at least the limit, else 0; of int16, clamping is quicker than comparing.
         kept = drawn.clamp_(limit - 1, limit).sub_(limit).bitwise_not_() if limit > -32768 else drawn.fill_(-1)
-        self._kept = kept.to(device=like.device, dtype=self.kind)
+        self._kept = kept.to(self.kind)
 
     def place(self, numbers: int) -> int:
         """A random place to take so many decisions from."""

@@ -26,7 +26,7 @@ class TokenScores(torch.autograd.Function):
         best = torch.empty(count, dtype=torch.bool, device=hidden.device)
         learns = ctx.needs_input_grad[0]
         pull = torch.empty_like(hidden) if learns else hidden
-        at_once, piece = max(1, SCORES // words), max(1, PIECE // words)
+        at_once, piece = max(1, SCORES // words), max(1, (SCORES if hidden.is_cuda else PIECE) // words)
         for first in range(0, count, at_once):
             some = slice(first, min(first + at_once, count))
             scores = hidden[some] @ weight.t()

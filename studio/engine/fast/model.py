@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from studio.engine.fast.attention import RowAttention, Rows
+from studio.engine.fast.attention import Rows, attend
 from studio.engine.fast.dropout import Pool
 from studio.engine.fast.lora import Layer, Together
 from studio.engine.fast.pieces import Gate, RmsNorm, Rotate
@@ -205,13 +205,13 @@ def _attend_by_rows(causal: Any, batch: Batch) -> None:
 
     had = causal.config._attn_implementation
     eager = getattr(sys.modules[type(causal).__module__], "eager_attention_forward", None)
-    attend, usual_mask = ALL_ATTENTION_FUNCTIONS.get_interface(had, eager), ALL_MASK_ATTENTION_FUNCTIONS[had]
+    usual, usual_mask = ALL_ATTENTION_FUNCTIONS.get_interface(had, eager), ALL_MASK_ATTENTION_FUNCTIONS[had]
 
     def attention(module: Any, query: Any, key: Any, value: Any, mask: Any, *args: Any, **more: Any) -> Any:
         rows = more.pop("rows", None)
         if rows is None:
-            return attend(module, query, key, value, mask, *args, **more)
-        found = RowAttention.apply(query[0], key[0], value[0], rows, float(more["scaling"]), more.get("sliding_window"))
+            return usual(module, query, key, value, mask, *args, **more)
+        found = attend(query[0], key[0], value[0], rows, float(more["scaling"]), more.get("sliding_window"))
         return found[None], None
 
     def mask(*args: Any, **more: Any) -> Any:

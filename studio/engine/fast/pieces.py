@@ -14,9 +14,10 @@ from torch.nn.functional import gelu, silu
 from studio.fast_path import PIECE
 
 
-def pieces(tokens: int, width: int) -> Iterator[slice]:
-    """Stretches of `tokens` rows of `width` numbers that are a piece for each thread, near enough."""
-    step = max(16, PIECE * torch.get_num_threads() // width)
+def pieces(x: Tensor) -> Iterator[slice]:
+    """Stretches of x [tokens, ...] that are a piece for each thread, near enough; on a GPU all of it."""
+    tokens, width = x.shape[0], x[0].numel()
+    step = tokens if x.is_cuda else max(16, PIECE * torch.get_num_threads() // width)
     for first in range(0, tokens, step):
         yield slice(first, min(first + step, tokens))
 
@@ -32,7 +33,7 @@ class RmsNorm(torch.autograd.Function):
         """dtype: of the answer, which the next products take."""
         answer = torch.empty_like(x, dtype=dtype)
         scales = x.new_empty(x.shape[0], 1, dtype=torch.float32)
-        for piece in pieces(*x.shape):
+        for piece in pieces(x):
             wide = x[piece].float()
             scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
             scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -47,7 +48,7 @@ class RmsNorm(torch.autograd.Function):
         (grad,) = gradients
         x, weight, scales = ctx.saved_tensors
         d_x = torch.empty_like(x)
-        for piece in pieces(*x.shape):
+        for piece in pieces(x):
             scale = scales[piece]
             normed = x[piece].float() * scale
             wide = (grad[piece] * weight).float()
@@ -64,7 +65,7 @@ class Gate(torch.autograd.Function):
         ctx.save_for_backward(gate, up)
         ctx.act = act
         answer = up.new_empty(up.shape)
-        for piece in pieces(*gate.shape):
+        for piece in pieces(gate):
             torch.mul(_act(act, gate[piece]), up[piece], out=answer[piece])
         return answer
 
@@ -73,7 +74,7 @@ class Gate(torch.autograd.Function):
         (grad,) = gradients
         gate, up = ctx.saved_tensors
         d_gate, d_up = gate.new_empty(gate.shape), up.new_empty(up.shape)
-        for piece in pieces(*gate.shape):
+        for piece in pieces(gate):
             torch.mul(_act(ctx.act, gate[piece]), grad[piece], out=d_up[piece])
             d_gate[piece] = _act_backward(ctx.act, grad[piece] * up[piece], gate[piece])
         return d_gate, d_up, None
@@ -111,7 +112,7 @@ class Rotate(torch.autograd.Function):
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, answer: Tensor, sign: int) -> None:
     """x turned by the angles, or back by them, into answer: all [tokens, heads, d]."""
     half = x.shape[-1] // 2
-    for piece in pieces(x.shape[0], x.shape[1] * x.shape[2]):
+    for piece in pieces(x):
         c, s = cos[piece, None, :half], sin[piece, None, :half]
         first, second = x[piece, :, :half], x[piece, :, half:]
         torch.mul(first, c, out=answer[piece, :, :half])
