@@ -4,7 +4,9 @@ It keeps the configuration of every part of the page for each, to make deep link
 0.75 MB and 10 ms a session, up to ten thousand of them, and calls of the API are never closed.
 """
 
+from collections import ChainMap
 from types import SimpleNamespace
+from typing import Any
 
 from gradio.state_holder import SessionState, StateHolder
 
@@ -12,8 +14,12 @@ MOST = 2000  # sessions; of more, those that were used longest ago are forgotten
 
 
 class _Session(SessionState):
-    def __init__(self, blocks: object) -> None:
-        super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks={}))  # type: ignore[attr-defined]
+    def __init__(self, blocks: Any) -> None:
+        everyone = blocks.default_config
+        super().__init__(SimpleNamespace(default_config=everyone, blocks={}))
+        # What this session changes is its own, and found before what all have.
+        self.blocks_config.blocks = ChainMap({}, everyone.blocks)
+        self.blocks_config.fns = ChainMap({}, everyone.fns)
 
 
 class Sessions(StateHolder):

@@ -11,7 +11,7 @@ from studio.ui import app as pages
 from studio.ui import sessions
 from studio.ui.visitors import Desk
 
-A_PAGE = 100_000  # bytes; a copy of the page's configuration is seven times as much
+A_PAGE = 5_000  # bytes; a copy of the page's configuration is more than a hundred times as much
 
 
 @pytest.fixture
@@ -45,3 +45,7 @@ def test_what_one_page_keeps_is_not_anothers(held: sessions.Sessions) -> None:
     states = [key for key, block in held.blocks.blocks.items() if block.stateful]
     held["mine"][states[0]] = "mine"
     assert held["mine"][states[0]] == "mine" and held["yours"][states[0]] != "mine"
+    shown = next(key for key, block in held.blocks.blocks.items() if not block.stateful)
+    held["mine"].blocks_config.blocks[shown] = mine = object()
+    assert held["mine"].blocks_config.blocks[shown] is mine
+    assert held["yours"].blocks_config.blocks[shown] is held.blocks.blocks[shown]
