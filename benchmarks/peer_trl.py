@@ -70,7 +70,7 @@ def talks(path: str) -> Dataset:
     return Dataset.from_list(made)
 
 
-def main() -> None:
+def asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("rows")
@@ -83,7 +83,11 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--tuned", action="store_true", help="no autocast, as an expert with memory to spare has it")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = asked()
     set_seed(0)
     dtype = getattr(torch, given.dtype)
     quantized = given.quantization == "nf4"
@@ -121,7 +125,9 @@ def main() -> None:
                 "losses": [entry["loss"] for entry in log],
                 "tokens_per_s": tokens / sum(clock.seconds[1:]),
                 "first_step_s": clock.first - psutil.Process().create_time(),
-                "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "peak_rss_mib": torch.cuda.max_memory_allocated() // 2**20
+                if torch.cuda.is_available()
+                else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             }
         )
     )

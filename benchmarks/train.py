@@ -4,9 +4,10 @@
         [--rounds 5] [--dropout 0.05] [--only ours,tuned] [--device cpu]
 
 Each round runs, one after the other and each in a process of its own: ours; TRL as it comes (checkpointing, autocast,
-the system's allocator); TRL tuned (neither, and our allocator). Same rows, order, seed, batch and settings; the
-first step is not timed. Ratios are of the pairs of a round: their median, and from the lowest to the highest. ROWS has
-instruction and output, or question and answer. Without a GPU on it, --device cuda says so and ends.
+the system's allocator); TRL tuned (neither, and our allocator); on a GPU, where asked for, Unsloth. Same rows, order,
+seed, batch and settings; the first step is not timed. Ratios are of the pairs of a round: their median, and from the
+lowest to the highest. ROWS has instruction and output, or question and answer. Without a GPU on it, --device cuda says
+so and ends.
 """
 
 import argparse
@@ -28,8 +29,9 @@ from studio.services.states import FINAL
 from studio.services.studio import Studio
 from studio.settings import Settings
 
-PEER = Path(__file__).with_name("peer_trl.py")
-SIDES = ("ours", "trl", "tuned")
+PEERS = {side: Path(__file__).with_name(f"peer_{'unsloth' if side == 'unsloth' else 'trl'}.py")
+         for side in ("trl", "tuned", "unsloth")}  # fmt: skip
+SIDES = ("ours", *PEERS)
 
 
 def plain_rows(source: Path, target: Path, count: int) -> Path:
@@ -75,11 +77,13 @@ def ours(studio: Studio, model: str, given: argparse.Namespace) -> dict[str, Any
     }
 
 
-def peer(folder: Path, rows: Path, given: argparse.Namespace, tuned: bool) -> dict[str, Any]:
-    """One run of the plain script."""
-    command = [sys.executable, str(PEER), str(folder), str(rows), "--dtype", given.dtype, "--steps", str(given.steps),
-               "--quantization", given.quantization, "--batch", str(given.batch), "--dropout", str(given.dropout),
-               "--max-length", str(given.max_length), "--tuned" if tuned else "--gradient-checkpointing"]  # fmt: skip
+def peer(folder: Path, rows: Path, given: argparse.Namespace, side: str) -> dict[str, Any]:
+    """One run of a plain script."""
+    tuned = side == "tuned"
+    command = [sys.executable, str(PEERS[side]), str(folder), str(rows), "--dtype", given.dtype,
+               "--steps", str(given.steps), "--quantization", given.quantization, "--batch", str(given.batch),
+               "--dropout", str(given.dropout), "--max-length", str(given.max_length),
+               "--tuned" if tuned else "--gradient-checkpointing"]  # fmt: skip
     env = os.environ | {"HF_HUB_OFFLINE": "1"} | (local.allocator()[1] if tuned else {})
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
@@ -126,8 +130,8 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--rows-used", type=int, default=512)
-    parser.add_argument("--engine", choices=["auto", "trl"], default="auto", help="of our side")
-    parser.add_argument("--only", default=",".join(SIDES))
+    parser.add_argument("--engine", choices=["auto", "fast", "trl"], default="auto", help="of our side")
+    parser.add_argument("--only", default="ours,trl,tuned", help=f"of {','.join(SIDES)}; unsloth wants a GPU")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     given = parser.parse_args()
     if given.device == "cuda":
@@ -135,6 +139,7 @@ def main() -> None:
 
         if not torch.cuda.is_available():
             raise SystemExit("There is no NVIDIA GPU here.")
+        given.engine = "fast" if given.engine == "auto" else given.engine
     sides = [side for side in SIDES if side in given.only.split(",")]
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as scratch:
@@ -144,11 +149,7 @@ def main() -> None:
             model = models.add(studio, str(given.model), lambda *_: None).id
             for number in range(given.rounds):
                 for side in sides:
-                    one = (
-                        ours(studio, model, given)
-                        if side == "ours"
-                        else peer(given.model, rows, given, side == "tuned")
-                    )
+                    one = ours(studio, model, given) if side == "ours" else peer(given.model, rows, given, side)
                     found[side].append(one)
                     print(f"round {number + 1} {side}: {one['tokens_per_s']:.0f} tokens/s, "
                           f"{one['peak_rss_mib']:.0f} MiB, first step after {one['first_step_s']:.1f} s",

@@ -1,0 +1,68 @@
+"""The other peer, on an NVIDIA GPU: Unsloth as its documentation shows it, on the same rows in the same order.
+
+    pip install unsloth; python benchmarks/peer_unsloth.py MODEL_FOLDER ROWS.jsonl --dtype bfloat16 --steps 10
+
+Takes what peer_trl.py takes and prints the same JSON object, with the GPU's peak for the memory. Never run so far.
+"""
+
+import json
+import tempfile
+
+# isort: off
+import unsloth  # noqa: F401 - it changes the libraries below, and so comes first
+
+# isort: on
+import psutil
+import torch
+from datasets import Dataset
+from peer_trl import Clock, asked, marked_tokenizer, talks
+from trl import SFTConfig, SFTTrainer
+from unsloth import FastLanguageModel
+
+LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def main() -> None:
+    given = asked()
+    tokenizer = marked_tokenizer(given.model)
+    model, _ = FastLanguageModel.from_pretrained(
+        given.model, max_seq_length=given.max_length, dtype=getattr(torch, given.dtype),
+        load_in_4bit=given.quantization == "nf4",
+    )  # fmt: skip
+    model = FastLanguageModel.get_peft_model(
+        model, r=16, lora_alpha=32, lora_dropout=given.dropout, target_modules=LAYERS, bias="none", random_state=0,
+        use_gradient_checkpointing="unsloth" if given.gradient_checkpointing else False,
+    )  # fmt: skip
+    rows = []
+    for row in talks(given.rows):
+        told = tokenizer.apply_chat_template(
+            row["messages"], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+        pairs = list(zip(told["input_ids"], told["assistant_masks"], strict=True))[: given.max_length]
+        rows.append({"input_ids": [token for token, _ in pairs], "labels": [t if on else -100 for t, on in pairs]})
+    arguments = SFTConfig(
+        output_dir=tempfile.mkdtemp(), max_steps=given.steps, per_device_train_batch_size=given.batch,
+        learning_rate=given.learning_rate, lr_scheduler_type="constant", logging_steps=1, report_to="none",
+        save_strategy="no", max_length=given.max_length, bf16=given.dtype == "bfloat16", seed=0, disable_tqdm=True,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )  # fmt: skip
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    drawn = list(trainer.get_train_dataloader().sampler)[: given.steps * given.batch]
+    tokens = sum(len(rows[place]["input_ids"]) for place in drawn[given.batch :])
+    print(
+        json.dumps(
+            {
+                "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+                "tokens_per_s": tokens / sum(clock.seconds[1:]),
+                "first_step_s": clock.first - psutil.Process().create_time(),
+                "peak_rss_mib": torch.cuda.max_memory_allocated() // 2**20,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

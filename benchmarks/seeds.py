@@ -1,0 +1,69 @@
+"""Does the fast path learn what the reference does: held-out loss of whole runs on both, for several seeds.
+
+    python -m benchmarks.seeds MODEL_FOLDER ROWS.jsonl [--seeds 3] [--steps 200] [--batch 2] [--dtype bfloat16]
+
+The reference is TRL's own path as the studio runs it, whose losses are a plain script's (RESULTS.md). For a seed both
+have the same rows, the same held-out ones (a tenth) and the same order; what dropout drops is drawn differently.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.train import plain_rows
+from studio.recipe import Recipe
+from studio.services import datasets, models, runs
+from studio.services.states import FINAL
+from studio.services.studio import Studio
+from studio.settings import Settings
+
+
+def held_out_loss(studio: Studio, recipe: Recipe) -> float:
+    """At the end of a run of this recipe."""
+    run = runs.start(studio, recipe)
+    while (info := runs.get(studio, run.id)).state not in FINAL:
+        time.sleep(0.2)
+    if info.state != "completed":
+        raise SystemExit(info.message + runs.log_tail(studio, run.id))
+    return float(runs.points(studio, run.id).evals[-1]["eval_loss"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.seeds")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    parser.add_argument("--rows-used", type=int, default=512)
+    given = parser.parse_args()
+    found: dict[str, list[float]] = {"auto": [], "trl": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = plain_rows(given.rows, Path(scratch) / "rows.jsonl", given.rows_used)
+        with Studio(Settings(home=Path(scratch) / "home", offline=True, keeper_interval=0.2)).keep() as studio:
+            datasets.add(studio, rows, name="rows")
+            model = models.add(studio, str(given.model), lambda *_: None).id
+            for seed in range(given.seeds):
+                for engine, losses in found.items():
+                    recipe = Recipe().with_values(
+                        {
+                            "model": model, "dataset": "rows", "dtype": given.dtype, "held_out": 0.1, "seed": seed,
+                            "max_steps": given.steps, "per_device_train_batch_size": given.batch, "eval_steps": 0,
+                            "engine": engine, "r": 16, "lora_alpha": 32, "save_steps": 0,
+                        }
+                    )  # fmt: skip
+                    losses.append(held_out_loss(studio, recipe))
+                    print(f"seed {seed}, {engine}: {losses[-1]:.4f}", file=sys.stderr, flush=True)
+    apart = [mine / its - 1 for mine, its in zip(found["auto"], found["trl"], strict=True)]
+    for name, losses in (("fast", found["auto"]), ("reference", found["trl"])):
+        print(f"{name}: {' '.join(f'{loss:.4f}' for loss in losses)}, mean {statistics.mean(losses):.4f}")
+    between = max(found["trl"]) / min(found["trl"]) - 1
+    print(f"apart by {' '.join(f'{one:+.2%}' for one in apart)}; seeds of the reference by up to {between:.2%}")
+
+
+if __name__ == "__main__":
+    main()
