@@ -1,0 +1,105 @@
+"""How near training comes to what the machine's matrix products alone would allow.
+
+    python -m benchmarks.ceiling MODEL_FOLDER ROWS.jsonl [--dtype bfloat16] [--batch 8] [--steps 6] [--rounds 3]
+
+The products of a step, each shape timed by itself into memory that is there already: every frozen linear layer forward
+and for the gradient of its input, LoRA's (r 16), and the vocabulary for the trained tokens. Not counted, so that the
+share is told too low rather than too high: attention's, and what no product is. A step's tokens are the mean of the
+steps that were trained. Both in turn, medians.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.train import ours, plain_rows
+from studio.dataset.ready import encode_dataset
+from studio.recipe import Recipe
+from studio.services import datasets, models
+from studio.services.studio import Studio
+from studio.settings import Settings
+
+R = 16
+REPEATS = 7
+
+
+def products(folder: Path, tokens: int, trained: int) -> Counter[tuple[int, int, int]]:
+    """(n, k, m) of every [n, k] by [k, m] of a step, and how often it is computed."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    head = model.get_output_embeddings()
+    found: Counter[tuple[int, int, int]] = Counter()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and module is not head:
+            out, width = module.weight.shape
+            found.update([(tokens, width, out), (tokens, out, width)])
+            found.update([(tokens, width, R), (tokens, R, out)])  # forward
+            found.update([(tokens, out, R), (tokens, R, width), (R, tokens, out), (R, tokens, width)])  # backward
+    words, width = head.weight.shape
+    found.update([(trained, width, words), (trained, words, width)])
+    return found
+
+
+def seconds_of(counted: Counter[tuple[int, int, int]], dtype: torch.dtype) -> float:
+    """Of all the products, from the median of each shape."""
+    total = 0.0
+    for (n, k, m), times in counted.items():
+        left, right = torch.randn(n, k, dtype=dtype), torch.randn(m, k, dtype=dtype).t()
+        answer, seconds = torch.empty(n, m, dtype=dtype), []
+        for _ in range(REPEATS):
+            began = time.perf_counter()
+            torch.mm(left, right, out=answer)
+            seconds.append(time.perf_counter() - began)
+        total += times * statistics.median(seconds)
+    return total
+
+
+def shape_of_a_step(studio: Studio, recipe: Recipe, folder: Path, batch: int) -> tuple[int, int]:
+    """Mean tokens of a step, and mean trained ones."""
+    dataset = datasets.get(studio, "rows")
+    rows = encode_dataset(studio.settings.datasets / dataset.id, recipe.data, folder, 0).train
+    tokens = sum(len(row.input_ids) for row in rows)
+    trained = sum(label != -100 for row in rows for label in row.labels)
+    return batch * tokens // len(rows), batch * trained // len(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ceiling")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows-used", type=int, default=512)
+    given = parser.parse_args()
+    given.quantization, given.dropout, given.max_length, given.engine = "none", 0.05, 1024, "auto"
+    recipe = Recipe().with_values({"held_out": 0, "max_length": given.max_length})
+    shares: list[float] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = plain_rows(given.rows, Path(scratch) / "rows.jsonl", given.rows_used)
+        with Studio(Settings(home=Path(scratch) / "home", offline=True, keeper_interval=0.2)).keep() as studio:
+            datasets.add(studio, rows, name="rows")
+            model = models.add(studio, str(given.model), lambda *_: None).id
+            tokens, trained = shape_of_a_step(studio, recipe, given.model, given.batch)
+            counted = products(given.model, tokens, trained)
+            work = sum(2 * n * k * m * times for (n, k, m), times in counted.items())
+            for _ in range(given.rounds):
+                alone = seconds_of(counted, getattr(torch, given.dtype))
+                told: dict[str, Any] = ours(studio, model, given)
+                shares.append(told["tokens_per_s"] * alone / tokens)
+                print(f"{tokens} tokens, {trained} trained: products alone {alone:.2f} s, {tokens / alone:.0f} tokens/s, "
+                      f"{work / alone / 1e9:.0f} GFLOP/s; training {told['tokens_per_s']:.0f}", flush=True)  # fmt: skip
+    print(f"share: {statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})")
+
+
+if __name__ == "__main__":
+    main()
