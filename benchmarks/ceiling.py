@@ -96,8 +96,10 @@ def main() -> None:
                 alone = seconds_of(counted, getattr(torch, given.dtype))
                 told: dict[str, Any] = ours(studio, model, given)
                 shares.append(told["tokens_per_s"] * alone / tokens)
-                print(f"{tokens} tokens, {trained} trained: products alone {alone:.2f} s, {tokens / alone:.0f} tokens/s, "
-                      f"{work / alone / 1e9:.0f} GFLOP/s; training {told['tokens_per_s']:.0f}", flush=True)  # fmt: skip
+                speed = f"{tokens / alone:.0f} tokens/s, {work / alone / 1e9:.0f} GFLOP/s"
+                print(
+                    f"{tokens} tokens, {trained} trained: products alone {speed}; training {told['tokens_per_s']:.0f}"
+                )
     print(f"share: {statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})")
 
 
