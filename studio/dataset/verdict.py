@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from studio.dataset.lengths import Cut
+from studio.dataset.counts import Cut
 from studio.dataset.rows import FAULTS, Kind
 
 Mark = Literal["good", "warn", "bad"]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from studio.dataset import store as files
+from studio.dataset.counts import Counts
 from studio.dataset.encode import Encoder, Refused
 from studio.dataset.formats import Record
-from studio.dataset.lengths import Counts, count, is_counted
+from studio.dataset.lengths import count, is_counted
 from studio.dataset.rows import FAULTS, Finding, Kind
 from studio.dataset.verdict import Verdict, verdict
 from studio.errors import BadInput

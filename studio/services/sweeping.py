@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from studio.dataset import lengths
+from studio.dataset import kept
 from studio.evaluation.files import ORDER
 from studio.rundir import read_json
 from studio.store import runs as rows
@@ -37,7 +37,7 @@ def sweep(studio: "Studio", now: float | None = None) -> int:
             path.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
         if path.parent == studio.settings.datasets:
-            lengths.forget(path, studio.settings.cache / "tokens")
+            kept.forget(path, studio.settings.cache / "tokens")
         if path.parent == studio.settings.runs:
             rows.forget(studio.database, path.name)
         count += 1

@@ -8,9 +8,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from studio.dataset import lengths
+from studio.dataset import kept, lengths
+from studio.dataset.counts import Counts
 from studio.dataset.encode import Encoder, Refused
-from studio.dataset.lengths import Counts
 from studio.dataset.ready import encode_dataset
 from studio.dataset.store import read_records
 from studio.errors import BadInput
@@ -189,7 +189,7 @@ def test_kept_tokens_are_those_that_would_be_made(
     for path in tmp_path.glob("*.npz"):
         path.write_bytes(path.read_bytes()[:-200])
     assert encode_dataset(talks, data, tiny, 0, cache=tmp_path) == plain
-    lengths.forget(talks, tmp_path)
+    kept.forget(talks, tmp_path)
     assert not list(tmp_path.glob("*.npz"))
 
 
@@ -213,6 +213,24 @@ def test_of_a_dataset_with_many_tokens_only_counts_are_kept(
     plain = encode_dataset(talks, data, tiny, seed=0)
     monkeypatch.setattr("studio.dataset.lengths._TOKENS_KEPT", 100)
     assert encode_dataset(talks, data, tiny, 0, cache=tmp_path) == plain
-    (kept,) = tmp_path.glob("*.npz")
-    assert kept.stat().st_size < 4 * lengths.count(talks, tiny, data, tmp_path).summary()["total"]
+    (file,) = tmp_path.glob("*.npz")
+    assert file.stat().st_size < 4 * lengths.count(talks, tiny, data, tmp_path).summary()["total"]
     assert encode_dataset(talks, data, tiny, 0, cache=tmp_path) == plain
+
+
+def test_what_is_kept_is_bounded_and_what_was_used_longest_ago_goes_first(
+    talks: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept_for(words: str) -> Path:
+        data = Data(held_out=0, system_prompt=words)
+        lengths.count(talks, tiny, data, tmp_path)
+        return kept.place_of(talks, tiny, data, tmp_path)
+
+    first, second = kept_for("one"), kept_for("two")
+    size = first.stat().st_size
+    monkeypatch.setattr("studio.dataset.kept.MOST", 2 * size + size // 2)
+    changed = first.stat().st_mtime_ns
+    kept_for("one")  # used again, not written
+    assert first.stat().st_mtime_ns == changed
+    third = kept_for("three")
+    assert sorted(tmp_path.glob("*.npz")) == sorted([first, third]) and not second.exists()
