@@ -12,7 +12,7 @@
     checkpoints/step-N/  out; whole, with MANIFEST.json, or not there
     adapter/             out; the same
     model/               out; the same, instead of adapter/ where every weight was trained
-    log.txt              out; stdout and stderr
+    log.txt              out; stdout and stderr; of a long one its end
     exit.json            out; how it ended, in words a person understands
     ended.json           the studio's word on the end, from evidence that fades: signals, the kernel's counts
 
@@ -25,6 +25,7 @@ from studio.rundir.about import About
 from studio.rundir.files import (
     MANIFEST,
     read_json,
+    shorten,
     tail,
     write_json,
     write_new_json,
@@ -86,6 +87,7 @@ __all__ = [
     "read_json",
     "resident_bytes",
     "sha256",
+    "shorten",
     "tail",
     "tidy",
     "verify_folder",

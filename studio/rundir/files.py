@@ -59,6 +59,25 @@ def tail(path: Path, limit: int) -> str:
     return whole or cut
 
 
+def shorten(path: Path, most: int, keep: int) -> bool:
+    """Leave of a log of more than `most` bytes its last `keep`, whoever appends to it; whether it was so long.
+
+    A line that is written at this very moment may be lost.
+    """
+    try:
+        if path.stat().st_size <= most:
+            return False
+        with path.open("r+b") as file:
+            file.seek(-keep, os.SEEK_END)
+            last = file.read().partition(b"\n")[2]
+            file.truncate(0)
+        with path.open("ab") as file:
+            file.write(b"[what came before was left out: the log had grown too long]\n" + last)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when the file is missing or not a JSON object."""
     try:
