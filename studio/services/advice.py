@@ -126,7 +126,7 @@ def _changes(asked: Question) -> list[tuple[dict[str, Any], str, str]]:
     if recipe.method.method == "full":
         changes.append(({"method": "lora"}, "train an adapter, method lora", "up to 5% worse on large changes"))
     elif not recipe.quantization.four_bit:
-        changes.append(({"quantization": "nf4"}, "hold the base in NF4", "about a third slower"))
+        changes.append(({"quantization": "nf4"}, "hold the base in NF4", "up to a third slower"))
     elif not recipe.quantization.bnb_4bit_use_double_quant:
         changes.append(({"bnb_4bit_use_double_quant": True}, "quantize the scales as well", "hardly any"))
     if schedule.per_device_train_batch_size > 1:

@@ -143,8 +143,8 @@ class Quantization(Theme):
         "none",
         label="Quantization",
         becomes="BitsAndBytesConfig(load_in_8bit=, load_in_4bit=, bnb_4bit_quant_type=)",
-        help="nf4 holds the frozen base in 4 bits (QLoRA): a quarter of the memory, a third slower a step. fp4 is a "
-        "little less exact, int8 takes half the memory. none keeps 16 or 32 bits.",
+        help="nf4 holds the frozen base in 4 bits (QLoRA): a quarter of the memory, up to a third slower a step. "
+        "fp4 is a little less exact, int8 takes half the memory. none keeps 16 or 32 bits.",
         simple=True,
     )
     bnb_4bit_use_double_quant: bool = knob(
