@@ -57,7 +57,7 @@ class Method(Theme):
         label="Dropout",
         becomes="LoraConfig(lora_dropout=)",
         help="Share of the adapter's inputs dropped at random against overfitting. 0.05 is usual, 0.1 for small "
-        "models with little data; 0 is about 20% faster on a CPU.",
+        "models with little data; 0 is somewhat faster on a CPU.",
         unit="share",
         simple=True,
         methods=("lora",),
