@@ -114,10 +114,10 @@ def forget(dataset_folder: Path, cache: Path) -> None:
 
 
 def _make_room(cache: Path) -> None:
-    """Of more than MOST bytes, what was used longest ago goes."""
+    """Of more than MOST bytes, what was used longest ago goes; the newest stays, however large."""
     found = [(path.stat(), path) for path in cache.glob("*.npz")]
     held = sum(known.st_size for known, _ in found)
-    for known, path in sorted(found, key=lambda one: one[0].st_atime_ns):
+    for known, path in sorted(found, key=lambda one: one[0].st_atime_ns)[:-1]:
         if held <= MOST:
             return
         path.unlink(missing_ok=True)

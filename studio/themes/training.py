@@ -133,8 +133,8 @@ class Schedule(Theme):
         "auto",
         label="Engine",
         becomes="studio.engine.fast.choose",
-        help="auto takes the fast path where it fits (LoRA on a CPU: 3 to 8 times as fast as TRL's own, same losses "
-        "within 0.5%); fast takes it on a GPU too, where nobody has measured it yet; trl forces TRL's own.",
+        help="auto takes the fast path where it fits (LoRA on a CPU: 1.5 to 8 times as fast as TRL's own, the same "
+        "losses but for rounding); fast takes it on a GPU too, where nobody has measured it yet; trl forces TRL's own.",
     )
     seed: int = knob(
         0,

@@ -1,6 +1,7 @@
 """What a page that is open costs the studio's memory, whatever Gradio would keep of it."""
 
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,11 @@ A_PAGE = 5_000  # bytes; a copy of the page's configuration is more than a hundr
 
 
 @pytest.fixture
-def held(tmp_path: Path) -> sessions.Sessions:
-    studio = Studio(Settings(home=tmp_path / "home", offline=True))
-    holder = sessions.Sessions()
-    holder.set_blocks(pages.build(studio, Desk(studio, "hosted")))
-    return holder
+def held(tmp_path: Path) -> Iterator[sessions.Sessions]:
+    with Studio(Settings(home=tmp_path / "home", offline=True)) as studio:
+        holder = sessions.Sessions()
+        holder.set_blocks(pages.build(studio, Desk(studio, "hosted")))
+        yield holder
 
 
 def test_a_hundred_pages_cost_little(held: sessions.Sessions) -> None:
