@@ -74,7 +74,8 @@ class FoundPage:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
+# A count is itself alone: the page asks whether there is a new one by its hash, which lists and dicts have none of.
+@dataclass(frozen=True, slots=True, eq=False)
 class LengthView:
     """How long the examples are, in tokens, and what max_length does to them.
 

@@ -24,6 +24,7 @@ from studio.ui.handlers import PRIVATE, QUEUED, Step, Updates, told, told_while,
 _LEAST_REACH = 1024  # tokens that the slider goes up to at least
 _SESSIONS = 256
 _OF_LENGTH = ("untrained", "answer_cut", "cut")
+_ALL = ("", 0)
 _TEMPLATE = "{instruction}\n\n{input}\n\nAnswer:\n{output}"
 _REVISING = "Making a new version"
 _NO_MODEL = "No model is here yet to cut the text into tokens. Add one under Train."
@@ -32,12 +33,12 @@ _NO_MODEL = "No model is here yet to cut the text into tokens. Add one under Tra
 @dataclass(frozen=True)
 class Steps:
     """The components. subject: the key of what they show, "" for nothing; a change of it asks for tokens and
-    lengths. kind: the kind of findings shown; measured: the lengths counted last; reach: how far the
-    slider goes.
+    lengths. looked: which findings are shown, their kind ("" for all) and how many stand before them; measured: the
+    lengths counted last; reach: how far the slider goes.
     """
 
     subject: gr.State
-    kind: gr.State
+    looked: gr.State
     measured: gr.State
     reach: gr.State
     row: gr.Number
@@ -60,7 +61,7 @@ class Steps:
     @property
     def parts(self) -> list[Any]:
         return [
-            *(self.subject, self.kind, self.measured, self.row, self.model, self.seen),
+            *(self.subject, self.looked, self.measured, self.row, self.model, self.seen),
             *(
                 self.editor,
                 self.edit_notice,
@@ -104,7 +105,7 @@ def build() -> Steps:
         lengths = view("lengths")
     return Steps(
         subject=gr.State(""),
-        kind=gr.State(""),
+        looked=gr.State(_ALL),
         measured=gr.State(None),
         reach=gr.State(_LEAST_REACH),
         row=row,
@@ -140,7 +141,7 @@ def shown(studio: Studio, steps: Steps, key: str, total: int) -> Updates:
     themselves."""
     return {
         steps.subject: key,
-        steps.kind: "",
+        steps.looked: _ALL,
         steps.measured: None,
         steps.row: 1,
         steps.editor: "",
@@ -203,31 +204,30 @@ def wire(
             return
         yield {steps.lengths: lengths_view.show(result), steps.measured: result, steps.reach: _reach(result)}
 
-    def judge(key: str, picked: str | None, kind: str, result: LengthView | None, *how: Any) -> Updates:
-        """What was found, with what the counting added to it, of the kind that is looked at by now."""
-        if result is None:
-            return {steps.found: gr.skip()}
-        return _findings(studio, steps, key, kind, 0, result, picked, shaping(*how))
-
-    def turn(
-        event: gr.EventData, key: str, picked: str | None, kind: str, result: LengthView | None, *how: Any
-    ) -> Updates:
-        """Another page or kind of findings, or one of them as tokens."""
+    def turn(event: gr.EventData, looked: tuple[str, int]) -> Updates:
+        """Another page or kind of findings, which `judge` then draws, or one of them as tokens."""
         if "row" in event._data:
             return {steps.row: int(event.row)}
-        kind = event.kind if "kind" in event._data else kind
-        offset = int(event.offset) if "offset" in event._data else 0
-        return {steps.kind: kind, **_findings(studio, steps, key, kind, offset, result, picked, shaping(*how))}
+        kind = event.kind if "kind" in event._data else looked[0]
+        return {steps.looked: (kind, int(event.offset) if "offset" in event._data else 0)}
+
+    def judge(key: str, picked: str | None, looked: tuple[str, int], result: LengthView | None, *how: Any) -> Updates:
+        """What was found, of the kind that is looked at, with what the counting has added to it by now."""
+        if not key:
+            return {steps.found: gr.skip()}
+        return _findings(studio, steps, key, *looked, result, picked, shaping(*how))
 
     def leave_out(
         request: gr.Request,
         waits: str,
         key: str,
         picked: str | None,
-        kind: str,
+        looked: tuple[str, int],
         result: LengthView | None,
         *how: Any,
     ) -> Iterator[Updates]:
+        kind = looked[0]
+
         def job() -> Generator[Progress, None, DatasetInfo]:
             places: list[int] = []
             if kind in _OF_LENGTH and result is not None:
@@ -288,15 +288,26 @@ def wire(
     doubts = [steps.verdict, steps.found, steps.leave]
     counted = [steps.subject, steps.model, *steps.how]
     lengths = [steps.lengths, steps.measured, steps.reach]
-    about = [steps.subject, steps.model, steps.kind, steps.measured, *steps.how]
-    # Judged apart from the counting, which began before the kind was chosen that is looked at now.
-    gr.on(reshaped, told_while(steps.lengths, measure, {}), counted, lengths, trigger_mode="always_last", **slow).then(
-        told(steps.found_notice, judge, clear=False), about, [steps.found_notice, *doubts], **quiet
+    about = [steps.subject, steps.model, steps.looked, steps.measured, *steps.how]
+    gr.on(reshaped, told_while(steps.lengths, measure, {}), counted, lengths, trigger_mode="always_last", **slow)
+    gr.on(
+        [steps.verdict.click, steps.found.click],
+        told(steps.found_notice, turn),
+        steps.looked,
+        [steps.found_notice, steps.row, steps.looked],
+        **QUEUED,
+    )
+    # One handler alone draws them, so that an answer made before a kind was chosen cannot come after the choice's own.
+    gr.on(
+        [steps.looked.change, steps.measured.change],
+        told(steps.found_notice, judge, clear=False),
+        about,
+        [steps.found_notice, *doubts],
+        trigger_mode="always_last",
+        **QUEUED,
     )
     # Apart from the counting: an update of a slider that is not drawn yet would empty it.
     steps.reach.change(lambda far: gr.update(maximum=far), steps.reach, length, **quiet)
-    turned = [steps.found_notice, steps.row, steps.kind, steps.verdict, steps.found, steps.leave]
-    gr.on([steps.verdict.click, steps.found.click], told(steps.found_notice, turn), about, turned, **quiet)
     steps.leave.click(
         told_while(steps.found_notice, leave_out, steps.leaving.idle),
         [held, *about],

@@ -2,14 +2,11 @@
 
 import json
 import re
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from playwright.sync_api import Page, expect
 
 from studio.services import chat, sides
@@ -21,6 +18,7 @@ from studio.settings import Settings
 from studio.themes import Data
 from studio.ui.server import make_app
 from tests.e2e.conftest import Served
+from tests.serving import free_port, serving
 from tests.unit.test_comparisons import NASTY
 
 pytestmark = pytest.mark.browser
@@ -62,18 +60,12 @@ def mouthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
     monkeypatch.setattr(sides, "resolve", lambda *_: pair)
     monkeypatch.setattr(chat, "ask", answer)
     monkeypatch.setattr(chat, "held_out_prompts", lambda *_: [])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with Studio(Settings(home=tmp_path / "mouthy", offline=True)) as studio:
-        server = uvicorn.Server(uvicorn.Config(make_app(studio), port=port, log_level="warning"))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        while not server.started:
-            time.sleep(0.05)
+    port = free_port()
+    with (
+        Studio(Settings(home=tmp_path / "mouthy", offline=True, port=port)) as studio,
+        serving(studio, make_app(studio)),
+    ):
         yield f"http://127.0.0.1:{port}", says
-        server.should_exit = server.force_exit = True
-        thread.join(30)
 
 
 # The page last, so that it is closed before the server is.

@@ -5,9 +5,11 @@ import io
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -15,8 +17,10 @@ from playwright.sync_api import Page, expect
 from studio.services import datasets, examples
 from studio.services.studio import Studio
 from studio.settings import Settings
-from tests.conftest import write_jsonl
+from studio.ui.server import make_app
+from tests.conftest import little_rows, write_jsonl
 from tests.e2e.conftest import Served
+from tests.serving import free_port, serving
 
 pytestmark = pytest.mark.browser
 Start = Callable[[Path], Served]
@@ -142,6 +146,37 @@ def test_a_filter_chosen_while_tokens_are_counted_stays(
     expect(filters).to_contain_text("no trained token 40")
     expect(page.locator("#findings tbody tr")).to_have_count(2)
     expect(filters.get_by_role("button", name=re.compile("unreadable"))).to_have_attribute("aria-pressed", "true")
+
+
+def test_a_filter_chosen_while_the_findings_are_drawn_stays(
+    page: Page, little_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was begun before a choice and ends after it does not undo it."""
+    begun, chosen, find = threading.Event(), threading.Event(), examples.findings
+
+    def slowly(*of: Any, **how: Any) -> examples.FoundPage:
+        if how.get("lengths") and not begun.is_set():
+            begun.set()
+            chosen.wait(60)
+        return find(*of, **how)
+
+    monkeypatch.setattr(examples, "findings", slowly)
+    path = tmp_path / "spoilt.jsonl"
+    path.write_text("\n".join(["{", "[", '{"instruction": "?", "output": ""}', *map(json.dumps, little_rows())]) + "\n")
+    settings = Settings(home=little_home, offline=True, port=free_port())
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(settings.uploads))
+    with Studio(settings).keep() as studio, serving(studio, make_app(studio)):
+        page.goto(f"http://127.0.0.1:{settings.port}")
+        upload(page, path)
+        expect(page.locator("#lengths")).to_contain_text("you lose", timeout=CHECKS)
+        assert begun.wait(60)
+        page.locator(".filters").get_by_role("button", name=re.compile("unreadable 2")).click()
+        page.wait_for_timeout(1500)  # an answer to the choice, where one is given by now, is there
+        chosen.set()
+        expect(page.locator("#findings tbody tr")).to_have_count(2)
+        page.wait_for_timeout(1500)  # and nothing comes after it
+        expect(page.locator("#findings tbody tr")).to_have_count(2)
+        page.goto("about:blank")
 
 
 def test_a_spoilt_copy_is_counted_filtered_downloaded_and_mended(

@@ -6,20 +6,18 @@ import json
 import os
 import socket
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from filelock import FileLock
 
 from studio.services.studio import Studio
 from studio.settings import Settings
-from studio.ui.server import listening, make_app
+from studio.ui.server import make_app
+from tests.serving import free_port, serving
 from tests.unit.test_run_list import make
 
 SECRET = "mine-and-nobody-elses"
@@ -89,9 +87,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("house")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         settings = Settings(home=folder / "home", offline=True, port=port, requests_per_second=0)
         with FileLock(settings.prepare().dry_run_lock, thread_local=False), Studio(settings).keep() as studio:
             run = make(studio, SECRET, notes=SECRET)
@@ -99,25 +95,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             app = make_app(studio)
             with serving(studio, app):
                 yield House(studio, app, port, run.path.name)
-
-
-class serving:  # used like a function
-    """The application on its socket, in a thread, for as long as the block lasts."""
-
-    def __init__(self, studio: Studio, app: FastAPI) -> None:
-        self._server = uvicorn.Server(listening(studio, app))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-        deadline = time.monotonic() + 60
-        while not self._server.started:
-            assert self._thread.is_alive() and time.monotonic() < deadline
-            time.sleep(0.01)
-
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join(30)
 
 
 def told(value: object) -> bytes:
