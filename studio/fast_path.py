@@ -50,6 +50,12 @@ def why_not(recipe: Recipe, config: Mapping[str, Any], cuda: bool) -> str:
     return f"Models with {unknown} train on the reference path." if unknown else ""
 
 
+def products(dtype: str, cuda: bool, bf16: bool) -> str:
+    """The type in which the fast path multiplies what a recipe holds in `dtype`; bf16: whether the processor multiplies
+    that in hardware. Where it does not, a base of 16 bits is widened layer by layer as it is used."""
+    return dtype if cuda or bf16 else "float32"
+
+
 def blocks(length: int) -> Iterator[tuple[int, int]]:
     """First query and end of each block of a row. A last block of a few queries costs as much as a whole one: they go
     to the one before."""

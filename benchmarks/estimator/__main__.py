@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.estimator import measure, shapes
 from benchmarks.estimator.configurations import SMOLLM2, Configuration, all_configurations, subset
+from studio import processor
 from studio.memory.estimate import footprint
 from studio.memory.shapes import ModelShape, read_shape
 from studio.recipe import Recipe
@@ -58,7 +59,8 @@ def run(one: Configuration, folder: Path, cuda: bool) -> Result:
     measured = measure.measure(folder, recipe, one.length, one.share)
     shape = read_shape(folder)
     share = measure.trained_share(recipe, one.length, one.share)
-    found = footprint(shape, recipe, "cuda" if cuda else "cpu", one.length, share)
+    bf16 = processor.multiplies_bf16()
+    found = footprint(shape, recipe, "cuda" if cuda else "cpu", one.length, share, bf16)
     return Result(
         one, found.allocated, measured.peak, accelerate_rule(shape, recipe), found.trainable == measured.trainable
     )

@@ -2,13 +2,14 @@
 
 import functools
 import os
-import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from studio import processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,39 +38,19 @@ def look(folder: Path) -> Machine:
     """Look at the machine; `folder` names the disk."""
     memory = psutil.virtual_memory()
     return Machine(
-        processor=_processor(),
+        processor=processor.name(),
         cores=cores(),
         memory_total=memory.total,
         memory_used=memory.total - memory.available,
         disk_free=shutil.disk_usage(folder).free,
         gpu=_gpu(),
-        bf16_fast=_bf16_fast(),
+        bf16_fast=processor.multiplies_bf16(),
     )
 
 
 def cores() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
-@functools.cache
-def _cpuinfo() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
-
-
-def _processor() -> str:
-    for line in _cpuinfo().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _bf16_fast() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware."""
-    return any(flag in _cpuinfo() for flag in ("avx512_bf16", "amx_bf16", "bf16 "))
 
 
 @functools.cache

@@ -107,23 +107,28 @@ def trainable_parameters(shape: ModelShape, recipe: Recipe) -> int:
 
 
 def footprint(
-    shape: ModelShape, recipe: Recipe, device: str, length: int | None = None, trained_share: float = 1.0
+    shape: ModelShape,
+    recipe: Recipe,
+    device: str,
+    length: int | None = None,
+    trained_share: float = 1.0,
+    bf16: bool = True,
 ) -> Footprint:
     """Itemised peak memory of training `shape` by `recipe` on `device` ("cuda" or "cpu").
 
     length: tokens of the longest example if it is known and shorter than max_length. trained_share: share of the
-    tokens that count in the loss.
+    tokens that count in the loss. bf16: whether a processor that trains multiplies bfloat16 in hardware.
     """
     cuda = device == "cuda"
     longest = min(length or recipe.data.max_length, recipe.data.max_length)
     row = recipe.data.max_length if recipe.schedule.packing else longest
-    setup = setup_of(shape, recipe, cuda, row, trained_share)
+    setup = setup_of(shape, recipe, cuda, row, trained_share, bf16)
     if recipe.schedule.packing:
         setup = replace(setup, example=longest)
     trained = trainable(shape, recipe)
     weights = _weights(shape, setup)
     optimizer = _optimizer(recipe, trained, cuda)
-    stage = _highest(shape, recipe, setup, trained, (longest, trained_share))
+    stage = _highest(shape, recipe, setup, trained, (longest, trained_share, bf16))
     adapter = 0 if setup.full else trained.bytes
     items = [
         weights,
@@ -151,7 +156,7 @@ def _weights(shape: ModelShape, setup: Setup) -> Item:
     linear, _, _ = shape.elements
     rest = shape.parameters - linear
     if setup.quantization == "none":
-        width = 4 if setup.full else setup.compute
+        width = setup.held
         size, note = shape.parameters * width, f"{shape.parameters:,} parameters in {width * 8} bits"
     elif setup.quantization == "int8":
         held = sum(times * (one.elements + 4 * one.out_features) for one, times in shape.groups)
@@ -177,16 +182,18 @@ def _optimizer(recipe: Recipe, trained: Trainable, cuda: bool) -> Item:
     return Item("optimizer", "Optimizer", 8 * trained.count, f"AdamW's two moments in 32 bits{paged}")
 
 
-def _highest(shape: ModelShape, recipe: Recipe, setup: Setup, trained: Trainable, example: tuple[int, float]) -> Stage:
-    """The moment with the most bytes beside weights and optimizer."""
+def _highest(
+    shape: ModelShape, recipe: Recipe, setup: Setup, trained: Trainable, example: tuple[int, float, bool]
+) -> Stage:
+    """The moment with the most bytes beside weights and optimizer. example: as of footprint, its last three."""
     schedule = recipe.schedule
     waiting = float(trained.bytes) if schedule.gradient_accumulation_steps > 1 else 0.0
     stages = list(_stages(shape, setup, schedule.gradient_checkpointing, waiting))
     stages.append(Stage("optimizer", 0.0, 0.0, trained.bytes, _CHECK * trained.largest))
     if recipe.data.held_out:
-        length, share = example
+        length, share, bf16 = example
         batch = recipe.evaluation.per_device_eval_batch_size
-        alone = setup_of(shape, recipe, setup.cuda, length, share)
+        alone = setup_of(shape, recipe, setup.cuda, length, share, bf16)
         alone = alone.of(batch, max(1, round(batch * length * share)), training=False)
         stages.append(_evaluation(shape, alone))
     return max(stages, key=lambda stage: stage.total)

@@ -33,11 +33,21 @@ class FastLayers(Layers):
         trained = r * (layer.in_features + layer.out_features)
         if setup.adapter != width:
             saves.append(tape.op(trained * width, width))
-        unpacked = layer.elements * setup.unpacked if setup.quantization != "none" else 0.0
+        unpacked = layer.elements * width if self._unpacks else 0.0
         dropped = x.bytes if setup.dropout else 0.0
         out = self.tokens * layer.out_features * width
         return tape.op(out, width, x, saves=saves, work=max(unpacked, dropped), back=max(unpacked, 2 * dropped),
                        param=(setup.adapter * trained, 0.0))  # fmt: skip
+
+    @property
+    def _unpacks(self) -> bool:
+        """Whether a weight is made anew, in the width of the products, each time it is used."""
+        return self.setup.quantization != "none" or self.setup.held != self.setup.compute
+
+    def _base(self, x: Tensor, layer: Linear) -> Tensor:
+        width = self.setup.compute
+        unpacked = layer.elements * width if self._unpacks else 0.0
+        return self.tape.op(self.tokens * layer.out_features * width, width, x, work=unpacked, back=unpacked)
 
     def norm(self, x: Tensor, features: int, width: int | None = None) -> Tensor:
         tape, rows = self.tape, x.bytes / x.width / features
@@ -118,7 +128,8 @@ class FastPasses(Passes):
         width = setup.compute
         size = setup.trained * shape.hidden * width
         narrow = tape.op(size, width, normed, back=normed.bytes)
-        weight = shape.vocabulary * shape.hidden * width if setup.quantization != "none" and width != 4 else 0.0
+        held = 4 if setup.quantization != "none" else setup.held
+        weight = shape.vocabulary * shape.hidden * width if held != width else 0.0
         rows = min(setup.trained, max(1, SCORES // shape.vocabulary))
         pull = tape.op(size if setup.training else 0.0, width)
         scores = rows * shape.vocabulary

@@ -8,7 +8,7 @@ prepare_model_for_kbit_training; trained weights are float32, but A and B over a
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from studio.fast_path import why_not
+from studio.fast_path import products, why_not
 from studio.memory.shapes import Linear, ModelShape
 from studio.recipe import PLAIN_ATTENTION_TOKENS, Recipe
 from studio.themes.method import ia3_modules
@@ -20,7 +20,8 @@ Method = Literal["lora", "ia3", "prompt", "prefix", "full"]
 class Setup:
     """A batch of `batch` rows of `length` tokens (virtual ones included), and how it is computed.
 
-    fast: by the fast path. example: tokens of the longest example in a packed row; 0 where rows are examples.
+    fast: by the fast path. held: width of the base's own numbers where it is not quantized. example: tokens of the
+    longest example in a packed row; 0 where rows are examples.
     """
 
     batch: int
@@ -28,6 +29,7 @@ class Setup:
     trained: int
     method: Method
     quantization: str
+    held: int
     stream: int
     compute: int
     autocast: bool
@@ -71,15 +73,20 @@ class Setup:
         return replace(self, batch=batch, trained=trained, training=training, masked=self.masked or batch > 1)
 
 
-def setup_of(shape: ModelShape, recipe: Recipe, cuda: bool, length: int, trained_share: float) -> Setup:
-    """The setup of one training step; `length`: tokens of the longest row."""
+def setup_of(
+    shape: ModelShape, recipe: Recipe, cuda: bool, length: int, trained_share: float, bf16: bool = True
+) -> Setup:
+    """The setup of one training step; `length`: tokens of the longest row; bf16: whether the processor has such
+    products."""
     method, held = recipe.method, recipe.quantization
     quantized = held.quantization != "none"
     half = recipe.model.dtype == "bfloat16"
     batch = recipe.schedule.per_device_train_batch_size
     trained = max(1, round(batch * length * trained_share))
     virtual = method.num_virtual_tokens if method.method == "prompt" else 0
-    compute = 2 if half else 4
+    fast = not why_not(recipe, shape.config, cuda)
+    width = 2 if half else 4
+    compute = {"bfloat16": 2, "float32": 4}[products(recipe.model.dtype, cuda, bf16 or not fast)]
     unpacked = (
         compute if held.bnb_4bit_compute_dtype == "same" else 2 if held.bnb_4bit_compute_dtype == "bfloat16" else 4
     )
@@ -95,7 +102,8 @@ def setup_of(shape: ModelShape, recipe: Recipe, cuda: bool, length: int, trained
         trained=trained,
         method=method.method,
         quantization=held.quantization,
-        stream=4 if quantized or method.method == "full" or not half else 2,
+        held=4 if method.method == "full" else width,
+        stream=4 if quantized or method.method == "full" else compute,
         compute=compute,
         autocast=half,
         adapter=2 if quantized and method.method == "lora" else 4,
@@ -111,5 +119,5 @@ def setup_of(shape: ModelShape, recipe: Recipe, cuda: bool, length: int, trained
         # Rows of unequal length are padded, packed ones see only themselves: either takes a mask.
         masked=batch > 1 or recipe.schedule.packing or method.method == "prefix",
         prefix=method.num_virtual_tokens if method.method == "prefix" else 0,
-        fast=not why_not(recipe, shape.config, cuda),
+        fast=fast,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from studio.dataset.lengths import Lengths
 from studio.errors import BadInput
+from studio.fast_path import why_not
 from studio.memory import estimate as memory
 from studio.memory.estimate import GIB, Footprint
 from studio.memory.shapes import ModelShape
@@ -34,7 +35,8 @@ class Fix:
 class Question:
     """What is asked about: a model, a recipe, examples of `longest` tokens, a device with `available` bytes.
 
-    correction: what a dry run showed that the bytes which come and go are to be multiplied with.
+    bf16: whether the processor multiplies bfloat16 in hardware. correction: what a dry run showed that the bytes which
+    come and go are to be multiplied with.
     """
 
     shape: ModelShape
@@ -43,11 +45,12 @@ class Question:
     longest: int
     share: float
     available: int
+    bf16: bool = True
     correction: float = 1.0
 
     def footprint(self, recipe: Recipe, longest: int | None = None) -> Footprint:
         """The estimate for a changed recipe."""
-        found = memory.footprint(self.shape, recipe, self.device, longest or self.longest, self.share)
+        found = memory.footprint(self.shape, recipe, self.device, longest or self.longest, self.share, self.bf16)
         return found.corrected(self.correction)
 
 
@@ -178,7 +181,9 @@ def warnings(asked: Question, sizes: Lengths | None, examples: int, trainable: i
     if asked.device == "cpu" and shape.parameters > 2e9:
         found.append(f"{shape.parameters / 1e9:.1f} B parameters train very slowly on a CPU.")
     if asked.device == "cpu" and recipe.model.dtype == "bfloat16" and not now.bf16_fast:
-        found.append("This processor has no bfloat16 arithmetic: float32 takes twice the memory and is often faster.")
+        reason = why_not(recipe, shape.config, cuda=False)
+        if reason:
+            found.append(f"This processor has no bfloat16 arithmetic, so float32 would be much faster. {reason}")
     return found
 
 

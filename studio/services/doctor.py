@@ -39,7 +39,7 @@ def examine(studio: "Studio") -> list[Finding]:
         except importlib.metadata.PackageNotFoundError:
             found.append(Finding(name, False, "is not installed: run pip install lora-studio again"))
     gib = 2**30
-    speed = "" if now.bf16_fast else "; bfloat16 is slow here, float32 may be faster"
+    speed = "" if now.bf16_fast else "; no bfloat16 arithmetic: the fast path multiplies in float32 instead"
     found += [
         Finding("device", True, f"{now.device}{speed}"),
         Finding(

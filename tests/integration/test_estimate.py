@@ -7,6 +7,7 @@ import pytest
 from benchmarks.estimator import shapes
 from benchmarks.estimator.__main__ import run
 from benchmarks.estimator.configurations import Configuration, subset
+from studio import processor
 from studio.memory import catalogue
 
 pytestmark = pytest.mark.engine
@@ -41,6 +42,19 @@ def test_the_counter_counts_a_case_done_by_hand() -> None:
 def test_predicted_and_measured_peak(models: Path, one: Configuration) -> None:
     result = run(one, shapes.make(models, one.model), cuda=False)
     assert abs(result.error) < 0.1
+    assert result.exact_parameters
+
+
+WIDENED = [{}, {"gradient_checkpointing": True}, {"target_modules": ["q_proj"]}, {"quantization": "nf4"}]
+
+
+@pytest.mark.parametrize("values", WIDENED, ids=str)
+def test_predicted_and_measured_peak_without_bfloat16(
+    models: Path, values: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "multiplies_bf16", lambda: False)
+    result = run(Configuration("llama", 2, 160, 0.1, values), shapes.make(models, "llama"), cuda=False)
+    assert abs(result.error) < 0.05
     assert result.exact_parameters
 
 

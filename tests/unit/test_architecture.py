@@ -10,13 +10,14 @@ import pytest
 STUDIO = Path(__file__).parents[2] / "studio"
 
 # Room -> the rooms it may import, besides itself.
-GROUND = {"settings", "errors", "resources", "redaction", "__init__"}
+GROUND = {"settings", "errors", "resources", "redaction", "processor", "__init__"}
 CONTRACT = GROUND | {"recipe", "themes", "rundir", "fast_path"}
 MAY = {
     "settings": {"errors"},
     "errors": set(),
     "resources": set(),
     "redaction": set(),
+    "processor": set(),
     "__init__": set(),
     "themes": set(),
     "recipe": {"themes", "errors"},
@@ -51,7 +52,7 @@ MAY = {
     "cli_users": CONTRACT | {"services", "cli_output", "cli_data"},
     "cli_output": CONTRACT | {"services"},
     "__main__": {"cli"},
-    "engine": {"dataset", "evaluation", "recipe", "fast_path", "themes", "rundir", "errors", "redaction", "launch"},
+    "engine": CONTRACT - {"settings", "resources"} | {"dataset", "evaluation", "launch"},
 }
 # Of another room, only these modules.
 ONLY = {("engine", "launch"): {"studio.launch.gguf_tools"}}

@@ -62,6 +62,20 @@ def test_every_lever_moves_the_estimate_the_right_way(tiny: Path) -> None:
     assert items["optimizer"] == 8 * trained
 
 
+def test_a_processor_without_bfloat16_holds_the_base_in_16_bits_and_computes_in_32(tiny: Path) -> None:
+    shape, base = read_shape(tiny), Recipe()
+    usual, wide, exact = (
+        {item.key: item.bytes for item in footprint(shape, base.with_values({"dtype": dtype}), "cpu", bf16=bf16).items}
+        for dtype, bf16 in (("bfloat16", True), ("bfloat16", False), ("float32", False))
+    )
+    assert wide["weights"] == usual["weights"] == exact["weights"] / 2
+    assert wide["activations"] == pytest.approx(exact["activations"], rel=0.05)
+    assert wide["activations"] > 1.7 * usual["activations"]
+    # The reference path computes as ever.
+    trl = base.with_values({"engine": "trl"})
+    assert footprint(shape, trl, "cpu", bf16=False) == footprint(shape, trl, "cpu")
+
+
 def _spoil(folder: Path, how: str) -> None:
     weights = folder / "model.safetensors"
     if how == "none":

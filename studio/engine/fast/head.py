@@ -5,6 +5,7 @@ them as well: the head is frozen, so a trained token's is a multiple of one row.
 (trl 1.16, `_ChunkedLogProbFunction`); entropy, which nobody here reads, is not computed.
 """
 
+import contextlib
 import functools
 from typing import Any
 
@@ -72,11 +73,14 @@ def score_trained_positions(causal: Any, compute: torch.dtype) -> None:
             return usual(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
         count = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False
-        hidden = causal.base_model(*args, **kwargs).last_hidden_state[:, :-1].flatten(0, 1)
-        mask = labels[:, 1:] != -100
-        trained = mask.flatten().nonzero().squeeze(-1)
-        weight = causal.get_output_embeddings().weight.to(compute)
-        found = TokenScores.apply(hidden.index_select(0, trained).to(compute), weight, labels[:, 1:][mask])
+        # The fast functions choose their types themselves; accelerate has put its autocast around the model.
+        by_rows = "seq_lengths" in kwargs
+        with torch.autocast(labels.device.type, enabled=False) if by_rows else contextlib.nullcontext():
+            hidden = causal.base_model(*args, **kwargs).last_hidden_state[:, :-1].flatten(0, 1)
+            mask = labels[:, 1:] != -100
+            trained = mask.flatten().nonzero().squeeze(-1)
+            weight = causal.get_output_embeddings().weight.to(compute)
+            found = TokenScores.apply(hidden.index_select(0, trained).to(compute), weight, labels[:, 1:][mask])
         chances, best = (one.new_zeros(mask.shape).masked_scatter(mask, one) for one in found)
         loss = -chances.sum() / (mask.sum().clamp(min=1) if count is None else count)
         return FusedCausalLMOutput(

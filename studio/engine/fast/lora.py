@@ -87,6 +87,19 @@ class LoraLinears(torch.autograd.Function):
         return d_x, None, None, None, *trained
 
 
+class Frozen(torch.autograd.Function):
+    """x [..., in] through a layer that is not adapted; weight is called for it in both passes, so no copy is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Callable[[], Tensor], bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return linear(x, weight(), None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0] @ ctx.weight(), None, None
+
+
 @dataclass(slots=True)
 class Together:
     """Layers whose modules are called one after the other with the same input: the first call computes all."""

@@ -5,6 +5,7 @@ They take part in training, and in evaluation of batches without padding: whoeve
 it (plan.py), or make batches (batches.py).
 """
 
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 
 from studio.engine.fast.attention import Rows, attend
 from studio.engine.fast.dropout import Pool
-from studio.engine.fast.lora import Layer, Together
+from studio.engine.fast.lora import Frozen, Layer, Together
 from studio.engine.fast.pieces import Gate, RmsNorm, Rotate
 
 ATTENTION = "studio_rows"
@@ -59,9 +60,11 @@ def speed_up(causal: Any, compute: torch.dtype) -> Batch:
     _attend_by_rows(causal, batch)
     for alike in _with_the_same_input(causal):
         _put_together(alike, batch, compute)
-    for module in causal.modules():
+    for module in list(causal.base_model.modules()):
         if is_rms_norm(module):
             module.forward = _norm(module, batch, compute)
+        elif is_plain_linear(module) and module.weight.dtype != compute:
+            module.forward = _widened(module, batch, compute)
         elif gate_of(module):
             module.forward = _gated(module, batch)
     for name in {type(module).__module__ for module in causal.modules()}:
@@ -81,6 +84,12 @@ def is_plain_lora(module: Any) -> bool:
         return False
     whole = type(module) is Linear and type(module.base_layer) is nn.Linear
     return (whole or _in_4_bits(module)) and not module.lora_variant and not any(module.lora_bias.values())
+
+
+def is_plain_linear(module: Any) -> bool:
+    """A frozen linear layer without an adapter, on weights that are whole or in 4 bits."""
+    known = type(module) is nn.Linear or (isinstance(module, nn.Linear) and hasattr(module.weight, "quant_state"))
+    return known and not module.weight.requires_grad
 
 
 def is_rms_norm(module: Any) -> bool:
@@ -119,16 +128,16 @@ def _with_the_same_input(causal: Any) -> Iterator[dict[str, Any]]:
 
 
 def _put_together(modules: dict[str, Any], batch: Batch, compute: torch.dtype) -> None:
-    layers = tuple(_layer(name, module) for name, module in modules.items())
+    layers = tuple(_layer(name, module, compute) for name, module in modules.items())
     together = Together(layers, _chance(next(iter(modules.values()))))
     for number, module in enumerate(modules.values()):
         module.forward = _lora(module, together, number, batch, compute)
 
 
-def _layer(name: str, module: Any) -> Layer:
+def _layer(name: str, module: Any, compute: torch.dtype) -> Layer:
     base, packed = module.base_layer, _in_4_bits(module)
     (adapter,) = module.lora_A.keys()
-    weight = _dequantised(base.weight) if packed else lambda: base.weight
+    weight = _weight(base, compute)
     down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
     once = packed and name not in BESIDE_ATTENTION
     return Layer(weight, base.bias, down, up, float(module.scaling[adapter]), once)
@@ -149,11 +158,29 @@ def _lora(module: Any, together: Together, number: int, batch: Batch, compute: t
     return forward
 
 
-def _dequantised(weight: Any) -> Callable[[], torch.Tensor]:
-    """The weight in the type it is computed in; its memory is the allocator's to give to the next layer."""
+def _widened(module: Any, batch: Batch, compute: torch.dtype) -> Forward:
+    """A layer without an adapter whose weight is not held in the type of the products."""
+    usual, weight = module.forward, _weight(module, compute)
+
+    def forward(x: Any) -> Any:
+        return usual(x) if batch.whole else Frozen.apply(x.to(compute), weight, module.bias)
+
+    return forward
+
+
+def _weight(base: Any, compute: torch.dtype) -> Callable[[], torch.Tensor]:
+    """The layer's weight in the type it is computed in; what is made for it is the allocator's to give to the next."""
+    if not hasattr(base.weight, "quant_state"):
+        return lambda: base.weight.to(compute)
     from bitsandbytes.functional import dequantize_4bit
 
-    return lambda: dequantize_4bit(weight.data, weight.quant_state)
+    def unpacked() -> torch.Tensor:
+        state = copy.copy(base.weight.quant_state)
+        state.dtype = compute
+        found: torch.Tensor = dequantize_4bit(base.weight.data, state)
+        return found
+
+    return unpacked
 
 
 def _norm(module: Any, batch: Batch, compute: torch.dtype) -> Forward:

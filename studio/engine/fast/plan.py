@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from studio import processor
 from studio.engine.fast.model import gate_of
-from studio.fast_path import why_not
+from studio.fast_path import products, why_not
 from studio.recipe import Recipe
 
 
@@ -26,7 +27,10 @@ def choose(recipe: Recipe, causal: Any, cuda: bool) -> Choice:
     reason = why_not(recipe, config.to_dict(), cuda) or _against_layers(causal)
     if reason:
         return Choice(False, reason)
-    return Choice(True, f"LoRA on a model of the {config.model_type} family.")
+    held = recipe.model.dtype
+    wide = products(held, cuda, processor.multiplies_bf16()) != held
+    more = f" This processor has no {held} arithmetic: products are in float32." if wide else ""
+    return Choice(True, f"LoRA on a model of the {config.model_type} family.{more}")
 
 
 def _against_layers(causal: Any) -> str:

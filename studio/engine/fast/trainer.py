@@ -5,15 +5,18 @@ from typing import Any
 
 import torch
 
+from studio import processor
 from studio.engine.fast.batches import RowCollator
 from studio.engine.fast.head import score_trained_positions
 from studio.engine.fast.model import speed_up
+from studio.fast_path import products
 from studio.recipe import Recipe
 
 
 def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
     """Let `trainer` make its batches and compute its losses here. `causal`: its model without PEFT's wrapper."""
-    compute: torch.dtype = getattr(torch, recipe.model.dtype)
+    dtype = products(recipe.model.dtype, causal.device.type == "cuda", processor.multiplies_bf16())
+    compute: torch.dtype = getattr(torch, dtype)
     batch = speed_up(causal, compute)
     score_trained_positions(causal, compute)
     trainer.data_collator = RowCollator(trainer.data_collator)
