@@ -74,8 +74,7 @@ class FoundPage:
     total: int
 
 
-# A count is itself alone: the page asks whether there is a new one by its hash, which lists and dicts have none of.
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class LengthView:
     """How long the examples are, in tokens, and what max_length does to them.
 
@@ -94,6 +93,9 @@ class LengthView:
     rows_untrained: int
     verdict: Verdict
     counts_by_kind: dict[str, int]
+
+    # Gradio asks by its hash whether there is a new one; those of lists and dicts there are not.
+    __hash__ = object.__hash__
 
 
 def folder_of(studio: "Studio", key: str) -> Path:
