@@ -226,7 +226,7 @@ def test_a_rising_loss_is_said_once_and_a_lost_one_ended() -> None:
 
 def test_a_far_too_high_rate_is_said_and_then_ended(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
     # A model that knows nothing has nothing to lose, and comes back sooner than a trained one.
-    monkeypatch.setattr("studio.engine.watches.DIVERGED", 15)
+    monkeypatch.setattr("studio.engine.watches.DIVERGED", 6)
     run = drive(
         method="full", learning_rate=1.0, max_steps=100, max_grad_norm=0.0, save_steps=1, eval_steps=0, held_out=0.0,
         warmup_ratio=0.03, save_total_limit=60, lr_scheduler_type="constant_with_warmup", train_on="everything",

@@ -47,11 +47,13 @@ def losses_of(folder: Path, model: Path, tmp_path: Path, steps: int = STEPS) -> 
         ({"dtype": "float32", "lora_dropout": 0.05, "held_out": 0.1, "lr_scheduler_type": "cosine",
           "warmup_ratio": 0.2, "neftune_noise_alpha": 5, "gradient_accumulation_steps": 2, "seed": 3}, 1e-5),
         ({"dtype": "float32", "packing": True, "max_length": 200, "train_on": "everything"}, 1e-5),
-        ({"dtype": "bfloat16", "quantization": "nf4", "lora_dropout": 0.05}, 1e-2),
+        # The fast path draws its dropout otherwise, and rounds elsewhere.
+        ({"dtype": "bfloat16", "quantization": "nf4", "lora_dropout": 0.05, "engine": "trl"}, 1e-4),
+        ({"dtype": "bfloat16", "quantization": "nf4", "lora_dropout": 0.0}, 5e-3),
         ({"dtype": "float32", "template": "alpaca", "use_dora": True, "loraplus_lr_ratio": 4, "eval_steps": 3,
           "held_out": 0.1}, 1e-5),
     ],
-    ids=["many settings", "packed", "nf4", "alpaca with DoRA and LoRA+"],
+    ids=["many settings", "packed", "nf4", "nf4 on the fast path", "alpaca with DoRA and LoRA+"],
 )  # fmt: skip
 def test_a_stranger_gets_the_same_losses(
     ready: Studio, tiny: Path, tmp_path: Path, values: dict[str, object], bound: float
