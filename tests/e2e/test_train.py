@@ -147,9 +147,12 @@ def test_a_late_answer_leaves_what_was_typed_meanwhile(page: Page, little_home: 
     steps.fill("2")
     steps.blur()
     assert waiting
-    page.unroute("**/gradio_api/run/**")  # what an answer asks in its turn is not held back
-    for route in reversed(waiting):
+    while waiting:  # the last first; what an answer asks in its turn is held back too
+        route = waiting.pop()
         with page.expect_request_finished(lambda request, late=route.request: request == late):
             route.continue_()
+    page.unroute("**/gradio_api/run/**")
+    for route in waiting:
+        route.continue_()
     expect(page.locator("#estimate")).to_contain_text(re.compile(r"2\s*steps"))
     expect(steps).to_have_value("2")
