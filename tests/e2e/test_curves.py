@@ -102,21 +102,29 @@ def test_new_points_appear_and_zoom_and_hover_stay(page: Page, little_home: Path
                 metric(journal, step, 0.25, 2e-4)
                 expect(read).to_contain_text(f"step {step}")
 
+            # What the verdict rests on stays open while it changes.
+            evidence = page.locator("#run-verdict details")
+            evidence.locator("summary").click()
+            before = evidence.inner_text()
+            metric(journal, 106, 0.25, 2e-4)
+            expect(evidence).not_to_have_text(before, use_inner_text=True)
+            expect(evidence).to_have_attribute("open", "")
+
             low, high = zoomed(page, 0.3, 0.6)
             assert 20 < low < high < 80
             page.locator("#curves .curve-main .u-over").hover(position={"x": 200, "y": 50})
             under = read.inner_text()
-            metric(journal, 106, 0.25, 2e-4)
-            journal.write("checkpoint", step=106, path="checkpoints/step-106")
+            metric(journal, 107, 0.25, 2e-4)
+            journal.write("checkpoint", step=107, path="checkpoints/step-107")
             # The run's own figures tell that the point has come; the curves stay as they were.
-            expect(page.locator("#run-head")).to_contain_text("106")
+            expect(page.locator("#run-head")).to_contain_text("107")
             page.wait_for_timeout(2500)
             assert shown(page) == [low, high] and read.inner_text() == under
 
             # A resumed run does again what came after its checkpoint.
             page.locator("#curves .curve-reset").click()
             page.mouse.move(5, 5)
-            expect(read).to_contain_text("step 106")
+            expect(read).to_contain_text("step 107")
             journal.write("resumed", step=100)
             metric(journal, 101, 0.5, 2e-4)
             expect(read).to_contain_text("step 101 ")
