@@ -98,7 +98,7 @@ def start(
         created=time.time(),
         model=recipe.model.model,
         model_folder=str(models.folder_of(studio, recipe.model.model)),
-        dtype=recipe.model.dtype,
+        dtype=models.answers_in(studio, recipe.model.model, recipe.model.dtype),
         dataset=str(dataset.get("name", "")),
         dataset_folder=str(studio.settings.datasets / str(dataset.get("id"))),
         seed=recipe.schedule.seed,

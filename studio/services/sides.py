@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from studio.errors import BadInput
 from studio.rundir import MANIFEST
-from studio.services import sources
+from studio.services import models, sources
 from studio.themes import Data
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ MOST = 3
 @dataclass(frozen=True, slots=True)
 class Side:
     """Who answers. written: as it was asked for; key: `base` or the source's, the same for the same weights; title and
-    words: for people; data: the formatting in which it is asked; folder: what was trained, None for the base."""
+    words: for people; dtype: the type it answers in; data: the formatting in which it is asked; folder: what was
+    trained, None for the base."""
 
     written: str
     key: str
@@ -71,7 +72,5 @@ def resolve(studio: "Studio", written: Sequence[str]) -> list[Side]:
 
 def _adapted(studio: "Studio", written: str) -> Side:
     found = sources.find(studio, written)
-    recipe = found.recipe
-    return Side(
-        written, found.key, found.title, found.words, found.model, recipe.model.dtype, recipe.data, found.folder
-    )
+    dtype = models.answers_in(studio, found.model, found.recipe.model.dtype)
+    return Side(written, found.key, found.title, found.words, found.model, dtype, found.recipe.data, found.folder)

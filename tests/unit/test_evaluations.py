@@ -1,5 +1,6 @@
 """Evaluations as a person has them: asked for, in line, cancelled, found again, shared, judged; without torch."""
 
+import dataclasses
 import http.server
 import json
 import threading
@@ -15,7 +16,7 @@ from studio.errors import BadInput, Conflict, NotFound, Unavailable
 from studio.launch import local
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, whole_folder, write_json
-from studio.services import checks, evaluation_line, evaluations, judge, prompt_sets, runs, sources
+from studio.services import checks, evaluation_line, evaluations, judge, machine, prompt_sets, runs, sides, sources
 from studio.services.studio import Studio
 from studio.settings import Settings
 from studio.ui import evaluation_page
@@ -60,6 +61,26 @@ def hold(studio: Studio) -> Path:
     path = studio.settings.home / "hold"
     path.touch()
     return path
+
+
+@pytest.mark.parametrize(
+    ("bf16", "memory", "dtype"),
+    [(True, 16 * 2**30, "bfloat16"), (False, 16 * 2**30, "float32"), (False, 0, "bfloat16")],
+    ids=["with bfloat16", "without", "without room"],
+)
+def test_answers_are_in_the_type_that_the_processor_multiplies(
+    made: Studio, monkeypatch: pytest.MonkeyPatch, bf16: bool, memory: int, dtype: str
+) -> None:
+    """Torch's products in bfloat16 take many times as long where the processor has none."""
+    here = dataclasses.replace(machine.look(made), bf16_fast=bf16, memory_total=memory)
+    monkeypatch.setattr(machine, "lately", lambda *_: here)
+    run = trained(made)
+    assert {side.dtype for side in sides.resolve(made, ["base", run])} == {dtype}
+    hold(made)
+    info = evaluations.start(made, run)
+    order = json.loads((made.settings.evaluations / info.id / "evaluation.json").read_text())
+    assert order["dtype"] == dtype
+    evaluations.cancel(made, info.id)
 
 
 def test_an_evaluation_is_asked_done_kept_and_read(made: Studio) -> None:
