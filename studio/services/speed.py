@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from studio.services.studio import Studio
 
 # Operations a second. A CPU's are for one core, from 30 steps of SmolLM2-135M on two cores with AMX (425 tokens/s,
-# benchmarks/RESULTS.md); the GPU's is a third of what an A100 can do in bfloat16, and has not been measured here.
-_USUAL = {"fast": 1.0e11, "slow": 2.5e10, "cuda": 1.0e14}
+# benchmarks/RESULTS.md); where bfloat16 is not multiplied in hardware the reference path reaches the last (5 tokens/s
+# on two cores with AVX2). The GPU's is a third of what an A100 can do in bfloat16, and has not been measured here.
+_USUAL = {"fast": 1.0e11, "slow": 2.5e10, "cuda": 1.0e14, "emulated": 1.5e9}
 # Unpacking 4 bits costs about a third of a step (Dettmers et al. 2023); DoRA makes it up to twice as long.
 _QUANTIZED, _DORA = 1.33, 2.0
 _FAST_PATH = 2.5  # times as fast as the reference (benchmarks/RESULTS.md)
@@ -61,8 +62,9 @@ def of(studio: "Studio", recipe: Recipe, now: Machine) -> Speed:
     kind = "cuda" if now.device_kind == "cuda" else "cpu"
     found = [one for one in _runs(studio) if one.device == kind]
     if not found:
-        usual = _USUAL["cuda"] if kind == "cuda" else now.cores * _USUAL[_cpu(recipe, now)]
-        quicker = _FAST_PATH if kind == "cpu" and _engine(studio, recipe) == "fast" else 1.0
+        fast = kind == "cpu" and _engine(studio, recipe) == "fast"
+        usual = _USUAL["cuda"] if kind == "cuda" else now.cores * _USUAL[_cpu(recipe, now, fast)]
+        quicker = _FAST_PATH if fast else 1.0
         return Speed(quicker * usual / _slower(recipe), "a usual figure for such a machine: no run was done here yet")
     wanted = (_engine(studio, recipe), recipe.model.dtype, recipe.quantization.quantization, recipe.method.method)
 
@@ -88,8 +90,12 @@ def _engine(studio: "Studio", recipe: Recipe) -> str:
     return "trl" if why_not(recipe, config, cuda=False) else "fast"
 
 
-def _cpu(recipe: Recipe, now: Machine) -> str:
-    return "fast" if now.bf16_fast and recipe.model.dtype == "bfloat16" else "slow"
+def _cpu(recipe: Recipe, now: Machine, fast: bool) -> str:
+    if recipe.model.dtype != "bfloat16":
+        return "slow"
+    if now.bf16_fast:
+        return "fast"
+    return "slow" if fast else "emulated"  # the fast path multiplies in float32 there
 
 
 def _slower(recipe: Recipe) -> float:

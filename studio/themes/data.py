@@ -27,7 +27,8 @@ class Model(Theme):
         label="Weight type",
         becomes="from_pretrained(dtype=)",
         help="How the frozen base's numbers are held and computed with. bfloat16 takes 2 bytes a parameter, "
-        "float32 takes 4 and is exact to 7 digits.",
+        "float32 takes 4 and is exact to 7 digits. A processor without bfloat16 arithmetic multiplies in float32 "
+        "either way.",
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from studio.errors import BadInput, Conflict, NotFound
 from studio.recipe import Recipe
 from studio.rundir import boot_id, create, write_json
-from studio.services import chat, datasets, estimates, examples, exports, machine, models, presets, runs, sides
+from studio.services import chat, datasets, estimates, examples, exports, machine, models, presets, runs, sides, speed
 from studio.services.studio import Studio, welcome
 from tests.conftest import little_rows, write_jsonl
 from tests.tiny import tiny_model
@@ -177,3 +177,15 @@ def test_questions_and_exports_want_a_run_with_an_adapter(ready: Studio) -> None
         with pytest.raises(NotFound):
             exports.get(ready, name)
     assert issubclass(Conflict, BadInput)
+
+
+def test_bfloat16_on_a_processor_without_it_is_told_as_slow_as_it_is(ready: Studio) -> None:
+    """On the reference path; the fast one multiplies in float32 instead."""
+    recipe = Recipe().with_values({"model": "tiny", "dataset": "little"})
+    here = dataclasses.replace(machine.look(ready), device_kind="cpu", bf16_fast=False)
+    fast, trl, exact = (
+        speed.of(ready, recipe.with_values(values), here).rate
+        for values in ({}, {"engine": "trl"}, {"engine": "trl", "dtype": "float32"})
+    )
+    assert trl < exact / 10 and fast > exact
+    assert speed.of(ready, recipe.with_values({"dtype": "float32"}), here).rate == fast
