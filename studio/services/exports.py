@@ -114,7 +114,10 @@ def start(studio: "Studio", key: str, kind: str, wish: Wish | None = None) -> Ex
         if kind == "gguf"
         else targets.sizes(studio, source, dtype)[kind],
         # Others load the adapter's base by what they know it by, not by our name for it.
-        "model": {"id": model.source, "path": model.path},
+        "model": {
+            "id": model.source if locality.may_name_files(studio) else models.known_as(studio, model.id),
+            "path": model.path,
+        },
         "dtype": dtype,
         "shard": wish.shard,
         "quant": wish.quant,

@@ -36,8 +36,11 @@ def may_name_files(studio: "Studio") -> bool:
 
 def shown(studio: "Studio", text: str) -> str:
     """`text` as who asks may read it: a visitor is not told where on this machine things are kept."""
-    if may_name_files(studio):
-        return text
+    return text if may_name_files(studio) else without_home(studio, text)
+
+
+def without_home(studio: "Studio", text: str) -> str:
+    """`text` without where on this machine the home is: for what leaves it."""
     home = studio.settings.home
     for path in (str(home.resolve()), str(home)):
         text = text.replace(path, "…")

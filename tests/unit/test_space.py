@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,11 @@ import yaml
 from fastapi.testclient import TestClient
 
 from studio.errors import NotFound
-from studio.services import belongings, datasets, quotas, runs, sweeping
+from studio.evaluation import files
+from studio.evaluation.prompts import Prompt
+from studio.evaluation.scores import Row
+from studio.rundir import Exit, RunDir, write_json
+from studio.services import belongings, datasets, exports, quotas, runs, sweeping
 from studio.services.owner import Visitor, acting
 from studio.services.studio import Studio, welcome
 from studio.settings import Settings
@@ -103,6 +108,59 @@ def test_what_is_ones_own_is_taken_home(hosted: tuple[Studio, Things]) -> None:
         assert len(rows) == 24 and json.loads(rows[0])["messages"][-1]["role"] == "assistant"
     with acting(BEN), zipfile.ZipFile(io.BytesIO(b"".join(belongings.archive(studio)))) as packed:
         assert packed.namelist() == []
+
+
+def test_what_is_taken_home_is_all_and_tells_nothing_of_this_machine(
+    hosted: tuple[Studio, Things], tiny: Path, tmp_path: Path
+) -> None:
+    studio, things = hosted
+    home = studio.settings.home
+    (home / "models" / "tiny.json").unlink()
+    shutil.copytree(tiny, home / "models" / "tiny")
+    write_json(home / "models" / "tiny" / "studio.json", {"source": "me/tiny"})
+    base = str(home / "models" / "tiny")
+    for folder in (
+        home / "runs" / things.ids["run"] / "adapter",
+        home / "adapters" / things.ids["adapter"] / "adapter",
+    ):
+        write_json(folder / "adapter_config.json", {"r": 8, "base_model_name_or_path": base})
+        write_json(folder.parent / "model.json", {"id": "tiny", "path": base})
+        (folder / "README.md").write_text(f"Made for {base}, kept in {folder}.\n")
+    merged = home / "exports" / things.ids["export"] / "merged"
+    write_json(merged / "config.json", {"_name_or_path": base})
+    evaluation = home / "evaluations" / things.ids["evaluation"]
+    files.write_result(
+        evaluation, [Row("own", Prompt(({"role": "user", "content": "heron?"},)), {"base": "yes"}, {})], []
+    )
+    Exit("completed", f"See {evaluation}.").write(RunDir(evaluation))
+    with acting(ANN):
+        packed = zipfile.ZipFile(io.BytesIO(b"".join(belongings.archive(studio))))
+    members = {name: packed.read(name) for name in packed.namelist()}
+    kinds = {name.partition("/")[0] for name in members}
+    assert kinds == {"runs", "adapters", "datasets", "exports", "evaluations", "comparisons", "votes", "prompts"}
+    assert not [name for name, content in members.items() if str(tmp_path).encode() in content]
+    assert not [name for name, content in members.items() if ANN.owner.encode() in content]
+    configs = [json.loads(content) for name, content in members.items() if name.endswith("adapter_config.json")]
+    assert [(told["base_model_name_or_path"], told["r"]) for told in configs] == [("me/tiny", 8)] * 2
+    cards = [content.decode() for name, content in members.items() if name.endswith("README.md")]
+    assert len(cards) == 2 and all(card.startswith("Made for me/tiny, kept in …") for card in cards)
+    (answers,) = (json.loads(content) for name, content in members.items() if name.startswith("evaluations/"))
+    assert answers["rows"][0]["answers"] == {"base": "yes"}
+    for noun in ("comparisons", "votes", "prompts"):
+        assert all(b"heron" in content for name, content in members.items() if name.startswith(noun)), noun
+    with acting(BEN):
+        packed = zipfile.ZipFile(io.BytesIO(b"".join(belongings.archive(studio))))
+    assert packed.namelist() == []
+
+
+def test_a_base_that_only_this_machine_has_goes_by_its_name(hosted: tuple[Studio, Things], tiny: Path) -> None:
+    studio, things = hosted
+    config = studio.run_dir(things.ids["run"]).adapter / "adapter_config.json"
+    write_json(config, {"base_model_name_or_path": str(tiny)})
+    with acting(ANN), zipfile.ZipFile(io.BytesIO(b"".join(belongings.archive(studio)))) as packed:
+        told = [json.loads(packed.read(name)) for name in packed.namelist() if name.endswith("adapter_config.json")]
+        assert {one["base_model_name_or_path"] for one in told} == {"tiny"}
+        assert exports.find(studio, things.ids["export"])[1]["model"]["id"] == "tiny"
 
 
 def test_the_admin_sees_who_uses_what_and_not_what_it_is(hosted: tuple[Studio, Things]) -> None:
