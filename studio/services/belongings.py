@@ -139,7 +139,7 @@ def _file(studio: "Studio", path: Path, base: tuple[str, str] = ("", "")) -> Ite
         if path.name == "adapter_config.json" and (config := read_json(path)) is not None:
             text = json.dumps(config | {"base_model_name_or_path": name}, ensure_ascii=False, indent=1) + "\n"
         text = text.replace(folder, name) if folder else text
-        yield locality.without_home(studio, text).encode("utf-8", "surrogateescape")
+        yield locality.without_places(studio, text).encode("utf-8", "surrogateescape")
         return
     with path.open("rb") as source:
         while chunk := source.read(_CHUNK):
@@ -155,7 +155,7 @@ def _rows(folder: Path) -> Iterator[bytes]:
 def _json(studio: "Studio", visitor: Visitor, made: Callable[[], dict[str, Any]]) -> Iterator[bytes]:
     with acting(visitor):
         text = json.dumps(made(), ensure_ascii=False, indent=1) + "\n"
-    yield locality.without_home(studio, text).encode()
+    yield locality.without_places(studio, text).encode()
 
 
 def _zipped(members: list[_Member]) -> Iterator[bytes]:

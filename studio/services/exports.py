@@ -286,7 +286,7 @@ def _info(studio: "Studio", folder: RunDir, spec: dict[str, Any], speeds: dict[s
         seconds_left=left,
         size=None if artefact is None else _size(artefact),
         path=str(artefact) if artefact else None,
-        message=_message(end, state),
+        message=locality.shown(studio, _message(end, state)),
         parity=check.words if check is not None and check.passed else "",
         check=check,
         created=float(spec["created"]),

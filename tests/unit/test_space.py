@@ -21,9 +21,22 @@ from studio.errors import NotFound
 from studio.evaluation import files
 from studio.evaluation.prompts import Prompt
 from studio.evaluation.scores import Row
-from studio.rundir import Exit, RunDir, write_json
-from studio.services import belongings, datasets, exports, quotas, runs, sweeping
-from studio.services.owner import Visitor, acting
+from studio.rundir import Exit, Journal, RunDir, write_json
+from studio.services import (
+    adapters,
+    belongings,
+    curves,
+    datasets,
+    evaluations,
+    exports,
+    locality,
+    quotas,
+    run_list,
+    runs,
+    story,
+    sweeping,
+)
+from studio.services.owner import LOCAL, Visitor, acting
 from studio.services.studio import Studio, welcome
 from studio.settings import Settings
 from studio.ui import visit_view
@@ -161,6 +174,43 @@ def test_a_base_that_only_this_machine_has_goes_by_its_name(hosted: tuple[Studio
         told = [json.loads(packed.read(name)) for name in packed.namelist() if name.endswith("adapter_config.json")]
         assert {one["base_model_name_or_path"] for one in told} == {"tiny"}
         assert exports.find(studio, things.ids["export"])[1]["model"]["id"] == "tiny"
+
+
+def test_no_message_of_a_worker_tells_where_things_lie(hosted: tuple[Studio, Things], tiny: Path) -> None:
+    studio, things = hosted
+    home = studio.settings.home
+    words = f"There is no model in {home}/models/x or {tiny}: config.json is missing."
+    made = {noun: RunDir(home / f"{noun}s" / things.ids[noun]) for noun in ("run", "export", "evaluation", "adapter")}
+    made["run"] = failed = studio.run_dir(things.ids["waiting"])
+    journal = Journal(failed.events)
+    journal.write("state", state="running", message=words)
+    journal.write("note", level="warning", text=words)
+    for folder in made.values():
+        Exit("failed", words, f"Look into {home}/models.").write(folder)
+    studio.look()
+    with acting(ANN):
+        told = story.tell(studio, failed.id)
+        sides = {
+            "run": runs.get(studio, failed.id),
+            "list": [one for one in run_list.find(studio, run_list.Query()).runs if one.id == failed.id],
+            "current": run_list.current(studio),
+            "story": (told.states, told.attempts, told.run.message),
+            "marks": runs.points(studio, failed.id).marks,
+            "curves": curves.window(studio, failed.id, curves.Look.parse("step", None, None, 400, 0.0)).marks,
+            "export": exports.get(studio, things.ids["export"]),
+            "evaluation": evaluations.get(studio, things.ids["evaluation"]),
+            "shared": evaluations.as_dict(studio, things.ids["evaluation"]),
+            "adapter": adapters.get(studio, things.ids["adapter"]),
+        }
+    for name, told_there in sides.items():
+        text = re.sub(r"path='[^']*'", "", repr(told_there))  # what services go by
+        assert "There is no model in …" in text or name == "current", name
+        assert str(home) not in text and str(tiny) not in text, (name, text)
+    assert (sides["run"].message, sides["run"].remedy) == (
+        "There is no model in …/models/x or …: config.json is missing.", "Look into …/models.",
+    )  # fmt: skip
+    with acting(LOCAL):
+        assert str(home) in locality.shown(studio, words)
 
 
 def test_the_admin_sees_who_uses_what_and_not_what_it_is(hosted: tuple[Studio, Things]) -> None:
