@@ -29,7 +29,7 @@ from studio.errors import BadInput, Conflict, NotFound
 from studio.launch import local
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, create, free_space_or_raise, read_events, read_json, whole_folder, write_json
-from studio.services import models, owner
+from studio.services import locality, models, owner
 from studio.services.states import FINAL, State
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ def put(studio: "Studio", new: New, contents: Path | None = None, folder: str = 
 def list_adapters(studio: "Studio") -> list[AdapterInfo]:
     """All of the store, newest first."""
     local.reap()
-    found = [_info(RunDir(path), about) for path in studio.settings.adapters.iterdir() if (about := _about(path))]
+    found = [
+        _info(studio, RunDir(path), about) for path in studio.settings.adapters.iterdir() if (about := _about(path))
+    ]
     mine = [info for info, whose in found if whose == studio.owner]
     return sorted(mine, key=lambda info: info.created, reverse=True)
 
@@ -196,7 +198,7 @@ def _about(path: Path) -> dict[str, Any] | None:
     return read_json(path / "about.json") if _ID.fullmatch(path.name) else None
 
 
-def _info(run: RunDir, about: dict[str, Any]) -> tuple[AdapterInfo, str]:
+def _info(studio: "Studio", run: RunDir, about: dict[str, Any]) -> tuple[AdapterInfo, str]:
     end, trained, doing = Exit.read(run), run.trained, ""
     if trained is not None and end is None and not run.claim.exists():
         state: State = "completed"  # put here whole
@@ -207,7 +209,13 @@ def _info(run: RunDir, about: dict[str, Any]) -> tuple[AdapterInfo, str]:
     if state == "running":
         progress = [event for event in read_events(run.events).events if event.kind == "progress"]
         doing = str(progress[-1].payload.get("what", "")) if progress else "Starting the worker"
-    message = end.message if end else "Its worker ended without a word." if state == "interrupted" else ""
+    message = (
+        locality.shown(studio, end.message)
+        if end
+        else "Its worker ended without a word."
+        if state == "interrupted"
+        else ""
+    )
     info = AdapterInfo(
         id=run.id,
         name=str(about.get("name", run.id)),

@@ -8,15 +8,29 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from studio.dataset.store import iter_records
 from studio.errors import NotFound
-from studio.rundir import About
-from studio.services import adapters, datasets, quotas, runs, trash
+from studio.rundir import MANIFEST, About, RunDir, read_json
+from studio.services import (
+    adapters,
+    comparisons,
+    datasets,
+    evaluations,
+    exports,
+    locality,
+    models,
+    prompt_sets,
+    quotas,
+    runs,
+    trash,
+    votes,
+)
 from studio.services.export_files import Drain
 from studio.services.owner import Visitor, acting
 from studio.services.quotas import Used
@@ -28,6 +42,8 @@ if TYPE_CHECKING:
 
 _CHUNK = 2**20
 _DISK = Path("/data")
+_TELLING = ("config.json", ".md", ".yaml", "Modelfile")  # never vocabularies: a path may be a token
+_Member = tuple[str, Iterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,48 +63,108 @@ def vanishes(studio: "Studio") -> bool:
 
 
 def archive(studio: "Studio") -> Iterator[bytes]:
-    """A zip of all that is one's own, made while it is read: adapters with their recipes, and datasets as jsonl."""
-    files = list(_files(studio))
-    own = [info for info in datasets.list_datasets(studio) if _is_own(studio, info)]
-    return _zipped(files, [(f"datasets/{_plain(info.name)}.jsonl", Path(info.path)) for info in own])
+    """A zip of all that is one's own, made while it is read: what runs and adapters learned, with their recipes,
+    exports, datasets as jsonl, evaluations, comparisons, votes and prompt sets. It says nothing of this machine."""
+    return _zipped([*_learned(studio), *_exported(studio), *_gathered(studio), *_judged(studio)])
 
 
-def _files(studio: "Studio") -> Iterator[tuple[str, Path]]:
+def _learned(studio: "Studio") -> Iterator[_Member]:
     for info in runs.list_runs(studio):
         run = studio.run_dir(info.id)
         folder = f"runs/{_plain(info.name)}-{info.id[-6:]}"
-        yield f"{folder}/recipe.yaml", run.recipe
+        yield f"{folder}/recipe.yaml", _file(studio, run.recipe)
         if run.trained is not None:
-            yield from _inside(run.trained, folder)
+            yield from _inside(studio, run.trained, f"{folder}/{run.trained.name}", _base(studio, run, info.model))
     for made in adapters.list_adapters(studio):
-        if made.has_adapter:
-            trained = adapters.folder_of(studio, made.id).trained
-            if trained is not None:
-                yield from _inside(trained, f"adapters/{_plain(made.name)}")
+        run = adapters.folder_of(studio, made.id)
+        if run.trained is not None:
+            called = f"adapters/{_plain(made.name)}/{run.trained.name}"
+            yield from _inside(studio, run.trained, called, _base(studio, run, made.model))
 
 
-def _inside(folder: Path, called: str) -> Iterator[tuple[str, Path]]:
-    yield from ((f"{called}/{folder.name}/{path.name}", path) for path in sorted(folder.iterdir()) if path.is_file())
+def _exported(studio: "Studio") -> Iterator[_Member]:
+    for info in exports.list_exports(studio):
+        if info.path is not None:
+            made, folder = Path(info.path), f"exports/{_plain(info.source)}-{info.id[-6:]}"
+            if made.is_file():
+                yield f"{folder}/{made.name}", _file(studio, made)
+            else:
+                model = (exports.find(studio, info.id)[1]).get("model") or {}
+                base = str(model.get("path") or ""), str(model.get("id") or "")
+                yield from _inside(studio, made, f"{folder}/{made.name}", base)
 
 
-def _is_own(studio: "Studio", info: datasets.DatasetInfo) -> bool:
-    return datasets.owner_of(studio, info.id) == studio.owner
+def _gathered(studio: "Studio") -> Iterator[_Member]:
+    for info in datasets.list_datasets(studio):
+        if datasets.owner_of(studio, info.id) == studio.owner:
+            yield f"datasets/{_plain(info.name)}.jsonl", _rows(Path(info.path))
+    for one in prompt_sets.list_sets(studio):
+        if one.id != prompt_sets.GENERAL:
+            yield f"prompts/{_plain(one.name)}.jsonl", _file(studio, studio.settings.prompts / one.id / "prompts.jsonl")
 
 
-def _zipped(files: list[tuple[str, Path]], tables: list[tuple[str, Path]]) -> Iterator[bytes]:
+def _judged(studio: "Studio") -> Iterator[_Member]:
+    visitor = studio.visitor
+    for info in evaluations.list_evaluations(studio):
+        if info.state == "completed":
+            name = f"evaluations/{_plain(info.name)}-{info.id[-6:]}.json"
+            yield name, _json(studio, visitor, partial(evaluations.as_dict, studio, info.id))
+    for key in comparisons.mine(studio):
+        made = partial(_compared, studio, key)
+        yield f"comparisons/{key[:8]}.json", _json(studio, visitor, made)
+    for path in votes.files(studio):
+        yield f"votes/{path.name}", _file(studio, path)
+
+
+def _compared(studio: "Studio", key: str) -> dict[str, Any]:
+    return comparisons.as_dict(comparisons.load(studio, key))
+
+
+def _base(studio: "Studio", run: RunDir, model: str) -> tuple[str, str]:
+    """The folder of a base on this machine, and what it is called elsewhere."""
+    return str((read_json(run.path / "model.json") or {}).get("path") or ""), models.known_as(studio, model)
+
+
+def _inside(studio: "Studio", folder: Path, called: str, base: tuple[str, str]) -> Iterator[_Member]:
+    # The manifest is left out, as of exports: its sums are those of the files as they lie here.
+    found = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    return ((f"{called}/{path.name}", _file(studio, path, base)) for path in found)
+
+
+def _file(studio: "Studio", path: Path, base: tuple[str, str] = ("", "")) -> Iterator[bytes]:
+    """The bytes of a file; of one that tells where it was made, with the base's name for its folder."""
+    if path.name.endswith(_TELLING):
+        folder, name = base
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        if path.name == "adapter_config.json" and (config := read_json(path)) is not None:
+            text = json.dumps(config | {"base_model_name_or_path": name}, ensure_ascii=False, indent=1) + "\n"
+        text = text.replace(folder, name) if folder else text
+        yield locality.without_places(studio, text).encode("utf-8", "surrogateescape")
+        return
+    with path.open("rb") as source:
+        while chunk := source.read(_CHUNK):
+            yield chunk
+
+
+def _rows(folder: Path) -> Iterator[bytes]:
+    for records in iter_records(folder):
+        told = ({"text": record.text} if record.text else {"messages": record.messages} for record in records)
+        yield b"".join(json.dumps(one, ensure_ascii=False).encode() + b"\n" for one in told)
+
+
+def _json(studio: "Studio", visitor: Visitor, made: Callable[[], dict[str, Any]]) -> Iterator[bytes]:
+    with acting(visitor):
+        text = json.dumps(made(), ensure_ascii=False, indent=1) + "\n"
+    yield locality.without_places(studio, text).encode()
+
+
+def _zipped(members: list[_Member]) -> Iterator[bytes]:
     drain = Drain()
     with zipfile.ZipFile(drain, "w", zipfile.ZIP_STORED) as packed:
-        for name, path in files:
-            with packed.open(name, "w", force_zip64=True) as target, path.open("rb") as source:
-                while chunk := source.read(_CHUNK):
-                    target.write(chunk)
-                    yield drain.take()
-        for name, folder in tables:
+        for name, content in members:
             with packed.open(name, "w", force_zip64=True) as target:
-                for records in iter_records(folder):
-                    for record in records:
-                        told = {"text": record.text} if record.text else {"messages": record.messages}
-                        target.write(json.dumps(told, ensure_ascii=False).encode() + b"\n")
+                for chunk in content:
+                    target.write(chunk)
                     yield drain.take()
     yield drain.take()
 

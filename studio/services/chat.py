@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.errors import BadInput, Conflict, StudioError, Unavailable
 from studio.launch.talker import Talker
-from studio.services import models, quotas, sources
+from studio.services import locality, models, quotas, sources
 from studio.services.room import Room
 from studio.services.sides import Side
 from studio.services.turns import Ticket
@@ -206,7 +206,7 @@ def _open(studio: "Studio", base: tuple[str, str]) -> None:
             return
         if reply.get("kind") == "error":
             room.close()
-            raise StudioError(str(reply.get("message")))
+            raise StudioError(locality.shown(studio, str(reply.get("message"))))
 
 
 def _seat(room: Room, side: Side, in_use: set[tuple[str, int]]) -> None:

@@ -183,6 +183,12 @@ def load(studio: "Studio", key: str) -> Comparison:
     return found
 
 
+def mine(studio: "Studio") -> list[str]:
+    """The ids of all that are the asker's."""
+    found = sorted(_folder(studio).glob("*.json"))
+    return [path.stem for path in found if _read(path, studio.owner) is not None]
+
+
 def _read(path: Path, whose: str) -> Comparison | None:
     """A comparison of this owner; None for any other file."""
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studio.errors import BadInput
-from studio.services import runs
+from studio.services import locality, runs
 from studio.services.lines import AXES, Axis, AxisName, Line, Places, below, line
 from studio.services.thinning import Array
 from studio.services.verdicts import Curve, Verdict, judge
@@ -197,7 +197,7 @@ def _marks(studio: "Studio", run_id: str, axis: Axis, seqs: tuple[int, int]) -> 
         kind = event.kind if event.kind != "state" else str(event.payload.get("state"))
         if event.seq > last or (event.kind == "state" and kind != "stopping"):
             continue
-        marks.append(Mark(0.0, event.step or 0, kind, _text(kind, event.step or 0, event.payload)))
+        marks.append(Mark(0.0, event.step or 0, kind, _text(studio, kind, event.step or 0, event.payload)))
     xs = axis.at(np.array([mark.step for mark in marks], dtype=np.float64))
     return [Mark(x, mark.step, mark.kind, mark.text) for x, mark in zip(xs.tolist(), marks, strict=True)]
 
@@ -222,10 +222,10 @@ def _eval_marks(evals: Table, places: Places, window: tuple[int, int]) -> list[M
     return found
 
 
-def _text(kind: str, step: int, payload: dict[str, Any]) -> str:
+def _text(studio: "Studio", kind: str, step: int, payload: dict[str, Any]) -> str:
     told = str(payload.get("text") or payload.get("message") or "").strip()
     if told:
-        return told[:300]
+        return locality.shown(studio, told)[:300]  # before it is cut: half a folder would stay
     words = {"checkpoint": "checkpoint saved", "sample": "sample answers", "stopping": "asked to stop"}
     return words.get(kind) or (f"resumed from step {step}" if kind == "resumed" else kind)
 

@@ -12,7 +12,7 @@ from studio.launch.child import Died, follow
 from studio.memory import flops
 from studio.recipe import Recipe
 from studio.rundir import create
-from studio.services import checks, estimates, evaluation_line, measured, quotas, runs
+from studio.services import checks, estimates, evaluation_line, locality, measured, quotas, runs
 from studio.services.checks import Progress
 from studio.services.measured import DryRun
 
@@ -34,7 +34,7 @@ def running(studio: "Studio", recipe: Recipe) -> Generator[Progress, None, DryRu
         raise Conflict("Another dry run is under way. Wait until it is over.") from None
     with lock, checks.staged(studio) as folder:
         _nothing_trains(studio)
-        told = yield from _work(create(folder, "dry-run", files).path, recipe)
+        told = yield from _work(studio, create(folder, "dry-run", files).path, recipe)
         found = _as_found(studio, recipe, told)
     measured.keep(studio, found)
     return found
@@ -61,12 +61,13 @@ def _nothing_trains(studio: "Studio") -> None:
         raise Conflict("An evaluation is under way. A dry run beside it would measure neither: wait until it is over.")
 
 
-def _work(folder: Path, recipe: Recipe) -> Generator[Progress, None, dict[str, Any]]:
+def _work(studio: "Studio", folder: Path, recipe: Recipe) -> Generator[Progress, None, dict[str, Any]]:
     at = Progress("Starting the worker", 0, 0)
     try:
         for line in follow("studio.engine.dry_run", [str(folder)], folder / "log.txt"):
             if "error" in line:
-                raise StudioError(" ".join(filter(None, (str(line["error"]), str(line["remedy"])))))
+                said = " ".join(filter(None, (str(line["error"]), str(line["remedy"]))))
+                raise StudioError(locality.shown(studio, said))
             if "measured" in line:
                 return dict(line["measured"])
             if "doing" in line:

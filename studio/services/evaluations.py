@@ -20,7 +20,7 @@ from studio.evaluation.marks import mark_of
 from studio.evaluation.prompts import Prompt
 from studio.evaluation.scores import BASE, Row, Score, SetScores, evidence, said
 from studio.rundir import Exit, RunDir, create, read_events, read_json
-from studio.services import ends, evaluation_line, models, owner, prompt_sets, quotas, runs, sources
+from studio.services import ends, evaluation_line, locality, models, owner, prompt_sets, quotas, runs, sources
 from studio.services.checks import Progress
 from studio.services.prompt_sets import GENERAL, HELD_OUT
 from studio.services.sources import Source
@@ -183,7 +183,7 @@ def list_evaluations(studio: "Studio", run_id: str | None = None) -> list[Evalua
             continue  # no evaluation, or one that nobody can read any more
         mine = run_id is None or str(studio.run_dir(run_id).path) in {_run_of(column) for column in order.columns}
         if order.owner == studio.owner and (mine or order.run_id == run_id):
-            found.append(_info(RunDir(path), order))
+            found.append(_info(studio, RunDir(path), order))
     return sorted(found, key=lambda item: item.created, reverse=True)
 
 
@@ -195,7 +195,7 @@ def _run_of(column: Column) -> str:
 
 def get(studio: "Studio", evaluation_id: str) -> EvaluationInfo:
     """One evaluation by its id or the beginning of it."""
-    return _info(*_find(studio, evaluation_id))
+    return _info(studio, *_find(studio, evaluation_id))
 
 
 def folder_of(studio: "Studio", evaluation_id: str) -> RunDir:
@@ -215,7 +215,7 @@ def _find(studio: "Studio", key: str) -> tuple[RunDir, Order]:
     raise NotFound(f"There is no evaluation {key!r}. See them with: studio evaluations")
 
 
-def _info(folder: RunDir, order: Order) -> EvaluationInfo:
+def _info(studio: "Studio", folder: RunDir, order: Order) -> EvaluationInfo:
     state, end = evaluation_line.state_of(folder), Exit.read(folder)
     final = state in FINAL
     at, left = Progress("", 0, 0), None
@@ -232,8 +232,8 @@ def _info(folder: RunDir, order: Order) -> EvaluationInfo:
         of=at.of,
         seconds_left=left,
         created=order.created,
-        message=end.message if end else gone,
-        remedy=end.remedy if end else "Start it again." if gone else "",
+        message=locality.shown(studio, end.message) if end else gone,
+        remedy=locality.shown(studio, end.remedy) if end else "Start it again." if gone else "",
         columns={column.name: column.title for column in order.columns},
         sets={one.name: one.title for one in order.sets},
         path=str(folder.path),
@@ -287,7 +287,7 @@ def result(studio: "Studio", evaluation_id: str) -> Result:
     folder, order = _find(studio, evaluation_id)
     found = files.read_result(folder.path)
     if found is None:
-        info = _info(folder, order)
+        info = _info(studio, folder, order)
         raise Conflict(f"This evaluation is {info.state}: it has no result. {info.message}".strip())
     return found
 
@@ -300,7 +300,7 @@ def judged(studio: "Studio", evaluation_id: str) -> dict[str, Any] | None:
 def as_dict(studio: "Studio", evaluation_id: str) -> dict[str, Any]:
     """An evaluation with all it found, for JSON: figures by set, and every prompt with its answers."""
     info = get(studio, evaluation_id)
-    value = asdict(info)
+    value = asdict(info) | {"path": locality.shown(studio, info.path)}
     if info.state != "completed":
         return value
     found = result(studio, evaluation_id)

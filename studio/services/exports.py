@@ -114,7 +114,10 @@ def start(studio: "Studio", key: str, kind: str, wish: Wish | None = None) -> Ex
         if kind == "gguf"
         else targets.sizes(studio, source, dtype)[kind],
         # Others load the adapter's base by what they know it by, not by our name for it.
-        "model": {"id": model.source, "path": model.path},
+        "model": {
+            "id": model.source if locality.may_name_files(studio) else models.known_as(studio, model.id),
+            "path": model.path,
+        },
         "dtype": dtype,
         "shard": wish.shard,
         "quant": wish.quant,
@@ -283,7 +286,7 @@ def _info(studio: "Studio", folder: RunDir, spec: dict[str, Any], speeds: dict[s
         seconds_left=left,
         size=None if artefact is None else _size(artefact),
         path=str(artefact) if artefact else None,
-        message=_message(end, state),
+        message=locality.shown(studio, _message(end, state)),
         parity=check.words if check is not None and check.passed else "",
         check=check,
         created=float(spec["created"]),

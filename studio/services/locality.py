@@ -6,6 +6,7 @@ A visitor is never given what is the machine owner's: folders of this machine by
 import os
 from typing import TYPE_CHECKING
 
+from studio.rundir import read_json
 from studio.services.owner import EVERYONE
 from studio.settings import LOOPBACK
 
@@ -36,9 +37,15 @@ def may_name_files(studio: "Studio") -> bool:
 
 def shown(studio: "Studio", text: str) -> str:
     """`text` as who asks may read it: a visitor is not told where on this machine things are kept."""
-    if may_name_files(studio):
+    return text if may_name_files(studio) else without_places(studio, text)
+
+
+def without_places(studio: "Studio", text: str) -> str:
+    """`text` without where on this machine the home is, and models that are used where they lie: for what leaves it."""
+    if os.sep not in text:
         return text
     home = studio.settings.home
-    for path in (str(home.resolve()), str(home)):
+    links = [(read_json(path) or {}).get("path") for path in studio.settings.models.glob("*.json")]
+    for path in (str(home.resolve()), str(home), *map(str, filter(None, links))):
         text = text.replace(path, "…")
     return text

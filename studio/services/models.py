@@ -92,6 +92,15 @@ def _source(folder: Path) -> str:
     return str((read_json(folder / _ORIGIN) or {}).get("source") or folder)
 
 
+def known_as(studio: "Studio", model_id: str) -> str:
+    """What others know a model by: its hub id; its name here where there is none, and never a folder."""
+    try:
+        source = _source(folder_of(studio, model_id))
+    except NotFound:
+        return model_id
+    return model_id if Path(source).is_absolute() else source
+
+
 def folder_of(studio: "Studio", model_id: str) -> Path:
     """Where the model called `model_id` lies."""
     if _clean(model_id) == model_id and _may_use(studio, model_id):

@@ -261,8 +261,8 @@ def _info(studio: "Studio", row: Run, position: int, looked: bool = True) -> Run
         row.tokens_per_s,
         row.step_seconds,
         row.memory,
-        _words(row, state),
-        row.remedy,
+        locality.shown(studio, _words(row, state)),
+        locality.shown(studio, row.remedy),
         row.doing,
         row.path,
         row.device,
@@ -324,7 +324,12 @@ def points(studio: "Studio", run_id: str, after: int = 0) -> Points:
     events = rows.events_after(studio.database, info.id, after, _MARKS)
     cursor = max([after, *(item.seq for item in found), *(item.seq for item in events)])
     marks = [
-        {"step": event.step or 0, "kind": event.kind, "text": _mark_text(event.payload), "time": event.time}
+        {
+            "step": event.step or 0,
+            "kind": event.kind,
+            "text": locality.shown(studio, _mark_text(event.payload)),
+            "time": event.time,
+        }
         for event in events
         if event.kind != "state" or event.payload.get("state") == "stopping"
     ]

@@ -101,9 +101,8 @@ def _states(studio: "Studio", info: RunInfo) -> list[Happening]:
         if event.kind == "resumed":
             found.append(Happening(event.time, "resumed", f"from step {event.step or 0}"))
         else:
-            found.append(
-                Happening(event.time, str(event.payload.get("state")), str(event.payload.get("message") or ""))
-            )
+            message = locality.shown(studio, str(event.payload.get("message") or ""))
+            found.append(Happening(event.time, str(event.payload.get("state")), message))
     if info.final and info.state != found[-1].state:
         found.append(Happening(info.ended or time.time(), info.state, info.message))
     return found
@@ -125,7 +124,7 @@ def _attempt(studio: "Studio", number: int, run: RunDir) -> Attempt:
         versions=identity.versions if identity else {},
         state=last.state if last else "",
         cause=last.cause if last else "",
-        message=last.message if last else "",
+        message=locality.shown(studio, last.message) if last else "",
         log=locality.shown(studio, end.log) if end else "",
     )
 

@@ -100,6 +100,11 @@ def of_pair(studio: "Studio", keys: list[str]) -> list[Vote]:
     return list(found.values())
 
 
+def files(studio: "Studio") -> list[Path]:
+    """The files of all the asker's votes."""
+    return sorted(_folder(studio).glob("*.jsonl"))
+
+
 def wilson(wins: int, of: int) -> tuple[float, float]:
     """The 95% interval of a share by Wilson's score: good for few votes and for shares near 0 and 1."""
     if not of:

@@ -93,12 +93,13 @@ def _by_provider(app: FastAPI, desk: Desk) -> None:
 
 
 def _visitor(desk: Desk, told: dict[str, Any]) -> Visitor | None:
-    """Who the provider says it is; the id of an account never changes, its name may."""
-    subject = str(told.get("sub") or "")
-    name = str(told.get("preferred_username") or told.get("name") or subject)[:80]
+    """Who the provider says it is; the id of an account never changes, its name may. An admin is known by the name of
+    the account alone: what it calls itself besides, anyone may choose."""
+    subject, account = str(told.get("sub") or ""), str(told.get("preferred_username") or "")
+    name = (account or str(told.get("name") or subject))[:80]
     if not subject:
         return None
-    return Visitor(f"account-{subject[:120]}", name, "account", admin=name.lower() in desk.admins)
+    return Visitor(f"account-{subject[:120]}", name, "account", admin=account.lower() in desk.admins)
 
 
 def _way_back(request: Request) -> str:

@@ -31,6 +31,7 @@ from studio.settings import LOOPBACK
 COOKIE = "studio_visitor"
 SECRET = "STUDIO_COOKIE_SECRET"  # noqa: S105 the name of a variable
 _DAYS = 7
+_ADMIN = "admin"
 _SCOPE = "studio.visitor"
 _SESSIONS = 10_000  # pages whose visitor is remembered
 _HEARTBEAT = re.compile(r"/heartbeat/([^/]+)$")
@@ -60,7 +61,7 @@ class Desk:
         value = _cookies(headers).get(COOKIE, "")
         try:
             told = self._signer.loads(value, max_age=_DAYS * 86_400)
-            kind, whose, name, session = map(str, told)
+            kind, whose, name, session, *rest = map(str, told)
         except (BadData, ValueError, TypeError):
             return NOBODY
         if session in self._gone or (self.mode == "team") != whose.startswith(accounts.PREFIX):
@@ -69,7 +70,9 @@ class Desk:
             return Visitor(whose, "", "anonymous")
         if self.mode == "team" and not accounts.is_current(self.studio, whose, session):
             return NOBODY
-        return Visitor(whose, name, "account", admin=name.lower() in self.admins)
+        # A team's names are its accounts'; a provider's may be only what someone calls themselves.
+        named = self.mode == "team" or rest == [_ADMIN]
+        return Visitor(whose, name, "account", admin=named and name.lower() in self.admins)
 
     def new(self) -> Visitor:
         """Someone who was never here."""
@@ -78,6 +81,7 @@ class Desk:
     def cookie(self, visitor: Visitor, headers: Headers, session: str = "") -> str:
         """The Set-Cookie that makes a visitor known, under a session of its own unless one is given."""
         told = [visitor.kind, visitor.owner, visitor.name, session or secrets.token_hex(16)]
+        told += [_ADMIN] if visitor.admin else []
         return f"{COOKIE}={self._signer.dumps(told)}; Max-Age={_DAYS * 86_400}; {manner(headers)}"
 
     def sign_out(self, headers: Headers) -> str:

@@ -3,16 +3,23 @@
 A route or an event that is not listed here fails the test: say whose things it shows or changes, and how it knows.
 """
 
+import contextlib
 import functools
 import inspect
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from starlette.routing import Mount
 
+from studio.services.studio import Studio
+from studio.settings import Settings
 from studio.ui.gradio_gate import NEEDED, Gate, needed
+from studio.ui.server import make_app
+from tests import oidc
 from tests.security.conftest import House
 
 # Of our own routes: what each is.
@@ -21,6 +28,7 @@ from tests.security.conftest import House
 #   listed  asks a service for all that is the asker's
 #   machine tells of the machine
 #   write   as owned, and changes it
+#   enter   says who one is from now on: by a password, by the word of the provider, or nobody any more
 OURS = {
     "GET /healthz": "open",
     "GET /static/{path}": "open",
@@ -41,6 +49,15 @@ OURS = {
     "GET /pulse": "listed",
     "GET /reproduce/{run_id}.{form}": "owned",
 }
+
+# What a studio that others reach has besides, by how they are known: hosted without signing in, on a Space with its
+# provider, and a team's.
+BESIDES = {
+    "hosted": {"GET /mine.zip": "listed", "POST /sign-out": "enter"},
+    "space": {"GET /mine.zip": "listed", "POST /sign-out": "enter", "GET /sign-in": "enter",
+              "GET /login/callback": "enter"},
+    "team": {"GET /mine.zip": "listed", "POST /sign-out": "enter", "GET /sign-in": "enter", "POST /sign-in": "enter"},
+}  # fmt: skip
 
 # Of Gradio's routes those that the page needs, and why; everything else of Gradio is refused.
 #   page    the page itself and its files, the same for everybody
@@ -165,9 +182,47 @@ def test_each_of_our_routes_is_listed(house: House) -> None:
     assert OURS.keys() - found == set(), "these are gone"
 
 
+@pytest.fixture(scope="module", params=list(BESIDES))
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, FastAPI]]:
+    """How visitors are known, and the application that serves them."""
+    known, folder = str(request.param), tmp_path_factory.mktemp("shared")
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
+        if known == "space":
+            told = stack.enter_context(oidc.provider("http://127.0.0.1")).environment()
+            for name, value in ({"SPACE_ID": "someone/studio", "SPACE_HOST": "127.0.0.1"} | told).items():
+                patch.setenv(name, value)
+        studio = stack.enter_context(Studio(Settings(home=folder / "home", offline=True)))
+        yield known, make_app(studio, "team" if known == "team" else "hosted")
+
+
+def test_what_others_reach_is_listed_however_they_are_known(shared: tuple[str, FastAPI]) -> None:
+    known, app = shared
+    found = {f"{method} {path}" for method, path in _walk(app.routes)}
+    listed = OURS.keys() | BESIDES[known].keys()
+    assert found - listed == set(), "say in BESIDES, or in OURS, what these are for"
+    assert listed - found == set(), "these are gone"
+    all_of_gradio_is_classified(app)
+    events_are_listed(app)
+
+
+def test_who_is_not_known_is_told_nothing_that_is_somebodys(shared: tuple[str, FastAPI]) -> None:
+    known, app = shared
+    nobody = TestClient(app, base_url="http://127.0.0.1", follow_redirects=False)
+    for entry, kind in BESIDES[known].items():
+        method, _, path = entry.partition(" ")
+        if kind == "listed":
+            assert nobody.request(method, path).status_code == (401 if known == "team" else 403), entry
+
+
 def test_each_of_gradio_s_routes_is_needed_or_refused(house: House) -> None:
+    all_of_gradio_is_classified(house.app)
+    assert sum(map(len, NEEDED.values())) < 30
+
+
+def all_of_gradio_is_classified(app: FastAPI) -> None:
     refused = {path for paths in REFUSED.values() for path in paths}
-    found = _walk(gradio_of(house.app).routes)
+    found = _walk(gradio_of(app).routes)
     assert len(found) > 60
     for method, path in found:
         listed = f"{method} {path}" in GRADIO
@@ -175,7 +230,6 @@ def test_each_of_gradio_s_routes_is_needed_or_refused(house: House) -> None:
         assert not (listed and path in refused)
     unknown = {f"{method} {path}" for method, path in found}
     assert GRADIO.keys() - unknown <= {"GET /login/huggingface", "GET /login/callback"}, "these are gone"
-    assert sum(map(len, NEEDED.values())) < 30
 
 
 def filled(path: str) -> str:
@@ -213,11 +267,15 @@ def test_no_spelling_leads_past_the_gate(house: House, path: str) -> None:
 
 
 def test_each_event_of_the_page_is_listed_and_private(house: House) -> None:
-    found = {handler(event.fn) for event in blocks_of(house.app).fns.values() if event.fn}
+    events_are_listed(house.app)
+
+
+def events_are_listed(app: FastAPI) -> None:
+    found = {handler(event.fn) for event in blocks_of(app).fns.values() if event.fn}
     listed = {(module, name) for module, kinds in EVENTS.items() for names in kinds.values() for name in names.split()}
     assert found - listed == set(), "say in EVENTS what these are for"
     assert listed - found == set(), "these are gone"
-    public = {event.api_name for event in blocks_of(house.app).fns.values() if event.api_visibility != "private"}
+    public = {event.api_name for event in blocks_of(app).fns.values() if event.api_visibility != "private"}
     assert public == {name for names in EVENTS["api"].values() for name in names.split()}
 
 

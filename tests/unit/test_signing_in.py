@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -95,6 +96,29 @@ def test_what_was_not_begun_here_signs_nobody_in(space: Any, provider: oidc.Prov
     provider.nonce = "another"
     answer = ann.get(at_provider(ann.get("/sign-in"), "ann"))
     assert answer.status_code in (400, 502) and COOKIE not in answer.headers.get("set-cookie", "")
+
+
+def test_a_name_that_anyone_may_choose_makes_no_admin(
+    studio: Studio, provider: oidc.Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starlette.datastructures import Headers
+
+    studio.settings = replace(studio.settings, admins="host")
+    space = make_app(studio, "hosted")
+    host, eve = browser(space), browser(space)
+    host.get(at_provider(host.get("/sign-in"), "host"))
+    assert visitor(space, host).admin
+    monkeypatch.setattr(oidc, "_claims", lambda name: {"sub": oidc.ACCOUNTS[name], "name": "Host"})
+    eve.get(at_provider(eve.get("/sign-in"), "ben"))
+    assert (visitor(space, eve).name, visitor(space, eve).admin) == ("Host", False)
+    # A cookie of before, that does not say which kind of name it has.
+    desk = desk_of(space)
+    old = desk._signer.dumps(["account", "account-1002", "host", "x"])
+    assert (desk.known(Headers({"cookie": f"{COOKIE}={old}"})).name, desk.known(Headers({})).owner) == ("host", "")
+    assert not desk.known(Headers({"cookie": f"{COOKIE}={old}"})).admin
+    # Who is no admin any more is none at once.
+    desk.admins = set()
+    assert not visitor(space, host).admin
 
 
 def test_a_provider_that_is_gone_is_said(
@@ -218,8 +242,6 @@ def test_users_are_kept_by_command(tmp_path: Path) -> None:
 
 
 def test_others_are_let_in_only_when_it_is_known_who_they_are(settings: Settings) -> None:
-    from dataclasses import replace
-
     reachable = replace(settings, host="0.0.0.0")
     with pytest.raises(BadInput, match="nobody would have to sign in"):
         cli._mode(reachable, is_open=False)

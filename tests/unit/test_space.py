@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,8 +18,25 @@ import yaml
 from fastapi.testclient import TestClient
 
 from studio.errors import NotFound
-from studio.services import belongings, datasets, quotas, runs, sweeping
-from studio.services.owner import Visitor, acting
+from studio.evaluation import files
+from studio.evaluation.prompts import Prompt
+from studio.evaluation.scores import Row
+from studio.rundir import Exit, Journal, RunDir, write_json
+from studio.services import (
+    adapters,
+    belongings,
+    curves,
+    datasets,
+    evaluations,
+    exports,
+    locality,
+    quotas,
+    run_list,
+    runs,
+    story,
+    sweeping,
+)
+from studio.services.owner import LOCAL, Visitor, acting
 from studio.services.studio import Studio, welcome
 from studio.settings import Settings
 from studio.ui import visit_view
@@ -103,6 +121,96 @@ def test_what_is_ones_own_is_taken_home(hosted: tuple[Studio, Things]) -> None:
         assert len(rows) == 24 and json.loads(rows[0])["messages"][-1]["role"] == "assistant"
     with acting(BEN), zipfile.ZipFile(io.BytesIO(b"".join(belongings.archive(studio)))) as packed:
         assert packed.namelist() == []
+
+
+def test_what_is_taken_home_is_all_and_tells_nothing_of_this_machine(
+    hosted: tuple[Studio, Things], tiny: Path, tmp_path: Path
+) -> None:
+    studio, things = hosted
+    home = studio.settings.home
+    (home / "models" / "tiny.json").unlink()
+    shutil.copytree(tiny, home / "models" / "tiny")
+    write_json(home / "models" / "tiny" / "studio.json", {"source": "me/tiny"})
+    base = str(home / "models" / "tiny")
+    for folder in (
+        home / "runs" / things.ids["run"] / "adapter",
+        home / "adapters" / things.ids["adapter"] / "adapter",
+    ):
+        write_json(folder / "adapter_config.json", {"r": 8, "base_model_name_or_path": base})
+        write_json(folder.parent / "model.json", {"id": "tiny", "path": base})
+        (folder / "README.md").write_text(f"Made for {base}, kept in {folder}.\n")
+    merged = home / "exports" / things.ids["export"] / "merged"
+    write_json(merged / "config.json", {"_name_or_path": base})
+    evaluation = home / "evaluations" / things.ids["evaluation"]
+    files.write_result(
+        evaluation, [Row("own", Prompt(({"role": "user", "content": "heron?"},)), {"base": "yes"}, {})], []
+    )
+    Exit("completed", f"See {evaluation}.").write(RunDir(evaluation))
+    with acting(ANN):
+        packed = zipfile.ZipFile(io.BytesIO(b"".join(belongings.archive(studio))))
+    members = {name: packed.read(name) for name in packed.namelist()}
+    kinds = {name.partition("/")[0] for name in members}
+    assert kinds == {"runs", "adapters", "datasets", "exports", "evaluations", "comparisons", "votes", "prompts"}
+    assert not [name for name, content in members.items() if str(tmp_path).encode() in content]
+    assert not [name for name, content in members.items() if ANN.owner.encode() in content]
+    configs = [json.loads(content) for name, content in members.items() if name.endswith("adapter_config.json")]
+    assert [(told["base_model_name_or_path"], told["r"]) for told in configs] == [("me/tiny", 8)] * 2
+    cards = [content.decode() for name, content in members.items() if name.endswith("README.md")]
+    assert len(cards) == 2 and all(card.startswith("Made for me/tiny, kept in …") for card in cards)
+    (answers,) = (json.loads(content) for name, content in members.items() if name.startswith("evaluations/"))
+    assert answers["rows"][0]["answers"] == {"base": "yes"}
+    for noun in ("comparisons", "votes", "prompts"):
+        assert all(b"heron" in content for name, content in members.items() if name.startswith(noun)), noun
+    with acting(BEN):
+        packed = zipfile.ZipFile(io.BytesIO(b"".join(belongings.archive(studio))))
+    assert packed.namelist() == []
+
+
+def test_a_base_that_only_this_machine_has_goes_by_its_name(hosted: tuple[Studio, Things], tiny: Path) -> None:
+    studio, things = hosted
+    config = studio.run_dir(things.ids["run"]).adapter / "adapter_config.json"
+    write_json(config, {"base_model_name_or_path": str(tiny)})
+    with acting(ANN), zipfile.ZipFile(io.BytesIO(b"".join(belongings.archive(studio)))) as packed:
+        told = [json.loads(packed.read(name)) for name in packed.namelist() if name.endswith("adapter_config.json")]
+        assert {one["base_model_name_or_path"] for one in told} == {"tiny"}
+        assert exports.find(studio, things.ids["export"])[1]["model"]["id"] == "tiny"
+
+
+def test_no_message_of_a_worker_tells_where_things_lie(hosted: tuple[Studio, Things], tiny: Path) -> None:
+    studio, things = hosted
+    home = studio.settings.home
+    words = f"There is no model in {home}/models/x or {tiny}: config.json is missing."
+    made = {noun: RunDir(home / f"{noun}s" / things.ids[noun]) for noun in ("run", "export", "evaluation", "adapter")}
+    made["run"] = failed = studio.run_dir(things.ids["waiting"])
+    journal = Journal(failed.events)
+    journal.write("state", state="running", message=words)
+    journal.write("note", level="warning", text=words)
+    for folder in made.values():
+        Exit("failed", words, f"Look into {home}/models.").write(folder)
+    studio.look()
+    with acting(ANN):
+        told = story.tell(studio, failed.id)
+        sides = {
+            "run": runs.get(studio, failed.id),
+            "list": [one for one in run_list.find(studio, run_list.Query()).runs if one.id == failed.id],
+            "current": run_list.current(studio),
+            "story": (told.states, told.attempts, told.run.message),
+            "marks": runs.points(studio, failed.id).marks,
+            "curves": curves.window(studio, failed.id, curves.Look.parse("step", None, None, 400, 0.0)).marks,
+            "export": exports.get(studio, things.ids["export"]),
+            "evaluation": evaluations.get(studio, things.ids["evaluation"]),
+            "shared": evaluations.as_dict(studio, things.ids["evaluation"]),
+            "adapter": adapters.get(studio, things.ids["adapter"]),
+        }
+    for name, told_there in sides.items():
+        text = re.sub(r"path='[^']*'", "", repr(told_there))  # what services go by
+        assert "There is no model in …" in text or name == "current", name
+        assert str(home) not in text and str(tiny) not in text, (name, text)
+    assert (sides["run"].message, sides["run"].remedy) == (
+        "There is no model in …/models/x or …: config.json is missing.", "Look into …/models.",
+    )  # fmt: skip
+    with acting(LOCAL):
+        assert str(home) in locality.shown(studio, words)
 
 
 def test_the_admin_sees_who_uses_what_and_not_what_it_is(hosted: tuple[Studio, Things]) -> None:
