@@ -33,6 +33,7 @@ def set_number(page: Page, name: str, value: str) -> None:
     box.blur()
 
 
+@pytest.mark.timeout(2700)  # real training, answers and exports in 16 bits, which some processors only emulate
 def test_the_whole_path(page: Page, sample_home: Path, start: Callable[[Path], Served], tmp_path: Path) -> None:
     served = start(sample_home)
     page.goto(served.url)
