@@ -14,8 +14,9 @@ _UNKNOWN = (
 )  # fmt: skip
 
 BLOCK = 128  # queries of attention at a time
-# Probabilities of blocks up to this many keys are kept for the backward pass, those of longer ones computed again.
-KEPT_KEYS = 512
+# Probabilities of blocks up to this many keys are kept for the backward pass, those of longer ones computed again: two
+# blocks of a row, with what a last one takes in (`blocks`). A long row's would be the most of what is kept.
+KEPT_KEYS = 2 * BLOCK + BLOCK // 4
 SCORES = 2**24  # scores over the vocabulary at a time
 PIECE = 2**17  # numbers that norms and gates go through at a time, to stay in a core's cache
 POOL = 2**18  # least random decisions of dropout in a pool

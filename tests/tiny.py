@@ -4,6 +4,7 @@ Everything that reads a model folder works on it, training included, in seconds 
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,5 +76,51 @@ def tiny_model(folder: Path, template: str | None = CHATML, seed: int = 0) -> Pa
             f"{prefix}.input_layernorm.weight": np.ones(HIDDEN, np.float32),
             f"{prefix}.post_attention_layernorm.weight": np.ones(HIDDEN, np.float32),
         }
+    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    return folder
+
+
+def saying(folder: Path, texts: Sequence[str]) -> Path:
+    """A model that answers all these texts, one token each and in their order, whatever it is asked.
+
+    Attention and MLP add nothing, so a token leads to the next by the embedding alone: each text has a dimension of its
+    own, all other tokens share the first.
+    """
+    width, others = 64, len(byte_tokenizer().get_vocab())
+    assert len(texts) < width
+    tiny_model(folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    spelled = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    for place, text in enumerate(texts):
+        ((token, _),) = spelled.pre_tokenize_str(text)
+        tokenizer["model"]["vocab"][token] = others + place
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    size = others + len(texts)
+    embedded, head = np.zeros((size, width), np.float32), np.zeros((size, width), np.float32)
+    embedded[:others, 0] = 1
+    for place in range(len(texts)):
+        embedded[others + place, place + 1] = 1
+        head[others + place, place] = 50
+    head[2, len(texts)] = 50  # the end
+    told = json.loads((folder / "config.json").read_text())
+    told |= {"vocab_size": size, "hidden_size": width, "head_dim": width // HEADS, "num_hidden_layers": 1,
+             "tie_word_embeddings": False}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(told))
+
+    def nothing(*shape: int) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+    layer, keys = "model.layers.0", KV_HEADS * width // HEADS
+    tensors = {
+        "model.embed_tokens.weight": embedded, "lm_head.weight": head, "model.norm.weight": np.ones(width, np.float32),
+        f"{layer}.self_attn.q_proj.weight": nothing(width, width),
+        f"{layer}.self_attn.k_proj.weight": nothing(keys, width),
+        f"{layer}.self_attn.v_proj.weight": nothing(keys, width),
+        f"{layer}.self_attn.o_proj.weight": nothing(width, width),
+        f"{layer}.mlp.gate_proj.weight": nothing(INNER, width), f"{layer}.mlp.up_proj.weight": nothing(INNER, width),
+        f"{layer}.mlp.down_proj.weight": nothing(width, INNER),
+        f"{layer}.input_layernorm.weight": np.ones(width, np.float32),
+        f"{layer}.post_attention_layernorm.weight": np.ones(width, np.float32),
+    }  # fmt: skip
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     return folder

@@ -1,7 +1,8 @@
 """The same step on the engine's fast path (studio/engine/fast), written on a tape.
 
-Its functions keep their inputs and little else, take no autocast copies, and go through norms, gates, attention and the
-vocabulary in pieces. An evaluation runs the reference's modules, with the fast path's head.
+Its functions keep their inputs and little else, or what those are made of, take no autocast copies, and go through
+norms, gates, attention and the vocabulary in pieces. An evaluation runs the reference's modules, with the fast path's
+head.
 """
 
 from studio.fast_path import BLOCK, KEPT_KEYS, PIECE, POOL, SCORES, blocks
@@ -29,14 +30,15 @@ class FastLayers(Layers):
             return self._base(x, layer)
         width, r = setup.compute, setup.r
         inner = tape.op(self.tokens * r * width, width)
-        saves = [x, inner]
+        saves = [*(x.source or (x,)), inner]
         trained = r * (layer.in_features + layer.out_features)
         if setup.adapter != width:
             saves.append(tape.op(trained * width, width))
         unpacked = layer.elements * width if self._unpacks else 0.0
         dropped = x.bytes if setup.dropout else 0.0
+        again = x.bytes if x.source else dropped
         out = self.tokens * layer.out_features * width
-        return tape.op(out, width, x, saves=saves, work=max(unpacked, dropped), back=max(unpacked, 2 * dropped),
+        return tape.op(out, width, x, saves=saves, work=max(unpacked, dropped), back=max(unpacked, again),
                        param=(setup.adapter * trained, 0.0))  # fmt: skip
 
     @property
@@ -54,7 +56,10 @@ class FastLayers(Layers):
         scales = tape.op(rows * 4, 4)
         compute = self.setup.compute
         work = _work(rows * features)
-        return tape.op(rows * features * compute, compute, x, saves=(x, scales), work=work, back=work)
+        made = tape.op(rows * features * compute, compute, x, saves=(x, scales), work=work, back=work)
+        if made.grad:
+            made.source = (x, scales)
+        return made
 
     def mlp(self, x: Tensor) -> Tensor:
         block, tape, width = self.block, self.tape, self.setup.compute
@@ -67,6 +72,8 @@ class FastLayers(Layers):
             gate, up = tape.split(self.linear(x, block.mlp[0]), size, size)
         work = _work(size / width)
         product = tape.op(size, width, gate, up, saves=(gate, up), work=work, back=work)
+        if product.grad:
+            product.source = (gate, up)
         return self.linear(product, block.down)
 
     def _turn(self, x: Tensor, elements: int) -> Tensor:

@@ -10,14 +10,18 @@ from collections.abc import Sequence
 
 
 class Tensor:
-    """Storage of `bytes` in numbers of `width` bytes; grad: whether a gradient flows to it; kept: how many keep it."""
+    """Storage of `bytes` in numbers of `width` bytes; grad: whether a gradient flows to it; kept: how many keep it.
 
-    __slots__ = ("alive", "base", "bytes", "grad", "gradient", "kept", "last", "size", "width")
+    source: what whoever needs it in the backward pass keeps in its place, to make it again; empty: itself.
+    """
+
+    __slots__ = ("alive", "base", "bytes", "grad", "gradient", "kept", "last", "size", "source", "width")
 
     def __init__(self, size: float, width: int, grad: bool) -> None:
         self.bytes, self.width, self.grad = size, width, grad
         self.size = size  # of its gradient
         self.base: Tensor | None = None  # whose storage a part of a split tensor lies in
+        self.source: tuple[Tensor, ...] = ()
         self.kept = 0
         self.last = -1
         self.alive = False

@@ -1,14 +1,18 @@
 """The estimate against real training: a subset of benchmarks/estimator, and the catalogue against transformers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.estimator import shapes
-from benchmarks.estimator.__main__ import run
+from benchmarks.estimator.__main__ import recipe_of, run
 from benchmarks.estimator.configurations import Configuration, subset
 from studio import processor
+from studio.fast_path import why_not
 from studio.memory import catalogue
+from studio.memory.shapes import read_shape
+from studio.recipe import PLAIN_ATTENTION_TOKENS
 
 pytestmark = pytest.mark.engine
 
@@ -40,9 +44,20 @@ def test_the_counter_counts_a_case_done_by_hand() -> None:
 
 @pytest.mark.parametrize("one", subset(), ids=lambda one: f"{one.model}-{one.words}")
 def test_predicted_and_measured_peak(models: Path, one: Configuration) -> None:
-    result = run(one, shapes.make(models, one.model), cuda=False)
-    assert abs(result.error) < 0.1
+    folder, bound = shapes.make(models, one.model), 0.1
+    if emulated(one, folder) and one.length <= PLAIN_ATTENTION_TOKENS:  # beyond it, attention would be another
+        # A third of the products, and a tighter bound: less of the peak is what comes and goes with the tokens.
+        one, bound = replace(one, length=one.length // 3), 0.05
+    result = run(one, folder, cuda=False)
+    assert abs(result.error) < bound
     assert result.exact_parameters
+
+
+def emulated(one: Configuration, folder: Path) -> bool:
+    """Whether the reference path would multiply bfloat16 on a processor that has no such products."""
+    recipe = recipe_of(one)
+    reference = bool(why_not(recipe, read_shape(folder).config, cuda=False))
+    return reference and recipe.model.dtype == "bfloat16" and not processor.multiplies_bf16()
 
 
 WIDENED = [{}, {"gradient_checkpointing": True}, {"target_modules": ["q_proj"]}, {"quantization": "nf4"}]

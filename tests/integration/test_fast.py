@@ -185,6 +185,46 @@ def test_other_recipes_give_the_reference_s_gradients(
     assert likeness(gradient, other) > 0.999
 
 
+@pytest.mark.parametrize(("kind", "values"), [
+    *((kind, {"lora_dropout": 0.3}) for kind in FAMILIES),
+    ("llama", {"lora_dropout": 0.3, "gradient_checkpointing": True}),
+    ("llama", {"dtype": "bfloat16"}),
+    ("qwen3", {"dtype": "bfloat16", "quantization": "nf4", "lora_dropout": 0.3}),
+    ("gemma", {"target_modules": ["k_proj", "down_proj"]}),
+], ids=str)  # fmt: skip
+def test_what_is_not_kept_is_made_again_to_the_bit(
+    family: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, values: dict[str, object]
+) -> None:
+    """The inputs of adapted layers that a norm or a gate made: the same gradients as if they were kept, in less."""
+    import torch
+    from torch.autograd.graph import saved_tensors_hooks
+
+    from studio.engine.fast.model import Batch
+
+    monkeypatch.setattr(processor, "multiplies_bf16", lambda: False)
+    found = {}
+    for way in ("again", "kept"):
+        if way == "kept":
+            monkeypatch.setattr(Batch, "source", lambda *_: None)
+        trainer = awake(trainer_of(family(kind), tmp_path / way, "auto", rows(), **values))
+        held: dict[int, int] = {}
+
+        def hold(one: Any, held: dict[int, int] = held) -> Any:
+            held[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+            return one
+
+        torch.manual_seed(4)
+        with saved_tensors_hooks(hold, lambda one: one):
+            found[way] = (*first_gradient(trainer), sum(held.values()))
+    (loss, gradient, less), (its, other, all_of_it) = found["again"], found["kept"]
+    assert loss == its and torch.equal(gradient, other) and float(gradient.norm()) > 0
+    products = sum(LENGTHS) * SHAPE["intermediate_size"] * 4 * SHAPE["num_hidden_layers"]
+    norm = sum(LENGTHS) * SHAPE["hidden_size"] * 4  # of those behind the embedding, which needs no gradient
+    # With a checkpoint a layer at a time, nothing but its input is kept for long, either way.
+    if "gradient_checkpointing" not in values:
+        assert all_of_it - less >= products + (1 if "target_modules" in values else 3) * norm
+
+
 def test_a_base_in_4_bits_loses_no_small_update(family: Callable[[str], Path], tmp_path: Path, products: str) -> None:
     """What an adapter adds far below the last bit of the base's answer arrives on average, as in the reference."""
     import torch
@@ -335,6 +375,23 @@ def test_dropout_drops_its_share_anew_each_time(dtype: str) -> None:
         assert float((one == 0).double().mean()) == pytest.approx(0.05, rel=0.05)
         assert float((one == 0).double().mean(1).std()) == pytest.approx((0.05 * 0.95 / 64) ** 0.5, rel=0.1)
     assert not torch.equal(dropped[0], dropped[1]) and torch.equal(pool.drop(x, places[0]), dropped[0])
+
+
+def test_the_head_holds_one_stretch_of_scores_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from studio.engine import measure
+    from studio.engine.fast import head
+
+    monkeypatch.setattr(head, "SCORES", 2**20)
+    monkeypatch.setattr(head, "PIECE", 2**14)
+    torch.manual_seed(0)
+    hidden, weight, labels = torch.randn(4000, 16), torch.randn(1024, 16), torch.randint(1024, (4000,))
+    with measure.peak_of(0, False) as peak:
+        chances, _ = head.TokenScores.apply(hidden.requires_grad_(), weight, labels)
+    wanted = -torch.nn.functional.cross_entropy(hidden @ weight.t(), labels, reduction="none")
+    assert torch.allclose(chances, wanted, atol=1e-4)
+    assert peak.bytes < 1.5 * 2**20 * 4
 
 
 @pytest.mark.parametrize(("values", "why"), [

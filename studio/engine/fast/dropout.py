@@ -38,5 +38,12 @@ class Pool:
 
     def drop(self, x: Tensor, place: int) -> Tensor:
         """x, contiguous, with 0 for what is dropped; what is kept is not made larger."""
-        kept = self._kept[place : place + x.numel()].view(x.shape)
-        return (x.view(self.kind) & kept).view(x.dtype)
+        return (x.view(self.kind) & self._stretch(x, place)).view(x.dtype)
+
+    def drop_(self, x: Tensor, place: int) -> Tensor:
+        """The same in place."""
+        x.view(self.kind).bitwise_and_(self._stretch(x, place))
+        return x
+
+    def _stretch(self, x: Tensor, place: int) -> Tensor:
+        return self._kept[place : place + x.numel()].view(x.shape)

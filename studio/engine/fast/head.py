@@ -2,7 +2,8 @@
 
 Some rows at a time are multiplied with the vocabulary, and while their probabilities are there the gradient is made of
 them as well: the head is frozen, so a trained token's is a multiple of one row. Same definition as TRL's fused head
-(trl 1.16, `_ChunkedLogProbFunction`); entropy, which nobody here reads, is not computed.
+(trl 1.16, `_ChunkedLogProbFunction`); entropy, which nobody here reads, is not computed and not
+reported elsewhere (reporting.py).
 """
 
 import contextlib
@@ -28,9 +29,10 @@ class TokenScores(torch.autograd.Function):
         learns = ctx.needs_input_grad[0]
         pull = torch.empty_like(hidden) if learns else hidden
         at_once, piece = max(1, SCORES // words), max(1, (SCORES if hidden.is_cuda else PIECE) // words)
+        held = hidden.new_empty(min(at_once, count), words)
         for first in range(0, count, at_once):
             some = slice(first, min(first + at_once, count))
-            scores = hidden[some] @ weight.t()
+            scores = torch.mm(hidden[some], weight.t(), out=held[: some.stop - first])
             for begin in range(0, len(scores), piece):
                 part = scores[begin : begin + piece]
                 place = slice(first + begin, first + begin + len(part))

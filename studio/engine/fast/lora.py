@@ -1,10 +1,10 @@
 """Linear layers with their LoRA adapters as one function with its own backward pass.
 
 Layers that read the same input (query, key, value; gate, up) are computed together: the input is dropped from and
-multiplied with all their A once, so they drop the same numbers. Saved for the backward pass are that input and r
-numbers a token and layer; the frozen weights get no gradient. Products are in the type of the base, the adapter's own
-numbers and their gradients stay as they are held: what autocast does, without its copies. What it does not do: variants
-of LoRA (DoRA), several adapters at once.
+multiplied with all their A once, so they drop the same numbers. Saved for the backward pass are that input, or what it
+is made of (pieces.Source), and r numbers a token and layer; the frozen weights get no gradient. Products are in the
+type of the base, the adapter's own numbers and their gradients stay as they are held: what autocast does, without its
+copies. What it does not do: variants of LoRA (DoRA), several adapters at once.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from studio.engine.fast.dropout import Pool
+from studio.engine.fast.pieces import Source
 
 Pools = Callable[[float, Tensor], Pool | None]
 
@@ -50,24 +51,32 @@ class LoraLinears(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, layers: tuple[Layer, ...], larger: float, pool: Pool | None, *trained: Tensor
+        ctx: Any,
+        x: Tensor,
+        layers: tuple[Layer, ...],
+        larger: float,
+        pool: Pool | None,
+        source: Source | None,
+        *trained: Tensor,
     ) -> tuple[Tensor, ...]:
-        """larger: by what dropout multiplies what it keeps; pool: None for no dropout."""
+        """larger: by what dropout multiplies what it keeps; pool: None for no dropout; source: of x, where it has
+        one."""
         lows, highs = torch.cat([one.down for one in layers]).to(x.dtype), [one.up.to(x.dtype) for one in layers]
         ctx.place = pool.place(x.numel()) if pool else 0
         inner = linear(pool.drop(x, ctx.place) if pool else x, lows).split([len(one.down) for one in layers], 1)
         answers = []
         for one, part, high in zip(layers, inner, highs, strict=True):
             answers.append(one.answer(x, part, high, one.scaling * larger))
-        ctx.save_for_backward(x, lows, *inner, *highs)
+        ctx.make = source.make if source else None
+        ctx.save_for_backward(lows, *inner, *highs, *(source.kept if source else (x,)))
         ctx.layers, ctx.larger, ctx.pool = layers, larger, pool
         return tuple(answers)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        x, lows, *saved = ctx.saved_tensors
-        layers, pool = ctx.layers, ctx.pool
-        inner, highs = saved[: len(layers)], saved[len(layers) :]
+        lows, *saved = ctx.saved_tensors
+        layers, pool, count = ctx.layers, ctx.pool, len(ctx.layers)
+        inner, highs, kept = saved[:count], saved[count : 2 * count], saved[2 * count :]
         parts, d_ups, d_x = [], [], None
         for one, grad, part, high in zip(layers, gradients, inner, highs, strict=True):
             scale = one.scaling * ctx.larger
@@ -76,15 +85,23 @@ class LoraLinears(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 d_x = grad @ one.weight() if d_x is None else d_x.addmm_(grad, one.weight())
         d_inner = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        d_lows = d_inner.t() @ (pool.drop(x, ctx.place) if pool else x)
         if d_x is not None:
             if pool:
-                d_x += pool.drop(d_inner @ lows, ctx.place)
+                d_x += pool.drop_(d_inner @ lows, ctx.place)
             else:
                 d_x.addmm_(d_inner, lows)
+        d_lows = d_inner.t() @ LoraLinears._multiplied(ctx, kept, lows.dtype)
         d_downs = d_lows.to(layers[0].down.dtype).split([len(one.down) for one in layers])
         trained = [grad for pair in zip(d_downs, d_ups, strict=True) for grad in pair]
-        return d_x, None, None, None, *trained
+        return d_x, None, None, None, None, *trained
+
+    @staticmethod
+    def _multiplied(ctx: Any, kept: list[Tensor], dtype: torch.dtype) -> Tensor:
+        """What was multiplied with A: x, with dropout where there is some."""
+        if ctx.make is None:
+            return ctx.pool.drop(kept[0], ctx.place) if ctx.pool else kept[0]
+        made: Tensor = ctx.make(*kept).to(dtype)
+        return ctx.pool.drop_(made, ctx.place) if ctx.pool else made
 
 
 class Frozen(torch.autograd.Function):
@@ -109,13 +126,15 @@ class Together:
     _of: Any = None
     _waiting: dict[int, Tensor] = field(default_factory=dict)
 
-    def answer(self, number: int, given: Any, compute: torch.dtype, pools: Pools, training: bool) -> Any:
+    def answer(
+        self, number: int, given: Any, source: Source | None, compute: torch.dtype, pools: Pools, training: bool
+    ) -> Any:
         """The result of one layer; given: what its module was called with. Nothing is dropped unless in training."""
         if self._of is not given or number not in self._waiting:
             flat = given.reshape(-1, given.shape[-1]).to(compute)
             trained = [one for layer in self.layers for one in (layer.down, layer.up)]
             chance = self.chance if training else 0.0
-            found = LoraLinears.apply(flat, self.layers, 1 / (1 - chance), pools(chance, flat), *trained)
+            found = LoraLinears.apply(flat, self.layers, 1 / (1 - chance), pools(chance, flat), source, *trained)
             self._of, self._waiting = given, dict(enumerate(found))
         answer = self._waiting.pop(number)
         if not self._waiting:

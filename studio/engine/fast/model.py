@@ -6,17 +6,19 @@ it (plan.py), or make batches (batches.py).
 """
 
 import copy
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from studio.engine.fast.attention import Rows, attend
 from studio.engine.fast.dropout import Pool
 from studio.engine.fast.lora import Frozen, Layer, Together
-from studio.engine.fast.pieces import Gate, RmsNorm, Rotate
+from studio.engine.fast.pieces import Gate, RmsNorm, Rotate, Source, gated, normed
 
 ATTENTION = "studio_rows"
 ACTS = {"SiLUActivation": "silu", "SiLU": "silu", "GELUTanh": "gelu", "PytorchGELUTanh": "gelu"}
@@ -35,11 +37,23 @@ class Batch:
         self.widest = widest
         self.pools: dict[float, Pool] = {}
         self.of_rows = False  # under way is a batch without padding
+        self._sources = WeakIdKeyDictionary()
 
     @property
     def whole(self) -> bool:
         """Whether transformers and PEFT are to compute as usual. In a backward pass a layer may be computed again."""
         return not (self.of_rows or torch.is_grad_enabled())
+
+    def made(self, answer: torch.Tensor, make: Callable[..., torch.Tensor], *kept: torch.Tensor) -> torch.Tensor:
+        """Remember what `answer` is made of: tensors that a backward pass keeps anyway, or none at all."""
+        if answer.requires_grad:
+            self._sources[answer] = Source(tuple(one.detach() for one in kept), make)
+        return answer
+
+    def source(self, x: torch.Tensor) -> Source | None:
+        """What x is made of, where it is remembered."""
+        found: Source | None = self._sources.get(x)
+        return found
 
     def pool(self, chance: float, x: torch.Tensor) -> Pool | None:
         """The decisions of this batch for one probability of dropout."""
@@ -153,7 +167,7 @@ def _lora(module: Any, together: Together, number: int, batch: Batch, compute: t
     def forward(x: Any, *args: Any, **more: Any) -> Any:
         if batch.whole or module.disable_adapters or module.merged:
             return usual(x, *args, **more)
-        return together.answer(number, x, compute, batch.pool, module.training)
+        return together.answer(number, x, batch.source(x), compute, batch.pool, module.training)
 
     return forward
 
@@ -192,7 +206,10 @@ def _norm(module: Any, batch: Batch, compute: torch.dtype) -> Forward:
             return usual(x)
         weight = module.weight.float() + 1.0 if gemma else module.weight
         eps = module.eps if gemma else module.variance_epsilon
-        return RmsNorm.apply(x.reshape(-1, x.shape[-1]), weight, eps, compute).view(x.shape)
+        flat = x.reshape(-1, x.shape[-1])
+        answer, scales = RmsNorm.apply(flat, weight, eps, compute)
+        # Where x needs no gradient nothing keeps it, and the answer may be the smaller of the two.
+        return batch.made(answer.view(x.shape), functools.partial(normed, dtype=compute), flat, weight, scales)
 
     return forward
 
@@ -204,9 +221,11 @@ def _gated(module: Any, batch: Batch) -> Forward:
     def forward(x: Any) -> Any:
         if batch.whole:
             return usual(x)
-        flat = x.reshape(-1, x.shape[-1])
-        gate, up = module.gate_up_proj(flat).chunk(2, -1) if both else (module.gate_proj(flat), module.up_proj(flat))
-        return module.down_proj(Gate.apply(gate, up, act)).view(x.shape)
+        made = [module.gate_up_proj(x)] if both else [module.gate_proj(x), module.up_proj(x)]
+        flat = [one.flatten(0, -2) for one in made]
+        gate, up = flat[0].chunk(2, -1) if both else flat
+        product = batch.made(Gate.apply(gate, up, act), functools.partial(gated, act=act), gate, up)
+        return module.down_proj(product).view(x.shape)
 
     return forward
 

@@ -1,10 +1,12 @@
 """Norms, gates and rotations of frozen weights, each with its own backward pass.
 
-They save what they were given and compute the rest again, instead of keeping a copy of every step in between; and they
-go through the tokens in pieces that stay in a core's cache, which on a CPU is most of their time.
+They save what they were given and compute the rest again, instead of keeping a copy of every step in between; whoever
+would keep their answer may keep its Source instead, which is in memory anyway. And they go through the tokens in pieces
+that stay in a core's cache, which on a CPU is most of their time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,14 +24,22 @@ def pieces(x: Tensor) -> Iterator[slice]:
         yield slice(first, min(first + step, tokens))
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a tensor is made of by `make`, to the bit: for a backward pass that needs it, in place of the tensor."""
+
+    kept: tuple[Tensor, ...]
+    make: Callable[..., Tensor]
+
+
 class RmsNorm(torch.autograd.Function):
-    """x * rsqrt(mean(x²) + eps) times a frozen weight, [n, width].
+    """x * rsqrt(mean(x²) + eps) times a frozen weight, [n, width]; and the roots, [n, 1].
 
     The weight multiplies what was rounded to x's type, as llama's does; one in float32 before the rounding, as Gemma's.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """dtype: of the answer, which the next products take."""
         answer = torch.empty_like(x, dtype=dtype)
         scales = x.new_empty(x.shape[0], 1, dtype=torch.float32)
@@ -38,14 +48,14 @@ class RmsNorm(torch.autograd.Function):
             scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
             scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
             scales[piece] = scale
-            # Not in place: where x is float32 already, `wide` is x.
-            answer[piece] = (wide * scale).to(weight.dtype).mul_(weight)
+            answer[piece] = _scaled(wide, scale, weight)
         ctx.save_for_backward(x, weight, scales)
-        return answer
+        ctx.mark_non_differentiable(scales)
+        return answer, scales
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        (grad,) = gradients
+        grad = gradients[0]
         x, weight, scales = ctx.saved_tensors
         d_x = torch.empty_like(x)
         for piece in pieces(x):
@@ -57,6 +67,19 @@ class RmsNorm(torch.autograd.Function):
         return d_x, None, None, None
 
 
+def normed(x: Tensor, weight: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """RmsNorm's answer from its roots."""
+    answer = torch.empty_like(x, dtype=dtype)
+    for piece in pieces(x):
+        answer[piece] = _scaled(x[piece].float(), scales[piece], weight)
+    return answer
+
+
+def _scaled(wide: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
+    # Not in place: `wide` may be the norm's input itself.
+    return (wide * scale).to(weight.dtype).mul_(weight)
+
+
 class Gate(torch.autograd.Function):
     """act(gate) * up, [tokens, width]; act: "silu" or "gelu" (its tanh form)."""
 
@@ -64,10 +87,7 @@ class Gate(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor, act: str) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.act = act
-        answer = up.new_empty(up.shape)
-        for piece in pieces(gate):
-            torch.mul(_act(act, gate[piece]), up[piece], out=answer[piece])
-        return answer
+        return gated(gate, up, act)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -78,6 +98,14 @@ class Gate(torch.autograd.Function):
             torch.mul(_act(ctx.act, gate[piece]), grad[piece], out=d_up[piece])
             d_gate[piece] = _act_backward(ctx.act, grad[piece] * up[piece], gate[piece])
         return d_gate, d_up, None
+
+
+def gated(gate: Tensor, up: Tensor, act: str) -> Tensor:
+    """Gate's answer."""
+    answer = up.new_empty(up.shape)
+    for piece in pieces(gate):
+        torch.mul(_act(act, gate[piece]), up[piece], out=answer[piece])
+    return answer
 
 
 def _act(act: str, x: Tensor) -> Tensor:
