@@ -5,8 +5,8 @@
 Serves a hosted studio on loopback with the tiny model of the tests. One person's run is being trained; everyone has the
 page's pulse, looks at the list, has examples checked and kept, and asks an adapter of their own. Everything a person
 makes carries their mark: an answer with another's mark in it is cross-talk. `--floods`: in the last third of the time
-somebody opens slow connections, uploads more than may be, and starts more than may wait. Talks to loopback only, and
-with at most one question of a kind at a time for each person.
+somebody opens slow connections, uploads more than may be, and starts more than may wait. Talks to loopback only, with
+at most 200 people, for at most an hour, and with at most one question of a kind at a time for each person.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -38,7 +38,7 @@ from tests.e2e.conftest import Served, serve
 from tests.tiny import tiny_model
 
 MARK = re.compile(r"\bmark(\d{3})\b")
-MOST_PEOPLE = 200
+MOST_PEOPLE, MOST_MINUTES = 200, 60
 PULSE = (1.7, 3.0)  # seconds between two questions, as the page asks them
 EVERY = {"list": 10.0, "check": 30.0, "chat": 60.0}  # seconds between two of a person's
 # The server lets go of connections that were idle for 5 s; a browser would ask again where that crosses a question.
@@ -247,14 +247,22 @@ def trainer(served: Served) -> RunDir:
     return run
 
 
-def main() -> None:
+def wished(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """What is asked for on the command line; anything without bound ends the program with a sentence."""
     parser = argparse.ArgumentParser(description="Many people beside a training.")
-    parser.add_argument("--people", type=int, default=50)
-    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--people", type=int, default=50, help=f"1 to {MOST_PEOPLE}")
+    parser.add_argument("--minutes", type=float, default=10, help=f"above 0, up to {MOST_MINUTES}")
     parser.add_argument("--floods", action="store_true")
-    asked = parser.parse_args()
+    asked = parser.parse_args(words)
     if not 0 < asked.people <= MOST_PEOPLE:
-        parser.error(f"--people: 1 to {MOST_PEOPLE}.")
+        parser.error(f"--people is a number from 1 to {MOST_PEOPLE}, not {asked.people}.")
+    if not 0 < asked.minutes <= MOST_MINUTES:
+        parser.error(f"--minutes is a number above 0 and up to {MOST_MINUTES}, not {asked.minutes:g}.")
+    return asked
+
+
+def main() -> None:
+    asked = wished()
     with tempfile.TemporaryDirectory() as folder:
         home, cookies, runs = made(Path(folder), asked.people)
         os.environ["STUDIO_HOSTED"] = "1"

@@ -5,7 +5,7 @@ import { pulse } from "/static/pulse.js";
 
 const HOUR = 3600;
 const GiB = 2 ** 30;
-const size = (bytes) => `${(bytes / GiB).toFixed(bytes >= 100 * GiB ? 0 : 1)} GiB`;
+const size = (bytes) => bytes < GiB / 10 ? `${Math.ceil(1024 * bytes / GiB)} MiB` : `${(bytes / GiB).toFixed(bytes >= 100 * GiB ? 0 : 1)} GiB`;
 const share = (part) => `${Math.round(100 * part)} %`;
 const PANELS = [
   { key: "gpu_used", total: "gpu_total", label: "GPU memory", of: size },

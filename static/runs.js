@@ -5,7 +5,7 @@ import { pulse } from "/static/pulse.js";
 
 const LOOK = 20000; // ms between two looks for what changed; rows of runs at work come with the pulse
 const TYPED = 120; // ms without a key after which a search is sent
-const PAGE = 50, MOST = 100; // rows in sight: each takes a browser a millisecond whenever a run is opened
+const PAGE = 50, MOST = 100; // rows in sight: with more, one after the other leaves at the top
 const KEPT = "lora-studio-runs";
 const FILTERS = { state: "All states", model: "All models", dataset: "All data", tag: "All tags" };
 const COLUMNS = [["state", "State"], ["name", "Name"], ["model", "Model"], ["dataset", "Data"], ["progress", "Progress"], ["loss", "Loss", 1],

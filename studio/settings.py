@@ -68,7 +68,7 @@ class Settings:
     port: int = 7860
     hosts: str = ""
     requests_per_second: float = 200.0
-    keeper_interval: float = 0.5
+    keeper_interval: float = 1.0
     stop_grace: float = 60.0
     stalled_after: float = 300.0
     chat_idle: float = 900.0

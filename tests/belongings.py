@@ -48,7 +48,7 @@ def rows(mark: str, count: int = 24) -> list[dict[str, object]]:
 
 
 @contextmanager
-def _no_worker() -> Iterator[None]:
+def no_worker() -> Iterator[None]:
     start = local.start
     local.start = lambda *_, **__: False  # type: ignore[assignment]
     try:
@@ -60,7 +60,7 @@ def _no_worker() -> Iterator[None]:
 def make(studio: Studio, visitor: Visitor, mark: str, folder: Path) -> Things:
     """One of everything. The keeper must not start what waits: use the fixture `nothing_starts`."""
     folder.mkdir(parents=True, exist_ok=True)
-    with acting(visitor), _no_worker():
+    with acting(visitor), no_worker():
         return Things(visitor, mark, _make(studio, mark, folder))
 
 

@@ -76,7 +76,11 @@ ENCODINGS = (_plain, _every, _twice, _dots, _overlong, _wide)
 
 def raw(count: int = 2000, targets: Sequence[str] = TARGETS) -> list[str]:
     """`count` different ones, as they stand in a request's path: every word in turn, every encoding in turn."""
-    every = list(words(targets))
+    return encoded(list(words(targets)), count)
+
+
+def encoded(every: Sequence[str], count: int = 2000) -> list[str]:
+    """`count` different spellings of these words for a request's path: every word in turn, every encoding in turn."""
     made: dict[str, None] = {}
     for turn in range(len(ENCODINGS)):
         for place, word in enumerate(every):

@@ -28,7 +28,7 @@ def begin(home: Path, port: int, more: Mapping[str, str]) -> "subprocess.Popen[b
     log = home.with_name("space.log")
     with log.open("ab") as out:
         process = subprocess.Popen([sys.executable, str(REPOSITORY / "app.py")], stdout=out, stderr=out, env=env)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300  # a busy machine is no failure
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2):

@@ -19,8 +19,8 @@ from studio.errors import BadInput
 from studio.themes import Data
 
 
-def main(path: Path) -> int:
-    order: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+def main(path: str) -> int:
+    order: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     bound_memory(int(order["memory_mb"]) * 2**20)
     task = {"check": _check, "revise": _revise, "count": _count}[order["task"]]
     try:
@@ -82,4 +82,4 @@ def bound_memory(size: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1]))

@@ -15,6 +15,7 @@ from studio.engine.randomness import undisturbed
 from studio.engine.worker import Worker
 
 _EVENTS = ("on_train_begin", "on_log", "on_train_end", "on_save", "on_predict", "on_push_begin")
+_UNKNOWN_TO_FAST = ("entropy", "eval_entropy")  # TRL's log has them all the same, as 0: see fast/head.py
 _NAMES = {"TensorBoardCallback": "TensorBoard", "TrackioCallback": "trackio", "WandbCallback": "W&B"}
 
 
@@ -31,22 +32,24 @@ def prepare(work: Worker, kinds: list[str]) -> None:
         os.environ["WANDB_LOG_MODEL"] = "false"
 
 
-def keep_apart(work: Worker, trainer: Any) -> None:
-    """Let the callbacks of other libraries neither disturb the run nor end it."""
+def keep_apart(work: Worker, trainer: Any, fast: bool) -> None:
+    """Let the callbacks of other libraries neither disturb the run nor end it, nor tell what was not measured."""
     for callback in trainer.callback_handler.callbacks:
         name = _NAMES.get(type(callback).__name__)
         if name:
             failed: list[str] = []
             for event in _EVENTS:
                 if hasattr(callback, event):
-                    setattr(callback, event, _guarded(work, name, getattr(callback, event), failed))
+                    setattr(callback, event, _guarded(work, name, getattr(callback, event), failed, fast))
 
 
-def _guarded(work: Worker, name: str, handle: Callable[..., Any], failed: list[str]) -> Callable[..., Any]:
+def _guarded(work: Worker, name: str, handle: Callable[..., Any], failed: list[str], fast: bool) -> Callable[..., Any]:
     @functools.wraps(handle)
     def guarded(*values: Any, **named: Any) -> None:
         if failed:
             return
+        if fast and "logs" in named:
+            named["logs"] = {key: value for key, value in named["logs"].items() if key not in _UNKNOWN_TO_FAST}
         try:
             with undisturbed():
                 handle(*values, **named)

@@ -149,7 +149,7 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
     if not engine.fast:
         score_trained_positions_only(causal)
     trainer.remove_callback(PrinterCallback)
-    reporting.keep_apart(work, trainer)
+    reporting.keep_apart(work, trainer, engine.fast)
     trainable, parameters = methods.counts(trainer.model)
     _check_disk(work, recipe, trainable, doubled=bool(trained.start))
     plan = {

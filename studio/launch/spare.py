@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from studio.launch.local import worker_environment
-from studio.rundir import RunDir
+from studio.rundir import RunDir, begin_log
 
 
 class Spare:
@@ -21,7 +21,7 @@ class Spare:
     def __init__(self, module: str, log: Path) -> None:
         """Starts it; raises OSError where that cannot be done. log: for what it says before it has a run."""
         self.nonce = secrets.token_hex(8)
-        with log.open("wb") as errors:
+        with begin_log(log) as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, "--nonce", self.nonce],
                 stdin=subprocess.PIPE,

@@ -15,7 +15,7 @@ from typing import Any
 
 from studio.errors import Unavailable
 from studio.launch.local import worker_environment
-from studio.rundir import tail
+from studio.rundir import begin_log, tail
 
 _LOG_BYTES = 4_000
 
@@ -26,7 +26,7 @@ class Talker:
     def __init__(self, module: str, arguments: Sequence[str], log: Path) -> None:
         self._log = log
         # Of this worker alone: the words of an earlier one must not be told as its last.
-        with log.open("wb") as errors:
+        with begin_log(log) as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.PIPE,

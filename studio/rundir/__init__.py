@@ -24,6 +24,7 @@ when a process began): no database, no torch, nothing is started or signalled he
 from studio.rundir.about import About
 from studio.rundir.files import (
     MANIFEST,
+    begin_log,
     read_json,
     shorten,
     tail,
@@ -32,11 +33,13 @@ from studio.rundir.files import (
     write_text,
 )
 from studio.rundir.folders import (
+    GONE,
     commit_folder,
     free_space_or_raise,
     newest_checkpoint,
     sha256,
     tidy,
+    vanish,
     verify_folder,
     whole_folder,
 )
@@ -65,6 +68,7 @@ from studio.rundir.worker import (
 
 __all__ = [
     "DISK_FULL_STATUS",
+    "GONE",
     "MANIFEST",
     "About",
     "Beat",
@@ -77,6 +81,7 @@ __all__ = [
     "Journal",
     "Reading",
     "RunDir",
+    "begin_log",
     "boot_id",
     "commit_folder",
     "create",
@@ -90,6 +95,7 @@ __all__ = [
     "shorten",
     "tail",
     "tidy",
+    "vanish",
     "verify_folder",
     "whole_folder",
     "write_json",

@@ -4,7 +4,7 @@ import json
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 # A folder is whole when this file is in it and every file it names matches.
 MANIFEST = "MANIFEST.json"
@@ -57,6 +57,12 @@ def tail(path: Path, limit: int) -> str:
         return text
     cut, _, whole = text.partition("\n")
     return whole or cut
+
+
+def begin_log(path: Path) -> BinaryIO:
+    """An empty log for a process to write into. It is only ever appended to, so `shorten` may cut it meanwhile."""
+    path.write_bytes(b"")
+    return path.open("ab")
 
 
 def shorten(path: Path, most: int, keep: int) -> bool:

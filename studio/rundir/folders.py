@@ -11,6 +11,8 @@ from studio.errors import StudioError
 from studio.rundir.files import MANIFEST, read_json, write_json
 from studio.rundir.paths import RunDir
 
+GONE = ".gone"  # ends the name of a folder that is being deleted; what a kill leaves of it goes at the next start
+
 
 @contextlib.contextmanager
 def whole_folder(final: Path) -> Iterator[Path]:
@@ -48,6 +50,14 @@ def commit_folder(aside: Path, final: Path) -> None:
     _fsync(final.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def vanish(path: Path) -> None:
+    """Delete a folder. It goes out of sight first: half of it must not be offered under its name."""
+    gone = path.with_name(f".{path.name}{GONE}")
+    shutil.rmtree(gone, ignore_errors=True)  # what a kill left of an earlier one
+    path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def tidy(parent: Path) -> None:

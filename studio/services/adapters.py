@@ -28,7 +28,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from studio.errors import BadInput, Conflict, NotFound
 from studio.launch import local
 from studio.recipe import Recipe
-from studio.rundir import Exit, RunDir, create, free_space_or_raise, read_events, read_json, whole_folder, write_json
+from studio.rundir import (
+    Exit,
+    RunDir,
+    create,
+    free_space_or_raise,
+    read_events,
+    read_json,
+    vanish,
+    whole_folder,
+    write_json,
+)
 from studio.services import locality, models, owner
 from studio.services.states import FINAL, State
 
@@ -177,10 +187,7 @@ def remove(studio: "Studio", key: str) -> AdapterInfo:
     info = get(studio, key)
     if info.state not in FINAL:
         raise Conflict(f"{info.name} is being made. Wait until that is over, or cancel it.")
-    path = studio.settings.adapters / info.id
-    gone = path.with_name(f".{info.id}.gone")  # out of sight first: half an adapter must not stand under its id
-    path.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    vanish(studio.settings.adapters / info.id)
     return info
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.errors import BadInput, Conflict, StudioError, Unavailable
 from studio.launch.talker import Talker
-from studio.services import locality, models, quotas, sources
+from studio.services import locality, logs, models, quotas, sources
 from studio.services.room import Room
 from studio.services.sides import Side
 from studio.services.turns import Ticket
@@ -199,7 +199,7 @@ def _open(studio: "Studio", base: tuple[str, str]) -> None:
     room = studio.chat
     room.close()
     arguments = ["--model", str(models.folder_of(studio, base[0])), "--dtype", base[1]]
-    room.talker = Talker("studio.engine.chat", arguments, studio.settings.home / "chat.log")
+    room.talker = Talker("studio.engine.chat", arguments, logs.chat_log(studio))
     room.base = base
     for reply in room.talker.replies(_PATIENCE):
         if reply.get("kind") == "ready":
@@ -303,6 +303,14 @@ def stop(studio: "Studio", session: str) -> None:
     if room.line.stop(_asker(studio.owner, session)) and room.talker is not None:
         with contextlib.suppress(Unavailable):
             room.talker.tell({"op": "stop", "id": room.asked})
+
+
+def stop_all(studio: "Studio") -> int:
+    """Stop every answer that the asker is being given or waits for, in whatever session; returns how many."""
+    mine = [one for one in studio.chat.line.sessions() if one.startswith(_asker(studio.owner, ""))]
+    for session in mine:
+        stop(studio, session.removeprefix(_asker(studio.owner, "")))
+    return len(mine)
 
 
 def loaded(studio: "Studio") -> Loaded:

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FAULTS", "FORMATS", "Finding", "Undecodable"]  # for pages, which import services only
 T = TypeVar("T")
+READING = "studio.dataset.work"
 _TOKEN = re.compile(r"[0-9a-f]{1,64}")
-_DAY = 86_400.0
+_DAY, _HOUR = 86_400.0, 3600.0
 _WHOSE = "whose.json"  # beside an uploaded file: whose it is
 _HUB_ID = re.compile(r"[\w.-]+/(?!\S+\.(?:jsonl?|ndjson|[ct]sv|parquet|gz)$)[\w.-]+(:[^@]+)?(@[0-9a-f]+)?")
 # What the download needs of our environment beside a worker's usual: the token stays out of every other child.
@@ -252,11 +253,16 @@ def folder_of(studio: "Studio", token: str) -> Path:
 
 
 def clean_up(studio: "Studio") -> None:
-    """Remove results of checks, uploads and downloads that nobody came back for within a day."""
-    hub = studio.settings.cache / "hub"
-    for folder in [*studio.settings.staging.iterdir(), *(hub.iterdir() if hub.is_dir() else ())]:
-        if time.time() - folder.stat().st_mtime > _DAY:
-            shutil.rmtree(folder, ignore_errors=True)
+    """Remove results of checks and downloads that nobody came back for within a day, and uploads that no page took
+    within an hour."""
+    settings = studio.settings
+    for place, seconds in ((settings.staging, _DAY), (settings.cache / "hub", _DAY), (settings.uploads, _HOUR)):
+        for path in place.iterdir() if place.is_dir() else ():
+            if time.time() - path.stat().st_mtime > seconds:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def rejects(folder: Path, form: str) -> Iterator[str]:
@@ -307,8 +313,8 @@ def work(studio: "Studio", folder: Path, order: dict[str, Any], name: str) -> Ge
     report: dict[str, Any] | None = None
     at = Progress(f"Reading {name}", 0, 0)
     try:
-        lines = follow("studio.dataset.work", [str(folder / "order.json")], folder / "log.txt", settings.read_seconds)
-        for line in lines:
+        arguments = [str(folder / "order.json")]
+        for line in follow(READING, arguments, folder / "log.txt", settings.read_seconds, server=studio.reading):
             if "error" in line:
                 raise _fault(line, name)
             if "report" in line:

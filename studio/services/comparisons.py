@@ -183,6 +183,12 @@ def load(studio: "Studio", key: str) -> Comparison:
     return found
 
 
+def delete(studio: "Studio", key: str) -> None:
+    """Delete a comparison; raises NotFound for another's."""
+    load(studio, key)
+    (_folder(studio) / f"{key}.json").unlink(missing_ok=True)
+
+
 def mine(studio: "Studio") -> list[str]:
     """The ids of all that are the asker's."""
     found = sorted(_folder(studio).glob("*.json"))

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studio import resources
+from studio.dataset import kept
 from studio.dataset import store as files
 from studio.dataset.formats import Layout, Record
 from studio.dataset.rows import FAULTS, Finding, Kind, Row
 from studio.dataset.verdict import Mark, Verdict, verdict
-from studio.errors import BadInput, NotFound
-from studio.rundir import commit_folder, write_json
+from studio.errors import BadInput, Conflict, NotFound
+from studio.evaluation.files import ORDER
+from studio.rundir import commit_folder, read_json, vanish, write_json
 from studio.services import checks, dataset_index, owner
 from studio.services.checks import Checked, Options, Progress
 from studio.store import datasets as rows_index
@@ -136,6 +138,36 @@ def owner_of(studio: "Studio", dataset_id: str) -> str:
 def folder_of(studio: "Studio", dataset_id: str) -> Path:
     """The folder of a dataset that the asker owns."""
     return studio.settings.datasets / get(studio, dataset_id).id
+
+
+def users(studio: "Studio") -> dict[str, set[Path]]:
+    """The directories of runs, adapters and evaluations, whoever owns them, that need a dataset, by its id."""
+    found: dict[str, set[Path]] = {}
+    settings = studio.settings
+    for root in (settings.runs, settings.adapters, settings.evaluations):
+        for folder in root.glob("[!.]*"):
+            told = read_json(folder / "dataset.json") or {}
+            order = read_json(folder / ORDER) or {} if root == settings.evaluations else {}
+            name = str(told.get("id") or Path(str(order.get("dataset_folder") or "")).name)
+            if name:
+                found.setdefault(name, set()).add(folder)
+    return found
+
+
+def delete(studio: "Studio", dataset_id: str) -> DatasetInfo:
+    """Delete one's own dataset; raises Conflict while a run, adapter or evaluation is here that was made with it."""
+    info = get(studio, dataset_id)
+    if owner_of(studio, info.id) != studio.owner:
+        raise NotFound(f"{info.name} is everybody's: it stays.")
+    if needed := len(users(studio).get(info.id, ())):
+        many = "1 thing" if needed == 1 else f"{needed} things"
+        raise Conflict(f"{many} here (runs, adapters, evaluations) need the dataset {info.name}. Delete them first.")
+    folder = studio.settings.datasets / info.id
+    vanish(folder)
+    kept.forget(folder, studio.settings.cache / "tokens")
+    if studio.keeping:
+        rows_index.forget(studio.database, info.id)
+    return info
 
 
 def rejects(studio: "Studio", dataset_id: str, form: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ from studio.evaluation.files import Column, Order, PromptSet, Result
 from studio.evaluation.marks import mark_of
 from studio.evaluation.prompts import Prompt
 from studio.evaluation.scores import BASE, Row, Score, SetScores, evidence, said
-from studio.rundir import Exit, RunDir, create, read_events, read_json
+from studio.rundir import Exit, RunDir, create, read_events, read_json, vanish
 from studio.services import ends, evaluation_line, locality, models, owner, prompt_sets, quotas, runs, sources
 from studio.services.checks import Progress
 from studio.services.prompt_sets import GENERAL, HELD_OUT
@@ -181,7 +181,10 @@ def list_evaluations(studio: "Studio", run_id: str | None = None) -> list[Evalua
             order = Order.read(path)
         except BadInput:
             continue  # no evaluation, or one that nobody can read any more
-        mine = run_id is None or str(studio.run_dir(run_id).path) in {_run_of(column) for column in order.columns}
+        places = {_run_of(column) for column in order.columns}
+        mine = run_id is None or places & {
+            str(root / run_id) for root in (studio.settings.runs, studio.settings.adapters)
+        }
         if order.owner == studio.owner and (mine or order.run_id == run_id):
             found.append(_info(studio, RunDir(path), order))
     return sorted(found, key=lambda item: item.created, reverse=True)
@@ -280,6 +283,15 @@ def cancel(studio: "Studio", evaluation_id: str) -> EvaluationInfo:
     folder_of(studio, info.id).ask("cancel")
     studio.look()
     return get(studio, info.id)
+
+
+def delete(studio: "Studio", evaluation_id: str) -> EvaluationInfo:
+    """Delete an evaluation and what it found; raises Conflict while it waits or is at work."""
+    info = get(studio, evaluation_id)
+    if not info.final:
+        raise Conflict("This evaluation is not over. Cancel it first.")
+    vanish(folder_of(studio, info.id).path)
+    return info
 
 
 def result(studio: "Studio", evaluation_id: str) -> Result:

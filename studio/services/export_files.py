@@ -1,9 +1,10 @@
 """Giving an export's files out: the one to download, a folder as a zip while it is read, a copy elsewhere."""
 
 import io
+import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from studio.services.studio import Studio
 
 _CHUNK = 2**20
+Member = tuple[str | zipfile.ZipInfo, Iterator[bytes]]
 
 
 def file_of(studio: "Studio", export_id: str, name: str = "") -> Path | None:
@@ -41,10 +43,27 @@ def archive_of(studio: "Studio", export_id: str) -> tuple[str, Iterator[bytes]]:
     info = exports.get(studio, export_id)
     if info.path is None or not Path(info.path).is_dir():
         raise Conflict(f"This export is {info.state}: there is no folder to download.")
-    return str(info.file_name), _zipped(Path(info.path), Path(str(info.file_name)).stem)
+    return str(info.file_name), zipped(_members(Path(info.path), Path(str(info.file_name)).stem))
 
 
-class Drain(io.RawIOBase):
+def plain(name: str) -> str:
+    """A name as files and folders may have it anywhere."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-")[:60] or "run"
+
+
+def zipped(members: Iterable[Member], method: int = zipfile.ZIP_STORED) -> Iterator[bytes]:
+    """A zip of named contents, made while it is read. Stored unless told otherwise, since weights do not compress."""
+    drain = _Drain()
+    with zipfile.ZipFile(drain, "w", method, compresslevel=1) as packed:
+        for name, content in members:
+            with packed.open(name, "w", force_zip64=True) as target:
+                for chunk in content:
+                    target.write(chunk)
+                    yield drain.take()
+    yield drain.take()
+
+
+class _Drain(io.RawIOBase):
     """What a zip writes, to be taken away bit by bit."""
 
     def __init__(self) -> None:
@@ -63,17 +82,15 @@ class Drain(io.RawIOBase):
         return taken
 
 
-def _zipped(folder: Path, inside: str) -> Iterator[bytes]:
-    drain = Drain()
-    # Weights do not compress: they are stored, which is quick.
-    with zipfile.ZipFile(drain, "w", zipfile.ZIP_STORED) as packed:
-        for path in sorted(item for item in folder.iterdir() if item.is_file() and item.name != MANIFEST):
-            entry = zipfile.ZipInfo.from_file(path, f"{inside}/{path.name}")
-            with packed.open(entry, "w", force_zip64=True) as target, path.open("rb") as source:
-                while chunk := source.read(_CHUNK):
-                    target.write(chunk)
-                    yield drain.take()
-    yield drain.take()
+def _members(folder: Path, inside: str) -> Iterator[Member]:
+    for path in sorted(item for item in folder.iterdir() if item.is_file() and item.name != MANIFEST):
+        yield zipfile.ZipInfo.from_file(path, f"{inside}/{path.name}"), _content(path)
+
+
+def _content(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as source:
+        while chunk := source.read(_CHUNK):
+            yield chunk
 
 
 def copy_to(studio: "Studio", export_id: str, out: Path) -> Path:

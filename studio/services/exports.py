@@ -9,7 +9,6 @@ import json
 import random
 import re
 import secrets
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from studio.errors import BadInput, Conflict, NotFound, StudioError
 from studio.evaluation.parity import Parity, digits
 from studio.launch import gguf_tools, local, machine
-from studio.rundir import Event, Exit, RunDir, about, create, free_space_or_raise, read_events, read_json, tidy
+from studio.rundir import Event, Exit, RunDir, about, create, free_space_or_raise, read_events, read_json, tidy, vanish
 from studio.services import evaluations, locality, models, quotas, runs, sources, targets
 from studio.services.sources import Source
 from studio.services.states import FINAL, State
@@ -229,10 +228,7 @@ def delete(studio: "Studio", export_id: str) -> ExportInfo:
     info = get(studio, export_id)
     if info.state not in FINAL:
         raise Conflict("This export is being made. Cancel it first.")
-    path = studio.settings.exports / export_id
-    gone = path.with_name(f".{export_id}.gone")  # out of sight first: half an artefact must not be offered
-    path.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    vanish(studio.settings.exports / export_id)
     return info
 
 

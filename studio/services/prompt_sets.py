@@ -17,7 +17,7 @@ from studio.dataset.store import iter_records
 from studio.errors import BadInput, NotFound
 from studio.evaluation import prompts as files
 from studio.evaluation.prompts import Prompt
-from studio.rundir import read_json, whole_folder, write_json, write_text
+from studio.rundir import read_json, vanish, whole_folder, write_json, write_text
 from studio.services import checks, datasets
 from studio.services.checks import Checked, Options, Progress
 
@@ -73,6 +73,15 @@ def prompts_of(studio: "Studio", key: str) -> list[Prompt]:
     info = get(studio, key)
     path = _general_file() if info.id == GENERAL else studio.settings.prompts / info.id / "prompts.jsonl"
     return files.load(path)
+
+
+def delete(studio: "Studio", key: str) -> SetInfo:
+    """Delete one's own set; what was evaluated with it has its prompts and stays."""
+    info = get(studio, key)
+    if info.id == GENERAL:
+        raise BadInput("The general set comes with the studio and stays.")
+    vanish(studio.settings.prompts / info.id)
+    return info
 
 
 def add_typed(studio: "Studio", text: str, name: str = "") -> SetInfo:

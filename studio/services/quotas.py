@@ -9,6 +9,7 @@ import functools
 import hashlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _GIB = 2**30
 _writing, _turn = threading.Lock(), threading.RLock()
 _KEPT_SECONDS, _OWNERS = 10.0, 256
-_counted: dict[tuple[Path, str], tuple[float, int]] = {}
+_counted: "weakref.WeakKeyDictionary[Studio, dict[str, tuple[float, int]]]" = weakref.WeakKeyDictionary()
 
 
 class Full(Conflict):
@@ -76,13 +77,18 @@ def used(studio: "Studio", owner: str = "") -> Used:
 def storage(studio: "Studio", owner: str) -> int:
     """Bytes of disk that an owner's runs (as counted last), datasets, exports and adapters take; counted again after a
     few seconds."""
-    key, now = (studio.settings.home, owner), time.monotonic()
-    kept = _counted.get(key)
+    every, now = _counted.setdefault(studio, {}), time.monotonic()
+    kept = every.get(owner)
     if kept is None or now - kept[0] > _KEPT_SECONDS:
-        while len(_counted) >= _OWNERS:
-            _counted.pop(next(iter(_counted)), None)
-        kept = _counted[key] = now, _count(studio, owner)
+        while len(every) >= _OWNERS:
+            every.pop(next(iter(every)), None)
+        kept = every[owner] = now, _count(studio, owner)
     return kept[1]
+
+
+def count_again(studio: "Studio") -> None:
+    """What the asker keeps has changed by much: forget what was counted."""
+    _counted.setdefault(studio, {}).pop(studio.owner, None)
 
 
 def _count(studio: "Studio", owner: str) -> int:

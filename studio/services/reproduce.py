@@ -16,7 +16,7 @@ from studio.dataset.plain_rows import PlainRows, plain_rows
 from studio.errors import BadInput, Conflict
 from studio.recipe import Recipe
 from studio.rundir import read_json
-from studio.services import adapters, models, plain_script, runs
+from studio.services import adapters, export_files, models, plain_script, runs
 from studio.services.plain_script import Facts
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def of(studio: "Studio", run_id: str) -> Reproduction:
     )
     return Reproduction(
         run=info.id,
-        name=_file_name(info.name),
+        name=export_files.plain(info.name),
         recipe=recipe.to_yaml(),
         script=plain_script.script(recipe, facts),
         notebook=plain_script.notebook(recipe, facts),
@@ -211,7 +211,3 @@ def _readme(found: Reproduction) -> str:
         + "\n".join(found.notes)
         + "\n"
     )
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"

@@ -3,8 +3,8 @@
 import functools
 import statistics
 import time
+import weakref
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
@@ -54,7 +54,7 @@ class Speed:
 
 # Owners whose runs are remembered; those asked for longest ago make way.
 _OWNERS = 64
-_past: dict[tuple[Path, str], tuple[float, list[Past]]] = {}
+_past: "weakref.WeakKeyDictionary[Studio, dict[str, tuple[float, list[Past]]]]" = weakref.WeakKeyDictionary()
 
 
 def of(studio: "Studio", recipe: Recipe, now: Machine) -> Speed:
@@ -105,14 +105,14 @@ def _slower(recipe: Recipe) -> float:
 
 def _runs(studio: "Studio") -> list[Past]:
     """The owner's runs that have a speed; asked again after a while."""
-    home = studio.settings.home, studio.owner
-    kept = _past.get(home)
+    mine, owner = _past.setdefault(studio, {}), studio.owner
+    kept = mine.get(owner)
     if kept is not None and time.monotonic() - kept[0] < _KEPT_SECONDS:
         return kept[1]
     found = [past for row in rows.every(studio.database, studio.owner) if (past := _read(studio, row)) is not None]
-    while len(_past) >= _OWNERS:
-        _past.pop(next(iter(_past)), None)
-    _past[home] = (time.monotonic(), found)
+    while len(mine) >= _OWNERS:
+        mine.pop(next(iter(mine)), None)
+    mine[owner] = (time.monotonic(), found)
     return found
 
 

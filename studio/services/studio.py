@@ -15,18 +15,19 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from studio.errors import Unavailable
+from studio.launch.forkserver import ForkServer
 from studio.rundir import About, RunDir
-from studio.services import chat, checks, datasets, keeper, sweeping, trash, usage, warm, webhook
+from studio.services import chat, checks, datasets, keeper, logs, sweeping, trash, usage, warm, webhook
 from studio.services import owner as owners
 from studio.services.owner import Visitor
 from studio.services.room import Room
 from studio.services.warm import Warm
 from studio.settings import Settings
-from studio.store import db
+from studio.store import db, ingest
 from studio.store.db import Database, open_reader
 
 _log = logging.getLogger(__name__)
-_SWEEP = 3600.0  # seconds between two looks for what strangers left
+_SWEEP = 3600.0  # seconds between two looks for what strangers left, and what nobody came back for
 
 
 class Studio:
@@ -42,6 +43,8 @@ class Studio:
         self.for_visitors = False
         self.chat = Room()
         self.warm = Warm()
+        self.reading = ForkServer(checks.READING)
+        self.logs = logs.Round()
         self.sending: list[threading.Thread] = []
         self._notices: dict[str, str] = {}
         self._looking = threading.RLock()
@@ -133,6 +136,14 @@ class Studio:
             finally:
                 self._in_look = False
 
+    def take_in(self, run_id: str) -> None:
+        """Take in what a run's journal has new, unless a look is under way, which does it."""
+        if self.keeping and self._looking.acquire(blocking=False):
+            try:
+                ingest.ingest(self.database, self.run_dir(run_id))
+            finally:
+                self._looking.release()
+
     def _look(self) -> None:
         if self.database.lost():
             self._renew()
@@ -175,10 +186,14 @@ class Studio:
                 warm.tend(self)
             with contextlib.suppress(OSError):
                 usage.sample_if_due(self)
-            if self.for_visitors and time.monotonic() > swept + _SWEEP:
+            with contextlib.suppress(OSError):
+                logs.look(self)
+            if time.monotonic() > swept + _SWEEP:
                 swept = time.monotonic()
                 with contextlib.suppress(OSError):
-                    sweeping.sweep(self)
+                    checks.clean_up(self)
+                    if self.for_visitors:
+                        sweeping.sweep(self)
 
     def _look_safely(self) -> None:
         """As look; what goes wrong is said and tried again at the next look, so that keeping never ends."""
@@ -207,6 +222,7 @@ class Studio:
             thread.join()
         chat.close(self)
         self.warm.dismiss()
+        self.reading.close()
         self.database.close()
         if self.keeping:
             self._lock.release()

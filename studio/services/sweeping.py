@@ -4,7 +4,6 @@ An anonymous visitor's cookie is good for seven days from its first, so nobody c
 older. What does not do: touch what an account owns, or a run that is not over.
 """
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from studio.dataset import kept
 from studio.evaluation.files import ORDER
-from studio.rundir import read_json
+from studio.rundir import read_json, vanish
 from studio.store import runs as rows
 
 if TYPE_CHECKING:
@@ -33,9 +32,7 @@ def sweep(studio: "Studio", now: float | None = None) -> int:
         if path.is_file():
             path.unlink(missing_ok=True)
         else:
-            gone = path.with_name(f".{path.name}.gone")  # out of sight first: half of it must not be offered
-            path.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            vanish(path)
         if path.parent == studio.settings.datasets:
             kept.forget(path, studio.settings.cache / "tokens")
         if path.parent == studio.settings.runs:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from studio.errors import Conflict
 from studio.launch import local
-from studio.rundir import About, RunDir, about
+from studio.rundir import GONE, About, RunDir, about
 from studio.services import attempts, chat, evaluations, exports, labels, runs, sizes
 from studio.services.runs import RunInfo
 from studio.services.states import FINAL
@@ -22,8 +22,6 @@ from studio.store import runs as rows
 
 if TYPE_CHECKING:
     from studio.services.studio import Studio
-
-_GONE = ".gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ def empty(studio: "Studio", only: Sequence[str] | None = None) -> Emptied:
                 kept.append((info.name, reason))
                 continue
             size = sizes.taken(run.path)
-            gone = run.path.rename(run.path.with_name(f".{info.id}{_GONE}"))
+            gone = run.path.rename(run.path.with_name(f".{info.id}{GONE}"))
         shutil.rmtree(gone, ignore_errors=True)
         freed += size - sizes.taken(gone)  # what could not be deleted is not free
         deleted.append(info.name)
@@ -96,9 +94,14 @@ def empty(studio: "Studio", only: Sequence[str] | None = None) -> Emptied:
 
 
 def finish(studio: "Studio") -> None:
-    """Delete what an emptying that was killed has left."""
-    for path in studio.settings.runs.glob(f".*{_GONE}"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Delete what a deletion that was killed has left, of runs and of all else."""
+    settings = studio.settings
+    for root in (
+        *(settings.runs, settings.exports, settings.evaluations),
+        *(settings.adapters, settings.prompts, settings.datasets),
+    ):
+        for path in root.glob(f".*{GONE}"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _in_use(studio: "Studio", info: RunInfo) -> str:

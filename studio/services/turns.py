@@ -67,6 +67,11 @@ class Line:
             if self._tickets[0] is not ticket and not ticket.stopped:
                 self._changed.wait(seconds)
 
+    def sessions(self) -> list[str]:
+        """Who has the model, and who waits, in their order."""
+        with self._changed:
+            return [ticket.session for ticket in self._tickets]
+
     def stop(self, session: str) -> bool:
         """Mark the place of a session as not wanted any more; True when it has the model now."""
         with self._changed:

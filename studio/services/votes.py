@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.errors import BadInput, Conflict
+from studio.errors import BadInput, Conflict, NotFound
 from studio.rundir import write_json
 from studio.services.comparisons import TIE, Turn
 from studio.services.owner import LOCAL
@@ -103,6 +103,14 @@ def of_pair(studio: "Studio", keys: list[str]) -> list[Vote]:
 def files(studio: "Studio") -> list[Path]:
     """The files of all the asker's votes."""
     return sorted(_folder(studio).glob("*.jsonl"))
+
+
+def delete(studio: "Studio", name: str) -> None:
+    """Delete one of the files of the asker's votes, by its name."""
+    path = next((path for path in files(studio) if path.name == name), None)
+    if path is None:
+        raise NotFound("There are no such votes.")
+    path.unlink(missing_ok=True)
 
 
 def wilson(wins: int, of: int) -> tuple[float, float]:

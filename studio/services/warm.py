@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from studio.launch.spare import Spare
-from studio.services import machine
+from studio.services import logs, machine
 from studio.store import runs as rows
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def tend(studio: "Studio") -> None:
         warm.dismiss()
     elif warm.spare is None:
         try:
-            warm.spare = Spare(_MODULE, studio.settings.cache / "warm-worker.log")
+            warm.spare = Spare(_MODULE, logs.warm_log(studio))
         except OSError as error:
             warm.wanted = float("-inf")
             _log.info("No worker could be made ready: %s", error)

@@ -141,47 +141,50 @@ def wire(
     slow: Step = {"api_visibility": PRIVATE, "concurrency_limit": 2, "show_progress": "hidden"}
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     drop.upload.upload(
-        told_while(drop.notice, take, drop.busy.idle),
+        told_while(studio, drop.notice, take, drop.busy.idle),
         [drop.upload, keys.pending],
         [drop.upload, drop.notice, drop.busy.said, *whole],
         **slow,
     )
     gr.on(
         [drop.fetch.click, drop.hub.submit],
-        told_while(drop.notice, fetch, drop.busy.idle),
+        told_while(studio, drop.notice, fetch, drop.busy.idle),
         [drop.hub, keys.pending],
         [drop.upload, drop.notice, drop.busy.said, *whole],
         **slow,
     )
     answers = [reading.busy.said, *whole]
     reading.decode.click(
-        told_while(reading.notice, decode, reading.busy.idle), [keys.waiting, reading.encodings], answers, **slow
+        told_while(studio, reading.notice, decode, reading.busy.idle),
+        [keys.waiting, reading.encodings],
+        answers,
+        **slow,
     )
     told_so = [keys.chosen, reading.format, reading.encoding, reading.delimiter, reading.held_out, *reading.fields]
     gr.on(
         [reading.read.click, reading.again.click],
-        told_while(reading.notice, read, reading.busy.idle),
+        told_while(studio, reading.notice, read, reading.busy.idle),
         told_so,
         answers,
         **slow,
     )
     gr.on(
         [reading.format.input, reading.fold.expand],
-        told(reading.notice, open_mapping),
+        told(studio, reading.notice, open_mapping),
         [keys.chosen, reading.format],
         [reading.notice, reading.samples],
         **quiet,
     )
     gr.on(
         [box.input for box in reading.fields],
-        told(reading.notice, look),
+        told(studio, reading.notice, look),
         [keys.chosen, *reading.fields],
         [reading.notice, reading.preview],
         trigger_mode="always_last",
         **QUEUED,
     )
-    bar.add.click(told(drop.notice, keep), [keys.chosen, bar.name], [drop.notice, *whole], **QUEUED)
-    bar.discard.click(told(drop.notice, discard), keys.chosen, [drop.notice, *whole], **QUEUED)
+    bar.add.click(told(studio, drop.notice, keep), [keys.chosen, bar.name], [drop.notice, *whole], **QUEUED)
+    bar.discard.click(told(studio, drop.notice, discard), keys.chosen, [drop.notice, *whole], **QUEUED)
 
 
 def _reading(path: str) -> str:

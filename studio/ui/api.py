@@ -14,7 +14,18 @@ import gradio as gr
 from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.services import chat as chats
-from studio.services import checks, comparisons, datasets, estimates, examples, exports, models, presets, sides
+from studio.services import (
+    checks,
+    comparisons,
+    datasets,
+    estimates,
+    examples,
+    exports,
+    locality,
+    models,
+    presets,
+    sides,
+)
 from studio.services import runs as run_service
 from studio.services.chat import Sampling
 from studio.services.exports import Wish
@@ -31,13 +42,13 @@ def build(studio: Studio) -> None:
         calls.add_dataset, calls.export, calls.exports,
     ]  # fmt: skip
     for act in quick:
-        gr.api(_told(act), api_name=act.__name__, queue=False)
+        gr.api(_told(studio, act), api_name=act.__name__, queue=False)
     long: list[Callable[..., Any]] = [calls.check, calls.chat]
     for act in long:
-        gr.api(_told(act), api_name=act.__name__, concurrency_limit=4)
+        gr.api(_told(studio, act), api_name=act.__name__, concurrency_limit=4)
 
 
-def _told(act: Callable[..., Any]) -> Callable[..., Any]:
+def _told(studio: Studio, act: Callable[..., Any]) -> Callable[..., Any]:
     """`act`, with what it cannot do told to the client as the sentence that it is."""
 
     @functools.wraps(act)
@@ -45,7 +56,7 @@ def _told(act: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return act(*values)
         except StudioError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise gr.Error(locality.shown(studio, error), print_exception=False) from None
 
     return answered
 

@@ -77,10 +77,10 @@ def build(studio: Studio) -> CombineBox:
 
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
     button.click(
-        told(notice, begin), [method, density, name, *who, *weights], [notice, name, store],
+        told(studio, notice, begin), [method, density, name, *who, *weights], [notice, name, store],
         concurrency_limit=2, **quiet,
     )  # fmt: skip
-    store.click(told(notice, pick), None, [notice, store], queue=False, **quiet)
+    store.click(told(studio, notice, pick), None, [notice, store], queue=False, **quiet)
     return CombineBox(who, store)
 
 

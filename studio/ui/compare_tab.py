@@ -41,12 +41,12 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
     parts = talk.build()
     compare_more.build_more(studio, parts.sides)
     page = _Page(studio, parts, none_yet)
-    _wire(page)
+    _wire(studio, page)
     awake = pulse.waker("compare")
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     awake.submit(page.look, parts.memory_seen, [parts.memory, parts.memory_seen], **quiet)
     reopen: Step = {
-        "fn": told(parts.notice, page.reopen),
+        "fn": told(studio, parts.notice, page.reopen),
         "inputs": [wanted, parts.past, parts.kept, *parts.sides],
         "outputs": [
             none_yet,
@@ -71,7 +71,7 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
     return CompareTab(parts.question, begun, reopen, train, list(parts.sides), parts.past)
 
 
-def _wire(page: "_Page") -> None:
+def _wire(studio: Studio, page: "_Page") -> None:
     """What happens at each button and field."""
     parts = page.parts
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
@@ -79,25 +79,28 @@ def _wire(page: "_Page") -> None:
     given = [parts.past, parts.blind, parts.marked, parts.system, *parts.sides, *parts.sampling.values()]
     spoken = [parts.notice, parts.past, parts.kept, parts.question, parts.draft, *parts.shown]
     asks: Step = {"outputs": spoken, "concurrency_limit": 16, **quiet}
-    parts.ask.click(told_while(parts.notice, page.ask, {}), [parts.question, *given], **asks)
-    parts.question.submit(told_while(parts.notice, page.ask, {}), [parts.question, *given], **asks)
+    parts.ask.click(told_while(studio, parts.notice, page.ask, {}), [parts.question, *given], **asks)
+    parts.question.submit(told_while(studio, parts.notice, page.ask, {}), [parts.question, *given], **asks)
     seed = parts.sampling["seed"]
-    parts.retry.click(told_while(parts.notice, page.retry, {}), given, **{**asks, "outputs": [*spoken, seed]})
-    parts.stop.click(told(parts.notice, page.stop), None, parts.notice, **now)
+    parts.retry.click(told_while(studio, parts.notice, page.retry, {}), given, **{**asks, "outputs": [*spoken, seed]})
+    parts.stop.click(told(studio, parts.notice, page.stop), None, parts.notice, **now)
     changes = [parts.notice, parts.past, parts.kept, parts.question, *parts.shown]
-    parts.edit.click(told(parts.notice, page.edit), [parts.past, parts.marked, *parts.sides], changes, **now)
-    parts.anew.click(told(parts.notice, page.anew), parts.sides, changes, **now)
+    parts.edit.click(told(studio, parts.notice, page.edit), [parts.past, parts.marked, *parts.sides], changes, **now)
+    parts.anew.click(told(studio, parts.notice, page.anew), parts.sides, changes, **now)
     for side in parts.sides:
-        side.input(told(parts.notice, page.choose), parts.sides, [*changes, parts.shelf], **now)
+        side.input(told(studio, parts.notice, page.choose), parts.sides, [*changes, parts.shelf], **now)
     parts.blind.input(
-        told(parts.notice, page.blinded), [parts.blind, parts.past, parts.marked, *parts.sides], changes, **now
+        told(studio, parts.notice, page.blinded),
+        [parts.blind, parts.past, parts.marked, *parts.sides],
+        changes,
+        **now,
     )
     parts.marked.input(page.drawn, [parts.past, parts.marked, *parts.sides], parts.shown, **now)
     for place in (parts.earlier, parts.answers):
-        place.click(told(parts.notice, page.vote), [parts.past, parts.marked, *parts.sides], changes, **now)
-    parts.shelf.click(told(parts.notice, page.take), parts.sides, [parts.notice, parts.question], **now)
+        place.click(told(studio, parts.notice, page.vote), [parts.past, parts.marked, *parts.sides], changes, **now)
+    parts.shelf.click(told(studio, parts.notice, page.take), parts.sides, [parts.notice, parts.question], **now)
     freed = [parts.notice, parts.memory, parts.memory_seen]
-    parts.free.click(told(parts.notice, page.free), None, freed, **now)
+    parts.free.click(told(studio, parts.notice, page.free), None, freed, **now)
     # Gradio tells of typing as input, but of pasting only when the field is left.
     keep: Step = {
         "fn": lambda text: text,

@@ -104,13 +104,13 @@ def build(studio: Studio) -> DataTab:
     steps.wire(studio, four, pending, show_new, whole)
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     told_so = [four.model, pending]
-    shelf.click(told(drop.notice, pick), told_so, [drop.notice, *whole], **QUEUED)
+    shelf.click(told(studio, drop.notice, pick), told_so, [drop.notice, *whole], **QUEUED)
     asked = [chosen, four.model, pending]
     return DataTab(
         chosen=chosen,
         train=train,
         seen_by=[four.model, *four.how],
-        reopen={"fn": told(drop.notice, show), "inputs": asked, "outputs": [drop.notice, *whole], **QUEUED},
+        reopen={"fn": told(studio, drop.notice, show), "inputs": asked, "outputs": [drop.notice, *whole], **QUEUED},
         revisit={"fn": revisit, "inputs": asked, "outputs": [shelf, four.model], **quiet},
     )
 
@@ -118,4 +118,4 @@ def build(studio: Studio) -> DataTab:
 def as_seen(studio: Studio, dataset: str, model: str | None, *how: Any) -> dict[str, Any]:
     """The recipe's values by which the dataset with this id is looked at; how: as Steps.how."""
     named = {"dataset": datasets.get(studio, dataset).name} | ({"model": model} if model else {})
-    return named | steps.shaping(*how)
+    return named | data_view.shaping(*how)

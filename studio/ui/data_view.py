@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from studio.errors import NotFound
 from studio.services import checks, examples
@@ -21,6 +22,17 @@ def check_of(studio: Studio, key: str) -> Checked | None:
         return checks.get(studio, key)
     except NotFound:
         return None
+
+
+def shaping(template: str, own: str, system: str, on: str, length: float) -> dict[str, Any]:
+    """The recipe's values that shape what the model sees, of the fields of that step."""
+    return {
+        "template": template,
+        "custom_template": own if template == "custom" else "",
+        "system_prompt": system or "",
+        "train_on": on,
+        "max_length": int(length),
+    }
 
 
 def shelf(known: Sequence[DatasetInfo], chosen: str, pending: Checked | None) -> str:

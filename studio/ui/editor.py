@@ -10,6 +10,7 @@ from studio.errors import BadInput
 from studio.ui import markup
 from studio.ui.markup import esc
 
+REVISING = "Making a new version"
 # A click on a button sends its data-… attributes, and what all text areas hold, as a Gradio click event.
 _SAVE = """
 element.addEventListener('click', (event) => {

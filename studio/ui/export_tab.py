@@ -104,17 +104,17 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
     now: Step = {**quiet, "queue": False}
     parts = [done, box.store, *cards.values(), *buttons.values()]
-    awake.submit(told(notice, refresh, clear=False), run, [notice, *parts], **now)
-    run.input(told(notice, refresh), run, [notice, *parts], **now)
+    awake.submit(told(studio, notice, refresh, clear=False), run, [notice, *parts], **now)
+    run.input(told(studio, notice, refresh), run, [notice, *parts], **now)
     for kind, button in buttons.items():
         button.click(
-            told(notice, functools.partial(begin, kind)), [run, dtype, shard, quant], [notice, *parts],
+            told(studio, notice, functools.partial(begin, kind)), [run, dtype, shard, quant], [notice, *parts],
             concurrency_limit=2, **quiet,
         )  # fmt: skip
     for clicked in (done, *cards.values()):
-        clicked.click(told(notice, pick), run, [notice, *parts], **now)
+        clicked.click(told(studio, notice, pick), run, [notice, *parts], **now)
     opened = [notice, none_yet, run, quant, brought.base, *box.who, *parts]
-    reopened: Step = {"fn": told(notice, reopen), "inputs": [run, wanted, *box.who], "outputs": opened, **now}
+    reopened: Step = {"fn": told(studio, notice, reopen), "inputs": [run, wanted, *box.who], "outputs": opened, **now}
     import_view.wire(studio, brought, reopened)
     return ExportTab(run, reopened, train, box.store)
 

@@ -7,10 +7,14 @@ itself gets a nonce for the scripts that Gradio writes into it, so that no other
 
 import re
 import secrets
+import traceback
+from typing import Any
 
 from fastapi import FastAPI
+from gradio.route_utils import FnIndexInferError, get_fn
 from starlette.datastructures import MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,6 +39,7 @@ NEEDED = {
     ),
 }  # fmt: skip
 _PATTERNS = {method: re.compile("|".join(paths)) for method, paths in NEEDED.items()}
+_NOTHING = "There is nothing here."
 _SCRIPT = re.compile(rb"<script(?=[\s>])", re.IGNORECASE)
 
 
@@ -58,7 +63,7 @@ class Gate:
         if scope["type"] == "http":
             path, method = str(scope["path"]), str(scope["method"])
             if not needed(method, path):
-                await PlainTextResponse("There is nothing here.", status_code=404)(scope, receive, send)
+                await PlainTextResponse(_NOTHING, status_code=404)(scope, receive, send)
                 return
             if path == "/" and method == "GET":
                 await self._page(scope, receive, send)
@@ -99,9 +104,26 @@ class Gate:
 
 
 def fence(app: FastAPI, policy: Policy) -> FastAPI:
-    """Put the gate before the Gradio application that is mounted in `app`, and make its sessions small."""
+    """Put the gate before the Gradio application that is mounted in `app`, make its sessions small, and have it refuse
+    what it would fall over."""
     for route in app.routes:
         if isinstance(route, Mount) and hasattr(route.app, "get_blocks"):
-            lighten(route.app)
-            route.app = Gate(route.app, policy)
+            gradio: Any = route.app
+            lighten(gradio)
+            for error in (FnIndexInferError, KeyError):
+                gradio.add_exception_handler(error, _not_there)
+            gradio.add_exception_handler(UnicodeEncodeError, _no_text)
+            route.app = Gate(gradio, policy)
     return app
+
+
+def _not_there(_: Request, error: Exception) -> Response:
+    """An event that is asked for by a name or number that there is none of; Gradio would answer 500."""
+    if all(frame.f_code is not get_fn.__code__ for frame, _line in traceback.walk_tb(error.__traceback__)):
+        raise error
+    return PlainTextResponse(_NOTHING, status_code=404)
+
+
+def _no_text(_: Request, __: Exception) -> Response:
+    """Half of a character came in as text, and Gradio cannot say it again in its answer."""
+    return PlainTextResponse("What was sent is no text: it holds half of a character.", status_code=400)

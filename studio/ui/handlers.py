@@ -1,7 +1,7 @@
 """What all tabs share: a view of HTML, errors that become messages, parts that are left alone while unchanged.
 
 Handlers return a dictionary of component to new value. `told` wraps one so that a StudioError is shown by the
-component nearest its cause; anything else is a bug and travels on to Gradio's error message.
+component nearest its cause, in words for who asks; anything else is a bug and travels on to Gradio's error message.
 """
 
 import functools
@@ -11,6 +11,8 @@ from typing import Any
 import gradio as gr
 
 from studio.errors import StudioError
+from studio.services import locality
+from studio.services.studio import Studio
 from studio.ui import markup
 
 Updates = dict[Any, Any]
@@ -29,7 +31,9 @@ def view(name: str, value: str = "", picks: bool = False) -> gr.HTML:
     return gr.HTML(value, elem_id=name or None, js_on_load=markup.PICK if picks else None, apply_default_css=False)
 
 
-def told(notice: gr.HTML, handler: Callable[..., Updates], clear: bool = True) -> Callable[..., Updates]:
+def told(
+    studio: Studio, notice: gr.HTML, handler: Callable[..., Updates], clear: bool = True
+) -> Callable[..., Updates]:
     """`handler`, with what it cannot do said in `notice`; a success clears the notice if `clear`."""
 
     @functools.wraps(handler)
@@ -37,13 +41,13 @@ def told(notice: gr.HTML, handler: Callable[..., Updates], clear: bool = True) -
         try:
             return {notice: "" if clear else gr.skip(), **handler(*values)}
         except StudioError as error:
-            return {notice: markup.problem(error)}
+            return {notice: markup.problem(locality.shown(studio, error))}
 
     return answered
 
 
 def told_while(
-    notice: gr.HTML, handler: Callable[..., Iterator[Updates]], after: Updates
+    studio: Studio, notice: gr.HTML, handler: Callable[..., Iterator[Updates]], after: Updates
 ) -> Callable[..., Iterator[Updates]]:
     """`told` for a handler that answers bit by bit; `after` is sent when it ends, well or not."""
 
@@ -56,7 +60,7 @@ def told_while(
         except Cancelled:
             yield {**after, notice: markup.note("Cancelled. Nothing was changed.")}
         except StudioError as error:
-            yield {**after, notice: markup.problem(error)}
+            yield {**after, notice: markup.problem(locality.shown(studio, error))}
 
     return answered
 

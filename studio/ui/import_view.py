@@ -78,6 +78,6 @@ def wire(studio: Studio, box: ImportBox, reopen: Step) -> None:
         yield {box.notice: markup.note(text, "good"), box.source: "", box.name: ""}
 
     box.button.click(
-        told_while(box.notice, bring, box.busy.idle), [box.upload, box.source, box.base, box.name],
+        told_while(studio, box.notice, bring, box.busy.idle), [box.upload, box.source, box.base, box.name],
         [box.notice, box.upload, box.source, box.name, box.busy.said], **QUEUED,
     ).then(**reopen)  # fmt: skip

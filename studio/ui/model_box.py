@@ -42,8 +42,9 @@ def build(studio: Studio) -> ModelBox:
             yield {progress: text}
         yield {progress: markup.note(f"{wanted} is ready.", "good"), source: "", added: wanted.strip()}
 
-    add.click(told_while(progress, fetch, {add: gr.update(interactive=True)}), source, [progress, add, source, added],
-              api_visibility=PRIVATE, concurrency_limit=1, show_progress="hidden")  # fmt: skip
+    add.click(told_while(studio, progress, fetch, {add: gr.update(interactive=True)}), source,
+              [progress, add, source, added], api_visibility=PRIVATE, concurrency_limit=1,
+              show_progress="hidden")  # fmt: skip
     return ModelBox(added)
 
 

@@ -39,7 +39,7 @@ def parts(
         "run-about": lambda: runs_view.about(info),
         "run-verdict": lambda: curves_view.verdict(studio, info),
         "differ": lambda: compare_runs.table(studio, drawn, order),
-        "run-samples": lambda: run_story.samples(story.samples(studio, info.id)),
+        "run-samples": lambda: run_story.samples(story.samples_of(studio, info)),
         "run-log": lambda: _log(studio, info),
     }
 

@@ -66,13 +66,13 @@ def build(studio: Studio, done: gr.HTML) -> None:
 
     # The choice is a gr.State: only queued events tell the page of it.
     opened = [notice, chosen, agreed, repo, said, public, update]
-    done.click(told(notice, open_for), None, opened, **QUEUED)
+    done.click(told(studio, notice, open_for), None, opened, **QUEUED)
     gr.on(
-        [repo.change, public.change, update.change], told(notice, look), [chosen, repo, public, update],
+        [repo.change, public.change, update.change], told(studio, notice, look), [chosen, repo, public, update],
         [notice, said, agreed], trigger_mode="always_last", **QUEUED,
     )  # fmt: skip
     button.click(
-        told_while(notice, send, working.idle), [chosen, agreed, repo, token, public, update],
+        told_while(studio, notice, send, working.idle), [chosen, agreed, repo, token, public, update],
         [notice, token, said, agreed, working.said], **QUEUED,
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from studio.errors import StudioError
-from studio.services import reproduce
+from studio.services import locality, reproduce
 from studio.services.studio import Studio
 from studio.ui import markup
 from studio.ui.handlers import PRIVATE, Updates, view
@@ -44,7 +44,7 @@ def _what(studio: Studio, chosen: str) -> str:
     try:
         found = reproduce.of(studio, chosen)
     except StudioError as error:
-        return markup.note(str(error))
+        return markup.note(locality.shown(studio, error))
     links = " ".join(
         f'<a class="download" href="/reproduce/{esc(quote(found.run))}.{form}" download>{esc(words)}</a>'
         for form, words in _WORDS.items()
@@ -62,7 +62,7 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         try:
             name, parts = reproduce.download(studio, run_id, form)
         except StudioError as error:
-            return PlainTextResponse(str(error), status_code=404)
+            return PlainTextResponse(locality.shown(studio, error), status_code=404)
         headers = {
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}",
             "X-Content-Type-Options": "nosniff",

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from studio.errors import StudioError
-from studio.services import queue, resuming, runs
+from studio.services import locality, queue, resuming, runs
 from studio.services.runs import RunInfo
 from studio.services.studio import Studio
 from studio.ui import markup
@@ -109,7 +109,7 @@ def wire(
             try:
                 done = act(studio, chosen)
             except StudioError as error:
-                return {notice: _refusal(error)}
+                return {notice: _refusal(studio, error)}
             return {**show(chosen, *place), notice: markup.note(said(done))}
 
         return handler
@@ -139,11 +139,11 @@ def _goes_on(done: RunInfo) -> str:
     return "It goes on as soon as the device is free." if done.state == "queued" else "It goes on."
 
 
-def _refusal(error: StudioError) -> str:
+def _refusal(studio: Studio, error: StudioError) -> str:
     """A reason; where the command line would be told --force, a button appears instead."""
-    text = str(error)
+    text = locality.shown(studio, error)
     if "--force" not in text:
-        return markup.problem(error)
+        return markup.problem(text)
     return "<i data-may-force hidden></i>" + markup.problem(
         text.replace("resume it with --force", "resume it all the same")
     )

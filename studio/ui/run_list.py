@@ -12,7 +12,7 @@ from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from studio.errors import StudioError
-from studio.services import labels, run_list, runs, trash
+from studio.services import labels, locality, run_list, runs, trash
 from studio.services.run_list import Listing
 from studio.services.studio import Studio
 from studio.ui import runs_view, units
@@ -63,14 +63,14 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         try:
             return _sent(_page(run_list.find(studio, query)), request)
         except StudioError as error:
-            return _sent({"error": str(error)}, request)
+            return _sent({"error": locality.shown(studio, error)}, request)
 
     @app.get("/runs/{run_id}.json")
     def told(request: Request, run_id: str) -> Response:
         try:
             info = runs.get(studio, run_id)
         except StudioError as error:
-            return _sent({"error": str(error)}, request)
+            return _sent({"error": locality.shown(studio, error)}, request)
         return _sent({"id": info.id, "name": info.name, "notes": info.notes, "tags": info.tags}, request)
 
     @app.post("/runs/{run_id}")
@@ -81,7 +81,7 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
             if wanted.trashed is not None:
                 info = (trash.throw if wanted.trashed else trash.restore)(studio, info.id)
         except StudioError as error:
-            return _sent({"error": str(error)}, request)
+            return _sent({"error": locality.shown(studio, error)}, request)
         return _sent({"id": info.id, "name": info.name}, request)
 
     @app.get("/trash.json")
@@ -95,7 +95,7 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         try:
             done = trash.empty(studio, doomed.runs)
         except StudioError as error:
-            return _sent({"error": str(error)}, request)
+            return _sent({"error": locality.shown(studio, error)}, request)
         kept = [f"{name} stays: {reason}" for name, reason in done.kept]
         return _sent({"deleted": len(done.deleted), "freed": units.size(done.freed), "kept": kept}, request)
 

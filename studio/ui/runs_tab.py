@@ -129,9 +129,9 @@ def build(studio: Studio) -> RunsTab:
 
     def afresh(shown: dict[str, Any]) -> dict[str, Any]:
         """Nothing of what this browser shows holds any more. The same object stays: a look under way sees it too."""
-        asked = shown.get("asked", 0)
+        kept = {"asked": shown.get("asked", 0) + 1, "picks": shown.get("picks", [])}
         shown.clear()
-        shown["asked"] = asked + 1
+        shown.update(kept)
         return shown
 
     def pick(
@@ -141,7 +141,12 @@ def build(studio: Studio) -> RunsTab:
             others = [one for one in others if one != event.beside] + [event.beside] * (event.beside not in others)
             return refresh(chosen, others, how, shown) | {beside: others}
         if "id" in event._data:
-            fresh = refresh(str(event.id), others, how, afresh(shown))
+            under_way = shown.setdefault("picks", [])
+            under_way.append(chosen)
+            try:
+                fresh = refresh(str(event.id), others, how, afresh(shown))
+            finally:
+                under_way.remove(chosen)
             return {run: str(event.id)} | fresh if fresh else {}
         return refresh(chosen, others, how, shown)  # something was said of a run
 
@@ -152,6 +157,8 @@ def build(studio: Studio) -> RunsTab:
         return refresh(chosen, others, how, shown) | {order: how}
 
     def anew(chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any]) -> Updates:
+        if chosen in shown.get("picks", ()):
+            return {}  # a run is being opened from here: it is not known yet, and comes by itself
         return refresh(chosen, others, how, afresh(shown))
 
     def tell(chosen: str) -> Updates:
@@ -163,15 +170,15 @@ def build(studio: Studio) -> RunsTab:
     # Through the queue: only its answers tell the browser that a state (here `ended`) has changed.
     tick: Step = {**quiet, "queue": True, "concurrency_limit": None}
     looked = [run, beside, order, seen]
-    table.submit(told(notice, refresh, clear=False), looked, [notice, *parts], **tick)
+    table.submit(told(studio, notice, refresh, clear=False), looked, [notice, *parts], **tick)
     # Past the queue, whose answers cost the browser more; `asked` keeps a look that is under
     # way from undoing it. Several: by default a click would be lost while an earlier one is under way.
-    table.click(told(notice, pick), looked, [notice, beside, *parts], trigger_mode="multiple", **quiet)
-    differ.click(told(notice, arrange), looked, [notice, order, *parts], **tick)
-    reopen: Step = {"fn": told(notice, anew), "inputs": looked, "outputs": [notice, *parts], **quiet}
+    table.click(told(studio, notice, pick), looked, [notice, beside, *parts], trigger_mode="multiple", **quiet)
+    differ.click(told(studio, notice, arrange), looked, [notice, order, *parts], **tick)
+    reopen: Step = {"fn": told(studio, notice, anew), "inputs": looked, "outputs": [notice, *parts], **quiet}
     run_acts.wire(studio, acts, longer, looked, notice, anew, parts)
     # Every checkpoint is read for it, so it is told only where it is looked at.
-    history.expand(told(notice, tell, clear=False), run, [notice, past], **tick)
+    history.expand(told(studio, notice, tell, clear=False), run, [notice, past], **tick)
     return RunsTab(run, ended, reopen, train, acts.compare, acts.export, acts.clone)
 
 

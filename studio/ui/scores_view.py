@@ -132,16 +132,17 @@ def build(studio: Studio, run: gr.State | gr.Dropdown) -> ScoresView:
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
     filled = [sets, against, chosen, found]
     parts = [*filled, notice, busy.said]
-    start.click(told_while(notice, begin, busy.idle), [run, sets, against, limit], parts, **QUEUED)
+    start.click(told_while(studio, notice, begin, busy.idle), [run, sets, against, limit], parts, **QUEUED)
     own = [notice, sets, lines, name, file, busy.said]
-    add.click(told_while(notice, add_own, busy.idle), [lines, file, name, sets], own, **QUEUED)
-    chosen.input(told(notice, show), chosen, [notice, found], queue=False, **quiet)
+    add.click(told_while(studio, notice, add_own, busy.idle), [lines, file, name, sets], own, **QUEUED)
+    chosen.input(told(studio, notice, show), chosen, [notice, found], queue=False, **quiet)
     if ask is not None:
-        ask.click(told_while(notice, have_judged, busy.idle), chosen, [notice, found, busy.said], **QUEUED)
+        ask.click(told_while(studio, notice, have_judged, busy.idle), chosen, [notice, found, busy.said], **QUEUED)
     reopen: Step = {
-        "fn": told(notice, open_run), "inputs": [run, chosen], "outputs": [*filled, notice], "queue": False, **quiet,
+        "fn": told(studio, notice, open_run), "inputs": [run, chosen], "outputs": [*filled, notice],
+        "queue": False, **quiet,
     }  # fmt: skip
-    following: Step = {"fn": told_while(notice, follow, busy.idle), "inputs": run, "outputs": parts, **QUEUED}
+    following: Step = {"fn": told_while(studio, notice, follow, busy.idle), "inputs": run, "outputs": parts, **QUEUED}
     run.change(**reopen).then(**following)
     return ScoresView(chosen, notice, reopen, following)
 
@@ -173,8 +174,8 @@ def build_table(studio: Studio, scores: ScoresView) -> gr.HTML:
 
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
     asks: Step = {"inputs": [scores.chosen, which], "outputs": [table, scores.notice], "queue": False, **quiet}
-    gr.on([scores.chosen.change, which.input], told(scores.notice, show, clear=False), **asks)
-    table.click(told(scores.notice, turn, clear=False), **asks)
+    gr.on([scores.chosen.change, which.input], told(studio, scores.notice, show, clear=False), **asks)
+    table.click(told(studio, scores.notice, turn, clear=False), **asks)
     return table
 
 

@@ -1,9 +1,9 @@
 """The web server: our own FastAPI application, with Gradio mounted in it.
 
 `/healthz` says that the studio is alive, `/static` serves our files, `/download/<export>` one export (or `/<file>` of
-it), `/rejects/<dataset>.csv` (or .jsonl) the rows of a file that were left out, `/curves` and `/points/<run>.csv` what
-was measured, `/pulse` what changed of what a page shows, `/runs.json`, `/runs/<run>` and `/trash` the list of runs,
-`/machine` how much of this machine is in use,
+it), `/rejects/<dataset>.csv` (or .jsonl) the rows of a file that were left out, `/curves` and `/points/<run>.csv` (or
+.zip) what was measured, `/pulse` what changed of what a page shows, `/runs.json`, `/runs/<run>` and `/trash` the list
+of runs, `/machine` how much of this machine is in use,
 `/comparison/<id>.html` and `/evaluation/<id>.html` (or .json) what was compared; everything else is the page. A guard
 stands before all of it (guard.py), so that a page you visit elsewhere cannot drive the studio, and a gate before Gradio
 (gradio_gate.py), of which only what the page needs is there.
@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 
 from studio import __version__, resources
 from studio.errors import NotFound, StudioError, Unavailable
-from studio.services import checks, comparisons, datasets, examples, export_files
+from studio.services import checks, comparisons, datasets, examples, export_files, locality
 from studio.services.owner import Stranger
 from studio.services.studio import Studio
 from studio.ui import app as pages
@@ -75,7 +75,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
                 return FileResponse(path, filename=path.name)
             called, parts = export_files.archive_of(studio, export_id)
         except StudioError as error:
-            return PlainTextResponse(str(error), status_code=404)
+            return PlainTextResponse(locality.shown(studio, error), status_code=404)
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(called)}"}
         return StreamingResponse(parts, media_type="application/zip", headers=headers)
 
@@ -84,7 +84,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
         try:
             text = evaluation_page.share(studio, evaluation_id, form)
         except StudioError as error:
-            return PlainTextResponse(str(error), status_code=404)
+            return PlainTextResponse(locality.shown(studio, error), status_code=404)
         return PlainTextResponse(
             text,
             media_type="text/html" if form == "html" else "application/json",
@@ -98,7 +98,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
         try:
             name, lines = _name_of(studio, key), checks.rejects(examples.folder_of(studio, key), form)
         except StudioError as error:
-            return PlainTextResponse(str(error), status_code=404)
+            return PlainTextResponse(locality.shown(studio, error), status_code=404)
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(f'{name}-rejects.{form}')}"}
         return StreamingResponse(lines, media_type=_REJECTS[form], headers=headers)
 
@@ -109,7 +109,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
         try:
             found = comparisons.load(studio, key)
         except StudioError as error:
-            return PlainTextResponse(str(error), status_code=404)
+            return PlainTextResponse(locality.shown(studio, error), status_code=404)
         # Always a file, never a page of this studio: what a model wrote is in it.
         headers = {
             "Content-Disposition": f'attachment; filename="comparison-{key[:8]}.{form}"',

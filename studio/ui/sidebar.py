@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from studio.services import belongings, machine, run_list, runs
+from studio.services import admin as admins
+from studio.services import machine, run_list, runs
 from studio.services.machine import Machine
 from studio.services.runs import RunInfo
 from studio.services.studio import Studio
@@ -18,7 +19,7 @@ from studio.ui.handlers import PRIVATE, Step, Updates, told, view
 from studio.ui.markup import esc
 
 NEWS_SECONDS = 600.0
-_FRESH = 3.0  # seconds for which the machine is taken to be as it was: on a GPU a look is a process
+_FRESH = 6.0  # seconds for which the machine is taken to be as it was: on a GPU a look is a process
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,25 @@ def build(studio: Studio) -> Sidebar:
         return {now: _now(run_list.current(studio, NEWS_SECONDS))}
 
     def act(event: gr.EventData) -> Updates:
+        """What the admin's buttons do; nothing is cleared before it was said what that would be."""
+        below = ""
         if "halt" in event._data:
-            belongings.stop_all(studio, event.halt)
+            below = visit_view.stopped(admins.stop(studio, event.halt))
         if "clear" in event._data:
-            belongings.clear(studio, event.clear)
-        return {admin: visit_view.admin(studio)}
+            below = visit_view.clearing(admins.would_clear(studio, event.clear), event.clear)
+        if "really" in event._data:
+            below = visit_view.cleared(admins.clear(studio, event.really))
+        return {admin: visit_view.admin(studio, below)}
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     step: Step = {
-        "fn": told(notice, refresh, clear=False),
+        "fn": told(studio, notice, refresh, clear=False),
         "inputs": None,
         "outputs": [notice, noticed, about, now, visit, admin],
         **quiet,
     }
-    admin.click(told(notice, act), None, [notice, admin], **quiet)
-    now.click(told(notice, stop), None, [notice, now], **quiet)
+    admin.click(told(studio, notice, act), None, [notice, admin], **quiet)
+    now.click(told(studio, notice, stop), None, [notice, now], **quiet)
     return Sidebar(now=now, refresh=step)
 
 

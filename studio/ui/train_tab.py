@@ -10,7 +10,7 @@ import gradio as gr
 
 from studio.errors import StudioError
 from studio.recipe import Recipe
-from studio.services import dry_runs, estimates, machine, presets, run_list, runs, warm
+from studio.services import dry_runs, estimates, locality, machine, presets, run_list, runs, warm
 from studio.services.studio import Studio
 from studio.ui import busy, form, markup, model_box, panel
 from studio.ui.handlers import PRIVATE, Step, Updates, told, told_while, view
@@ -76,7 +76,7 @@ def build(studio: Studio) -> TrainTab:
             found = panel.estimate(estimates.estimate(studio, recipe), recipe)
         except StudioError as error:
             return {
-                estimate: markup.problem(error),
+                estimate: markup.problem(locality.shown(studio, error)),
                 chips: panel.touched(typed),
                 made.scale: panel.derived(typed),
                 start: gr.update(interactive=False),
@@ -124,7 +124,8 @@ def build(studio: Studio) -> TrainTab:
         return {modules: ["all-linear"] if alone else [name for name in chosen if name != "all-linear"]}
 
     def reset(event: gr.EventData) -> Updates:
-        return fill({event.reset: form.defaults()[event.reset]})
+        usual, name = form.defaults(), event._data.get("reset")
+        return fill({name: usual[name]}) if name in usual else {}
 
     def apply(event: gr.EventData) -> Updates:
         """One of the changes that would make it fit."""
@@ -170,20 +171,20 @@ def build(studio: Studio) -> TrainTab:
     typed_in = [field.blur for field in fields if isinstance(field, gr.Textbox)]  # pasting is no input to Gradio
     gr.on([*(field.input for field in fields if field is not modules), *typed_in], **update)
     chosen = [notice, made.preset_why, *fields]
-    made.preset.input(told(notice, choose_preset), made.preset, chosen, **quiet).then(**update)
+    made.preset.input(told(studio, notice, choose_preset), made.preset, chosen, **quiet).then(**update)
     chips.click(reset, None, fields, **quiet).then(**update)
     estimate.click(apply, None, fields, **quiet).then(**update)
     made.fields["model"].change(choose_model, made.fields["model"], modules, **quiet)
-    made.opened.upload(told(notice, open_recipe), made.opened, [notice, *fields], **quiet).then(**update)
+    made.opened.upload(told(studio, notice, open_recipe), made.opened, [notice, *fields], **quiet).then(**update)
     pair = [made.fields["model"], made.fields["dataset"]]
     gr.on([field.change for field in pair], price, pair, made.preset, trigger_mode="always_last", **quiet)
     modules.input(choose_modules, [modules, made.fields["model"]], modules, **quiet).then(**update)
     begins: Step = {"api_visibility": PRIVATE, "concurrency_limit": 1, "show_progress": "hidden"}
-    start.click(told(notice, begin), fields, [notice, started, made.fields["name"]], **begins)
-    tries = dry.click(told_while(notice, rehearse, trying.idle), fields, [notice, trying.said], **begins)
+    start.click(told(studio, notice, begin), fields, [notice, started, made.fields["name"]], **begins)
+    tries = dry.click(told_while(studio, notice, rehearse, trying.idle), fields, [notice, trying.said], **begins)
     tries.then(**update)
     awake = {sample: gr.update(interactive=True)}
-    sample.click(told_while(fetching, begin_sample, awake), None, [notice, fetching, sample, started], **begins)
+    sample.click(told_while(studio, fetching, begin_sample, awake), None, [notice, fetching, sample, started], **begins)
     made.added.change(use_model, made.added, [made.fields["model"], modules], **quiet).then(**update)
     recall: Step = {"fn": None, "js": _recall(names), "inputs": [draft, *fields], "outputs": fields, **quiet}
     reopen: Step = {"fn": open_tab, "inputs": pair, "outputs": [*pair, modules, first, accuracy, made.preset], **quiet}

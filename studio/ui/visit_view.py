@@ -6,11 +6,14 @@ nothing of it.
 
 import os
 import time
+from collections.abc import Mapping
 
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
+from studio.services import admin as admins
 from studio.services import belongings, quotas, run_list
+from studio.services.admin import Sum, Use
 from studio.services.studio import Studio
 from studio.ui import markup, signing_in, units
 from studio.ui.markup import esc
@@ -71,24 +74,73 @@ def _keeping(studio: Studio) -> str:
     return gone + download + copy
 
 
-def admin(studio: Studio) -> str:
-    """Who uses what, for admins of a shared studio; empty for all others."""
+def admin(studio: Studio, below: str = "") -> str:
+    """Who uses what, for admins of a shared studio; empty for all others. below: what comes of a button."""
     if not studio.for_visitors or not studio.visitor.admin:
         return ""
-    rows = "".join(
-        f"<tr><td>{esc(use.name or 'not signed in')}</td><td>{esc(units.ago(use.seen, time.time()))}</td>"
-        f"<td>{use.used.running} + {use.used.queued}</td><td>{use.used.starts}</td><td>{use.used.tokens:,}</td>"
-        f"<td>{esc(units.size(use.used.storage))}</td><td>"
-        f'<button type="button" class="link" data-pick data-halt="{use.key}">Stop</button> '
-        f'<button type="button" class="link" data-pick data-clear="{use.key}" '
-        'data-sure="Delete all runs of this visitor that are over?">Clear</button></td></tr>'
-        for use in belongings.everyone(studio)
+    people = "".join(map(_person, admins.everyone(studio)))
+    told = f"<ul>{people}</ul>" if people else markup.note("Nobody yet.")
+    shown = "open" if below else ""
+    return f'<details class="admin" {shown}><summary>Who uses this studio</summary>{below}{told}</details>'
+
+
+def _person(use: Use) -> str:
+    """Someone and what they use. A list, since the sidebar is too narrow for a table of it."""
+    name, used = use.name or "not signed in", use.used
+    figures = (
+        f"{used.running} at work, {used.queued} waiting",
+        f"today {used.starts} started, {used.tokens:,} tokens",
+        f"{units.size(used.storage)} of disk",
     )
-    head = "".join(f"<th>{name}</th>" for name in ("Who", "Seen", "Runs", "Today", "Tokens", "Disk", ""))
-    table = (
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if rows else markup.note("Nobody yet.")
+    acts = "".join(
+        f'<button type="button" class="link" data-pick data-{act}="{use.key}" aria-label="{word} {esc(name)}">'
+        f"{word}</button>"
+        for act, word in (("halt", "Stop"), ("clear", "Clear"))
     )
-    return f'<details class="admin"><summary>Who uses this studio</summary>{table}</details>'
+    return (
+        f"<li><p><b>{esc(name)}</b><span>{esc(units.ago(use.seen, time.time()))}</span></p>"
+        f'<p class="quiet">{esc(" · ".join(figures))}</p><p class="acts">{acts}</p></li>'
+    )
+
+
+def stopped(found: Sum) -> str:
+    """What became of an admin's Stop."""
+    if not found.counts:
+        return markup.note(f"{_whose(found)} has nothing at work.")
+    return markup.note(f"Told to end, of {_whose(found)}: {_listed(found.counts)}.")
+
+
+def clearing(found: Sum, key: str) -> str:
+    """What an admin's Clear would delete, with the button that does it."""
+    stays = _stays(found)
+    if not found.counts:
+        return markup.note(f"{_whose(found)} has nothing that is over. {stays}".strip())
+    told = f"This deletes for good, of {_whose(found)}: {_listed(found.counts)}, {units.size(found.bytes)}. {stays}"
+    return (
+        f'{markup.note(told.strip(), "warn")}<button type="button" class="small-act" data-pick data-really="{key}">'
+        'Delete them</button> <button type="button" class="link" data-pick data-leave="1">Leave them</button>'
+    )
+
+
+def cleared(found: Sum) -> str:
+    """What became of it."""
+    if not found.counts:
+        return markup.note(f"Nothing of {_whose(found)} was deleted. {_stays(found)}".strip())
+    freed = units.size(found.bytes)
+    return markup.note(f"Deleted, of {_whose(found)}: {_listed(found.counts)}, {freed}. {_stays(found)}".strip())
+
+
+def _whose(found: Sum) -> str:
+    return found.name or "someone not signed in"
+
+
+def _stays(found: Sum) -> str:
+    return f"Still at work or in use, so it stays: {_listed(found.kept)}." if found.kept else ""
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    told = [f"{number:,} {kind}{'s' if number != 1 else ''}" for kind, number in counts.items() if number]
+    return " and ".join(filter(None, (", ".join(told[:-1]), *told[-1:])))
 
 
 def add_routes(app: FastAPI, studio: Studio) -> None:

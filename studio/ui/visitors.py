@@ -23,7 +23,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.rundir import read_json, write_json
-from studio.services import accounts, owner
+from studio.services import accounts, locality, owner
 from studio.services.owner import NOBODY, UNKNOWN, Stranger, Visitor
 from studio.services.studio import Studio
 from studio.settings import LOOPBACK
@@ -191,7 +191,12 @@ class Blocks(gr.Blocks):
         if not self.desk.holds_page(page, visitor):
             raise Stranger("This page was opened by someone else. Load it again.")
         with owner.acting(visitor):
-            return await call(block_fn, processed_input, iterator, requests, *rest, **named)
+            try:
+                return await call(block_fn, processed_input, iterator, requests, *rest, **named)
+            except gr.Error:
+                raise
+            except Exception as error:  # a bug, which Gradio tells to the page
+                raise gr.Error(locality.shown(self.desk.studio, error)) from error
 
 
 def visitor_of(request: gr.Request | None) -> Visitor:

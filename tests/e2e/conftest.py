@@ -49,7 +49,7 @@ class Served:
 
 
 def serve(home: Path) -> Served:
-    """Start `studio serve` and wait until it answers."""
+    """Start `studio serve` and wait until it answers; a busy machine is no failure."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -59,7 +59,7 @@ def serve(home: Path) -> Served:
         command = [sys.executable, "-m", "studio", "--home", str(home), "serve", "--port", str(port)]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
     served = Served(home, port, process)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"{served.url}/healthz", timeout=2) as answer:
@@ -68,7 +68,8 @@ def serve(home: Path) -> Served:
         except OSError:
             time.sleep(0.1)
         assert process.poll() is None, (home.parent / "serve.log").read_text()
-    raise AssertionError("the studio did not answer within a minute")
+    process.kill()
+    raise AssertionError("the studio did not answer within five minutes")
 
 
 @pytest.fixture

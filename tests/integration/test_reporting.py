@@ -1,11 +1,16 @@
-"""Reporting to TensorBoard beside the journal, with the real engine."""
+"""Reporting to TensorBoard, trackio and W&B beside the journal, with the real engine."""
 
-from pathlib import Path
+import contextlib
+import json
+import sqlite3
 from typing import Any
 
+import numpy as np
 import pytest
 
+from studio.services import event_files
 from tests.integration.test_engine_train import events, make_run, work
+from tests.unit.test_curves import read_events
 
 __all__ = ["make_run"]
 pytestmark = pytest.mark.engine
@@ -16,23 +21,49 @@ def told(run: Any) -> list[tuple[Any, ...]]:
 
 
 def test_tensorboard_files_are_in_the_run_directory_and_the_run_is_the_same(make_run: Any) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    values = {"max_steps": 4, "lora_dropout": 0.1, "seed": 3}
+    values = {"max_steps": 4, "lora_dropout": 0.1, "seed": 3, "held_out": 0.25, "eval_steps": 2}
     plain, reported = make_run("plain", **values), make_run("reported", **values, report_to=["tensorboard"])
     assert work("train", plain.path) == 0 and work("train", reported.path) == 0
     assert told(plain) == told(reported) and len(told(plain)) == 4
-    folder: Path = reported.path / "tensorboard"
-    reader = EventAccumulator(str(folder))
-    reader.Reload()
-    losses = [(one.step, round(one.value, 4)) for one in reader.Scalars("train/loss")]
-    assert losses == [(step, round(loss, 4)) for step, loss, _ in told(reported)]
     assert not (plain.path / "tensorboard").exists()
+    theirs = read_events(reported.path / "tensorboard")
+    assert "train/entropy" not in theirs and "eval/entropy" not in theirs  # the fast path does not work it out
+
+    # A file made of the journal afterwards says the same under the same names.
+    ours = {}
+    for kind, tags in event_files.TAGS.items():
+        for name, tag in tags.items():
+            name = "eval_token_accuracy" if tag == "eval/mean_token_accuracy" else name
+            ours.setdefault(tag, []).extend(
+                (one["step"], np.float32(one[name])) for one in events(reported, kind) if one[name] is not None
+            )
+    own = {"train/tokens_per_s", "train/step_seconds", "train/memory"}
+    assert set(ours) - set(theirs) == own
+    for tag in set(ours) - own:
+        found = [(step, value) for step, _, value in theirs[tag]]
+        assert found == ours[tag] if tag != "train/epoch" else set(found) == set(ours[tag]), tag
+
+
+@pytest.mark.parametrize("kind", ["trackio", "wandb"])
+def test_trackio_and_wandb_have_every_loss_and_stay_on_this_machine(make_run: Any, kind: str) -> None:
+    pytest.importorskip(kind)
+    run = make_run("reported", max_steps=4, seed=3, report_to=[kind])
+    assert work("train", run.path) == 0, run.log_tail()
+    assert events(run, "note") == [] and events(run, "plan")[0]["engine"] == "fast"
+    losses = [loss for _, loss, _ in told(run)]
+    assert len(losses) == 4
+    if kind == "trackio":
+        with contextlib.closing(sqlite3.connect(run.path / "trackio" / "lora-studio.db")) as base:
+            rows = [json.loads(one) for (one,) in base.execute("SELECT metrics FROM metrics ORDER BY id")]
+        assert [row["train/loss"] for row in rows if "train/loss" in row] == losses
+        assert not any("entropy" in name for row in rows for name in row)
+    else:
+        (path,) = (run.path / "wandb").rglob("offline-run-*/*.wandb")
+        written = path.read_bytes()
+        assert all(repr(loss).encode() in written for loss in losses) and b"entropy" not in written
 
 
 def test_one_that_fails_is_left_out_with_a_note_and_the_run_goes_on(make_run: Any) -> None:
-    pytest.importorskip("tensorboard")
     run = make_run("reported", max_steps=3, report_to=["tensorboard"])
     (run.path / "tensorboard").mkdir()
     (run.path / "sitecustomize.py").write_text(

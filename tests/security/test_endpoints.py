@@ -40,6 +40,7 @@ OURS = {
     "GET /curves": "owned",
     "GET /curves/{run_id}": "owned",
     "GET /points/{run_id}.csv": "owned",
+    "GET /points/{run_id}.zip": "owned",
     "GET /runs.json": "listed",
     "GET /runs/{run_id}.json": "owned",
     "POST /runs/{run_id}": "write",
@@ -131,7 +132,8 @@ EVENTS = {
     "runs_tab": {"owned": "anew arrange pick refresh", "page": "tell"},
     "scores_view": {"owned": "add_own begin follow open_run show turn"},
     "sidebar": {"owned": "act refresh stop"},
-    "steps": {"owned": "judge leaf leave_out measure open_editor save see turn", "page": "<lambda>"},
+    "findings": {"owned": "judge leave_out turn"},
+    "steps": {"owned": "leaf measure open_editor save see", "page": "<lambda>"},
     "train_tab": {
         "owned": "begin begin_sample open_tab price rehearse use_model",
         "form": "apply choose_model choose_modules choose_preset edited open_recipe reset",
@@ -264,6 +266,16 @@ ODD_PATHS = (
 def test_no_spelling_leads_past_the_gate(house: House, path: str) -> None:
     answer = house.ask("GET", path)
     assert answer.status in (307, 404, 405) and b"root:" not in answer.body, answer
+
+
+@pytest.mark.parametrize("session", [{}, {"session_hash": "s"}])
+@pytest.mark.parametrize("path", ["/gradio_api/run/nothing", "/gradio_api/call/nothing", "/gradio_api/queue/join"])
+def test_an_event_that_there_is_not_is_not_found(house: House, path: str, session: dict[str, str]) -> None:
+    """By its name or by its number; with and without a session. Gradio falls over these."""
+    for numbered in ({}, {"fn_index": 99_999}, {"fn_index": -1}):
+        sent = json.dumps({"data": ["x"], **session, **numbered}).encode()
+        answer = house.ask("POST", path, {"Content-Type": "application/json"}, sent)
+        assert answer.status in (400, 404) and b"Traceback" not in answer.body, (path, numbered, answer)
 
 
 def test_each_event_of_the_page_is_listed_and_private(house: House) -> None:

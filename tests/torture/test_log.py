@@ -31,8 +31,8 @@ def test_ten_megabytes_of_log_with_the_studio_killed(home: Settings) -> None:
 
 def test_a_log_without_end_is_shortened_while_it_is_written(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     most = 2**20
-    monkeypatch.setattr("studio.services.keeper.LOG_MOST", most)
-    monkeypatch.setattr("studio.services.keeper.LOG_KEPT", most // 8)
+    monkeypatch.setattr("studio.services.logs.MOST", most)
+    monkeypatch.setattr("studio.services.logs.KEPT", most // 8)
     with Studio(home).keep() as studio:
         run = new_run(studio, steps=STEPS, delay=0.005, log=FLOOD // STEPS)
         wait_for(

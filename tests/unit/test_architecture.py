@@ -68,6 +68,7 @@ HOMES = {
     "subprocess": {"launch"},
     "psutil": {"launch", "rundir"},
     "pynvml": {"launch"},
+    "tensorboard": {"services"},
     "pyarrow": {"dataset"},
     "tokenizers": {"dataset", "engine"},
     "jinja2": {"dataset"},

@@ -8,6 +8,7 @@ import gradio as gr
 import pytest
 
 from studio.services.checks import Progress
+from studio.services.studio import Studio
 from studio.ui import busy
 from studio.ui.handlers import Updates, told_while, view
 
@@ -39,18 +40,20 @@ def of(session: str) -> Any:
     return SimpleNamespace(session_hash=session)
 
 
-def handler(task: busy.Busy, notice: gr.HTML, job: Job, session: str) -> Iterator[Updates]:
+def handler(made: tuple[busy.Busy, gr.HTML], studio: Studio, job: Job, session: str) -> Iterator[Updates]:
+    task, notice = made
+
     def handle() -> Iterator[Updates]:
         result = yield from task.follow(of(session), "Starting", job.steps())
         yield {notice: result}
 
-    return told_while(notice, handle, task.idle)()
+    return told_while(studio, notice, handle, task.idle)()
 
 
-def test_cancel_ends_the_stream_with_its_word(made: tuple[busy.Busy, gr.HTML]) -> None:
+def test_cancel_ends_the_stream_with_its_word(made: tuple[busy.Busy, gr.HTML], studio: Studio) -> None:
     task, notice = made
     job = Job()
-    updates = handler(task, notice, job, "a")
+    updates = handler(made, studio, job, "a")
     assert "Starting" in next(updates)[task.said]
     assert "Reading" in next(updates)[task.said]
     task.cancel(of("a"))
@@ -61,19 +64,19 @@ def test_cancel_ends_the_stream_with_its_word(made: tuple[busy.Busy, gr.HTML]) -
     assert task.going == []
 
 
-def test_cancel_at_the_first_word_does_not_begin(made: tuple[busy.Busy, gr.HTML]) -> None:
+def test_cancel_at_the_first_word_does_not_begin(made: tuple[busy.Busy, gr.HTML], studio: Studio) -> None:
     task, notice = made
-    updates = handler(task, notice, Job(), "a")
+    updates = handler(made, studio, Job(), "a")
     next(updates)
     task.cancel(of("a"))
     assert ["Cancelled" in update.get(notice, "") for update in updates] == [True]
 
 
-def test_cancel_is_for_its_own_session_and_for_what_goes_on(made: tuple[busy.Busy, gr.HTML]) -> None:
+def test_cancel_is_for_its_own_session_and_for_what_goes_on(made: tuple[busy.Busy, gr.HTML], studio: Studio) -> None:
     task, notice = made
     task.cancel(of("a"))  # nothing goes on yet, so nothing is kept of it
-    mine, job = handler(task, notice, Job(), "a"), Job()
-    other = handler(task, notice, job, "b")
+    mine, job = handler(made, studio, Job(), "a"), Job()
+    other = handler(made, studio, job, "b")
     next(mine), next(other)
     task.cancel(of("a"))
     assert "Cancelled" in list(mine)[-1][notice]
@@ -81,10 +84,10 @@ def test_cancel_is_for_its_own_session_and_for_what_goes_on(made: tuple[busy.Bus
     assert (job.ended, task.going) == ("done", [])
 
 
-def test_a_page_that_is_closed_ends_its_task(made: tuple[busy.Busy, gr.HTML]) -> None:
-    task, notice = made
+def test_a_page_that_is_closed_ends_its_task(made: tuple[busy.Busy, gr.HTML], studio: Studio) -> None:
+    task, _ = made
     job = Job()
-    updates = handler(task, notice, job, "a")
+    updates = handler(made, studio, job, "a")
     next(updates), next(updates)
     updates.close()  # type: ignore[attr-defined]
     assert (job.ended, task.going) == ("closed", [])

@@ -365,12 +365,24 @@ def given_to(component: Any, key: str) -> Any:
 
 def said_by(page: Any, function: Any, key: str, visitor: Visitor | None, name: str) -> str:
     """Everything that an event answers, a generator to its end."""
-    names = ("open", "stop", "of", "ask", "beside", "cancel", "delete", "again", "id", "keep", "publish", "target")
-    data = {part: key for part in names} | {"row": 1, "prompt": 0, "offset": 0, "vote": "1", "typed": key, "kind": ""}
     values = [given_to(component, key) for component in function.inputs]
+    try:
+        return heard(page, function, values, visitor, key, name)
+    except Exception as error:
+        return f"refused: {error}"
+
+
+def heard(
+    page: Any, function: Any, values: list[Any], visitor: Visitor | None, picked: str = "", name: str = "page"
+) -> str:
+    """What an event answers to these values, step by step. picked: what the page says was clicked; name: the page's."""
+    names = ("open", "stop", "of", "ask", "beside", "cancel", "delete", "again", "id", "keep", "publish", "target")
+    data = {part: picked for part in names} | {
+        "row": 1, "prompt": 0, "offset": 0, "vote": "1", "typed": picked, "kind": ""
+    }  # fmt: skip
 
     async def all_of() -> str:
-        heard, steps = "", None
+        said, steps = "", None
         event = gr.EventData(None, data)
         for _ in range(60):
             result = await page.call_function(
@@ -379,17 +391,14 @@ def said_by(page: Any, function: Any, key: str, visitor: Visitor | None, name: s
             prediction, steps = result["prediction"], result.get("iterator")
             if prediction.__class__.__name__ in ("FINISHED", "_Keywords"):
                 break
-            heard += repr(prediction)
+            said += repr(prediction)
             if not result.get("is_generating"):
                 break
-        return heard
+        return said
 
-    try:
-        # In a thread of its own: where a browser is driven in this process, this one has a loop that runs.
-        with ThreadPoolExecutor(1) as apart:
-            return apart.submit(contextvars.copy_context().run, asyncio.run, all_of()).result()
-    except Exception as error:
-        return f"refused: {error}"
+    # In a thread of its own: where a browser is driven in this process, this one has a loop that runs.
+    with ThreadPoolExecutor(1) as apart:
+        return apart.submit(contextvars.copy_context().run, asyncio.run, all_of()).result()
 
 
 def test_events_tell_nothing_of_anothers(shared: tuple[Studio, Things]) -> None:

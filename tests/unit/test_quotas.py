@@ -11,13 +11,17 @@ import pytest
 
 from studio.errors import Conflict
 from studio.recipe import Recipe
-from studio.rundir import read_json
+from studio.rundir import read_json, write_json
 from studio.services import datasets, exports, queue, quotas, runs, trash
 from studio.services.owner import EVERYONE, LOCAL, Visitor, acting
 from studio.services.quotas import Full
 from studio.services.studio import Studio
 from studio.store import runs as rows
+from studio.ui import form
+from studio.ui.server import make_app
 from tests.belongings import Things, make
+from tests.security.test_endpoints import blocks_of, handler
+from tests.unit.test_matrix import client, heard
 
 ANN, BEN = Visitor("anon-" + "a" * 32, kind="anonymous"), Visitor("account-7", "ben")
 ADMIN = Visitor("account-1", "host", admin=True)
@@ -136,6 +140,31 @@ def test_the_admin_and_the_person_at_home_have_none(hosted: tuple[Studio, Things
     studio.for_visitors = False
     quotas.check_start(studio)
     assert not (studio.settings.home / "usage" / "local.json").exists()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_base_that_is_not_offered_is_refused_in_words(hosted: tuple[Studio, Things], tiny: Path, there: bool) -> None:
+    """The same whether this home has it for its own person or not: by the API, by Train and by Add a base model."""
+    studio, things = hosted
+    limited(studio)
+    if there:
+        write_json(studio.settings.models / "other.json", {"path": str(tiny)})
+    app = make_app(studio, "hosted")
+    page, ann = blocks_of(app), client(app, studio, ANN)
+    said = "This studio is shared: its base models are tiny."
+    wanted = {"model": "other", "dataset": things.ids["dataset"]}
+    for act in ("train", "estimate"):
+        answer = ann.post(f"/gradio_api/run/{act}", json={"data": [wanted]})
+        assert answer.json()["error"] == said, act
+    events = {handler(event.fn): event for event in page.fns.values() if event.fn}
+    values = {**form.defaults(), **wanted}
+    begin_run = events["train_tab", "begin"]
+    filled = [values[str(part.elem_id).removeprefix("field-")] for part in begin_run.inputs]
+    for event, given in ((begin_run, filled), (events["model_box", "fetch"], ["someone/other"])):
+        assert said in heard(page, event, given, ANN), event.fn
+    with acting(ANN):
+        assert len(runs.list_runs(studio)) == 2
+        assert begin(studio, things).state == "queued", "what is offered can be trained"
 
 
 def test_nobody_overtakes_another(hosted: tuple[Studio, Things]) -> None:

@@ -12,37 +12,50 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
 from fastapi.testclient import TestClient
 
-from studio.errors import NotFound
+from studio.errors import Conflict, NotFound, StudioError
 from studio.evaluation import files
 from studio.evaluation.prompts import Prompt
 from studio.evaluation.scores import Row
+from studio.launch import local
+from studio.recipe import Recipe
 from studio.rundir import Exit, Journal, RunDir, write_json
 from studio.services import (
     adapters,
+    admin,
     belongings,
+    checks,
     curves,
     datasets,
     evaluations,
     exports,
     locality,
+    prompt_sets,
     quotas,
     run_list,
     runs,
     story,
     sweeping,
+    trash,
 )
+from studio.services.adapters import New
 from studio.services.owner import LOCAL, Visitor, acting
 from studio.services.studio import Studio, welcome
 from studio.settings import Settings
-from studio.ui import visit_view
+from studio.ui import app as pages
+from studio.ui import handlers, visit_view
 from studio.ui.server import make_app
-from tests.belongings import Things, make
-from tests.conftest import REPOSITORY
+from studio.ui.visitors import Desk
+from tests import oidc
+from tests.belongings import Things, make, rows
+from tests.conftest import REPOSITORY, write_jsonl
+from tests.unit.test_matrix import addresses, client, said_by
 
 ANN, BEN = Visitor("anon-" + "a" * 32, kind="anonymous"), Visitor("account-7", "ben")
 ADMIN = Visitor("account-1", "host", admin=True)
@@ -54,6 +67,30 @@ def test_the_front_matter_is_true() -> None:
     assert (told["sdk"], f"gradio=={told['sdk_version']}" in pins) == ("gradio", True)
     assert (told["app_file"], told["python_version"], told["hf_oauth"]) == ("app.py", "3.11", True)
     assert (REPOSITORY / told["app_file"]).is_file() and len(told["short_description"]) <= 60
+    # Without it a Space has half an hour, in which torch has to be installed and a model prepared.
+    assert (told["suggested_hardware"], told["startup_duration_timeout"]) == ("cpu-upgrade", "1h")
+
+
+def test_signing_in_asks_for_no_right_to_act(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who one is, and nothing else: what the Space is registered with, and what the provider is asked for."""
+    told = yaml.safe_load((REPOSITORY / "README.md").read_text(encoding="utf-8").split("---")[1])
+    with oidc.provider() as provider, Studio(replace(settings, hosted=True)) as studio:
+        for name, value in {"SPACE_ID": "someone/studio", **provider.environment()}.items():
+            monkeypatch.setenv(name, value)
+        # More that a Space was registered for is not taken up.
+        monkeypatch.setenv("OAUTH_SCOPES", "openid profile email write-repos manage-repos inference-api jobs")
+        visitor = TestClient(make_app(studio, "hosted"), base_url="http://127.0.0.1", follow_redirects=False)
+        sent = parse_qs(urlsplit(visitor.get("/sign-in").headers["location"]).query)
+    assert sent["scope"] == ["openid profile"] and told["hf_oauth_scopes"] == ["openid", "profile"]
+
+
+def test_what_is_said_of_sending_it_to_a_space_can_be_done() -> None:
+    said = (REPOSITORY / "docs" / "space.md").read_text()
+    (line,) = re.findall(r"^hf upload .*$", said, re.MULTILINE)
+    assert line == "hf upload OWNER/NAME . . --repo-type space"
+    hub = Path(sys.executable).with_name("hf")
+    told = subprocess.run([hub, "upload", "--help"], capture_output=True, text=True, check=True, timeout=120).stdout
+    assert "REPO_ID [LOCAL_PATH] [PATH_IN_REPO]" in told and "--repo-type" in told and "space" in told
 
 
 def test_a_space_installs_what_the_package_needs() -> None:
@@ -166,6 +203,31 @@ def test_what_is_taken_home_is_all_and_tells_nothing_of_this_machine(
     assert packed.namelist() == []
 
 
+def test_two_things_of_one_name_are_both_taken_home(hosted: tuple[Studio, Things], tmp_path: Path) -> None:
+    studio, things = hosted
+    contents = tmp_path / "contents"
+    contents.mkdir()
+    recipe = Recipe().with_values({"model": "tiny", "dataset": things.ids["dataset"]})
+    names = ("two words", "two:words", "Two-Words")
+    with acting(ANN):
+        for number, name in enumerate(names):
+            file = write_jsonl(tmp_path / f"{number}.jsonl", rows(f"numbered{number}"))
+            datasets.add(studio, checks.take_in(studio, file), name)
+            (contents / "adapter_model.safetensors").write_bytes(f"numbered{number}".encode())
+            adapters.put(studio, New(name, "imported", recipe, {}), contents)
+            prompt_sets.add_typed(studio, f"numbered{number}?", name)
+        packed = zipfile.ZipFile(io.BytesIO(b"".join(belongings.archive(studio))))
+    members = packed.namelist()
+    assert len({name.lower() for name in members}) == len(members)
+    for place in ("datasets", "adapters", "prompts"):
+        held = [packed.read(name) for name in members if name.startswith(place)]
+        for number in range(len(names)):
+            assert sum(f"numbered{number}".encode() in one for one in held) == 1, (place, number)
+    # What belongs together stays together.
+    folders = {name.lower().split("/")[1] for name in members if name.endswith("adapter_model.safetensors")}
+    assert folders >= {"two-words", "two-words-2", "two-words-3"}
+
+
 def test_a_base_that_only_this_machine_has_goes_by_its_name(hosted: tuple[Studio, Things], tiny: Path) -> None:
     studio, things = hosted
     config = studio.run_dir(things.ids["run"]).adapter / "adapter_config.json"
@@ -214,25 +276,109 @@ def test_no_message_of_a_worker_tells_where_things_lie(hosted: tuple[Studio, Thi
 
 
 def test_the_admin_sees_who_uses_what_and_not_what_it_is(hosted: tuple[Studio, Things]) -> None:
-    studio, things = hosted
+    studio, _ = hosted
     quotas.note(studio, BEN, tokens=40)
     for visitor in (ANN, BEN):
         with acting(visitor):
             assert visit_view.admin(studio) == ""
-            for refused in (lambda: belongings.everyone(studio), lambda: belongings.stop_all(studio, "x")):
-                with pytest.raises(NotFound):
-                    refused()
+            for act in (admin.stop, admin.would_clear, admin.clear):
+                with pytest.raises(NotFound, match="nothing here"):
+                    act(studio, "x")
+            with pytest.raises(NotFound, match="nothing here"):
+                admin.everyone(studio)
     with acting(ADMIN):
         shown = visit_view.admin(studio)
         assert "ben" in shown and "not signed in" in shown
         assert "heron" not in shown and ANN.owner not in shown
-        use = next(use for use in belongings.everyone(studio) if use.kind == "anonymous")
+        use = next(use for use in admin.everyone(studio) if use.kind == "anonymous")
         assert (use.used.queued, use.used.starts) == (1, 2) and use.used.storage > 0
-        assert belongings.stop_all(studio, use.key) == 1
-        assert belongings.clear(studio, use.key) == 2
+        with pytest.raises(NotFound, match="no such visitor"):
+            admin.clear(studio, "x")
+
+
+def _anns(studio: Studio) -> str:
+    return next(use.key for use in admin.everyone(studio) if use.kind == "anonymous")
+
+
+def test_the_admin_stops_all_that_is_at_work_of_one_visitor(
+    hosted: tuple[Studio, Things], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio, things = hosted
+    others = make(studio, BEN, "osprey", tmp_path / "ben")
+    working: tuple[str, ...] = ()
+    monkeypatch.setattr(local, "find", lambda run: "alive" if run.id in working else "never")
+    with acting(ANN), monkeypatch.context() as patched:
+        patched.setattr(local, "start", lambda *_, **__: True)
+        export = exports.start(studio, things.ids["run"], "merged").id
+        evaluation = evaluations.start(studio, things.ids["run"], [things.ids["prompts"]]).id
+        made = adapters.put(studio, New("draft", "combined", runs.recipe_of(studio, things.ids["run"]), {})).id
+        working = (export, made)
+    line = studio.chat.line
+    with line.join(f"{BEN.owner}\0page") as bens, line.join(f"{ANN.owner}\0page") as anns:
+        with acting(ADMIN):
+            told = visit_view.stopped(admin.stop(studio, _anns(studio)))
+        assert (anns.stopped, bens.stopped) == (True, False)
+    for words in ("1 run", "1 export", "1 evaluation", "1 adapter", "1 question", "someone not signed in"):
+        assert words in told, words
+    assert "heron" not in told
+    assert RunDir(studio.settings.exports / export).asked("cancel")
+    assert RunDir(studio.settings.adapters / made).asked("cancel")
     with acting(ANN):
-        assert runs.list_runs(studio) == []
+        assert runs.get(studio, things.ids["waiting"]).state == "stopped"
+        assert evaluations.get(studio, evaluation).state == "stopped"
+    with acting(BEN):
+        assert runs.get(studio, others.ids["waiting"]).state == "queued"
+
+
+def test_the_admin_clears_all_that_is_over_of_one_visitor(hosted: tuple[Studio, Things], tmp_path: Path) -> None:
+    studio, things = hosted
+    home = studio.settings.home
+    make(studio, BEN, "osprey", tmp_path / "ben")
+
+    def left(mark: str) -> list[Path]:
+        skipped = ("studio.db", "staging", "cache")
+        paths = [path for path in home.rglob("*") if path.is_file() and path.suffix != ".parquet"]
+        paths = [path for path in paths if not str(path.relative_to(home)).startswith(skipped)]
+        return [path for path in paths if mark in path.read_text(encoding="utf-8", errors="replace")]
+
+    bens = left("osprey")
+    with acting(ADMIN):
+        key = _anns(studio)
+        asked = visit_view.clearing(admin.would_clear(studio, key), key)
+        for words in ("1 evaluation", "1 export", "1 comparison", "1 vote", "1 run", "1 adapter", "1 prompt set",
+                      "so it stays: 1 run and 1 dataset", "Delete them"):  # fmt: skip
+            assert words in asked, words
+        assert "heron" not in asked and len(left("heron")) > 10
+        told = visit_view.cleared(admin.clear(studio, key))
+        assert "Deleted, of someone not signed in: 1 evaluation" in told and "so it stays: 1 run and 1 dataset" in told
+    # What waits stays, with its examples.
+    assert {path.relative_to(home).parts[1] for path in left("heron")} == {
+        things.ids["waiting"],
+        things.ids["dataset"],
+    }
+    with acting(ADMIN):
+        admin.stop(studio, key)
+        told = visit_view.cleared(admin.clear(studio, key))
+        assert "Deleted, of someone not signed in: 1 run and 1 dataset" in told and "stays" not in told
+        assert "nothing that is over" in visit_view.clearing(admin.would_clear(studio, key), key)
+    assert left("heron") == [] and left("osprey") == bens
+    with acting(ANN):
+        assert (runs.list_runs(studio), trash.contents(studio), datasets.list_datasets(studio)) == ([], [], [])
+        assert quotas.used(studio).storage == 0
+    assert not list(home.rglob("*.gone"))
+
+
+def test_what_is_in_use_is_kept_and_said(hosted: tuple[Studio, Things], monkeypatch: pytest.MonkeyPatch) -> None:
+    studio, things = hosted
+    monkeypatch.setattr("studio.services.chat.let_go", lambda *_: False)
+    with acting(ADMIN):
+        told = visit_view.cleared(admin.clear(studio, _anns(studio)))
+    assert "so it stays: 2 runs and 1 dataset" in told
+    with acting(ANN):
+        assert {info.id for info in runs.list_runs(studio)} == {things.ids["run"], things.ids["waiting"]}
         assert datasets.get(studio, things.ids["dataset"]).name == "heron-data"
+        with pytest.raises(Conflict, match="need the dataset"):
+            datasets.delete(studio, things.ids["dataset"])
 
 
 def test_what_strangers_left_goes_with_their_cookie(hosted: tuple[Studio, Things], tmp_path: Path) -> None:
@@ -266,3 +412,57 @@ def test_the_page_says_who_one_is_and_what_is_left(
         assert "lost when this Space restarts" in said and "spaces/someone/&lt;studio&gt;?duplicate=true" in said
     studio.for_visitors = False
     assert visit_view.shown(studio) == ""
+
+
+def test_no_error_tells_a_visitor_where_things_lie(
+    hosted: tuple[Studio, Things], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it is told: beside its cause, while something streams, by a route, by an endpoint; a bug's words too."""
+    studio, things = hosted
+    words = f"There is no model in {studio.settings.home}/models/x, says {sys.prefix}/lib/x.py."
+    notice = handlers.view("notice")
+
+    def fails(*_: object, **__: object) -> Any:
+        raise StudioError(words)
+
+    def streams(*_: object) -> Iterator[handlers.Updates]:
+        yield {}
+        fails()
+
+    plain = handlers.told(studio, notice, fails)
+    stream = handlers.told_while(studio, notice, streams, {})
+    for visitor, told in ((ANN, True), (Visitor("local", kind="local"), False)):
+        with acting(visitor):
+            for said in (plain()[notice], list(stream())[-1][notice]):
+                assert ("There is no model in …/models/x, says …/lib/x.py." in said) == told
+                assert (str(studio.settings.home) in said) != told
+    assert "does not know" in handlers.told(studio, notice, lambda: runs.list_runs(studio))()[notice]  # type: ignore[arg-type,return-value]
+    app = make_app(studio, "hosted")
+    page = pages.build(studio, Desk(studio, "hosted"))
+    ids = things.ids
+    for place in ("runs.get", "exports.get", "comparisons.load", "evaluations.get", "datasets.get", "checks.get",
+                  "curves.csv", "run_list.find", "reproduce.download"):  # fmt: skip
+        monkeypatch.setattr(f"studio.services.{place}", fails)
+    monkeypatch.setattr("studio.services.chat._answered", fails)
+    here, refused = client(app, studio, ANN), 0
+    for key in (ids["run"], ids["export"], ids["comparison"]):
+        for method, path, body in addresses(app, key):
+            text = here.request(method, path, json=body if body is None else {"name": "x", "runs": [key]}).text
+            assert str(studio.settings.home) not in text and sys.prefix not in text, (method, path)
+            refused += "There is no model in …" in text
+    assert refused > 20
+    asking = [one for one in page.fns.values() if getattr(one.fn, "__qualname__", "") in ("_Page.ask", "_Calls.chat")]
+    assert len(asking) > 2
+    for function in asking:
+        text = said_by(page, function, ids["run"], ANN, "ann")
+        assert "There is no model in …" in text and str(studio.settings.home) not in text, text
+    function = next(function for function in page.fns.values() if function.fn)
+    function.fn, function.inputs = (lambda: (studio.settings.home / "nothing").read_text()), []
+    assert "…/nothing" in (said := said_by(page, function, "", ANN, "ann")) and str(studio.settings.home) not in said
+
+
+def test_every_error_that_leaves_is_worded_for_who_asks() -> None:
+    for path in sorted((REPOSITORY / "studio" / "ui").glob("*.py")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            bare = re.search(r"\b(str|problem|note|repr)\(error\)|\{error\b", line)
+            assert not bare or "Stranger" in line, f"{path.name}:{number}: use locality.shown(studio, error)"
