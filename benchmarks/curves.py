@@ -1,15 +1,16 @@
-"""How fast the curves of long runs are served, beside TensorBoard's reader of the same numbers.
+"""How fast the curves of long runs are served, beside TensorBoard's reader of the same points.
 
-    python -m benchmarks.curves [--points 1000000] [--peer PYTHON] [--peer-points 0]
+    python -m benchmarks.curves [--points 100000] [--runs 8] [--rounds 3] [--peer PYTHON]
 
-Makes a home with eight runs of that many training points, the first with as many evaluations, and asks for what a page
-of 1100 px asks for in one request: one run's nine lines smoothed, over tokens (a tenth column), and eight runs laid
+Makes a home with so many runs of that many training points, the first with as many evaluations, and asks for what a
+page of 1100 px asks for in one request: one run's nine lines smoothed, over tokens (a tenth column), and all runs laid
 over each other. Ten series of one run are heavier to read than ten runs' losses; eight runs with all lines are heavier
 than both. Times are of what the route does: reading, thinning, smoothing, JSON and gzip; the median of fifteen, and of
 seven studios just started. Ingest: of a journal.
 
-PYTHON is an interpreter with `tensorboard` installed. There the same ten columns are written as an event file and read
-by EventAccumulator, with all points and with its default of ten thousand a series; the quicker one counts.
+The peer is given the same ten columns of the first run as the studio's own event file has them, and reads them with
+EventAccumulator under PYTHON, all points and at its default of ten thousand a series; medians of the rounds. A million
+points for both: `--points 1000000 --runs 1`, which takes the peer many minutes.
 """
 
 import argparse
@@ -20,16 +21,19 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from fastapi.testclient import TestClient
 
 from studio.recipe import Recipe
 from studio.rundir import Exit, Journal, RunDir, write_json
-from studio.services import curves
+from studio.services import curves, event_files
 from studio.services.curves import Look
 from studio.services.studio import Studio
 from studio.settings import Settings
@@ -40,37 +44,20 @@ from studio.ui.curves import encode, one
 from studio.ui.server import make_app
 
 PEER = """
-import json, sys, time, tempfile, pathlib
+import json, sys, time
 try:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
 except ImportError as error:
     sys.exit(f'not installed there: {error}')
-import random
-count, names = int(sys.argv[1]), json.loads(sys.argv[2])
-folder = tempfile.mkdtemp()
-writer = EventFileWriter(folder, max_queue_size=1000, flush_secs=600)
-for step in range(1, count + 1):
-    event = Event(step=step, wall_time=1e9 + step)
-    for name in names:
-        event.summary.value.add(tag=name, simple_value=random.random())
-    writer.add_event(event)
-writer.close()
-size = sum(path.stat().st_size for path in pathlib.Path(folder).iterdir())
-told = {'bytes': size}
-for name, guidance in (('all', {'scalars': 0}), ('default', None)):
-    began = time.perf_counter()
-    reader = EventAccumulator(folder, size_guidance=guidance)
-    reader.Reload()
-    told[name] = [time.perf_counter() - began, sum(len(reader.Scalars(tag)) for tag in names)]
-print(json.dumps(told))
+began, worked = time.perf_counter(), time.process_time()
+reader = EventAccumulator(sys.argv[1], size_guidance=json.loads(sys.argv[2]))
+reader.Reload()
+kept = [len(reader.Scalars(tag)) for tag in reader.Tags()['scalars']]
+print(json.dumps([time.perf_counter() - began, time.process_time() - worked, len(kept), sum(kept)]))
 """
-COLUMNS = (*curves.METRICS, *curves.EVALS, "tokens")
 FIELDS = ("seq", "time", "step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens", "tokens_per_s",
           "step_seconds", "memory", "token_accuracy")  # fmt: skip
 INSERT = f"INSERT INTO points (run, {', '.join(FIELDS)}) VALUES ({', '.join('?' * 14)})"
-TOGETHER = 8
 
 
 def run_dir(studio: Studio, name: str) -> RunDir:
@@ -152,9 +139,9 @@ def restarted(home: Path, runs: list[str], look: Look) -> tuple[float, str]:
     return statistics.median(wall), words
 
 
-def ours(home: Path, count: int) -> float:
+def ours(home: Path, count: int, together: int) -> float:
     """Prints what a page asks for; returns seconds of the first paint of a studio just started."""
-    eight = [f"run-{number}" for number in range(1, TOGETHER + 1)]
+    eight = [f"run-{number}" for number in range(1, together + 1)]
     with Studio(Settings(home=home, offline=True)) as studio:
         for name in eight:
             if rows.find(studio.database, studio.owner, name):
@@ -163,7 +150,11 @@ def ours(home: Path, count: int) -> float:
             fill(studio, name, count, 1 if name == "run-1" else 100)
             print(f"{name} made in {time.perf_counter() - began:.0f} s", file=sys.stderr)
     first = 0.0
-    for words, runs, weight in (("one run", eight[:1], 0.6), ("one run", eight[:1], 0.99), ("eight runs", eight, 0.6)):
+    for words, runs, weight in (
+        ("one run", eight[:1], 0.6),
+        ("one run", eight[:1], 0.99),
+        (f"{together} runs", eight, 0.6),
+    ):
         series = 9 * len(runs)
         look = Look("tokens", None, None, 1100, weight, len(runs))
         fresh = restarted(home, runs, look)
@@ -207,44 +198,83 @@ def ingest_rate(studio: Studio, count: int) -> None:
     print(f"ingest of a journal of {count:,} points: {count / wall:,.0f} points/s ({count / own:,.0f} by own work)")
 
 
-def peer(python: str, count: int) -> float:
-    """Seconds that EventAccumulator takes with its default of ten thousand points a series; 0 when not measured."""
-    command = [python, "-c", PEER, str(count), json.dumps(COLUMNS)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        print(f"TensorBoard was not measured: {error}.")
-        return 0.0
-    if done.returncode:
-        print(f"TensorBoard was not measured: {done.stderr.strip().splitlines()[-1]}.")
-        return 0.0
-    told = json.loads(done.stdout)
-    print(f"TensorBoard, ten series of {count:,} points ({told['bytes'] / 1e6:.0f} MB of events):")
-    for name in ("all", "default"):
-        seconds, kept = told[name]
-        print(f"  EventAccumulator, {name}: {seconds:.1f} s, keeps {kept:,} of {10 * count:,} points")
-    return float(min(told["all"][0], told["default"][0]))
+def event_file(home: Path, folder: Path) -> None:
+    """The first run's ten series as an event file in a folder; prints how long that takes, and others meanwhile."""
+    alone = {kind: {name: tag for name, tag in tags.items() if name != "epoch"}
+             for kind, tags in event_files.TAGS.items()}  # fmt: skip
+    archive = folder / "events.zip"
+    with Studio(Settings(home=home, offline=True)) as studio, mock.patch.object(event_files, "TAGS", alone):
+        taken: list[float] = []
+
+        def make() -> None:
+            began = time.perf_counter(), time.thread_time()
+            with archive.open("wb") as file:
+                file.writelines(event_files.archive_of(studio, "run-1")[1])
+            taken.extend((time.perf_counter() - began[0], time.thread_time() - began[1]))
+
+        look = Look("tokens", None, None, 1100, 0.6)
+        serve(studio, ["run-1"], look)
+        maker = threading.Thread(target=make)
+        maker.start()
+        waits = []
+        while maker.is_alive():
+            began = time.perf_counter()
+            serve(studio, ["run-1"], look)
+            waits.append(time.perf_counter() - began)
+        maker.join()
+    size, median = archive.stat().st_size / 1e6, 1000 * statistics.median(waits)
+    print(f"TensorBoard's event file of the run: {taken[0]:.1f} s (own work {taken[1]:.1f}), {size:.1f} MB; meanwhile "
+          f"a whole run is served in {median:.0f} ms (slowest of {len(waits)}: {1000 * max(waits):.0f})")  # fmt: skip
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder)
+
+
+def peer(python: str, folder: Path, rounds: int) -> float:
+    """Seconds that EventAccumulator takes for all points of an event file; 0 when not measured."""
+    medians = []
+    for words, guidance in (("all points", {"scalars": 0}), ("at its default", {"scalars": 10_000})):
+        times, own = [], []
+        for _ in range(rounds):
+            command = [python, "-c", PEER, str(folder), json.dumps(guidance)]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+            except OSError as error:
+                print(f"TensorBoard was not measured: {error}.")
+                return 0.0
+            if done.returncode:
+                print(f"TensorBoard was not measured: {done.stderr.strip().splitlines()[-1]}.")
+                return 0.0
+            seconds, worked, series, kept = json.loads(done.stdout)
+            times.append(seconds)
+            own.append(worked)
+        medians.append(statistics.median(times))
+        spread = f"{min(times):.1f} to {max(times):.1f}; own work {statistics.median(own):.1f}"
+        print(
+            f"EventAccumulator, {words}: {medians[-1]:.1f} s ({spread}), {series} series, {kept:,} values", flush=True
+        )
+    return medians[0]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Curves of long runs.")
-    parser.add_argument("--points", type=int, default=1_000_000)
+    parser.add_argument("--points", type=int, default=100_000)
+    parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3, help="of the peer")
     parser.add_argument("--home", type=Path, help="keep the home there for the next time")
     parser.add_argument("--peer", default=sys.executable)
-    parser.add_argument("--peer-points", type=int, default=0, help="as many as --points when 0")
     told = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    with tempfile.TemporaryDirectory() as folder:
-        with Studio(Settings(home=Path(folder) / "ingest", offline=True)) as studio:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with Studio(Settings(home=folder / "ingest", offline=True)) as studio:
             ingest_rate(studio, 100_000)
-        print(f"{told.points:,} training points a run, as many evaluations in the first:")
-        first = ours(told.home or Path(folder) / "home", told.points)
-    count = told.peer_points or told.points
-    theirs = peer(told.peer, count)
+        print(f"{told.points:,} training points a run, as many evaluations in the first:", flush=True)
+        home = told.home or folder / "home"
+        first = ours(home, told.points, told.runs)
+        event_file(home, folder)
+        theirs = peer(told.peer, folder / "run-1", told.rounds)
     if theirs:
-        scaled = theirs * told.points / count
-        print(f"EventAccumulator needs {scaled / first:,.0f} times as long as our first paint"
-              f"{'' if count == told.points else f' (scaled from {count:,} points)'}")  # fmt: skip
+        print(f"EventAccumulator needs {theirs / first:,.0f} times as long for the same points as our first paint")
     print(f"load average {os.getloadavg()[0]:.1f}")
 
 

@@ -1,12 +1,15 @@
 """What a browser that watches costs a training: the same run alone and watched, alternated.
 
     python -m benchmarks.watching [--pairs 5] [--steps 300] [--model FOLDER] [--rows FILE] [--set dtype=bfloat16 ...]
+    python -m benchmarks.watching --within 20 [--steps 600] [...]
 
 Serves a studio with the tiny model of the tests (or the model in FOLDER) and little sums (or the questions and answers
 of FILE), and trains the same recipe again and again: two rows a step in float32, unless other fields are set. Every
 other time a headless Chromium has the run's page open, with its curves following. The rate is of the steps behind the
 twentieth, by the times in the journal, and of those from ten seconds behind the first curve that is drawn: what opening
 a page costs, and cleaning up after it, is another matter.
+`--within`: one run, whose page follows it for so many seconds and then holds its questions back for as long, in turn,
+so that a machine whose speed drifts is the same for both; each turn is compared with the mean of those around it.
 The browser shares the machine's processors with the training, which a person's browser does too.
 """
 
@@ -33,6 +36,13 @@ SKIPPED = 20
 SETTLED = 10  # seconds
 MAPPING = {"instruction": "question", "output": "answer"}
 USUAL = ("dtype=float32", "held_out=0.0", "per_device_train_batch_size=2")
+# Questions for what is new wait while they are held.
+HOLD = """
+let go = () => {}, held = Promise.resolve();
+window.hold = (on) => { if (on) held = new Promise((resolve) => { go = resolve; }); else go(); };
+const ask = window.fetch;
+window.fetch = async (what, ...rest) => { if (String(what).includes('/pulse')) await held; return ask(what, ...rest); };
+"""
 
 
 def home_with(folder: Path, model: Path | None, file: Path | None) -> tuple[Path, list[str]]:
@@ -66,10 +76,42 @@ def rate(served: Served, words: list[str], browser: Browser | None) -> float:
     return (len(times) - 1) / (times[-1] - times[0])
 
 
+def within(served: Served, words: list[str], browser: Browser, seconds: float) -> list[float]:
+    """Of one run, watched and left alone in turn: the rate watched over the rate alone, of three turns in a row."""
+    told = served.cli("train", *words)
+    run = RunDir(served.home / "runs" / str(told["id"]))
+    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    page.add_init_script(HOLD)
+    page.goto(f"{served.url}/?tab=runs&run={run.id}")
+    page.wait_for_selector(".curves canvas", timeout=120_000)
+    time.sleep(6 * SETTLED)  # a browser sweeps up for a minute after it has loaded a page
+    turns: list[tuple[bool, float, float]] = []
+    while (end := Exit.read(run)) is None:
+        held = len(turns) % 2 == 1
+        page.evaluate(f"window.hold({str(held).lower()})")
+        time.sleep(1)
+        began = time.time()
+        time.sleep(seconds)
+        turns.append((held, began, time.time()))
+    page.close()
+    assert end.state == "completed", end
+    times = [event.time for event in read_events(run.events).events if event.kind == "metric"]
+    rates = []
+    for _, began, over in turns[:-1]:
+        inside = [at for at in times if began <= at <= over]
+        rates.append((len(inside) - 1) / (inside[-1] - inside[0]))
+    found = []
+    for at in range(1, len(rates) - 1):
+        around = (rates[at - 1] + rates[at + 1]) / 2
+        found.append(around / rates[at] if turns[at][0] else rates[at] / around)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Training alone and watched.")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--within", type=float, metavar="SECONDS", help="watched and alone in turn, in one run")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--rows", type=Path)
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE")
@@ -83,7 +125,13 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=ensure(), args=FLAGS)
         ratios = []
         try:
-            for pair in range(asked.pairs):
+            if asked.within:
+                ratios = within(served, words, browser, asked.within)
+                half = len(ratios) // 2
+                # No standard error: neighbours share turns.
+                print(f"{len(ratios)} turns of {asked.within:.0f} s: mean {statistics.mean(ratios):.3f}, of the halves "
+                      f"{statistics.mean(ratios[:half]):.3f} and {statistics.mean(ratios[half:]):.3f}")  # fmt: skip
+            for pair in range(0 if asked.within else asked.pairs):
                 order = (None, browser) if pair % 2 == 0 else (browser, None)
                 first, second = (rate(served, words, one) for one in order)
                 alone, watched = (first, second) if pair % 2 == 0 else (second, first)

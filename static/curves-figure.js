@@ -1,5 +1,5 @@
 /* The figure as a file: SVG drawn from the data, PNG painted from that SVG. Both in the page's present theme and zoom. */
-import { AXES, short, ticks } from "/static/curves-maths.js";
+import { AXES, scale, short, ticks } from "/static/curves-maths.js";
 import { css, tables } from "/static/curves-plot.js";
 
 const WIDE = 1200, MAIN = 380, SMALL = 190, LEFT = 62, TOP = 26, BOTTOM = 26;
@@ -37,7 +37,8 @@ function panel(owner, plot, x0, y0, width, height) {
   if (sx.min == null || sy.min == null) return "";
   const [left, right, top, bottom] = [x0 + LEFT, x0 + width - 18, y0 + TOP, y0 + height - BOTTOM];
   const lift = log ? Math.log : (v) => v;
-  const px = (v) => left + ((v - sx.min) / (sx.max - sx.min || 1)) * (right - left);
+  const { to } = scale(owner.look.logx), [from, until] = [sx.min, sx.max].map(to);
+  const px = (v) => left + ((to(v) - from) / (until - from || 1)) * (right - left);
   const py = (v) => bottom - ((lift(v) - lift(sy.min)) / (lift(sy.max) - lift(sy.min) || 1)) * (bottom - top);
   const ink = css("--ink-2"), tick = plot.panel.tick ?? short;
   const out = [`<text x="${left}" y="${y0 + 15}" fill="${css("--ink")}" font-weight="600">${esc(plot.panel.label)}</text>`];
@@ -45,7 +46,7 @@ function panel(owner, plot, x0, y0, width, height) {
     out.push(`<path d="M${left} ${py(v).toFixed(1)}H${right}" stroke="${css("--line")}"/>` +
       `<text x="${left - 7}" y="${(py(v) + 4).toFixed(1)}" fill="${ink}" text-anchor="end">${esc(tick(v))}</text>`);
   }
-  for (const v of ticks(sx.min, sx.max, (right - left) / 90, false)) {
+  for (const v of ticks(sx.min, sx.max, (right - left) / 90, owner.look.logx)) {
     out.push(`<text x="${px(v).toFixed(1)}" y="${bottom + 17}" fill="${ink}" text-anchor="middle">${esc(AXES[owner.look.x].tick(v))}</text>`);
   }
   const clip = `clip-${plot.panel.key}`;

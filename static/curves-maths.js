@@ -15,20 +15,42 @@ export function nearest(list, x) {
 
 /* Columns over one rising x for several lines [x, y], as uPlot wants them: undefined where a line has no point. What
    uPlot.join makes with maps, sets and a sort; here lines that rise, as they all do but for a clock that was set back, are
-   merged, which leaves the browser a third of the garbage of following a run. */
-export function aligned(lines) {
-  const at = lines.map(() => 0), xs = [], columns = lines.map(() => []);
-  for (;;) {
-    let x = Infinity;
-    lines.forEach(([own], i) => { if (own[at[i]] < x) x = own[at[i]]; });
-    if (x === Infinity) return [xs, ...columns];
-    if (x <= xs.at(-1)) return uPlot.join(lines);
-    xs.push(x);
-    lines.forEach(([own, y], i) => {
-      const here = own[at[i]] === x;
-      columns[i].push(here ? y[at[i]] : undefined);
-      if (here) at[i] += 1;
-    });
+   merged, and what a line has more than the last time is added to what is there. */
+export class Aligned {
+  /* value: what is drawn of a value, undefined for nothing */
+  constructor(value) { this.value = value; }
+
+  of(lines) {
+    const grown = this.lines?.length === lines.length && lines.every(([x, y], i) => x === this.lines[i][0] && y === this.lines[i][1] && x.length >= this.at[i]);
+    if (!grown || !this.merge()) {
+      Object.assign(this, { lines, at: lines.map(() => 0), columns: [[], ...lines.map(() => [])] });
+      if (!this.merge()) this.joined();
+    }
+    return this.columns;
+  }
+
+  /* False when a line falls back behind what is there. */
+  merge() {
+    const { lines, at, value } = this, [xs, ...columns] = this.columns;
+    for (;;) {
+      let x = Infinity;
+      for (let i = 0; i < lines.length; i++) if (lines[i][0][at[i]] < x) x = lines[i][0][at[i]];
+      if (x === Infinity) return true;
+      if (x < xs[xs.length - 1]) return false;
+      const fresh = x !== xs[xs.length - 1];
+      if (fresh) xs.push(x);
+      for (let i = 0; i < lines.length; i++) {
+        const [own, y] = lines[i];
+        if (own[at[i]] !== x) { if (fresh) columns[i].push(undefined); continue; }
+        columns[i][xs.length - 1] = value(y[at[i]]);
+        at[i] += 1;
+      }
+    }
+  }
+
+  joined() {
+    this.columns = uPlot.join(this.lines.map(([x, y]) => [x, y.map(this.value)]));
+    this.lines = null;
   }
 }
 
@@ -52,6 +74,10 @@ export function short(v) {
   return String(Number(v.toPrecision(3)));
 }
 
+/* A linear axis or a logarithmic one: to its lengths and back. */
+const LINEAR = { to: (v) => v, back: (v) => v }, LOG = { to: Math.log, back: Math.exp };
+export const scale = (log) => (log ? LOG : LINEAR);
+
 export function clock(seconds) {
   const whole = Math.max(0, Math.round(seconds));
   const two = (n) => String(n).padStart(2, "0");
@@ -59,9 +85,11 @@ export function clock(seconds) {
   return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 }
 
-const whole = (v) => Math.round(v).toLocaleString("en");
+const english = new Intl.NumberFormat("en"); // toLocaleString makes one at every call
+export const grouped = (v) => english.format(v);
+export const whole = (v) => grouped(Math.round(v));
 export const AXES = {
-  step: { label: "Step", show: whole, tick: (v) => (Number.isInteger(v) ? v.toLocaleString("en") : "") },
+  step: { label: "Step", show: whole, tick: (v) => (Number.isInteger(v) ? grouped(v) : "") },
   tokens: { label: "Tokens", show: whole, tick: short },
   epoch: { label: "Epoch", show: (v) => v.toFixed(3), tick: (v) => String(Number(v.toFixed(3))) },
   time: { label: "Time", show: clock, tick: clock },

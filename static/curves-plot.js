@@ -1,12 +1,12 @@
 /* One plot of the curves: a uPlot with three lines a run (as logged, smoothed, evaluations), and its range on x. */
-import { AXES, aligned, padded, short, ticks } from "/static/curves-maths.js";
+import { AXES, Aligned, padded, short, ticks, whole } from "/static/curves-maths.js";
 
 export const PANELS = [
   { key: "loss", evals: "eval_loss", label: "Loss", show: (v) => v.toFixed(4), log: true, main: true },
   { key: "learning_rate", label: "Learning rate", show: (v) => v.toExponential(2), log: true },
   { key: "grad_norm", label: "Gradient norm", show: (v) => short(v), log: true },
   { key: "token_accuracy", evals: "eval_token_accuracy", label: "Token accuracy", show: (v) => (100 * v).toFixed(1) + "%" },
-  { key: "tokens_per_s", label: "Tokens/s", show: (v) => Math.round(v).toLocaleString("en") },
+  { key: "tokens_per_s", label: "Tokens/s", show: whole },
   { key: "step_seconds", label: "Seconds a step", show: (v) => v.toFixed(2) + " s" },
   { key: "memory", label: "Memory", show: (v) => (v / 2 ** 30).toFixed(2) + " GiB", tick: (v) => short(v / 2 ** 30) + "G" },
 ];
@@ -33,6 +33,8 @@ export class Plot {
     Object.assign(this, { panel, place, runs, owner });
     this.moving = false;
     this.seen = true; // until we are told that it is out of sight
+    // A logarithm has no place for what is not above zero.
+    this.aligned = new Aligned(this.log ? (v) => (v > 0 ? v : null) : (v) => v);
     this.plot = new uPlot(this.options(sync), this.columns(), place);
   }
 
@@ -47,7 +49,7 @@ export class Plot {
       series: [{}, ...tables(panel, this.runs).map((table) => this.series(table))],
       axes: this.axes(),
       scales: {
-        x: { time: false, range: (_, min, max) => [min, max] },
+        x: { time: false, distr: owner.look.logx ? 3 : 1, range: (_, min, max) => [min, max] },
         y: { distr: log ? 3 : 1, range: (_, min, max) => padded(min, max, log) },
       },
       cursor: {
@@ -72,6 +74,7 @@ export class Plot {
     const tick = panel.tick ?? short;
     return [
       { ...common, grid: { show: false }, size: 22, gap: 4, space: panel.main ? 76 : 62,
+        ...(owner.look.logx ? { splits: (u, _axis, min, max) => ticks(min, max, u.bbox.width / devicePixelRatio / 90, true), filter: (_, values) => values } : {}),
         values: (_, values) => values.map((v) => (v == null ? "" : AXES[owner.look.x].tick(v))) },
       { ...common, grid: { stroke: css("--line"), width: 1 }, gap: 6, size: panel.main ? 46 : 52,
         splits: (u, _axis, min, max) => ticks(min, max, Math.max(2, u.bbox.height / devicePixelRatio / (panel.main ? 42 : 26)), this.log),
@@ -105,11 +108,7 @@ export class Plot {
     return !hidden.has(run.id) && !hidden.has(kind === "eval" ? "eval" : "train") && !(kind === "smooth" && !(weight > 0));
   }
 
-  columns() {
-    // A logarithm has no place for what is not above zero.
-    const value = this.log ? (v) => (v > 0 ? v : null) : null;
-    return aligned(tables(this.panel, this.runs).map(({ x, y }) => [x, value ? y.map(value) : y]));
-  }
+  columns() { return this.aligned.of(tables(this.panel, this.runs).map(({ x, y }) => [x, y])); }
 
   /* Whether it can be seen: painting costs most of what following a run does. */
   see(seen) {

@@ -1,7 +1,8 @@
 /* The curves of up to eight runs: what is asked of the server, and the reader's axis, zoom, smoothing and choice of lines.
    A window comes whole, thinned to the width of the page; new points come one by one behind a cursor. What the reader
    set stays through all of it. */
-import { AXES, append, last, nearest } from "/static/curves-maths.js";
+import { AXES, append, last, nearest, scale } from "/static/curves-maths.js";
+import { marks, put, write } from "/static/curves-marks.js";
 import { PANELS, Plot } from "/static/curves-plot.js";
 import * as figure from "/static/curves-figure.js";
 import { pulse } from "/static/pulse.js";
@@ -9,16 +10,14 @@ import { pulse } from "/static/pulse.js";
 const MOST_NEW = 2000; // points added one by one until the window is asked for anew
 const DASHES = [[], [9, 4], [3, 3], [12, 4, 3, 4], [6, 2], [2, 5], [14, 3], [9, 3, 2, 3, 2, 3]];
 const KEPT = "lora-studio-curves";
-const ICONS = { checkpoint: "◆", eval: "○", resumed: "▲", sample: "■", note: "●", stopping: "✕" };
-const WORDS = { checkpoint: "checkpoint", eval: "evaluation", resumed: "resumed", sample: "samples", note: "note", stopping: "stop" };
 
 const FRAME = `
 <div class="curve-tools">
   <label>x axis <select class="curve-x">${Object.entries(AXES).map(([key, { label }]) => `<option value="${key}">${label.toLowerCase()}</option>`).join("")}</select></label>
   <label>Smoothing <input class="curve-weight" type="range" min="0" max="0.99" step="0.01"><output class="curve-weight-read"></output></label>
-  <button type="button" class="curve-log" aria-pressed="false">Log y</button>
+  <span class="curve-logs" role="group" aria-label="Logarithmic axes"><button type="button" class="curve-log" data-log="logx">Log x</button><button type="button" class="curve-log" data-log="log">Log y</button></span>
   <span class="curve-zoom" role="group" aria-label="Zoom"><button type="button" data-zoom="2" aria-label="Zoom out">−</button><button type="button" data-zoom="0.5" aria-label="Zoom in">+</button><button type="button" class="curve-reset">Whole run</button></span>
-  <span class="curve-out" role="group" aria-label="Download"><button type="button" data-out="png">PNG</button><button type="button" data-out="svg">SVG</button><a data-out="csv" download>CSV</a></span>
+  <span class="curve-out" role="group" aria-label="Download"><button type="button" data-out="png">PNG</button><button type="button" data-out="svg">SVG</button><a data-out="csv" download>CSV</a><a data-out="zip" download title="All points as TensorBoard's event file">TensorBoard</a></span>
 </div>
 <div class="curve-head"><span class="curve-runs" role="group" aria-label="Runs"></span><span class="curve-kinds" role="group" aria-label="Lines"></span><output class="curve-read"></output></div>
 <p class="curve-wrong" role="alert"></p>
@@ -33,14 +32,14 @@ class Curves {
     this.runs = [];
     this.plots = [];
     this.zoom = this.hover = this.timer = null;
-    this.look = { x: "step", weight: 0.6, log: false, hidden: new Set(), ...kept() };
+    this.look = { x: "step", weight: 0.6, log: false, logx: false, hidden: new Set(), ...kept() };
     place.innerHTML = FRAME;
     this.read = this.find(".curve-read");
     this.listen();
     pulse.join({ ask: (query, tab) => this.ponder(query, tab), hear: (answer, tab) => this.hear(answer, tab) });
     this.eye = new IntersectionObserver((seen) => {
       for (const { target, isIntersecting } of seen) for (const plot of this.plots) if (plot.place === target) plot.see(isIntersecting);
-    }, { rootMargin: "200px" });
+    });
     new ResizeObserver(() => this.fit()).observe(place);
     let dark = document.body.classList.contains("dark");
     new MutationObserver(() => {
@@ -53,7 +52,7 @@ class Curves {
   find(selector) { return this.place.querySelector(selector); }
 
   listen() {
-    const weight = this.find(".curve-weight"), axis = this.find(".curve-x"), log = this.find(".curve-log");
+    const weight = this.find(".curve-weight"), axis = this.find(".curve-x");
     [weight.value, axis.value] = [this.look.weight, this.look.x];
     const say = () => { this.find(".curve-weight-read").textContent = Number(weight.value).toFixed(2); };
     say();
@@ -67,18 +66,19 @@ class Curves {
     });
     axis.addEventListener("change", () => {
       this.look.x = axis.value;
-      this.zoom = this.hover = null;
-      this.keep();
-      for (const run of this.runs) run.data = null;
-      this.askSoon(0);
+      this.turn();
     });
-    log.setAttribute("aria-pressed", this.look.log);
-    log.addEventListener("click", () => {
-      this.look.log = !this.look.log;
-      log.setAttribute("aria-pressed", this.look.log);
-      this.keep();
-      this.build();
-    });
+    for (const log of this.place.querySelectorAll("[data-log]")) {
+      const key = log.dataset.log;
+      log.setAttribute("aria-pressed", this.look[key]);
+      log.addEventListener("click", () => {
+        this.look[key] = !this.look[key];
+        log.setAttribute("aria-pressed", this.look[key]);
+        this.keep();
+        if (key === "logx") this.turn();
+        this.build();
+      });
+    }
     this.place.addEventListener("click", (event) => {
       const hit = event.target.closest("[data-zoom], [data-out], [data-line], .curve-reset");
       if (!hit) return;
@@ -99,9 +99,17 @@ class Curves {
     marks.addEventListener("pointerout", () => this.say());
   }
 
+  /* Another x axis: all of it, asked for anew. */
+  turn() {
+    this.zoom = this.hover = null;
+    this.keep();
+    for (const run of this.runs) run.data = null;
+    this.askSoon(0);
+  }
+
   keep() {
-    const { x, weight, log } = this.look;
-    try { localStorage.setItem(KEPT, JSON.stringify({ x, weight, log })); } catch { /* private window: it lasts for this page */ }
+    const { x, weight, log, logx } = this.look;
+    try { localStorage.setItem(KEPT, JSON.stringify({ x, weight, log, logx })); } catch { /* private window: it lasts for this page */ }
   }
 
   name(ending) { return `${(this.runs[0]?.name ?? "curves").replace(/[^\w.-]+/g, "-")}.${ending}`; }
@@ -117,7 +125,8 @@ class Curves {
     this.runs = told.runs.map(({ id, name, live }) => {
       const known = before.get(id);
       const n = known?.place ?? free();
-      const run = { data: null, ...known, id, name, place: n, colour: `--run-${n + 1}`, dash: DASHES[n] };
+      // The same object: questions on their way and the plots know it.
+      const run = Object.assign(known ?? { data: null }, { id, name, place: n, colour: `--run-${n + 1}`, dash: DASHES[n] });
       if (live && run.data) run.data.live = true; // it goes on: look for news again
       return run;
     });
@@ -139,8 +148,9 @@ class Curves {
     if (!runs.length) return;
     const asking = new AbortController();
     for (const run of runs) { run.asking?.abort(); run.asking = asking; }
-    const { x, weight } = this.look;
+    const { x, weight, logx } = this.look;
     const query = new URLSearchParams({ x, weight, width: this.find(".curve-main").clientWidth || 1000 });
+    if (logx) query.set("log", true);
     for (const run of runs) query.append("run", run.id);
     query.set("together", this.runs.length);
     if (this.zoom) { query.set("low", this.zoom[0]); query.set("high", this.zoom[1]); }
@@ -202,11 +212,11 @@ class Curves {
       data.added += line.x.length;
       line.x.forEach((x, i) => {
         data.extent = data.points === 1 || !(data.extent[1] > 0) ? [Math.min(x, data.extent[0] || x), x] : [data.extent[0], Math.max(data.extent[1], x)];
-        if (data.toEnd) append(data.lines[name], x, line.y[i], this.look.weight);
+        if (data.toEnd && (x > 0 || !this.look.logx)) append(data.lines[name], x, line.y[i], this.look.weight);
       });
     }
     data.marks.push(...news.marks);
-    return true;
+    return data.toEnd; // where the reader has zoomed elsewhere, nothing is in sight of it
   }
 
   range() {
@@ -216,6 +226,10 @@ class Curves {
     if (!found.length || !Number.isFinite(low)) return [0, 5];
     // A first few points do not fill the whole width; at the left, axes that begin at nothing begin there.
     const least = { step: 5, tokens: 1000, epoch: 0.01, time: 10 }[this.look.x];
+    if (this.look.logx) {
+      const first = Math.min(...found.flatMap(({ data: { lines } }) => [lines.loss, lines.eval_loss].map((line) => line.x[0] ?? Infinity)));
+      return Number.isFinite(first) ? [first, Math.max(high, 2 * first)] : [1, 10];
+    }
     const from = low < 0.1 * high ? 0 : low;
     return [from, Math.max(high, from + least)];
   }
@@ -226,10 +240,13 @@ class Curves {
     this.moved();
   }
 
+  /* How lengths go along the x axis. */
+  get along() { return scale(this.look.logx); }
+
   zoomBy(factor) {
-    const [low, high] = this.range();
-    const centre = this.hover ?? (low + high) / 2;
-    this.zoomed(centre - (centre - low) * factor, centre + (high - centre) * factor);
+    const { to, back } = this.along, [low, high] = this.range().map(to);
+    const centre = this.hover == null ? (low + high) / 2 : to(this.hover);
+    this.zoomed(back(centre - (centre - low) * factor), back(centre + (high - centre) * factor));
   }
 
   reset() { this.zoom = null; this.moved(); }
@@ -237,14 +254,14 @@ class Curves {
   moved() {
     this.tell();
     for (const plot of this.plots) plot.scale();
-    this.events();
+    this.marks();
     this.askSoon(80);
   }
 
   key(event) {
-    const [low, high] = this.range();
+    const { to, back } = this.along, [low, high] = this.range().map(to);
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (by && event.shiftKey) this.zoomed(low + (by * (high - low)) / 5, high + (by * (high - low)) / 5);
+    if (by && event.shiftKey) this.zoomed(back(low + (by * (high - low)) / 5), back(high + (by * (high - low)) / 5));
     else if (by) this.walk(by);
     else if (event.key === "+" || event.key === "=") this.zoomBy(0.5);
     else if (event.key === "-") this.zoomBy(2);
@@ -292,7 +309,7 @@ class Curves {
       this.plots.push(new Plot(panel, place, this.runs, this, sync));
       this.eye.observe(place);
     }
-    this.find("[data-out=csv]").href = `/points/${encodeURIComponent(this.runs[0].id)}.csv`;
+    for (const form of ["csv", "zip"]) this.find(`[data-out=${form}]`).href = `/points/${encodeURIComponent(this.runs[0].id)}.${form}`;
     this.legend();
     this.draw();
   }
@@ -327,7 +344,7 @@ class Curves {
     if (turned) this.fit(); else this.margins();
     for (const plot of this.plots) plot.draw();
     this.tell();
-    this.events();
+    this.marks();
     this.say();
   }
 
@@ -349,23 +366,9 @@ class Curves {
     Object.assign(this.find(".curve-marks").style, { marginLeft: `${left / devicePixelRatio}px`, width: `${width / devicePixelRatio}px` });
   }
 
-  /* What happened, of the open run: a thin line of marks under the axis. */
-  events() {
-    const [low, high] = this.range();
-    const data = this.runs[0]?.data;
-    const marks = (data?.axis === this.look.x ? data.marks : []).filter(([x]) => x >= low && x <= high);
-    const place = this.find(".curve-marks");
-    const nodes = [...place.children];
-    marks.forEach(([x, step, kind, text, count], at) => {
-      const mark = nodes[at] ?? place.appendChild(document.createElement("li"));
-      put(mark, "className", `mark-${kind}`);
-      mark.style.left = `${(100 * (x - low)) / (high - low || 1)}%`;
-      write(mark, ICONS[kind] ?? "●");
-      put(mark, "title", count > 1 ? text : `Step ${step.toLocaleString("en")}: ${text}`);
-    });
-    for (const extra of nodes.slice(marks.length)) extra.remove();
-    const kinds = [...new Set(marks.map(([, , kind]) => kind))];
-    write(this.find(".curve-key"), kinds.map((kind) => `${ICONS[kind] ?? "●"} ${WORDS[kind] ?? kind}`).join("   "));
+  marks() {
+    const data = this.runs[0]?.data, told = data?.axis === this.look.x ? data.marks : [];
+    marks(this.find(".curve-marks"), this.find(".curve-key"), told, this.range(), this.look.logx);
   }
 
   /* The values under the cursor, or the newest. */
@@ -399,15 +402,6 @@ class Curves {
     put(this.find(".curve-main"), "ariaLabel",
       `Loss of ${this.runs.map((run) => run.name).join(", ")}${newest}. Arrow keys walk along the points, plus and minus zoom, Escape shows all.`);
   }
-}
-
-/* What is there already is not written again: the browser would style and lay out the page anew for it. */
-function put(node, name, value) { if (node[name] !== value) node[name] = value; }
-
-/* The text of a node; a text that changes stays the same piece of the page. */
-function write(node, text) {
-  if (node.firstChild?.nodeType === Node.TEXT_NODE && text) put(node.firstChild, "data", text);
-  else put(node, "textContent", text);
 }
 
 function kept() {

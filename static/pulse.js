@@ -1,11 +1,12 @@
-/* The one clock of an open page: a small question every 1.7 seconds while something is at work, every three otherwise, answered
+/* The one clock of an open page: a small question every 1.9 seconds while something is at work, every three otherwise, answered
    with what changed or with nothing (204). Gradio's own timers would have every part of the page copied at each tick.
 
    Parts are views of the server's (studio/ui/pulse.py) that are put in place here, only where they differ; each carries
    the mark by which the server knows it. Whoever joins may put something into the question and hears the answer. */
 import { children } from "/static/morph.js";
 
-const LIVE = 1700, CALM = 3000, HIDDEN = 10000; // ms; a point is to be seen 2 s after it was logged
+// ms from question to question; each takes in the journal, so that a point is seen within 2 s of its logging
+const LIVE = 1900, CALM = 3000, HIDDEN = 10000;
 const AGAIN = 4000; // ms after which a tab that was woken and did not follow is woken again
 const EVERYWHERE = ["machine", "now", "studio-notices", "visit"];
 const OF = { runs: ["run-head", "run-about", "run-verdict", "differ", "run-samples", "run-log"] };
@@ -34,11 +35,12 @@ class Pulse {
     clearTimeout(this.timer);
     if (this.asking) { this.late = true; return; }
     this.asking = true;
+    const began = performance.now();
     try { await this.look(); } catch { /* a studio that is gone is told by the page itself */ }
     this.asking = false;
-    const wait = this.late ? 30 : document.hidden ? HIDDEN : this.live ? LIVE : CALM;
+    const wait = document.hidden ? HIDDEN : this.live ? LIVE : CALM;
+    this.soon(this.late ? 30 : Math.max(30, wait - (performance.now() - began)));
     this.late = false;
-    this.soon(wait);
   }
 
   question() {
@@ -59,7 +61,7 @@ class Pulse {
   async look() {
     const query = this.question(), asked = String(query);
     if (asked === this.settled) query.set("since", this.since);
-    const answer = await fetch(`/pulse?${query}`);
+    const answer = await fetch(`/pulse?${query}`, { cache: "no-store" });
     if (!answer.ok) return;
     if (answer.status === 204) { for (const member of this.members) member.hear?.(null, this.tab); return; }
     const told = await answer.json();

@@ -67,7 +67,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a page asks for: the axis, the window on it (None: to the end), its width in pixels, the smoothing."""
+    """What a page asks for: the axis, the window on it (None: to the end), its width in pixels, the smoothing.
+
+    log: the axis is logarithmic, so that what is not above zero has no place on it.
+    """
 
     x: AxisName = "step"
     low: float | None = None
@@ -75,6 +78,7 @@ class Look:
     width: int = 1000
     weight: float = 0.0
     runs: int = 1  # drawn together: they share what one has alone
+    log: bool = False
 
     def points(self, line: str) -> tuple[int, int]:
         """How many points are sent of a line: two a pixel as logged, fewer where many runs' lines lie over each other;
@@ -83,7 +87,10 @@ class Look:
         return max(_FEWEST, most), max(_FEWEST, min(most, _SMOOTH_POINTS if self.runs < 3 else _SMOOTH_POINTS // 3))
 
     @classmethod
-    def parse(cls, x: str, low: float | None, high: float | None, width: int, weight: float, runs: int = 1) -> "Look":
+    def parse(
+        cls, x: str, low: float | None, high: float | None, width: int, weight: float, runs: int = 1,
+        log: bool = False,
+    ) -> "Look":  # fmt: skip
         """A look from outside; raises BadInput when it makes no sense."""
         if x not in AXES:
             raise BadInput(f"The x axis is one of {', '.join(AXES)}, not {x!r}.")
@@ -91,7 +98,7 @@ class Look:
             raise BadInput("The smoothing weight is at least 0 and below 1.")
         if any(edge is not None and not math.isfinite(edge) for edge in (low, high)):
             raise BadInput("The edges of a window are finite numbers.")
-        return cls(x, low, high, max(50, min(width, WIDEST)), weight, runs)
+        return cls(x, low, high, max(50, min(width, WIDEST)), weight, runs, log)
 
 
 _shelves: "weakref.WeakKeyDictionary[Studio, Shelf]" = weakref.WeakKeyDictionary()
@@ -100,7 +107,7 @@ _shelves: "weakref.WeakKeyDictionary[Studio, Shelf]" = weakref.WeakKeyDictionary
 def _tables(studio: "Studio", run_id: str) -> tuple[Table, Table, int, int]:
     """Metric points, evaluation points, the cursor behind them, and the seq of the newest resume."""
     # Read before the points: all points up to here are in, and with those beyond it the marks that came before them.
-    known = rows.get(studio.database, run_id).last_seq
+    known = rows.last_seq(studio.database, run_id)
     metrics, evals, cursor, restarted = _shelf(studio).tables(run_id)
     return metrics, evals, max(known, cursor), restarted
 
@@ -130,9 +137,10 @@ def _window(studio: "Studio", info: runs.RunInfo, look: Look) -> Window:
     axis = Axis(look.x, metrics, info.started)
     xs, eval_xs = axis.of(metrics), axis.of(evals)
     edges = _edges(look)
-    found = {name: line(metrics, name, xs, edges, look.weight, look.points(name)) for name in METRICS}
+    found = {name: line(metrics, name, xs, edges, look.weight, look.points(name), look.log) for name in METRICS}
     found |= {
-        name: line(evals, column, eval_xs, edges, look.weight, look.points(name)) for name, column in EVALS.items()
+        name: line(evals, column, eval_xs, edges, look.weight, look.points(name), look.log)
+        for name, column in EVALS.items()
     }
     marks = _grouped([mark for mark in _marks(studio, info.id, axis, (0, cursor)) if edges[0] <= mark.x <= edges[1]])
     marks += _eval_marks(evals, eval_xs, (eval_xs.search(edges[0], False), eval_xs.search(edges[1], True)))
@@ -150,7 +158,11 @@ def _finite(table: Table, name: str) -> int:
 
 def news(studio: "Studio", run_id: str, x: AxisName, after: int) -> Window:
     """What came after the cursor `after`, point by point."""
-    info = runs.get(studio, run_id)
+    return news_of(studio, runs.get(studio, run_id), x, after)
+
+
+def news_of(studio: "Studio", info: runs.RunInfo, x: AxisName, after: int) -> Window:
+    """As `news`, of a run that is at hand."""
     return _sound(studio, info.id, lambda: _news(studio, info, x, after))
 
 
@@ -270,8 +282,7 @@ def _verdict(studio: "Studio", info: runs.RunInfo) -> Verdict:
 
 def csv(studio: "Studio", run_id: str) -> Iterator[str]:
     """All points of a run as lines of CSV, exactly as logged; an empty cell where there is no value."""
-    info = runs.get(studio, run_id)
-    kinds, columns = _sound(studio, info.id, lambda: _everything(studio, info.id))
+    kinds, columns = everything(studio, run_id)
 
     def lines() -> Iterator[str]:
         yield ",".join(("kind", *COLUMNS)) + "\r\n"
@@ -283,6 +294,12 @@ def csv(studio: "Studio", run_id: str) -> Iterator[str]:
             yield "".join(",".join(row) + "\r\n" for row in zip(*cells, strict=True))
 
     return lines()
+
+
+def everything(studio: "Studio", run_id: str) -> tuple[NDArray[np.str_], list[Array]]:
+    """All points of a run: whether each is a "metric" or an "eval", and its COLUMNS, nan where there is no value."""
+    info = runs.get(studio, run_id)
+    return _sound(studio, info.id, lambda: _everything(studio, info.id))
 
 
 def _everything(studio: "Studio", run_id: str) -> tuple[NDArray[np.str_], list[Array]]:

@@ -6,6 +6,7 @@ wide window is drawn from those alone, and single values are looked up where the
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -16,6 +17,9 @@ from studio.store.points import Extremes, Table
 
 AxisName = Literal["step", "tokens", "epoch", "time"]
 AXES: tuple[AxisName, ...] = get_args(AxisName)
+Rows = tuple[int, int]
+_LEAST = 4  # points of a piece
+_DENSE = 4  # rows for each value that is looked up among them: up to that all are read
 _GROUPS = 2  # of a stretch, at least: below that its rows are read themselves
 
 
@@ -167,11 +171,17 @@ class Axis:
             return steps
         if self._steps is None:
             return np.interp(steps, self._metrics["step"], self._places.part(0, count))
+        edges = np.array([steps.min(), steps.max()])
+        first, last = below(self._metrics, "step", self._steps, edges, True).tolist()
+        first, last = max(0, first - 1), min(count, last + 1)
+        if last - first <= _DENSE * len(steps):
+            return np.interp(steps, self._metrics.part("step", first, last), self._places.part(first, last))
         after = np.clip(below(self._metrics, "step", self._steps, steps, True), 1, max(1, count - 1))
         before = after - 1
         after = np.minimum(after, count - 1)
-        x0, x1 = self._places.take(before), self._places.take(after)
-        s0, s1 = self._metrics.take("step", before), self._metrics.take("step", after)
+        both = np.concatenate((before, after))
+        x0, x1 = np.split(self._places.take(both), 2)
+        s0, s1 = np.split(self._metrics.take("step", both), 2)
         share = np.clip((steps - s0) / np.where(s1 > s0, s1 - s0, 1.0), 0.0, 1.0)
         return x0 + share * (x1 - x0)
 
@@ -196,9 +206,11 @@ def below(table: Table, name: str, told: Extremes, values: Array, after: bool) -
     low = np.where(group < 0, 0, told.first[np.maximum(group, 0)])
     high = np.append(told.first, len(table))[group + 1]
     high = np.where(group < 0, 0, high)
-    while (low < high).any():
-        open_ = low < high
-        middle = (low + high) // 2
+    # Steps mostly rise evenly: where the value is then is asked for first, the row before it and itself; then halves.
+    likely = _evenly(told, np.maximum(group, 0), values, after) + low
+    probes = iter((likely - 1, likely))
+    while (open_ := low < high).any():
+        middle = np.clip(next(probes, (low + high) // 2), low, high - 1)
         here = np.zeros(len(values))
         here[open_] = table.take(name, middle[open_])
         up = open_ & ((here <= values) if after else (here < values))
@@ -206,27 +218,56 @@ def below(table: Table, name: str, told: Extremes, values: Array, after: bool) -
     return low
 
 
+def _evenly(told: Extremes, group: Index, values: Array, after: bool) -> Index:
+    """How many rows of each group would be below a value, if they rose evenly from its lowest to its highest."""
+    low, rise = told.low[group], told.high[group] - told.low[group]
+    gaps = np.append(np.diff(told.first), GROUP)[group] - 1
+    even = (values - low) * gaps / np.where(rise > 0, rise, 1.0)
+    count = np.clip(np.floor(even) + 1 if after else np.ceil(even), 0, gaps + 1)
+    found: Index = count.astype(np.intp)
+    return found
+
+
 def line(
-    table: Table, name: str, places: Places, edges: tuple[float, float], weight: float, most: tuple[int, int]
-) -> Line:
-    """A column in a window of the axis, in about so many points as logged and so many smoothed ones."""
+    table: Table, name: str, places: Places, edges: tuple[float, float], weight: float, most: Rows,
+    log: bool = False,
+) -> Line:  # fmt: skip
+    """A column in a window of the axis, in about so many points as logged and so many smoothed ones.
+
+    log: the axis is logarithmic. The window is cut where x doubles, and each piece has its share of the points.
+    """
     told = table.extremes(name)
     if told is not None and told.finite == 0:
         return NONE
-    if told is None or told.finite < len(table):
-        return _of_arrays(places.part(0, len(table)), table[name], edges, weight, most)
-    first, last = inside(places, len(table), edges)
-    if last - first > GROUP * _GROUPS * (most[0] // 2):
-        x, y = _from_extremes(table, name, told, places, (first, last), most[0])
-    else:
-        x, y = thin(places.part(first, last), table.part(name, first, last), most[0])
-    at, values, state = smoothed_of(
-        lambda ends, reach: table.windows(name, ends, reach),
-        lambda begin, end: table.part(name, begin, end, sure=False),
-        weight, (first, last), most[1],
-    )  # fmt: skip
-    seen = at >= first
-    return Line(x, y, places.take(at[seen]), values[seen], state, last)
+    whole = told is not None and told.finite == len(table)
+    column = _Filed(table, name, places, told) if told is not None and whole else _Arrays(table, name, places)
+    window = inside(column.places, column.count, edges)
+    pieces = _octaves(column.places, window, most) if log else [(window, most)]
+    return _joined([column.piece(rows, weight, share) for rows, share in pieces])
+
+
+def _joined(found: list[Line]) -> Line:
+    if len(found) < 2:
+        return found[0] if found else NONE
+    x, y = np.concatenate([one.x for one in found]), np.concatenate([one.y for one in found])
+    smooth = np.concatenate([one.smooth_x for one in found]), np.concatenate([one.smooth_y for one in found])
+    return Line(x, y, *smooth, found[-1].state, found[-1].count)
+
+
+def _octaves(places: Places, window: Rows, most: Rows) -> list[tuple[Rows, Rows]]:
+    """The rows of a window between doublings of x, which is to be above zero, and how many points each piece has.
+
+    A doubling takes ln 2 of a logarithmic axis. The stretches of a piece are even in x: the leftmost looks widest, and
+    is to be no wider than one would be if all were even on the axis.
+    """
+    first, last = max(window[0], places.search(0.0, True)), window[1]
+    if first >= last:
+        return []
+    low, high = places.take(np.array([first, last - 1])).tolist()
+    count = max(1, math.ceil(math.log2(high / low)))
+    cuts = [places.search(low * 2**power, False) for power in range(1, count)]
+    raw, smooth = (max(_LEAST, math.ceil(one / (count * math.log(2)))) for one in most)
+    return [((a, b), (raw, smooth)) for a, b in pairwise([first, *cuts, last]) if b > a]
 
 
 def inside(places: Places, count: int, edges: tuple[float, float]) -> tuple[int, int]:
@@ -236,15 +277,46 @@ def inside(places: Places, count: int, edges: tuple[float, float]) -> tuple[int,
     return first, count if high == math.inf else min(count, places.search(high, True) + 1)
 
 
-def _of_arrays(x: Array, y: Array, edges: tuple[float, float], weight: float, most: tuple[int, int]) -> Line:
-    finite = np.isfinite(y)
-    if not finite.all():
-        x, y = x[finite], y[finite]
-    first, last = inside(_Known(x), len(x), edges)
-    drawn_x, drawn_y = thin(x[first:last], y[first:last], most[0])
-    at, values, state = smoothed(y[:last], weight, first, most[1])
-    seen = at >= first
-    return Line(drawn_x, drawn_y, x[at[seen]], values[seen], state, last)
+class _Filed:
+    """A column of finite values whose extremes are at hand."""
+
+    def __init__(self, table: Table, name: str, places: Places, told: Extremes) -> None:
+        self._table, self._name, self._told = table, name, told
+        self.places, self.count = places, len(table)
+
+    def piece(self, rows: Rows, weight: float, most: Rows) -> Line:
+        first, last = rows
+        table, name, places = self._table, self._name, self.places
+        if last - first > GROUP * _GROUPS * (most[0] // 2):
+            x, y = _from_extremes(table, name, self._told, places, rows, most[0])
+        else:
+            x, y = thin(places.part(first, last), table.part(name, first, last), most[0])
+        at, values, state = smoothed_of(
+            lambda ends, reach: table.windows(name, ends, reach),
+            lambda begin, end: table.part(name, begin, end, sure=False),
+            weight, rows, most[1],
+        )  # fmt: skip
+        seen = at >= first
+        return Line(x, y, places.take(at[seen]), values[seen], state, last)
+
+
+class _Arrays:
+    """The finite values of a column, all at hand."""
+
+    def __init__(self, table: Table, name: str, places: Places) -> None:
+        x, y = places.part(0, len(table)), table[name]
+        finite = np.isfinite(y)
+        if not finite.all():
+            x, y = x[finite], y[finite]
+        self._x, self._y = x, y
+        self.places, self.count = _Known(x), len(x)
+
+    def piece(self, rows: Rows, weight: float, most: Rows) -> Line:
+        first, last = rows
+        x, y = thin(self._x[first:last], self._y[first:last], most[0])
+        at, values, state = smoothed(self._y[:last], weight, first, most[1])
+        seen = at >= first
+        return Line(x, y, self._x[at[seen]], values[seen], state, last)
 
 
 def _from_extremes(

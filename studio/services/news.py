@@ -1,7 +1,10 @@
-"""Whether anything may have changed that a page shows, told without reading it."""
+"""What a page asks at every beat: whether anything may have changed that it shows, told without reading it."""
 
+import contextlib
 import secrets
 from typing import TYPE_CHECKING
+
+from studio.store import runs as rows
 
 if TYPE_CHECKING:
     from studio.services.studio import Studio
@@ -18,6 +21,17 @@ def stamp(studio: "Studio", run_id: str = "") -> str:
         return ""
     written = studio.database.writes
     return f"{_SALT}.{written}.{hash(tuple(studio.notices))}.{log_size(studio, run_id)}"
+
+
+def take_in(studio: "Studio", run_id: str) -> None:
+    """Take in what the journal of a run has new, if it is the asker's and not over.
+
+    The keeper looks once a second; who follows a run sees its points when they ask.
+    """
+    if rows.is_live(studio.database, studio.owner, run_id):
+        # A journal that cannot be read is told by the keeper's look.
+        with contextlib.suppress(OSError, ValueError):
+            studio.take_in(run_id)
 
 
 def log_size(studio: "Studio", run_id: str) -> int:

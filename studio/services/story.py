@@ -82,7 +82,7 @@ def tell(studio: "Studio", run_id: str) -> Story:
         checkpoint_bytes=sum(one.bytes for one in found),
         predicted=_bytes((read_json(run.path / "estimate.json") or {}).get("predicted_bytes")),
         measured=_bytes(measured.payload.get("bytes")) if measured else None,
-        samples=samples(studio, info.id),
+        samples=samples_of(studio, info),
         webhook=end.told if end else "",
         log=runs.log_tail(studio, info.id).splitlines()[-_LOG_LINES:],
     )
@@ -135,5 +135,9 @@ def _bytes(value: object) -> int | None:
 
 def samples(studio: "Studio", run_id: str) -> list[dict[str, Any]]:
     """What a run answered to the user's prompts while it trained, oldest first."""
-    info = runs.get(studio, run_id)
-    return [dict(event.payload) for event in rows.events_after(studio.database, info.id, 0, ("sample",))]
+    return samples_of(studio, runs.get(studio, run_id))
+
+
+def samples_of(studio: "Studio", info: RunInfo) -> list[dict[str, Any]]:
+    """As `samples`, of a run that is at hand."""
+    return [event.payload for event in rows.events_after(studio.database, info.id, 0, ("sample",))]

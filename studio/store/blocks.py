@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,8 +60,7 @@ class Extremes:
     rises: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):  # thousands are made at once: a frozen dataclass takes three times as long
     """Where one kind's rows of a block are, counted in float64 from the start of the file."""
 
     start: int  # row of the whole run
@@ -74,8 +74,7 @@ class _Part:
         return -(-self.rows // GROUP)
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """One block: the seqs of its rows, where it ends, and where its data is with the sum that it must have."""
 
     first_seq: int
@@ -100,11 +99,10 @@ def extremes_of(column: Array, name: str, start: int = 0) -> Extremes:
 
 
 def _told(first: Index, groups: Array, finite: int, rises: bool) -> Extremes:
-    high_at = groups[2] % GROUP
-    low_at = (groups[2] - high_at) / GROUP
-    return Extremes(
-        first, groups[0], groups[1], first + low_at.astype(np.intp), first + high_at.astype(np.intp), finite, rises
-    )
+    low_at, high_at = np.divmod(
+        groups[2].astype(np.intp), GROUP
+    )  # of whole numbers: of floats it takes six times as long
+    return Extremes(first, groups[0], groups[1], first + low_at, first + high_at, finite, rises)
 
 
 def _extremes(column: Array, name: str) -> tuple[Array, Array]:
@@ -172,7 +170,7 @@ class BlockFile:
         self._flat: Array = np.frombuffer(self._bytes, "<f8")
         self._sound: set[tuple[int, int]] = set()  # blocks and parts whose data was summed
         self._told: dict[tuple[int, str], Extremes | None] = {}
-        self._all: dict[int, tuple[Array, Array]] = {}  # by kind, what all blocks say
+        self._all: dict[int, _Said] = {}  # by kind
         self._groups: dict[int, Index] = {}
         self._lock = threading.Lock()
         self.rows = tuple(rows)
@@ -192,35 +190,30 @@ class BlockFile:
         _, crc, first, last, metrics, evals, metric_mask, eval_mask, crc_over, *crcs = _HEAD.unpack(head)
         if zlib.crc32(head[:4] + bytes(4) + head[8:]) != crc:
             return None
-        held = [_columns(mask) for mask in (metric_mask, eval_mask)]
-        counts = (metrics, evals)
-        place = _HEAD.size // 8
-        extremes = []
-        for count, columns in zip(counts, held, strict=True):
-            extremes.append(place)
-            place += len(columns) * (_STATS + _EXTREMES * -(-count // GROUP))
-        over_end = 8 * place
-        data = []
-        for count, columns in zip(counts, held, strict=True):
-            data.append(at // 8 + place)
-            place += len(columns) * count
+        laid = _layout(metrics, evals, metric_mask, eval_mask)
+        over_end, whole = 8 * laid.data[0], at + 8 * laid.end
         if len(read) < over_end:
             read += os.pread(file, over_end - len(read), at + len(read))
-        if at + 8 * place > self.size or zlib.crc32(memoryview(read)[_HEAD.size : over_end]) != crc_over:
+        if whole > self.size or zlib.crc32(memoryview(read)[_HEAD.size : over_end]) != crc_over:
             return None
-        self._heads.append(np.frombuffer(read, "<f8", over_end // 8))
-        metric, evaluated = (_Part(rows[k], counts[k], held[k], extremes[k], data[k]) for k in KINDS)
-        edges = (*(8 * one for one in data), at + 8 * place)
-        sums = tuple((edges[kind], edges[kind + 1], crcs[kind]) for kind in KINDS)
-        return Block(first, last, at + 8 * place, sums, (metric, evaluated))
+        self._heads.append(np.frombuffer(read, "<f8", laid.data[0]))
+        base = at // 8
+        data = base + laid.data[0], base + laid.data[1]
+        edges = (8 * data[0], 8 * data[1], whole)
+        return Block(
+            first, last, whole, ((edges[0], edges[1], crcs[0]), (edges[1], edges[2], crcs[1])),
+            (_Part(rows[0], metrics, laid.held[0], laid.extremes[0], data[0]),
+             _Part(rows[1], evals, laid.held[1], laid.extremes[1], data[1])),
+        )  # fmt: skip
 
     def _bases(self, kind: int) -> NDArray[np.intp]:
         """Where each column of each block begins, less the row it begins with; -1 where a block has none of it."""
         bases = np.full((len(COLUMNS), len(self.blocks)), -1, np.intp)
-        for number, block in enumerate(self.blocks):
-            part = block.parts[kind]
-            for place, column in enumerate(part.columns):
-                bases[column, number] = part.data + place * part.rows
+        parts = [block.parts[kind] for block in self.blocks]
+        data, rows = np.array([part.data for part in parts]), np.array([part.rows for part in parts])
+        for columns in {part.columns for part in parts if part.columns}:
+            alike = [number for number, part in enumerate(parts) if part.columns == columns]
+            bases[np.ix_(columns, alike)] = data[alike] + rows[alike] * np.arange(len(columns))[:, None]
         return bases
 
     def take(self, kind: int, name: str, rows: Index) -> Array:
@@ -278,22 +271,20 @@ class BlockFile:
             return self._told[kind, name]
 
     def _extremes(self, kind: int, column: int) -> Extremes | None:
-        parts = [(block.parts[kind], read) for block, read in zip(self.blocks, self._heads, strict=True)]
-        parts = [(part, read) for part, read in parts if part.rows]
-        held = [column in part.columns for part, _ in parts]
-        if not any(held):
+        said = self._all.get(kind)
+        if said is None:
+            said = self._all[kind] = _said(self.blocks, self._heads, kind)
+        if not said.some[column]:
             none, nowhere = np.empty(0), np.empty(0, np.intp)
             return Extremes(nowhere, none, none, nowhere, nowhere, 0, False)
-        if not all(held):
+        if not said.every[column]:
             return None
-        if kind not in self._all and len({part.columns for part, _ in parts}) == 1:
-            self._all[kind] = _together(parts)  # as a whole: column by column takes ten times as long
-        if kind in self._all:
-            place = parts[0][0].columns.index(column)
-            stats, both = self._all[kind][0][:, place], self._all[kind][1][place]
+        if said.together is not None:
+            place = said.parts[0][0].columns.index(column)
+            stats, both = said.together[0][:, place], said.together[1][place]
         else:
-            told = [_of_part(part, read) for part, read in parts]
-            places = [part.columns.index(column) for part, _ in parts]
+            told = [_of_part(part, read) for part, read in said.parts]
+            places = [part.columns.index(column) for part, _ in said.parts]
             stats = np.array([one[0][place] for one, place in zip(told, places, strict=True)])
             both = np.concatenate([one[1][place] for one, place in zip(told, places, strict=True)], axis=1)
         low, high = both[0], both[1]
@@ -312,7 +303,28 @@ class BlockFile:
         return self._groups[kind]
 
 
-@functools.cache
+class _Layout(NamedTuple):
+    """Where things are in a block, counted in float64 from its start, metric points and evaluations."""
+
+    held: tuple[tuple[int, ...], tuple[int, ...]]  # columns
+    extremes: tuple[int, int]
+    data: tuple[int, int]
+    end: int
+
+
+@functools.lru_cache(4096)
+def _layout(metrics: int, evals: int, metric_mask: int, eval_mask: int) -> _Layout:
+    held = _columns(metric_mask), _columns(eval_mask)
+    over = [
+        len(columns) * (_STATS + _EXTREMES * -(-count // GROUP))
+        for columns, count in zip(held, (metrics, evals), strict=True)
+    ]
+    start = _HEAD.size // 8
+    data = start + sum(over)
+    middle = data + len(held[0]) * metrics
+    return _Layout(held, (start, start + over[0]), (data, middle), middle + len(held[1]) * evals)
+
+
 def _columns(mask: int) -> tuple[int, ...]:
     return tuple(index for index in range(len(COLUMNS)) if mask >> index & 1)
 
@@ -325,10 +337,27 @@ def _of_part(part: _Part, read: Array) -> tuple[Array, Array]:
     return stats, read[middle:end].reshape(len(part.columns), _EXTREMES, part.groups)
 
 
-def _together(parts: Sequence[tuple[_Part, Array]]) -> tuple[Array, Array]:
-    """The same of many blocks with the same columns: (block, column, 2) and (column, 3, group)."""
-    told = [_of_part(part, read) for part, read in parts]
-    return np.array([stats for stats, _ in told]), np.concatenate([groups for _, groups in told], axis=2)
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What the heads of all blocks say of one kind; `together` where all have the same columns: of each block and
+    column (finite, rises), and of each column the groups' extremes."""
+
+    parts: list[tuple[_Part, Array]]
+    some: NDArray[np.bool_]  # whether any block has a column
+    every: NDArray[np.bool_]
+    together: tuple[Array, Array] | None
+
+
+def _said(held: Sequence[Block], heads: Sequence[Array], kind: int) -> _Said:
+    parts = [(block.parts[kind], read) for block, read in zip(held, heads, strict=True)]
+    parts = [(part, read) for part, read in parts if part.rows]
+    kinds = {part.columns for part, _ in parts}
+    there = np.array([np.isin(np.arange(len(COLUMNS)), columns) for columns in kinds or {()}])
+    together = None
+    if len(kinds) == 1:  # as a whole: column by column takes ten times as long
+        told = [_of_part(part, read) for part, read in parts]
+        together = np.array([stats for stats, _ in told]), np.concatenate([groups for _, groups in told], axis=2)
+    return _Said(parts, np.asarray(there.any(axis=0)), np.asarray(there.all(axis=0)), together)
 
 
 def open_file(path: Path) -> BlockFile | None:

@@ -23,7 +23,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from studio.errors import Unavailable
+from studio.errors import BadInput, Unavailable
 from studio.rundir import sha256, write_text
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -62,6 +62,7 @@ class Database:
         if writable:
             self._open_writer()
         self._reader = _engine(path, patience, readonly=True)
+        self._shared = threading.local()
 
     def _open_writer(self) -> None:
         self.why = "" if not self.path.exists() else _fault(self.path, self.patience)
@@ -105,13 +106,30 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
         """A session that reads."""
+        shared: Session | None = getattr(self._shared, "session", None)
+        if shared is not None:
+            yield shared
+            return
         with self._watched(), Session(self._reader) as session:
             yield session
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What this thread reads meanwhile is of one moment, that of its first read, and costs one session."""
+        with self.read() as session:
+            self._shared.session, before = session, getattr(self._shared, "session", None)
+            try:
+                yield
+            finally:
+                self._shared.session = before
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
         try:
             yield
+        except UnicodeEncodeError:
+            # Of what was asked, not of the file: half of a character, as JSON can bring it.
+            raise BadInput("What was asked for is no text: it holds half of a character.") from None
         except (DatabaseError, TypeError, ValueError) as error:
             # A flipped bit can leave a well-formed file whose values no longer parse.
             if not isinstance(error, DatabaseError) or is_damage(error):

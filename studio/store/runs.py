@@ -3,9 +3,9 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Select, delete, func, or_, select
+from sqlalchemy import BindParameter, Select, bindparam, delete, func, or_, select
 
 from studio.store.db import Database
 from studio.store.tables import Event, Point, Run
@@ -13,20 +13,27 @@ from studio.store.tables import Event, Point, Run
 FINAL = ("completed", "stopped", "failed", "interrupted")
 
 
-def _mine(owner: str) -> Select[Run]:
+def _mine(owner: str | BindParameter[str]) -> Select[Run]:
     return select(Run).where(Run.owner == owner)
 
 
-def _kept(owner: str) -> Select[Run]:
+def _kept(owner: str | BindParameter[str]) -> Select[Run]:
     return _mine(owner).where(Run.trashed.is_(None))
+
+
+# Asked at every question of a page: put together once.
+_OWNER: BindParameter[str] = bindparam("owner")
+_EXACT = _mine(_OWNER).where(Run.id == bindparam("run"))
 
 
 def find(database: Database, owner: str, run_id: str) -> Run | None:
     """The run with this id, or whose id begins with it if only one does."""
     with database.read() as session:
+        exact = session.scalars(_EXACT, {"owner": owner, "run": run_id}).first()
+        if exact is not None:
+            return exact
         rows = session.scalars(_mine(owner).where(Run.id.startswith(run_id, autoescape=True)).limit(2)).all()
-    exact = [row for row in rows if row.id == run_id]
-    return exact[0] if exact else rows[0] if len(rows) == 1 else None
+    return rows[0] if len(rows) == 1 else None
 
 
 def get(database: Database, run_id: str) -> Run:
@@ -59,11 +66,17 @@ def newest(database: Database, owner: str) -> Run | None:
         return session.scalars(_kept(owner).order_by(Run.created.desc(), Run.id.desc()).limit(1)).first()
 
 
+_CURRENT = (
+    _kept(_OWNER)
+    .where(or_(Run.state.not_in(FINAL), Run.ended > bindparam("since")))
+    .order_by(Run.created.desc(), Run.id.desc())
+)
+
+
 def current(database: Database, owner: str, since: float) -> Sequence[Run]:
     """Runs of an owner that are not over, and those that ended after `since`; newest first."""
-    now = or_(Run.state.not_in(FINAL), Run.ended > since)
     with database.read() as session:
-        return session.scalars(_kept(owner).where(now).order_by(Run.created.desc(), Run.id.desc())).all()
+        return session.scalars(_CURRENT, {"owner": owner, "since": since}).all()
 
 
 def unfinished(database: Database) -> Sequence[Run]:
@@ -116,11 +129,25 @@ def points_after(database: Database, run_id: str, after: int) -> Sequence[Point]
         return session.scalars(select(Point).where(Point.run == run_id, Point.seq > after).order_by(Point.seq)).all()
 
 
-def events_after(database: Database, run_id: str, after: int, kinds: Sequence[str]) -> Sequence[Event]:
-    """Events of the given kinds with a seq above `after`, in order."""
-    query = select(Event).where(Event.run == run_id, Event.seq > after, Event.kind.in_(kinds)).order_by(Event.seq)
+class Told(NamedTuple):
+    """An event as a run's journal has it."""
+
+    seq: int
+    time: float
+    kind: str
+    step: int | None
+    payload: dict[str, Any]
+
+
+_EVENTS = "SELECT seq, time, kind, step, payload FROM events WHERE run = ? AND seq > ? AND kind IN ({}) ORDER BY seq"
+
+
+def events_after(database: Database, run_id: str, after: int, kinds: Sequence[str]) -> list[Told]:
+    """Events of the given kinds with a seq above `after`, in order. Plain SQL: see last_said."""
     with database.read() as session:
-        return session.scalars(query).all()
+        query = _EVENTS.format(", ".join("?" * len(kinds)))
+        rows = session.connection().exec_driver_sql(query, (run_id, after, *kinds)).all()
+    return [Told(seq, time, kind, step, json.loads(payload)) for seq, time, kind, step, payload in rows]
 
 
 def last_event(database: Database, run_id: str, kind: str, after: int = 0) -> Event | None:
@@ -130,7 +157,8 @@ def last_event(database: Database, run_id: str, kind: str, after: int = 0) -> Ev
         return session.scalars(query.limit(1)).first()
 
 
-# The keeper asks for it at every look: plain SQL, since putting the same query together costs ten times what it does.
+# Asked at every look of the keeper or of a page: plain SQL, since putting the same query together costs ten times what
+# it does.
 _SAID = "SELECT time, payload FROM events WHERE run = ? AND kind = 'state' AND seq > ? ORDER BY seq DESC LIMIT 1"
 
 
@@ -139,3 +167,18 @@ def last_said(database: Database, run_id: str, after: int = 0) -> tuple[str, flo
     with database.read() as session:
         row = session.connection().exec_driver_sql(_SAID, (run_id, after)).first()
     return ("", None) if row is None else (str((json.loads(row[1]) or {}).get("state", "")), row[0])
+
+
+def last_seq(database: Database, run_id: str) -> int:
+    """The last line of a run's journal that was taken in; 0 without such a run."""
+    with database.read() as session:
+        return session.connection().exec_driver_sql("SELECT last_seq FROM runs WHERE id = ?", (run_id,)).scalar() or 0
+
+
+_LIVE = f"SELECT 1 FROM runs WHERE id = ? AND owner = ? AND state NOT IN ({', '.join('?' * len(FINAL))})"  # noqa: S608
+
+
+def is_live(database: Database, owner: str, run_id: str) -> bool:
+    """Whether an owner has this very run and it is not over."""
+    with database.read() as session:
+        return session.connection().exec_driver_sql(_LIVE, (run_id, owner, *FINAL)).first() is not None

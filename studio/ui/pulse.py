@@ -8,7 +8,7 @@ text changed (a run that ended, an export that moved on): `token` says so for th
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -16,13 +16,14 @@ import gradio as gr
 from fastapi import FastAPI, Query, Request, Response
 
 from studio.errors import StudioError
-from studio.services import chat, curves, news, run_list
+from studio.services import chat, curves, locality, news, run_list, runs
 from studio.services.curves import Look
+from studio.services.runs import RunInfo
 from studio.services.studio import Studio
 from studio.ui import compare_view, exports_view, markup, open_run, runs_view, sidebar
 from studio.ui.curves import encode, sent
 
-_SLOW = 3.0  # seconds for which what is worked out from all points is told again
+_SLOW = 10.0  # seconds for which what is worked out from all points is told again
 _MOST_KEPT = 64
 _MOST = 8  # runs drawn together
 _AWAKE = """
@@ -68,6 +69,10 @@ class Pulse:
         self._slow: dict[tuple[str, ...], tuple[float, int, str]] = {}
 
     def answer(self, asked: Asked, cursors: Mapping[str, int], x: str) -> _Told:
+        with self.studio.database.at_once():
+            return self._answer(asked, cursors, x)
+
+    def _answer(self, asked: Asked, cursors: Mapping[str, int], x: str) -> _Told:
         told = _Told()
         current = run_list.current(self.studio, sidebar.NEWS_SECONDS)
         at_work = [run for run in current if not run.final and run.state != "queued"]
@@ -76,9 +81,9 @@ class Pulse:
         for name, html in sidebar.parts(self.studio, current).items():
             self._tell(told, asked, name, functools.partial(str, html))
         if asked.tab == "runs" and asked.run is not None:
-            self._tell_of_run(told, asked)
+            drawn = self._tell_of_run(told, asked)
             told.rows = [(run.id, runs_view.row(run)) for run in at_work]
-            told.windows = self._news(cursors, x)
+            told.windows = self._news(cursors, x, drawn)
         elif asked.tab == "compare":
             told.token = markup.name_of(compare_view.memory(chat.loaded(self.studio)))
         elif asked.tab == "export":
@@ -86,18 +91,21 @@ class Pulse:
             told.live = told.live or busy
         return told
 
-    def _tell_of_run(self, told: _Told, asked: Asked) -> None:
+    def _tell_of_run(self, told: _Told, asked: Asked) -> list[RunInfo]:
+        """Tells of the open run; returns those that are drawn."""
         info = open_run.find(self.studio, asked.run or "")
         together = open_run.together(self.studio, info, asked.beside) if info else []
         told.token = runs_view.standing(together)
         if info is None or info.id != asked.run:
-            return  # another run is to be opened
+            return together  # another run is to be opened
         told.live = told.live or any(not run.final for run in together)
         standing = repr(([(one.id, one.state, one.step, one.best_eval) for one in together], asked.order))
         for name, make in open_run.parts(self.studio, info, together, asked.order).items():
             if name in open_run.SLOW:
-                make = self._slowly(told, (name, info.id, *asked.beside, repr(asked.order)), standing, make)
+                states = repr([(one.id, one.state) for one in together])  # an end is told at once
+                make = self._slowly(told, (name, states, repr(asked.order)), standing, make)
             self._tell(told, asked, name, make)
+        return together
 
     def _slowly(self, told: _Told, key: tuple[str, ...], standing: str, make: Callable[[], str]) -> Callable[[], str]:
         def html() -> str:
@@ -124,10 +132,12 @@ class Pulse:
         if asked.have[name] != known:
             told.parts[name] = known, html
 
-    def _news(self, cursors: Mapping[str, int], x: str) -> list[str]:
+    def _news(self, cursors: Mapping[str, int], x: str, drawn: Sequence[RunInfo]) -> list[str]:
         found = []
+        at_hand = {one.id: one for one in drawn}
         for run_id, cursor in cursors.items():
-            new = curves.news(self.studio, run_id, Look.parse(x, None, None, 1000, 0.0).x, cursor)
+            info = at_hand.get(run_id) or runs.get(self.studio, run_id)
+            new = curves.news_of(self.studio, info, Look.parse(x, None, None, 1000, 0.0).x, cursor)
             if new.cursor > cursor or not new.live:
                 found.append(encode(new))
         return found
@@ -148,6 +158,9 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         """since: the stamp of the last answer, when the question is the same but for it."""
         marks = dict(one.rpartition(":")[::2] for one in have)
         asked = Asked(tab, run, beside, _order(order), marks, shown)
+        cursors = _cursors(curve)
+        for watched in cursors:
+            news.take_in(studio, watched)
         # Before anything is read: what changes meanwhile is told next time.
         told_by_files = tab in ("compare", "export")
         stamp = news.stamp(studio, (run or "") if "run-log" in marks else "")
@@ -155,9 +168,9 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         if stamp and since == stamp and not told_by_files:
             return Response(status_code=204)
         try:
-            found = pulse.answer(asked, _cursors(curve), x)
+            found = pulse.answer(asked, cursors, x)
         except StudioError as error:
-            return Response(str(error), status_code=404)
+            return Response(locality.shown(studio, error), status_code=404)
         nothing = not (found.parts or found.windows) and found.token == shown
         if nothing and stamp and since == stamp:
             return Response(status_code=204)

@@ -82,6 +82,22 @@ def shown(page: Page) -> list[float]:
     return [float(value) for value in page.locator("#curves .curves").get_attribute("data-range").split()]  # type: ignore[union-attr]
 
 
+COUNT_PAINTED = """() => {
+  window.painted = 0;
+  const own = CanvasRenderingContext2D.prototype.clearRect;
+  CanvasRenderingContext2D.prototype.clearRect = function (...box) {
+    window.painted += 1;
+    return own.apply(this, box);
+  };
+}"""
+
+PAINTED_ALL = """() => {
+  const all = window.painted > 0 && window.painted === window.before;
+  window.before = window.painted;
+  return all;
+}"""
+
+
 def test_new_points_appear_and_zoom_and_hover_stay(page: Page, little_home: Path, start: Start) -> None:
     import subprocess
     import sys
@@ -110,21 +126,27 @@ def test_new_points_appear_and_zoom_and_hover_stay(page: Page, little_home: Path
             expect(evidence).not_to_have_text(before, use_inner_text=True)
             expect(evidence).to_have_attribute("open", "")
 
-            low, high = zoomed(page, 0.3, 0.6)
+            page.evaluate(COUNT_PAINTED)
+            with page.expect_response(lambda answer: "/curves?" in answer.url and "low=" in answer.url):
+                low, high = zoomed(page, 0.3, 0.6)
             assert 20 < low < high < 80
             page.locator("#curves .curve-main .u-over").hover(position={"x": 200, "y": 50})
             under = read.inner_text()
+            page.wait_for_function(PAINTED_ALL, polling=1000)
+            page.evaluate("window.painted = 0")
             metric(journal, 107, 0.25, 2e-4)
             journal.write("checkpoint", step=107, path="checkpoints/step-107")
             # The run's own figures tell that the point has come; the curves stay as they were.
             expect(page.locator("#run-head")).to_contain_text("107")
             page.wait_for_timeout(2500)
             assert shown(page) == [low, high] and read.inner_text() == under
+            assert page.evaluate("window.painted") == 0  # nothing new is in sight
 
             # A resumed run does again what came after its checkpoint.
             page.locator("#curves .curve-reset").click()
             page.mouse.move(5, 5)
             expect(read).to_contain_text("step 107")
+            assert page.evaluate("window.painted") > 0
             journal.write("resumed", step=100)
             metric(journal, 101, 0.5, 2e-4)
             expect(read).to_contain_text("step 101 ")
@@ -138,7 +160,8 @@ def test_columns_are_merged_as_the_chart_library_joins_them(page: Page, shared: 
     page.goto(f"{shared.url}/?tab=runs")
     page.wait_for_function("Boolean(window.uPlot)")
     wrong = page.evaluate("""async () => {
-      const { aligned } = await import("/static/curves-maths.js");
+      const { Aligned } = await import("/static/curves-maths.js");
+      const same = (kept, lines) => JSON.stringify(kept.of(lines)) === JSON.stringify(uPlot.join(lines));
       const line = (count, by) => {
         const x = Array.from({length: count}, (_, i) => by * i + (Math.random() < 0.3 ? 0 : 1));
         x.sort((a, b) => a - b);
@@ -147,11 +170,24 @@ def test_columns_are_merged_as_the_chart_library_joins_them(page: Page, shared: 
       for (let turn = 0; turn < 200; turn++) {
         const lines = [1, 1, 5, 10, 3].slice(0, 1 + turn % 5).map((by) => line(Math.floor(40 * Math.random()), by));
         lines.push(lines[0]);
-        const mine = JSON.stringify(aligned(lines)), theirs = JSON.stringify(uPlot.join(lines));
-        if (mine !== theirs) return [lines, mine, theirs];
+        const kept = new Aligned((v) => v);
+        if (!same(kept, lines)) return lines;
+        // What comes later is added, also at an x that another line has already, or before the end of the longest.
+        for (let more = 0; more < 3; more++) {
+          for (const [x, y] of lines.slice(0, -1)) {
+            const by = 1 + Math.floor(3 * Math.random());
+            x.push((x.at(-1) ?? 0) + by);
+            y.push(by);
+          }
+          if (!same(kept, lines)) return ["grown", lines];
+        }
+        lines[0] = [[1, 2], [3, 4]]; // asked for anew
+        if (!same(kept, lines)) return ["anew", lines];
       }
       const back = [[[1, 3, 2], [4, 5, 6]], [[1, 2], [7, 8]]]; // a clock that was set back
-      return JSON.stringify(aligned(back)) === JSON.stringify(uPlot.join(back)) ? null : [back];
+      if (!same(new Aligned((v) => v), back)) return back;
+      const log = new Aligned((v) => (v > 0 ? v : null)).of([[[1, 2], [0, 3]]]);
+      return JSON.stringify(log) === "[[1,2],[null,3]]" ? null : log;
     }""")
     assert wrong is None
 
@@ -195,7 +231,7 @@ def test_a_second_run_beside_the_first_and_what_differs(page: Page, little_home:
     second.click()
     page.locator("#curves .curve-x").select_option("tokens")
     expect(page.locator("#curves .curve-read")).to_contain_text("tokens 153,600")
-    page.locator("#curves .curve-log").click()
+    page.get_by_role("button", name="Log y").click()
     page.locator("#curves .curve-main").focus()
     page.keyboard.press("ArrowRight")
     expect(page.locator("#curves .curve-read")).to_contain_text("tokens 512")
@@ -204,6 +240,17 @@ def test_a_second_run_beside_the_first_and_what_differs(page: Page, little_home:
     page.keyboard.press("Escape")
     page.wait_for_timeout(300)
     assert shown(page)[1] == 153_600
+
+    # On a logarithmic axis the first step is its edge; its middle half is half of the magnitudes.
+    with page.expect_response(lambda answer: "log=true" in answer.url):
+        page.get_by_role("button", name="Log x").click()
+    expect(page.locator("#curves .curves")).to_have_attribute("data-range", "512 153600")
+    page.locator("#curves .curve-main").focus()
+    page.keyboard.press("+")
+    low, high = shown(page)
+    assert 2_000 < low < 2_300 and 35_000 < high < 39_000
+    page.keyboard.press("Escape")
+    expect(page.locator("#curves .curves")).to_have_attribute("data-range", "512 153600")
 
 
 def test_the_figure_and_the_points_as_files(page: Page, little_home: Path, start: Start, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The list of runs in a real browser: search, filter, order, star, name, note, tags, trash; and that it stays put."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -220,6 +221,28 @@ def test_a_long_list_is_turned_page_by_page(page: Page, tmp_path: Path, start: S
     page.get_by_label("Search runs").fill("run 17")
     expect(rows(page)).to_have_count(12)  # 17, 117 and 170 to 179
     expect(rows(page).first).to_have_text(re.compile("run 179"))
+
+
+def test_opening_a_run_styles_no_row_anew(page: Page, tmp_path: Path, start: Start) -> None:
+    """One rule whose `:has()` hides whatever is in a place had every change on the page style every element anew."""
+    with Studio(Settings(home=tmp_path / "home", offline=True)) as studio:
+        for number in range(40):
+            make(studio, f"run {number}", created=1000.0 * (number + 1))
+    served = start(tmp_path / "home")
+    page.goto(f"{served.url}/?tab=runs")
+    for name in ("run 39", "run 20"):
+        rows(page).get_by_text(name, exact=True).click()
+        opened(page, name)
+    expect(page.locator("#machine")).to_contain_text("of disk free")
+    browser = page.context.browser
+    assert browser is not None
+    browser.start_tracing(page=page, categories=["devtools.timeline"])
+    rows(page).get_by_text("run 30", exact=True).click()
+    opened(page, "run 30")
+    events = json.loads(browser.stop_tracing())["traceEvents"]
+    styled = [event["args"]["elementCount"] for event in events if "elementCount" in event.get("args", {})]
+    cells = page.locator("#runs-table tbody td").count()
+    assert styled and max(styled) < cells / 2, (styled, cells)
 
 
 def test_the_list_moves_under_nobodys_hands(page: Page, tmp_path: Path, start: Start) -> None:

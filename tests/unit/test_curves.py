@@ -5,6 +5,8 @@ import gzip
 import io
 import json
 import math
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,15 +17,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from studio.errors import BadInput
-from studio.rundir import Exit, Journal, RunDir
-from studio.services import curves, runs
+from studio.rundir import Exit, Journal, RunDir, write_json
+from studio.rundir import read_events as read_journal
+from studio.services import curves, event_files, runs
 from studio.services import lines as lines_of
 from studio.services.curves import Look
 from studio.services.differences import differences
 from studio.services.studio import Studio
 from studio.services.thinning import smoothed, thin
-from studio.store import points
+from studio.store import blocks, points
 from studio.ui import compare_runs, curves_view
+from studio.ui.curves import encode, numbers_of
 from studio.ui.server import make_app
 from tests.unit.test_keeper import journal_of, make_run
 
@@ -87,6 +91,41 @@ def test_the_average_counts_every_point(values: np.ndarray, weight: float, most:
 def test_no_smoothing_asks_for_nothing() -> None:
     at, shown, state = smoothed(np.arange(5.0), 0.0, 0, 10)
     assert (len(at), len(shown), state) == (0, 0, 0.0)
+
+
+# --- a logarithmic axis
+
+
+@given(
+    arrays(np.float64, st.integers(1, 4000), elements=VALUES), st.sampled_from([0.0, 1.0, 700.0]),
+    st.sampled_from([60, 300, 2000]), st.sampled_from([0.6, 0.99]),
+)  # fmt: skip
+@hypothesis_settings(deadline=None, max_examples=60)
+def test_a_logarithmic_axis_loses_no_extreme_of_any_doubling(
+    values: np.ndarray, begin: float, most: int, weight: float
+) -> None:
+    x = begin + np.arange(len(values), dtype=float)
+    held = points.Held(np.array([values] * len(points.COLUMNS)), None)
+    found = lines_of.line(held, "loss", lines_of._Known(x), (-math.inf, math.inf), weight, (most, 60), True)
+    own = np.isfinite(values) & (x > 0)
+    assert set(zip(found.x, found.y, strict=True)) <= set(zip(x[own], values[own], strict=True))
+    if not own.any():
+        assert not len(found.x)
+        return
+    x_own, y_own = x[own], values[own]
+    assert (np.diff(found.x) > 0).all() and (found.x[0], found.x[-1]) == (x_own[0], x_own[-1])
+    octave = np.floor(np.log2(x_own / x_own[0]) + 1e-12)
+    drawn = np.floor(np.log2(found.x / x_own[0]) + 1e-12)
+    for one in np.unique(octave):
+        true, seen = y_own[octave == one], found.y[drawn == one]
+        assert (seen.min(), seen.max()) == (true.min(), true.max())
+    assert len(found.x) <= 3 * most + 8 * len(np.unique(octave))
+    if x_own[0] == 1:  # the first ones have half of the width: they are all there
+        assert found.x[:4].tolist() == x_own[:4].tolist()
+    average = plain_average(values[np.isfinite(values)], weight)
+    at = np.searchsorted(x[np.isfinite(values)], found.smooth_x)
+    assert np.allclose(found.smooth_y, [average[index] for index in at], rtol=1e-9, atol=1e-6)
+    assert found.smooth_x[-1] == x_own[-1] and found.count == np.isfinite(values).sum()
 
 
 # --- windows and news
@@ -221,6 +260,87 @@ def test_the_csv_has_every_point_exactly(studio: Studio) -> None:
     assert (rows[-1]["kind"], rows[-1]["eval_loss"], rows[-1]["loss"]) == ("eval", "0.1", "")
 
 
+def unpacked(archive: bytes, into: Path) -> Path:
+    with zipfile.ZipFile(io.BytesIO(archive)) as packed:
+        packed.extractall(into)
+        (name,) = packed.namelist()
+    return into / name
+
+
+def read_events(folder: Path) -> dict[str, list[tuple[int, float, float]]]:
+    """What TensorBoard has of a folder: by tag all points as (step, wall time, value)."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    reader.Reload()
+    return {
+        tag: [(one.step, one.wall_time, one.value) for one in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]
+    }
+
+
+def kept_of(run: RunDir, kind: str, name: str, missing: list[float]) -> list[tuple[int, float, float]]:
+    """What a journal has of a value, as TensorBoard keeps numbers; for one that is none, what `missing` says."""
+    told = []
+    for event in read_journal(run.events).events:
+        if event.kind == kind:
+            value = event.payload.get(name)
+            values = [value] if isinstance(value, int | float) else missing
+            told += [(event.payload["step"], event.time, float(np.float32(one))) for one in values]
+    return told
+
+
+def test_tensorboard_reads_every_point_of_a_past_run(studio: Studio, tmp_path: Path) -> None:
+    run = noted(studio, 5000)  # more than are packed at once
+    Exit("completed", "It ended.").write(run)
+    with TestClient(make_app(studio), base_url="http://127.0.0.1") as client:
+        answer = client.get("/points/run-1.zip")
+    assert "run-1-tensorboard.zip" in answer.headers["content-disposition"]
+    path = unpacked(answer.content, tmp_path)
+    assert path.parent.name == "run-1" and ".tfevents." in path.name
+    found = read_events(path.parent)
+    for kind, names in {
+        "metric": {"loss": "train/loss", "learning_rate": "train/learning_rate", "tokens": "train/num_tokens",
+                   "tokens_per_s": "train/tokens_per_s", "step_seconds": "train/step_seconds",
+                   "memory": "train/memory"},
+        "eval": {"eval_loss": "eval/loss", "eval_token_accuracy": "eval/mean_token_accuracy"},
+    }.items():  # fmt: skip
+        for name, tag in names.items():
+            np.testing.assert_array_equal(found.pop(tag), kept_of(run, kind, name, [math.nan]))
+    epochs = found.pop("train/epoch")
+    assert sorted(epochs) == sorted(kept_of(run, "metric", "epoch", []) + kept_of(run, "eval", "epoch", []))
+    assert found == {}  # nothing is said of what was never measured
+
+
+def test_tensorboard_reads_a_resumed_run_as_it_is_drawn_and_one_without_points(studio: Studio, tmp_path: Path) -> None:
+    run = make_run(studio)
+    write_json(run.about, {"name": "../a run: of mine/", "owner": "local", "created": 1000.0})
+    journal_of(run, 10)
+    with Journal(run.events) as journal:
+        journal.write("resumed", step=6)
+        journal.write("metric", step=7, loss=9.0, step_seconds=0.5)
+    path = unpacked(b"".join(event_files.archive_of(studio, "run-1")[1]), tmp_path)
+    assert path.parent.parent == tmp_path
+    assert [(step, value) for step, _, value in read_events(path.parent)["train/loss"]][-2:] == [
+        (6, np.float32(curves.window(studio, "run-1", Look()).lines["loss"].y[5])), (7, 9.0),
+    ]  # fmt: skip
+    make_run(studio, "run-2")
+    studio.refresh()
+    path = unpacked(b"".join(event_files.archive_of(studio, "run-2")[1]), tmp_path)
+    assert read_events(path.parent) == {}
+
+
+def test_records_are_those_of_tensorboards_own_writer(tmp_path: Path) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    rng = np.random.default_rng(1)
+    messages = [rng.bytes(int(size)) for size in rng.integers(0, 40, 300)]
+    theirs = io.BytesIO()
+    writer = RecordWriter(theirs)
+    for message in messages:
+        writer.write(message)
+    assert event_files._records(messages) == theirs.getvalue()
+
+
 def test_routes_answer_compressed_guarded_and_in_sentences(studio: Studio) -> None:
     noted(studio, 400)
     with TestClient(make_app(studio), base_url="http://127.0.0.1") as client:
@@ -229,11 +349,16 @@ def test_routes_answer_compressed_guarded_and_in_sentences(studio: Studio) -> No
         found = answer.json()
         assert found["lines"]["loss"]["x"][:2] == [100, 200] and found["extent"] == [100, 40_000]
         assert len(client.get("/curves/run-1", params={"after": found["cursor"]}).content) < 400
-        for path, status in (("/curves/nothing", 404), ("/points/nothing.csv", 404), ("/curves/run-1?x=miles", 400)):
+        for path, status in (
+            ("/curves/nothing", 404),
+            ("/points/nothing.csv", 404),
+            ("/points/nothing.zip", 404),
+            ("/curves/run-1?x=miles", 400),
+        ):
             answer = client.get(path)
             assert answer.status_code == status and answer.json()["error"].endswith((".", "runs"))
         for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
-            for path in ("/curves/run-1", "/points/run-1.csv"):
+            for path in ("/curves/run-1", "/points/run-1.csv", "/points/run-1.zip"):
                 assert client.get(path, headers=headers).status_code == 403
         assert "points.csv" in client.get("/points/run-1.csv").headers["content-disposition"]
 
@@ -241,12 +366,11 @@ def test_routes_answer_compressed_guarded_and_in_sentences(studio: Studio) -> No
 def test_another_owners_run_has_no_curves(studio: Studio) -> None:
     journal_of(make_run(studio, "theirs", owner="someone else"), 5)
     with TestClient(make_app(studio), base_url="http://127.0.0.1") as client:
-        assert client.get("/curves/theirs").status_code == client.get("/points/theirs.csv").status_code == 404
+        for path in ("/curves/theirs", "/points/theirs.csv", "/points/theirs.zip"):
+            assert client.get(path).status_code == 404
 
 
 def test_the_answer_for_ten_windows_of_many_points_is_small() -> None:
-    from studio.ui.curves import encode
-
     rng = np.random.default_rng(0)
     x = np.arange(1.0, 300_001)
     lines = {}
@@ -258,6 +382,40 @@ def test_the_answer_for_ten_windows_of_many_points_is_small() -> None:
     text = encode(curves.Window("r", 1, False, False, len(x), 0, (1, 300_000), lines, []))
     json.loads(text)
     assert len(gzip.compress(text.encode(), 4)) < 100_000
+
+
+_EDGES = st.sampled_from([0.0, -0.0, 9.9999995, 99999.995, 0.1 + 0.2, 1e15 / 7, -1e-12 / 3, 1e-300, 2.5e300, 5e-324])
+
+
+@given(values=st.lists(_EDGES | st.floats(-1e300, 1e300), max_size=30), digits=st.integers(5, 12))
+@hypothesis_settings(deadline=None, max_examples=300)
+def test_numbers_are_told_to_so_many_digits(values: list[float], digits: int) -> None:
+    found = json.loads(numbers_of(np.array(values), digits))
+    assert len(found) == len(values)
+    for got, value in zip(found, values, strict=True):
+        assert got == pytest.approx(value, rel=0.5000001 * 10 ** (1 - digits), abs=1e-290)
+
+
+def test_whole_numbers_are_told_as_such() -> None:
+    assert numbers_of(np.array([300.0, 600.0, 0.0, 2.0**31]), 12) == "[300,600,0,2147483648]"
+    many = numbers_of(np.arange(0.0, 30_000.0, 1000.0), 7)
+    assert many.startswith("[0,1000,2000,") and "." not in many
+    assert numbers_of(np.array([0.5] * 20 + [1e16]), 7).endswith("0.5,1e+16]")
+
+
+@given(
+    steps=st.lists(st.integers(1, 10**6), min_size=1, max_size=400, unique=True)
+    | st.integers(1, 400).map(lambda n: list(range(n))),
+    asked=st.lists(st.floats(-5, 1.1e6), min_size=1, max_size=20),
+    after=st.booleans(),
+)
+@hypothesis_settings(deadline=None, max_examples=200)
+def test_rows_below_a_value_are_found_however_the_steps_rise(steps: list[int], asked: list[float], after: bool) -> None:
+    column = np.sort(np.array(steps, dtype=np.float64))
+    held = points.Held(np.array([column] * len(points.COLUMNS)), None)
+    values = np.array([*asked, *column[:20]])
+    found = lines_of.below(held, "step", blocks.extremes_of(column, "step"), values, after)
+    assert found.tolist() == np.searchsorted(column, values, side="right" if after else "left").tolist()
 
 
 # --- runs side by side

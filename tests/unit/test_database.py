@@ -282,3 +282,21 @@ def test_points_that_were_superseded_stay_away(settings: Settings) -> None:
         assert [point["loss"] for point in shown.metrics][5:7] == [0.5, 1.0] and not shown.evals
         runs.rebuild(studio)
         assert runs.points(studio, run.id) == shown
+
+
+def test_what_is_read_at_once_is_of_one_moment(tmp_path: Path) -> None:
+    database = db.Database(tmp_path / "studio.db")
+    count = "SELECT count(*) FROM notes_of_a_test"
+
+    def counted() -> int:
+        with database.read() as session:
+            return int(session.connection().exec_driver_sql(count).scalar_one())
+
+    with database.write() as session:
+        session.connection().exec_driver_sql("CREATE TABLE notes_of_a_test (id INTEGER)")
+    with database.at_once():
+        assert counted() == 0
+        with database.write() as session:
+            session.connection().exec_driver_sql("INSERT INTO notes_of_a_test VALUES (1)")
+        assert counted() == 0
+    assert counted() == 1

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from studio.rundir import Journal, RunDir
 from studio.services import curves, lines, runs
@@ -285,6 +286,112 @@ def test_lines_of_a_file_keep_every_extreme_and_every_value(
         inside = rows >= first
         assert np.allclose(found.smooth_y, shown[inside]) and math.isclose(found.state, state, abs_tol=1e-12)
         assert np.allclose(found.smooth_x, x[rows[inside]]) and found.count == last
+
+
+def test_a_filed_run_on_a_logarithmic_axis(studio: Studio) -> None:
+    run = make_run(studio)
+    write(run, 1, 2000, lambda step: 3.0 / step + (7.0 if step == 1500 else 0.0))
+    studio.refresh()
+    assert file_of(studio) is not None
+    line = curves.window(studio, "run-1", Look(width=50, log=True)).lines["loss"]
+    assert line.x[:8].tolist() == list(range(1, 9)) and line.x[-1] == 2000
+    assert (np.diff(line.x) > 0).all() and len(line.x) < 400
+    assert dict(zip(line.x, line.y, strict=True))[1500] == 3.0 / 1500 + 7.0
+
+
+VALUES = st.floats(-1e9, 1e9) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0])
+CLOCK = 3e-7  # seconds
+STEPS_IN_TIME = st.sampled_from(
+    [1.0, 1.0, 0.0, 0.0, 1e-6, 300.0, -5.0, math.nan]
+)  # a clock may stand, jump, be set back
+
+
+@st.composite
+def any_series(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
+    """Any values at any distances (nan: unknown where), and how many blocks of them are filed."""
+    count = draw(st.integers(1, 500))
+    finite = draw(st.booleans())  # else a long run never comes to be drawn from its extremes
+    values = draw(arrays(np.float64, count, elements=st.floats(-1e9, 1e9) if finite else VALUES, fill=st.nothing()))
+    passed = draw(arrays(np.float64, count, elements=STEPS_IN_TIME, fill=st.nothing()))
+    return values, passed, draw(st.integers(0, count // 32))
+
+
+def in_sight(x: np.ndarray, low: float, high: float) -> tuple[int, int]:
+    """The rows of a window with a neighbour on either side."""
+    return max(0, int((x < low).sum()) - 1), min(len(x), int((x <= high).sum()) + 1)
+
+
+def stretches_show_their_extremes(
+    found: lines.Line, where: np.ndarray, x: np.ndarray, low: np.ndarray, high: np.ndarray, most: int
+) -> None:
+    """Of groups of rows with their extremes (or single rows), at `where` on the axis, each stretch's are drawn."""
+    edges = np.linspace(where[0], where[-1], most // 2 + 1)[:-1]
+    stretch = np.searchsorted(edges, where, side="right")
+    drawn = set(zip(found.x.tolist(), found.y.tolist(), strict=True))
+    for one in np.unique(stretch):
+        here = stretch == one
+        places = x[here].ravel().tolist()
+        assert any((place, float(low[here].min())) in drawn for place in places)
+        assert any((place, float(high[here].max())) in drawn for place in places)
+
+
+@given(
+    any_series(),
+    st.floats(-0.2, 1.2),
+    st.floats(-0.2, 1.2),
+    st.integers(2, 120),
+    st.sampled_from(["step", "time", "tokens"]),
+)
+@hypothesis_settings(
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_no_window_of_any_series_loses_an_extreme(
+    tmp_path_factory: pytest.TempPathFactory, series: tuple[np.ndarray, np.ndarray, int], a: float, b: float,
+    most: int, axis: lines.AxisName,
+) -> None:  # fmt: skip
+    values, passed, filed = series
+    data = np.full((len(COLUMNS), len(values)), np.nan)
+    data[AT["seq"]] = data[AT["step"]] = np.arange(len(values))
+    data[AT["time"]] = 1e9 + np.cumsum(np.nan_to_num(passed))
+    data[AT["tokens"]] = np.where(np.isnan(passed), math.nan, data[AT["time"]])
+    data[AT["loss"]], data[AT["step_seconds"]] = values, 1.0
+    path = tmp_path_factory.mktemp("any") / "run.points"
+    blocks.append(path, 0, [blocks.pack(data[:, 32 * n : 32 * n + 32]) for n in range(filed)])
+    file = blocks.open_file(path)
+    tables: list[points.Table] = [points.Held(data, None)]
+    if file is not None:
+        tables.append(points.Mapped(file, 0, data[:, 32 * filed :]))
+    for table in tables:
+        x = lines.Axis(axis, table, None).of(table).part(0, len(values))
+        assert (np.diff(x) >= 0).all()
+        low, high = (x[0] + share * (x[-1] - x[0]) for share in sorted((a, b)))
+        for edge in (low, high):  # nearer to a point than a clock at 1e9 s can tell, it is on either side of it
+            assume(not ((x != edge) & (np.abs(x - edge) < CLOCK)).any())
+        found = lines.line(table, "loss", lines.Axis(axis, table, None).of(table), (low, high), 0.0, (most, 0))
+        numbers = np.isfinite(values)
+        sure_x, sure_y = x[numbers], values[numbers]
+        first, last = in_sight(sure_x, low, high)
+        seen_x, seen_y = sure_x[first:last], sure_y[first:last]
+        assert (np.diff(found.x) >= 0).all() and len(found.x) == len(found.y) <= most + 2 + 2 * lines.GROUP
+        if not len(seen_y):
+            assert not len(found.y)
+            continue
+        # All that is drawn was measured; the ends and both extremes are there.
+        assert set(zip(found.x, found.y, strict=True)) <= set(zip(seen_x, seen_y, strict=True))
+        assert (found.x[0], found.y[0]) == (seen_x[0], seen_y[0])
+        assert (found.x[-1], found.y[-1]) == (seen_x[-1], seen_y[-1])
+        assert (found.y.min(), found.y.max()) == (seen_y.min(), seen_y.max())
+        if len(seen_y) <= most:
+            assert found.y.tolist() == seen_y.tolist()
+        elif table is tables[0] or not numbers.all() or last - first <= 2 * lines.GROUP * (most // 2):
+            stretches_show_their_extremes(found, seen_x, seen_x, seen_y, seen_y, most)
+        else:
+            begins = np.arange(-(-first // lines.GROUP) * lines.GROUP, last, lines.GROUP)
+            begins = begins[np.minimum(begins + lines.GROUP, len(values)) <= last]  # the last of all may be a short one
+            groups = np.minimum(begins[:, None] + np.arange(lines.GROUP), len(values) - 1)
+            told = values[groups]
+            stretches_show_their_extremes(found, x[begins], x[groups], told.min(axis=1), told.max(axis=1), most)
 
 
 @pytest.mark.parametrize("seed", range(4))

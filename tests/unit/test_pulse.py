@@ -1,6 +1,8 @@
 """The pulse of a page: what changed is told once, nothing is read where nothing changed, and never another's run."""
 
+import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +11,11 @@ from sqlalchemy import event
 
 from studio.rundir import Exit, Journal
 from studio.services.studio import Studio
+from studio.settings import Settings
+from studio.store import runs as rows
 from studio.store.db import Database
 from studio.ui import app as pages
-from studio.ui import open_run, runs_view, sidebar
+from studio.ui import curves_view, open_run, runs_view, sidebar
 from studio.ui.server import make_app
 from tests.unit.test_run_list import make
 
@@ -119,3 +123,42 @@ def test_no_timer_of_gradios_ticks_and_no_hidden_progress_is_kept_by_many(studio
     assert not [block for block in page.blocks.values() if block.get_block_name() == "timer"]
     places = {part.elem_id for fn in page.fns.values() for part in fn.show_progress_on or fn.outputs}
     assert places == {"nowhere"}
+
+
+def test_a_question_takes_in_the_journals_of_the_runs_that_are_watched(
+    settings: Settings, nothing_starts: None
+) -> None:
+    with Studio(dataclasses.replace(settings, keeper_interval=60.0)) as studio:
+        for name, owner in ((NAME, "local"), ("theirs", "somebody")):
+            Path(make(studio, name, owner=owner).exit).unlink()
+        studio.look()
+        studio.keep()
+        with TestClient(make_app(studio), base_url="http://127.0.0.1") as client:
+            cursor, since = client.get(f"/curves/{RUN}").json()["cursor"], ask(client).json()["since"]
+            for run in (RUN, "id-theirs"):
+                with Journal(studio.run_dir(run).events) as journal:
+                    journal.write("metric", step=77, loss=0.5)
+            told = ask(client, curve=f"{RUN}@{cursor}", since=since).json()
+            assert told["curves"][0]["lines"]["loss"]["x"] == [77]
+            assert "77" in told["parts"]["run-head"][1]
+            for other in ("id-theirs@0", f"../runs/{RUN}@0"):
+                assert ask(client, curve=other).status_code == 404
+            assert rows.get(studio.database, "id-theirs").step == 3
+
+
+def test_a_verdict_that_is_kept_for_a_while_is_told_anew_when_its_run_ends(
+    client: TestClient, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter(f"<p>verdict {number}</p>" for number in range(9))
+    monkeypatch.setattr(curves_view, "verdict", lambda *_: next(said))
+    monkeypatch.setattr(studio, "refresh", lambda: None)  # the state is what is written here
+    rows.update(studio.database, RUN, state="running")
+
+    def verdict() -> str:
+        return str(ask(client, have=["run-verdict:"]).json()["parts"]["run-verdict"][1])
+
+    assert verdict() == "<p>verdict 0</p>"
+    rows.update(studio.database, RUN, step=99)
+    assert verdict() == "<p>verdict 0</p>"
+    rows.update(studio.database, RUN, state="completed")
+    assert verdict() == "<p>verdict 1</p>"

@@ -342,3 +342,15 @@ def test_the_command_line_finds_and_says(tmp_path: Path, capsys: pytest.CaptureF
     emptied = cli("empty-trash", "--yes")
     assert emptied["deleted"] == ["a 2"] and emptied["freed"] > 0 and emptied["kept"] == []
     assert {run["name"] for run in cli()["runs"]} == {"a 10", "b"}
+
+
+@pytest.mark.parametrize("field", ["search", "model", "dataset", "tag"])
+def test_half_of_a_character_is_refused_and_damages_nothing(several: Studio, field: str) -> None:
+    """The database cannot be asked for it, which says nothing of the database: it is not set aside and made anew."""
+    with pytest.raises(BadInput, match="half of a character"):
+        names(several, **{field: "\ud800"})
+    with pytest.raises(BadInput, match="half of a character"):
+        runs.get(several, "\ud800")
+    several.look()
+    assert not several.database.lost() and several.notices == []
+    assert not list(several.settings.home.glob("studio.db.damaged-*")) and len(names(several)) == 4
