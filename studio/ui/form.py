@@ -126,14 +126,14 @@ def first(wanted: str, options: Sequence[str]) -> str:
 
 
 def modules_of(studio: Studio, model_id: str | None) -> list[tuple[str, str]]:
-    """all-linear, attention only, and the linear layers that this model really has, with their parameters."""
+    """all-linear, attention only, and the linear layers that this model really has, with how many parameters."""
     found = models.linear_modules(studio, model_id) if model_id else {}
     if not found:
         return [("all-linear", "all-linear")]
     every = sum(kind.parameters for kind in found.values())
     attention = sum(kind.parameters for kind in found.values() if kind.attention)
     return [
-        (f"all-linear ({units.count(every)} parameters)", "all-linear"),
+        (f"all-linear ({units.count(every)})", "all-linear"),
         *([(f"attention only ({units.count(attention)})", ATTENTION)] if attention else []),
         *(
             (f"{name} ({kind.layers} × {units.count(kind.parameters / kind.layers)})", name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from studio.recipe import Recipe
 from studio.services.estimates import Estimate
+from studio.themes import Method
 from studio.ui import form, markup, units
 from studio.ui.markup import esc
 
@@ -159,9 +160,8 @@ def derived(values: dict[str, Any], words: str = "") -> str:
     return f'<p class="derived" {chosen}>{words}</p>'
 
 
-def scale(recipe: Recipe) -> str:
+def scale(method: Method) -> str:
     """What the method's numbers give together."""
-    method = recipe.method
     if method.method != "lora":
         return ""
     below = f"sqrt({method.r})" if method.use_rslora else str(method.r)

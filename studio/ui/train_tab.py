@@ -12,6 +12,7 @@ from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.services import dry_runs, estimates, locality, machine, presets, run_list, runs, warm
 from studio.services.studio import Studio
+from studio.themes import Method
 from studio.ui import busy, form, markup, model_box, panel
 from studio.ui.handlers import PRIVATE, Step, Updates, told, told_while, view
 
@@ -65,6 +66,8 @@ def build(studio: Studio) -> TrainTab:
 
     names, fields = list(made.fields), list(made.fields.values())
     modules = made.fields["target_modules"]
+    # So that the first answer moves nothing below it.
+    made.scale.value = panel.derived(form.defaults(), panel.scale(Method()))
     shown = [estimate, chips, document, made.scale, start, draft]
 
     def edited(*values: Any) -> Updates:
@@ -86,7 +89,7 @@ def build(studio: Studio) -> TrainTab:
             estimate: found,
             chips: panel.touched(typed),
             document: panel.document(recipe, typed),
-            made.scale: panel.derived(typed, panel.scale(recipe)),
+            made.scale: panel.derived(typed, panel.scale(recipe.method)),
             start: gr.update(interactive=True),
             draft: typed,
         }

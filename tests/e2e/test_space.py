@@ -63,6 +63,7 @@ def begin(context: BrowserContext, space: str, who: str, folder: Path) -> Page:
     expect(page.get_by_role("heading", name=who, exact=True)).to_be_visible()
     page.locator("#train-on").click()
     expect(page.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#estimate")).to_contain_text("Fits")
     page.locator("#advanced").get_by_role("button", name="Schedule").click()
     steps = page.locator("#field-max_steps input").first
     steps.fill("2")

@@ -44,6 +44,29 @@ def test_the_form_shows_what_applies_to_the_method(page: Page, little_home: Path
     expect(page.locator("#start-training")).to_be_disabled()
 
 
+def test_nothing_moves_under_the_pointer_once_the_tab_is_there(page: Page, little_home: Path, start: Start) -> None:
+    """What answers later, such as how many parameters the layers have, takes the place that was kept for it."""
+    page.goto(start(little_home).url)
+    expect(page.get_by_role("heading", name="little", exact=True)).to_be_visible()
+    page.evaluate(
+        """() => {
+            window.places = [];
+            const look = () => {
+                const fold = document.querySelector("#advanced");
+                if (fold?.offsetParent) places.push(Math.round(fold.getBoundingClientRect().top + scrollY));
+                requestAnimationFrame(look);
+            };
+            look();
+        }"""
+    )
+    tab(page, "Train")
+    expect(page.locator("#estimate")).to_contain_text("Fits")
+    expect(page.locator("#scale")).to_contain_text("2: the adapter's update")
+    expect(page.locator("#field-target_modules")).to_contain_text("all-linear (")
+    places = page.evaluate("places")
+    assert max(places) - min(places) <= 3, sorted(set(places))
+
+
 def test_what_does_not_fit_is_changed_by_a_click(page: Page, little_home: Path, start: Start) -> None:
     """A known model of 141 GB in 16 bits is asked about by its hub id, without downloading it."""
     page.goto(f"{start(little_home).url}/?tab=train")
