@@ -37,10 +37,19 @@ hypothesis.settings.register_profile("studio", deadline=None)
 hypothesis.settings.load_profile("studio")
 
 
+# Files that take minutes: beside others they come first, so that no worker is left alone with one at the end.
+MINUTES = (
+    *("test_whole_path.py", "test_space.py", "test_matrix.py", "test_two_users.py", "test_runs.py", "test_methods.py"),
+    *("test_curves.py", "test_scripts.py", "test_watched_run.py", "test_export.py", "test_evaluate.py"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first, browsers last, so that a mistake shows early."""
+    """Fast tests first, browsers last, so that a mistake shows early; side by side, what takes longest first."""
     order = {"unit": 0, "integration": 1, "gpu": 2, "e2e": 3}
     items.sort(key=lambda item: order.get(item.path.parent.name, 0))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: MINUTES.index(item.path.name) if item.path.name in MINUTES else len(MINUTES))
 
 
 @pytest.fixture
