@@ -80,8 +80,8 @@ def measure(work: Worker) -> dict[str, Any]:
     trainer._get_train_sampler = lambda *_: SequentialSampler(trainer.train_dataset)
     trainer.train()
     evaluated = [line["eval_runtime"] for line in trainer.state.log_history if "eval_runtime" in line]
-    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
     rows = inputs.recipe.effective_batch
+    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]][: STEPS * rows]
     return {
         "bytes": meter.peak,
         "step_seconds": clock.steps[1],
@@ -97,10 +97,12 @@ def measure(work: Worker) -> dict[str, Any]:
 def longest_batches(encoded: Encoded, inputs: Inputs) -> Encoded:
     """As many of the longest examples as the steps and one evaluation batch take."""
     recipe = inputs.recipe
-    rows = recipe.effective_batch * (1 if not recipe.schedule.packing else _examples_a_row(encoded, inputs))
-    # The same ones in both steps: the second is then of the longest too.
+    packing = recipe.schedule.packing
+    rows = recipe.effective_batch * (_examples_a_row(encoded, inputs) if packing else 1)
+    # The same ones in both steps: the second is then of the longest too. Of packed rows the last are not full: those
+    # of a step more, which is not made.
     once = _longest(encoded.train, rows)
-    return Encoded(once * STEPS, _longest(encoded.held_out, recipe.evaluation.per_device_eval_batch_size))
+    return Encoded(once * (STEPS + packing), _longest(encoded.held_out, recipe.evaluation.per_device_eval_batch_size))
 
 
 def _longest(examples: list[Example], count: int) -> list[Example]:

@@ -11,13 +11,8 @@ from studio.memory.passes import Passes
 from studio.memory.shapes import Linear
 from studio.memory.tape import Tape, Tensor
 
-# float32 numbers that a norm or a gate has of each of a piece, at most; and the head of the scores of one.
-_HELD, _HEAD_HELD, _HEAD_PIECE = 4 * 4, 3 * 4, 2**19
-
-
-def _work(numbers: float) -> float:
-    """Bytes of a piece at work, where `numbers` are gone through."""
-    return _HELD * min(PIECE, numbers)
+# float32 numbers that a norm has of each of a piece, at most; and the head of the scores of one.
+_HELD, _HEAD_HELD, _HEAD_PIECE = 3 * 4, 3 * 4, 2**19
 
 
 class FastLayers(Layers):
@@ -55,7 +50,7 @@ class FastLayers(Layers):
         tape, rows = self.tape, x.bytes / x.width / features
         scales = tape.op(rows * 4, 4)
         compute = self.setup.compute
-        work = _work(rows * features)
+        work = _HELD * min(PIECE, rows * features)
         made = tape.op(rows * features * compute, compute, x, saves=(x, scales), work=work, back=work)
         if made.grad:
             made.source = (x, scales)
@@ -70,8 +65,8 @@ class FastLayers(Layers):
             gate, up = (self.linear(x, layer) for layer in block.mlp)
         else:
             gate, up = tape.split(self.linear(x, block.mlp[0]), size, size)
-        work = _work(size / width)
-        product = tape.op(size, width, gate, up, saves=(gate, up), work=work, back=work)
+        piece = width * min(PIECE, size / width)  # of the activation; backwards of a product and its gradient
+        product = tape.op(size, width, gate, up, saves=(gate, up), work=piece, back=2 * piece)
         if product.grad:
             product.source = (gate, up)
         return self.linear(product, block.down)

@@ -23,18 +23,18 @@ def left_over(studio: Studio) -> list[Path]:
     return list(studio.settings.staging.iterdir()) + list(studio.settings.runs.iterdir())
 
 
-# Packed rows of few examples are not as full as the estimate takes them to be, and nothing pads them.
-PACKED = {"packing": True, "gradient_accumulation_steps": 2, "max_length": 512}
+# Packed rows are not quite as full as the estimate takes them to be.
+PACKED = {"packing": True, "max_length": 512}
 
 
-@pytest.mark.parametrize("values", [{}, PACKED, {"method": "full"}])
+@pytest.mark.parametrize("values", [{}, PACKED, PACKED | {"gradient_accumulation_steps": 2}, {"method": "full"}])
 def test_a_dry_run_measures_and_corrects_the_estimate(ready: Studio, values: dict[str, object]) -> None:
     recipe = Recipe().with_values(LITTLE | values)
     before = allocated(ready, recipe)
     told: list[str] = []
     found = dry_runs.run(ready, recipe, lambda doing, *_: told.append(doing))
     assert found.predicted == before
-    assert before / (1.35 if "packing" in values else 1.1) < found.measured < 1.1 * before
+    assert before / (1.2 if values.get("packing") else 1.1) < found.measured < 1.1 * before
     assert found.rows == recipe.effective_batch
     assert 0 < found.length <= recipe.data.max_length
     assert found.step_seconds > 0 and found.eval_seconds > 0 and found.save_seconds > 0
