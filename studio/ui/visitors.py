@@ -33,7 +33,7 @@ SECRET = "STUDIO_COOKIE_SECRET"  # noqa: S105 the name of a variable
 _DAYS = 7
 _ADMIN = "admin"
 _SCOPE = "studio.visitor"
-_SESSIONS = 10_000  # pages whose visitor is remembered
+_SESSIONS = 2_000  # pages whose visitor, and what they hold, is remembered
 _HEARTBEAT = re.compile(r"/heartbeat/([^/]+)$")
 # What whoever has not signed in to a team's studio is given.
 _OPEN = ("/healthz", "/static/", "/sign-in", "/favicon.ico", "/theme.css")
@@ -171,6 +171,16 @@ class Blocks(gr.Blocks):
     """A page whose events are done for who asks for them. desk: None for a studio of one person."""
 
     desk: Desk | None = None
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.state_session_capacity = _SESSIONS
+
+    def get_config_file(self) -> Any:
+        """What a page is told of itself. Without Gradio's heartbeat: each page would keep a connection for it, and a
+        browser has six for one server, so the sixth page would find none. What an event has at work ends all the same
+        when its page is gone, and what a page holds goes when so many others came since it was used."""
+        return {**super().get_config_file(), "connect_heartbeat": False}
 
     async def call_function(
         self,

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
+from studio.launch.forkserver import possible
 from studio.services import datasets, examples
 from studio.services.studio import Studio
 from studio.settings import Settings
@@ -25,10 +27,40 @@ from tests.serving import free_port, serving
 pytestmark = pytest.mark.browser
 Start = Callable[[Path], Served]
 CHECKS = 120_000
+WORK = "studio.dataset.work"
 
 
 def upload(page: Page, path: Path, box: str = "dataset-file") -> None:
     page.locator(f"#{box} input[type=file]").set_input_files(path)
+
+
+def readers(served: Served) -> int:
+    """How many processes the studio has for reading files."""
+    children = psutil.Process(served.process.pid).children(recursive=True)
+    return sum(WORK in child.cmdline() for child in children if child.status() != psutil.STATUS_ZOMBIE)
+
+
+def become(served: Served, count: int) -> None:
+    until = time.monotonic() + 30
+    while readers(served) != count:
+        assert time.monotonic() < until, f"{readers(served)} processes read files, not {count}"
+        time.sleep(0.1)
+
+
+def test_who_leaves_the_page_ends_what_is_read_for_them(
+    page: Page, little_home: Path, start: Start, tmp_path: Path
+) -> None:
+    rows: list[dict[str, object]] = [
+        {"instruction": f"{n} {'word ' * (n % 40)}", "output": str(n)} for n in range(10**6)
+    ]
+    path, served = write_jsonl(tmp_path / "large.jsonl", rows), start(little_home)
+    waits = int(possible())  # the fork server itself
+    page.goto(served.url)
+    upload(page, path)
+    expect(page.locator("#check-cancel")).to_be_visible()
+    become(served, waits + 1)
+    page.close()
+    become(served, waits)
 
 
 def set_length(page: Page, tokens: int) -> None:

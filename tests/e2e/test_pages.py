@@ -34,6 +34,16 @@ def test_a_file_with_other_columns_is_mapped_and_added(
     assert page.title() == "LoRA Studio"
 
 
+def test_many_tabs_of_one_browser_are_all_served(page: Page, little_home: Path, start: Start) -> None:
+    """A browser has six connections for all pages of a studio: none may keep one of them for itself."""
+    url = start(little_home).url
+    for opened in (page, *(page.context.new_page() for _ in range(7))):
+        opened.goto(url)
+        expect(opened.get_by_role("heading", name="little", exact=True)).to_be_visible()
+    tab(page, "Train")  # and the first is served still
+    expect(page.locator("#estimate")).to_contain_text("Fits")
+
+
 def test_a_file_that_is_no_dataset_gets_a_sentence(page: Page, little_home: Path, start: Start, tmp_path: Path) -> None:
     path = tmp_path / "nothing.jsonl"
     path.write_text("\n")
