@@ -8,18 +8,20 @@ of FILE), and trains the same recipe again and again: two rows a step in float32
 other time a headless Chromium has the run's page open, with its curves following. The rate is of the steps behind the
 twentieth, by the times in the journal, and of those from ten seconds behind the first curve that is drawn: what opening
 a page costs, and cleaning up after it, is another matter.
-`--within`: one run, whose page follows it for so many seconds and then holds its questions back for as long, in turn,
-so that a machine whose speed drifts is the same for both; each turn is compared with the mean of those around it.
+`--within`: one run, which a page follows for so many seconds, twice, before and after the browser's processes are
+suspended for as long, twice: so a machine whose speed drifts is the same for both. Four such turns give one ratio.
 The browser shares the machine's processors with the training, which a person's browser does too.
 """
 
 import argparse
+import math
 import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+import psutil
 from playwright.sync_api import Browser, sync_playwright
 
 from studio.rundir import Exit, RunDir, read_events
@@ -36,13 +38,6 @@ SKIPPED = 20
 SETTLED = 10  # seconds
 MAPPING = {"instruction": "question", "output": "answer"}
 USUAL = ("dtype=float32", "held_out=0.0", "per_device_train_batch_size=2")
-# Questions for what is new wait while they are held.
-HOLD = """
-let go = () => {}, held = Promise.resolve();
-window.hold = (on) => { if (on) held = new Promise((resolve) => { go = resolve; }); else go(); };
-const ask = window.fetch;
-window.fetch = async (what, ...rest) => { if (String(what).includes('/pulse')) await held; return ask(what, ...rest); };
-"""
 
 
 def home_with(folder: Path, model: Path | None, file: Path | None) -> tuple[Path, list[str]]:
@@ -77,34 +72,34 @@ def rate(served: Served, words: list[str], browser: Browser | None) -> float:
 
 
 def within(served: Served, words: list[str], browser: Browser, seconds: float) -> list[float]:
-    """Of one run, watched and left alone in turn: the rate watched over the rate alone, of three turns in a row."""
+    """Of one run, watched and left alone in turn: the rate watched over the rate alone, of four turns in a row each."""
     told = served.cli("train", *words)
     run = RunDir(served.home / "runs" / str(told["id"]))
     page = browser.new_page(viewport={"width": 1440, "height": 1000})
-    page.add_init_script(HOLD)
     page.goto(f"{served.url}/?tab=runs&run={run.id}")
     page.wait_for_selector(".curves canvas", timeout=120_000)
     time.sleep(6 * SETTLED)  # a browser sweeps up for a minute after it has loaded a page
+    processes = [one for one in psutil.Process().children(recursive=True) if "chrom" in one.name()]
     turns: list[tuple[bool, float, float]] = []
     while (end := Exit.read(run)) is None:
-        held = len(turns) % 2 == 1
-        page.evaluate(f"window.hold({str(held).lower()})")
-        time.sleep(1)
+        watched = len(turns) % 4 in (0, 3)  # what drifts steadily is the same for both
+        for one in processes:
+            one.resume() if watched else one.suspend()
+        time.sleep(2)
         began = time.time()
         time.sleep(seconds)
-        turns.append((held, began, time.time()))
+        turns.append((watched, began, time.time()))
+    for one in processes:
+        one.resume()
     page.close()
     assert end.state == "completed", end
     times = [event.time for event in read_events(run.events).events if event.kind == "metric"]
-    rates = []
-    for _, began, over in turns[:-1]:
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    for watched, began, over in turns[: (len(turns) - 1) // 4 * 4]:
         inside = [at for at in times if began <= at <= over]
-        rates.append((len(inside) - 1) / (inside[-1] - inside[0]))
-    found = []
-    for at in range(1, len(rates) - 1):
-        around = (rates[at - 1] + rates[at + 1]) / 2
-        found.append(around / rates[at] if turns[at][0] else rates[at] / around)
-    return found
+        rates[watched].append((len(inside) - 1) / (inside[-1] - inside[0]))
+    pairs = zip(*(zip(rates[kind][::2], rates[kind][1::2], strict=True) for kind in (True, False)), strict=True)
+    return [math.sqrt(math.prod(seen) / math.prod(alone)) for seen, alone in pairs]
 
 
 def main() -> None:
@@ -127,10 +122,9 @@ def main() -> None:
         try:
             if asked.within:
                 ratios = within(served, words, browser, asked.within)
-                half = len(ratios) // 2
-                # No standard error: neighbours share turns.
-                print(f"{len(ratios)} turns of {asked.within:.0f} s: mean {statistics.mean(ratios):.3f}, of the halves "
-                      f"{statistics.mean(ratios[:half]):.3f} and {statistics.mean(ratios[half:]):.3f}")  # fmt: skip
+                error = statistics.stdev(ratios) / math.sqrt(len(ratios))
+                print(f"{len(ratios)} times four turns of {asked.within:.0f} s: mean {statistics.mean(ratios):.3f}, "
+                      f"standard error {error:.3f}")  # fmt: skip
             for pair in range(0 if asked.within else asked.pairs):
                 order = (None, browser) if pair % 2 == 0 else (browser, None)
                 first, second = (rate(served, words, one) for one in order)
