@@ -1,13 +1,14 @@
 """What a page does while nobody touches it: next to nothing, so that a training has the processors for itself."""
 
+import functools
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Page, Request, Response, expect
 
 from studio.rundir import Exit, Journal
 from tests.e2e.conftest import Served
@@ -32,35 +33,55 @@ document.getAnimations().filter((one) => one.playState === 'running' && one.effe
 """
 
 
-def beats(page: Page, count: int) -> list[int]:
-    """Wait for so many answers of the pulse; their statuses."""
-    found = []
-    for _ in range(count):
-        with page.expect_response(lambda answer: urlsplit(answer.url).path == "/pulse") as seen:
-            pass
-        found.append(seen.value.status)
-    return found
+def beats(pages: Page | Sequence[Page], count: int) -> None:
+    """Wait until each page has had so many answers of the pulse."""
+    together = [pages] if isinstance(pages, Page) else pages
+    had = dict.fromkeys(together, 0)
+
+    def note(page: Page, answer: Response) -> None:
+        had[page] += urlsplit(answer.url).path == "/pulse"
+
+    heard = {page: functools.partial(note, page) for page in together}
+    for page, hear in heard.items():
+        page.on("response", hear)
+    while waiting := [page for page in together if had[page] < count]:
+        waiting[0].wait_for_event("response")
+    for page, hear in heard.items():
+        page.remove_listener("response", hear)
 
 
-@pytest.mark.parametrize("tab", ["data", "train", "runs", "compare", "export"])
-def test_a_page_at_rest_draws_nothing_and_asks_for_nothing_but_its_pulse(
-    page: Page, little_home: Path, start: Start, tab: str
+def note_path(paths: list[str], request: Request) -> None:
+    paths.append(urlsplit(request.url).path)
+
+
+TABS = ("data", "train", "runs", "compare", "export")
+
+
+def test_pages_at_rest_draw_nothing_and_ask_for_nothing_but_their_pulse(
+    page: Page, little_home: Path, start: Start
 ) -> None:
+    """One page for each tab, all of them open at once."""
     overfitted(little_home)
-    page.add_init_script(COUNT_FRAMES)
-    asked: list[str] = []
-    page.goto(f"{start(little_home).url}/?tab={tab}")
-    expect(page.get_by_role("tab", name=tab.capitalize())).to_have_attribute("aria-selected", "true")
-    expect(page.locator("#machine")).to_contain_text("of disk free")
-    beats(page, 3)
-    page.wait_for_function(CALM, polling=2000)
-    page.on("request", lambda request: asked.append(urlsplit(request.url).path))
-    page.evaluate("window.framesAsked = 0")
-    beats(page, 3)
-    assert page.evaluate(ENDLESS) == []
-    # Gradio's loading sign may go on for ever, slowed to a frame a second (static/early.js); unslowed it is 60.
-    assert page.evaluate("window.framesAsked") < 30
-    assert set(asked) - {"/runs.json"} == {"/pulse"}  # the list of runs is looked at every few seconds
+    url = start(little_home).url
+    pages = {tab: page if tab == TABS[0] else page.context.new_page() for tab in TABS}
+    asked: dict[str, list[str]] = {tab: [] for tab in TABS}
+    for tab, one in pages.items():
+        one.add_init_script(COUNT_FRAMES)
+        one.goto(f"{url}/?tab={tab}")
+        expect(one.get_by_role("tab", name=tab.capitalize())).to_have_attribute("aria-selected", "true")
+        expect(one.locator("#machine")).to_contain_text("of disk free")
+    beats(list(pages.values()), 3)
+    for one in pages.values():
+        one.wait_for_function(CALM, polling=2000)
+    for tab, one in pages.items():
+        one.on("request", functools.partial(note_path, asked[tab]))
+        one.evaluate("window.framesAsked = 0")
+    beats(list(pages.values()), 3)
+    for tab, one in pages.items():
+        assert one.evaluate(ENDLESS) == [], tab
+        # Gradio's loading sign may go on for ever, slowed to a frame a second (static/early.js); unslowed it is 60.
+        assert one.evaluate("window.framesAsked") < 30, tab
+        assert set(asked[tab]) - {"/runs.json"} == {"/pulse"}, tab  # the list of runs is looked at every few seconds
 
 
 def test_a_run_is_followed_and_its_end_told_without_gradio_in_between(
@@ -73,7 +94,7 @@ def test_a_run_is_followed_and_its_end_told_without_gradio_in_between(
 
     def note(request: Request) -> None:
         path = urlsplit(request.url).path
-        if path.startswith("/gradio_api/") and "heartbeat" not in path:
+        if path.startswith("/gradio_api/"):
             gradio.append(path)
 
     try:
