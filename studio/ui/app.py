@@ -42,6 +42,7 @@ def _built(studio: Studio, desk: Desk | None) -> gr.Blocks:
         api.build(studio)  # first: handlers of the page by the same names get other ones
         view("top", _HEADER)
         nowhere = view("nowhere")
+        changed = train_tab.waker()
         if not studio.keeping:
             view("read-only", markup.note(_READ_ONLY, "warn"))
         side = sidebar.build(studio)
@@ -49,7 +50,7 @@ def _built(studio: Studio, desk: Desk | None) -> gr.Blocks:
             with gr.Tab("Data", id="data") as tab_data:
                 data = data_tab.build(studio)
             with gr.Tab("Train", id="train") as tab_train:
-                train = train_tab.build(studio)
+                train = train_tab.build(studio, changed)
             with gr.Tab("Runs", id="runs") as tab_runs:
                 made = runs_tab.build(studio)
             with gr.Tab("Compare", id="compare") as tab_compare:

@@ -21,12 +21,16 @@ _FIRST = (
     "A small model learns to turn customers' messages into tickets. Then you ask it, before and after.",
 )
 
+_CHANGED = "() => { document.dispatchEvent(new Event('studio-form')); }"
+_ON_CHANGED = "document.addEventListener('studio-form', () => trigger('submit'));"
+
 
 @dataclass(frozen=True)
 class TrainTab:
     """What other tabs need: the run last started here, and the steps that bring form and estimate up to date.
 
-    recall: fills the form from the draft that this browser kept, the first time only; reopen: what can be chosen.
+    update has the page ask for the estimate of what the form says by then. recall fills the form from the draft that
+    this browser kept, the first time only; reopen: what can be chosen.
     """
 
     form: form.Form
@@ -37,8 +41,13 @@ class TrainTab:
     update: Step
 
 
-def build(studio: Studio) -> TrainTab:
-    """The tab's components and what happens in them."""
+def waker() -> gr.HTML:
+    """A component without looks, outside of the tab so that it is there before it: its `submit` comes with `update`."""
+    return gr.HTML(js_on_load=_ON_CHANGED, elem_id="form-waker", apply_default_css=False)
+
+
+def build(studio: Studio, changed: gr.HTML) -> TrainTab:
+    """The tab's components and what happens in them. changed: the waker."""
     draft = gr.BrowserState({}, storage_key="lora-studio-draft", secret="draft of the form")  # noqa: S106 - no secret
     started = gr.State("")
     with gr.Row(elem_id="first-visit", equal_height=False):
@@ -170,9 +179,11 @@ def build(studio: Studio) -> TrainTab:
         return found | choose_model(pair[0]) | price(*pair) | fresh
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
-    update: Step = {"fn": edited, "inputs": fields, "outputs": shown, "trigger_mode": "always_last", **quiet}
+    # One event for all that changes the form: of two, the older one's answer could come last and stay.
+    update: Step = {"fn": None, "js": _CHANGED, **quiet}
     typed_in = [field.blur for field in fields if isinstance(field, gr.Textbox)]  # pasting is no input to Gradio
-    gr.on([*(field.input for field in fields if field is not modules), *typed_in], **update)
+    edits = [*(field.input for field in fields if field is not modules), *typed_in, changed.submit]
+    gr.on(edits, edited, fields, shown, trigger_mode="always_last", **quiet)
     chosen = [notice, made.preset_why, *fields]
     made.preset.input(told(studio, notice, choose_preset), made.preset, chosen, **quiet).then(**update)
     chips.click(reset, None, fields, **quiet).then(**update)

@@ -154,6 +154,43 @@ def test_a_dry_run_measures_what_the_estimate_then_says(page: Page, little_home:
     assert list((little_home / "staging").iterdir()) == []
 
 
+def test_an_older_estimate_does_not_come_over_a_newer_one(page: Page, little_home: Path, start: Start) -> None:
+    """What opening the tab asks for is answered late, after what was typed meanwhile."""
+    page.goto(start(little_home).url)
+    expect(page.get_by_role("heading", name="little", exact=True)).to_be_visible()
+    tab(page, "Train")
+    expect(page.locator("#estimate")).to_contain_text("Fits")
+    page.locator("#advanced").get_by_role("button", name="Schedule").click()
+    tab(page, "Runs")
+    waiting: list[Route] = []
+
+    def hold(route: Route) -> None:
+        told = route.request.post_data_json or {}
+        if len(told.get("data", [])) > 20:  # the whole form
+            waiting.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/gradio_api/run/**", hold)
+    tab(page, "Train")
+    while not waiting:
+        page.wait_for_event("request")
+    steps = page.locator("#field-max_steps input").first
+    steps.fill("2")
+    steps.blur()
+    page.wait_for_timeout(500)  # for what it asks, where it does
+    while waiting:
+        route = waiting.pop()
+        with page.expect_request_finished(lambda request, late=route.request: request == late):
+            route.continue_()
+    page.unroute("**/gradio_api/run/**")
+    for route in waiting:
+        route.continue_()
+    page.wait_for_timeout(500)  # an answer that is late is there by now
+    expect(page.locator("#estimate")).to_contain_text(re.compile(r"2\s*steps"))
+    expect(steps).to_have_value("2")
+
+
 def test_a_late_answer_leaves_what_was_typed_meanwhile(page: Page, little_home: Path, start: Start) -> None:
     """Nothing that opening the tab asks of the server may come back over the user's own words."""
     page.goto(start(little_home).url)
