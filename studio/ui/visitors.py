@@ -33,7 +33,8 @@ SECRET = "STUDIO_COOKIE_SECRET"  # noqa: S105 the name of a variable
 _DAYS = 7
 _ADMIN = "admin"
 _SCOPE = "studio.visitor"
-_SESSIONS = 2_000  # pages whose visitor, and what they hold, is remembered
+_SESSIONS = 10_000  # pages whose visitor is remembered: longer than what they hold
+_HOLDING = 2_000  # pages whose state Gradio keeps
 _HEARTBEAT = re.compile(r"/heartbeat/([^/]+)$")
 # What whoever has not signed in to a team's studio is given.
 _OPEN = ("/healthz", "/static/", "/sign-in", "/favicon.ico", "/theme.css")
@@ -174,12 +175,12 @@ class Blocks(gr.Blocks):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self.state_session_capacity = _SESSIONS
+        self.state_session_capacity = _HOLDING
 
     def get_config_file(self) -> Any:
         """What a page is told of itself. Without Gradio's heartbeat: each page would keep a connection for it, and a
         browser has six for one server, so the sixth page would find none. What an event has at work ends all the same
-        when its page is gone, and what a page holds goes when so many others came since it was used."""
+        when its page is gone, and what a page holds goes when _HOLDING others came since it was used."""
         return {**super().get_config_file(), "connect_heartbeat": False}
 
     async def call_function(
