@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from studio.engine.found import remembering
 from studio.rundir import read_json
 from studio.themes import Quantization
 
 
 @contextmanager
 def importing(with_bitsandbytes: bool = True) -> Iterator[None]:
-    """What is imported within comes a quarter sooner, and another fifth without bitsandbytes.
+    """What is imported within comes a third sooner, and another fifth without bitsandbytes.
 
     transformers and PEFT import bitsandbytes, which brings torch's compiler, and scipy wherever they are installed.
     They are then absent for as long as the process lives, as PEFT looks again whenever it makes a layer.
@@ -23,7 +24,8 @@ def importing(with_bitsandbytes: bool = True) -> Iterator[None]:
     # Again and again the collector would look through a million objects, all of which stay.
     gc.disable()
     try:
-        yield
+        with remembering():
+            yield
     finally:
         gc.freeze()
         gc.enable()
