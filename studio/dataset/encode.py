@@ -8,7 +8,7 @@ those left without a trained token are dropped, and counted.
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
@@ -285,10 +285,19 @@ def _system_of(messages: list[Message]) -> str:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder, without the padding or truncation that its file may ask for."""
+    """The tokenizer of a model folder, without the padding or truncation that its file may ask for.
+
+    The last one is kept while its file stays as it is, for whoever asks next: it is not to be changed.
+    """
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise BadInput(f"{folder.name} has no tokenizer.json. Save its tokenizer in the fast format and add it again.")
+    told = path.stat()
+    return _read_tokenizer(path, told.st_mtime_ns, told.st_size)
+
+
+@lru_cache(maxsize=1)  # as it takes a tenth of a second, and tens of megabytes
+def _read_tokenizer(path: Path, _changed: int, _size: int) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for a broken file

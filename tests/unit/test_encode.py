@@ -1,12 +1,13 @@
 """What the model sees: rendered, tokenised, masked, cut and split."""
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.dataset.encode import IGNORED, Encoder
+from studio.dataset.encode import IGNORED, Encoder, load_tokenizer
 from studio.dataset.formats import Record
 from studio.dataset.ready import encode_dataset
 from studio.dataset.template import alpaca_prompt
@@ -212,3 +213,14 @@ def test_a_template_cannot_leave_its_sandbox(tmp_path: Path, attack: str) -> Non
         Encoder(folder, Data()).encode([record("a", "b")])
     with pytest.raises(BadInput):
         Encoder(folder, own(attack)).encode([record("a", "b")])
+
+
+def test_a_tokenizer_is_read_once_until_its_file_changes(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "own")
+    first = load_tokenizer(folder)
+    assert load_tokenizer(folder) is first
+    file = folder / "tokenizer.json"
+    told = json.loads(file.read_text())
+    told["added_tokens"].append({**told["added_tokens"][-1], "id": first.get_vocab_size(), "content": "<|new|>"})
+    file.write_text(json.dumps(told))
+    assert load_tokenizer(folder).token_to_id("<|new|>") == first.get_vocab_size()
