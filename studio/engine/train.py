@@ -115,13 +115,15 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
     recipe = inputs.recipe
     set_seed(recipe.schedule.seed)
     rows, held_out = _rows(encoded.train), _rows(encoded.held_out) if encoded.held_out else None
+    longest = max(len(example.input_ids) for example in encoded.train)
     if recipe.schedule.packing:
-        rows = _packed_rows(pack(encoded.train, recipe.data.max_length, recipe.schedule.seed))
-    longest = max(len(ids) for ids in rows["input_ids"])
+        packed = pack(encoded.train, recipe.data.max_length, recipe.schedule.seed)
+        rows, longest = _packed_rows(packed), max(len(row.input_ids) for row in packed)
     model = load_model(work, inputs, device, longest, encoded)
     engine = fast.choose(recipe, model, device.is_cuda)
     if engine.fast:
-        rows, held_out = _with_lengths(rows), held_out and _with_lengths(held_out)
+        rows = _with_lengths(rows, encoded.train)
+        held_out = held_out and _with_lengths(held_out, encoded.held_out)
     config = methods.adapter_config(model, recipe, inputs.model)
     work.phase("Adding the adapter" if config else "Setting up the training")
     reporting.prepare(work, list(recipe.output.report_to))
@@ -343,11 +345,11 @@ def _rows(examples: list[Example]) -> Any:
     )
 
 
-def _with_lengths(rows: Any) -> Any:
+def _with_lengths(rows: Any, examples: list[Example]) -> Any:
     """Each with where the examples in it end; rows that were packed know."""
     if "seq_lengths" in rows.column_names:
         return rows
-    return rows.add_column("seq_lengths", [[len(ids)] for ids in rows["input_ids"]])
+    return rows.add_column("seq_lengths", [[len(example.input_ids)] for example in examples])
 
 
 def _packed_rows(rows: list[PackedRow]) -> Any:
