@@ -27,6 +27,11 @@ def multiplies_bf16() -> bool:
     return not _BF16.isdisjoint((_told("flags") or _told("Features")).split())
 
 
+def features() -> str:
+    """What a program may be compiled for."""
+    return f"{platform.machine()} {name()} {_told('flags') or _told('Features')}"
+
+
 def _told(key: str) -> str:
     for line in _cpuinfo().splitlines():
         if line.partition(":")[0].strip() == key:

@@ -19,6 +19,7 @@ from studio.engine.libraries import importing, needs_bitsandbytes
 from studio.engine.weights import Trained
 from studio.engine.worker import Ended, Worker
 from studio.errors import StudioError
+from studio.launch import compiling
 from studio.recipe import Recipe
 from studio.rundir import Exit, free_space_or_raise, read_json
 
@@ -64,6 +65,7 @@ def train(work: Worker) -> Exit:
 
 def import_libraries(with_bitsandbytes: bool = True) -> None:
     """What takes seconds to import, so that the phases in the log show where the time goes."""
+    compiling.begin()
     with importing(with_bitsandbytes):
         import datasets  # noqa: F401
         import torch  # noqa: F401

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from studio import __version__
-from studio.launch import local
+from studio.launch import compiling, local
 from studio.services import machine, models
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def examine(studio: "Studio") -> list[Finding]:
             f"{(now.memory_total - now.memory_used) / gib:.1f} of {now.memory_total / gib:.1f} GiB free",
         ),
         Finding("allocator", True, f"{local.allocator()[0]} (on Linux libtcmalloc-minimal4 is the fastest for a CPU)"),
+        Finding("compiler", True, compiling.found() or "none, and steps on a CPU take longer: install g++"),
         Finding("disk", now.disk_free >= 2 * gib, f"{now.disk_free / gib:.1f} GiB free for {studio.settings.home}"),
         Finding(
             "pip", shutil.which("pip") is not None or _has_pip(), "needed once, to fetch the sample model from PyPI"

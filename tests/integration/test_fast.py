@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,9 @@ from studio.engine.worker import Worker
 from studio.recipe import Recipe
 from studio.rundir import Identity, Journal, RunDir
 from tests.tiny import byte_tokenizer
+
+if TYPE_CHECKING:
+    from studio.engine.fast.arithmetic import Arithmetic
 
 pytestmark = pytest.mark.engine
 
@@ -136,7 +139,21 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return str(request.param)
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def beside_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> "Arithmetic":
+    """Who computes what is no product: the compiled library, or torch where there is no compiler."""
+    from studio.engine.fast import arithmetic, kernels, trainer
+
+    by, why_not = kernels.kernels() if request.param == "compiled" else (arithmetic.Arithmetic(), "")
+    if why_not:
+        pytest.skip(f"nothing compiled: {why_not}")
+    assert isinstance(by, kernels.Kernels) == (request.param == "compiled")
+    monkeypatch.setattr(trainer, "kernels", lambda: (by, ""))
+    return by
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.usefixtures("beside_products")
 def test_loss_and_gradients_are_those_of_the_reference(
     family: Callable[[str], Path], tmp_path: Path, kind: str
 ) -> None:
@@ -144,6 +161,7 @@ def test_loss_and_gradients_are_those_of_the_reference(
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.usefixtures("beside_products")
 def test_loss_and_gradients_in_16_bits_are_those_of_the_reference(
     family: Callable[[str], Path], tmp_path: Path, kind: str, products: str
 ) -> None:
@@ -171,6 +189,7 @@ def agree(folder: Path, tmp_path: Path, dtype: str, near: float, alike: float) -
     {"target_modules": ["q_proj", "v_proj"], "use_rslora": True},
     {"init_lora_weights": "pissa"},
 ], ids=str)  # fmt: skip
+@pytest.mark.usefixtures("beside_products")
 def test_other_recipes_give_the_reference_s_gradients(
     family: Callable[[str], Path], tmp_path: Path, values: dict[str, object], products: str
 ) -> None:
@@ -192,6 +211,7 @@ def test_other_recipes_give_the_reference_s_gradients(
     ("qwen3", {"dtype": "bfloat16", "quantization": "nf4", "lora_dropout": 0.3}),
     ("gemma", {"target_modules": ["k_proj", "down_proj"]}),
 ], ids=str)  # fmt: skip
+@pytest.mark.usefixtures("beside_products")
 def test_what_is_not_kept_is_made_again_to_the_bit(
     family: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, values: dict[str, object]
 ) -> None:
@@ -327,7 +347,9 @@ def test_a_gpu_s_kernel_is_asked_for_the_same_attention(monkeypatch: pytest.Monk
     import torch
     from torch.nn.attention import varlen
 
-    from studio.engine.fast.attention import RowAttention, Rows, flash
+    from studio.engine.fast.arithmetic import Arithmetic
+    from studio.engine.fast.attention import RowAttention, flash
+    from studio.engine.fast.rows import Rows
 
     def as_documented(
         query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, max_q: int, max_k: int,
@@ -352,7 +374,8 @@ def test_a_gpu_s_kernel_is_asked_for_the_same_attention(monkeypatch: pytest.Monk
     query, key, value = (torch.randn(heads, tokens, 16, requires_grad=True) for heads in (4, 2, 2))
     found = {}
     for name, attention in (("flash", flash), ("rows", RowAttention.apply)):
-        answer = attention(query, key, value, Rows(list(LENGTHS)), 0.25, window)
+        more = () if name == "flash" else (Arithmetic(),)
+        answer = attention(query, key, value, Rows(list(LENGTHS)), 0.25, window, *more)
         gradients = torch.autograd.grad((answer * torch.linspace(-1, 1, 16)).sum(), (query, key, value))
         found[name] = (answer, *gradients)
     for mine, its in zip(found["flash"], found["rows"], strict=True):
@@ -377,20 +400,23 @@ def test_dropout_drops_its_share_anew_each_time(dtype: str) -> None:
     assert not torch.equal(dropped[0], dropped[1]) and torch.equal(pool.drop(x, places[0]), dropped[0])
 
 
-def test_the_head_holds_one_stretch_of_scores_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_holds_one_stretch_of_scores_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, beside_products: "Arithmetic"
+) -> None:
     import torch
 
     from studio.engine import measure
-    from studio.engine.fast import head
+    from studio.engine.fast import arithmetic, head
 
     monkeypatch.setattr(head, "SCORES", 2**20)
-    monkeypatch.setattr(head, "PIECE", 2**14)
+    monkeypatch.setattr(arithmetic, "SCORES_PIECE", 2**14)
     torch.manual_seed(0)
     hidden, weight, labels = torch.randn(4000, 16), torch.randn(1024, 16), torch.randint(1024, (4000,))
     with measure.peak_of(0, False) as peak:
-        chances, _ = head.TokenScores.apply(hidden.requires_grad_(), weight, labels)
+        chances, best = head.TokenScores.apply(hidden.requires_grad_(), weight, labels, beside_products)
     wanted = -torch.nn.functional.cross_entropy(hidden @ weight.t(), labels, reduction="none")
     assert torch.allclose(chances, wanted, atol=1e-4)
+    assert torch.equal(best, (hidden @ weight.t()).argmax(-1) == labels)
     assert peak.bytes < 1.5 * 2**20 * 4
 
 

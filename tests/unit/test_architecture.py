@@ -55,7 +55,7 @@ MAY = {
     "engine": CONTRACT - {"settings", "resources"} | {"dataset", "evaluation", "launch"},
 }
 # Of another room, only these modules.
-ONLY = {("engine", "launch"): {"studio.launch.gguf_tools"}}
+ONLY = {("engine", "launch"): {"studio.launch.gguf_tools", "studio.launch.compiling"}}
 # Library -> the rooms that may import it.
 HOMES = {
     "gradio": {"ui"},

@@ -7,63 +7,26 @@ transformers' eager attention. On a GPU it is torch's flash attention for rows o
 do: dropout of attention, soft caps, masks other than causal ones.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from studio.fast_path import KEPT_KEYS, blocks
+from studio.engine.fast.arithmetic import Arithmetic
+from studio.engine.fast.rows import Rows
+from studio.fast_path import KEPT_KEYS
 
 
-@dataclass(slots=True)
-class Rows:
-    """Where the rows of a batch begin and how long they are, in tokens; and the masks of their blocks."""
-
-    lengths: list[int]
-    _masks: dict[tuple[int, int, int, torch.dtype, Any], Tensor] = field(default_factory=dict)
-    _bounds: Tensor | None = None
-
-    def blocks(self, window: int | None) -> Iterator[tuple[int, int, int]]:
-        """(first query, end of the queries, first key) of each block, counted over the whole batch."""
-        start = 0
-        for length in self.lengths:
-            for first, end in blocks(length):
-                seen = 0 if window is None else max(0, first - window + 1)
-                yield start + first, start + end, start + seen
-            start += length
-
-    def bounds(self, like: Tensor) -> Tensor:
-        """Where each row begins, and the last one ends: int32, made once a batch."""
-        if self._bounds is None:
-            ends = torch.tensor([0, *self.lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-            self._bounds = ends.to(like.device)
-        return self._bounds
-
-    def mask(self, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:
-        """0 where a query of the block sees a key and -inf elsewhere; the last query stands on the last key."""
-        key = (queries, keys, window or 0, like.dtype, like.device)
-        if key not in self._masks:
-            place = torch.arange(keys - queries, keys, device=like.device)[:, None]
-            other = torch.arange(keys, device=like.device)[None]
-            hidden = other > place
-            if window is not None:
-                hidden |= other <= place - window
-            self._masks[key] = torch.zeros(queries, keys, dtype=like.dtype, device=like.device).masked_fill_(
-                hidden, float("-inf")
-            )
-        return self._masks[key]
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scaling: float, window: int | None) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, rows: Rows, scaling: float, window: int | None, by: Arithmetic
+) -> Tensor:
     """query [heads, tokens, d], key and value [kv heads, tokens, d] to [tokens, heads, d].
 
     window: how many keys a query sees, its own among them; None: all that came before.
     """
     if query.is_cuda:
         return flash(query, key, value, rows, scaling, window)
-    found: Tensor = RowAttention.apply(query, key, value, rows, scaling, window)
+    found: Tensor = RowAttention.apply(query, key, value, rows, scaling, window, by)
     return found
 
 
@@ -85,7 +48,14 @@ class RowAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: Rows, scaling: float, window: int | None
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        rows: Rows,
+        scaling: float,
+        window: int | None,
+        by: Arithmetic,
     ) -> Tensor:
         key, value = key.contiguous(), value.contiguous()
         heads, tokens, width = query.shape
@@ -93,13 +63,13 @@ class RowAttention(torch.autograd.Function):
         answer = query.new_empty(tokens, heads, width)
         kept: list[Tensor] = []
         for first, end, seen in rows.blocks(window):
-            mask = rows.mask(end - first, end - seen, window, query)
-            chances = _chances(_grouped(query, first, end, shared), key[:, seen:end], mask, scaling)
+            scores = torch.bmm(_grouped(query, first, end, shared), key[:, seen:end].transpose(1, 2))
+            chances = by.softmax(scores, end - first, window, rows, scaling)
             answer[first:end] = _ungrouped(torch.bmm(chances, value[:, seen:end]), shared)
             if end - seen <= KEPT_KEYS:
                 kept.append(chances)
         ctx.save_for_backward(query, key, value, *kept)
-        ctx.rows, ctx.scaling, ctx.window = rows, scaling, window
+        ctx.rows, ctx.scaling, ctx.window, ctx.by = rows, scaling, window, by
         return answer
 
     @staticmethod
@@ -114,14 +84,15 @@ class RowAttention(torch.autograd.Function):
             if end - seen <= KEPT_KEYS:
                 chances = next(stored)
             else:
-                chances = _chances(q, k, ctx.rows.mask(end - first, end - seen, ctx.window, q), ctx.scaling)
+                scores = torch.bmm(q, k.transpose(1, 2))
+                chances = ctx.by.softmax(scores, end - first, ctx.window, ctx.rows, ctx.scaling)
             g = _grouped(grad.transpose(0, 1), first, end, shared)
             d_value[:, seen:end] += torch.bmm(chances.transpose(1, 2), g)
             d_chances = torch.bmm(g, v.transpose(1, 2))
             d_scores = torch._softmax_backward_data(d_chances, chances, -1, chances.dtype).mul_(ctx.scaling)
             _ungrouped_into(torch.bmm(d_scores, k), shared, d_query[:, first:end])
             d_key[:, seen:end] += torch.bmm(d_scores.transpose(1, 2), q)
-        return d_query, d_key, d_value, None, None, None
+        return d_query, d_key, d_value, None, None, None, None
 
 
 def _grouped(all_of: Tensor, first: int, end: int, shared: int) -> Tensor:
@@ -140,11 +111,3 @@ def _ungrouped_into(part: Tensor, shared: int, answer: Tensor) -> None:
     """[kv heads, shared * tokens, d] into [heads, tokens, d]."""
     groups, stacked, width = part.shape
     answer.copy_(part.view(groups * shared, stacked // shared, width))
-
-
-def _chances(q: Tensor, k: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """The softmax of a block's scores, [kv heads, shared * queries, keys]; mask [queries, keys]."""
-    scores = torch.bmm(q, k.transpose(1, 2))
-    by_head = scores.view(-1, *mask.shape)
-    torch.add(mask, by_head, alpha=scaling, out=by_head)
-    return torch.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)

@@ -13,30 +13,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from studio.engine.fast.arithmetic import Arithmetic
 from studio.fast_path import SCORES
-
-PIECE = 2**19  # scores that the softmax goes through at a time
 
 
 class TokenScores(torch.autograd.Function):
     """hidden [n, width], frozen weight [words, width], labels [n] to log p(label) and whether that is highest, [n]."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, by: Arithmetic) -> tuple[Tensor, Tensor]:
         count, words = len(labels), len(weight)
         chances = hidden.new_empty(count, dtype=torch.float32)
         best = torch.empty(count, dtype=torch.bool, device=hidden.device)
         learns = ctx.needs_input_grad[0]
         pull = torch.empty_like(hidden) if learns else hidden
-        at_once, piece = max(1, SCORES // words), max(1, (SCORES if hidden.is_cuda else PIECE) // words)
+        at_once = max(1, SCORES // words)
         held = hidden.new_empty(min(at_once, count), words)
         for first in range(0, count, at_once):
             some = slice(first, min(first + at_once, count))
             scores = torch.mm(hidden[some], weight.t(), out=held[: some.stop - first])
-            for begin in range(0, len(scores), piece):
-                part = scores[begin : begin + piece]
-                place = slice(first + begin, first + begin + len(part))
-                chances[place], best[place] = _score(part, labels[place])
+            chances[some], best[some] = by.score(scores, labels[some])
             if learns:
                 torch.mm(scores, weight, out=pull[some])
         ctx.save_for_backward(*([pull] if learns else []))
@@ -46,23 +42,10 @@ class TokenScores(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (pull,) = ctx.saved_tensors
-        return pull * gradients[0].neg().unsqueeze(-1).to(pull.dtype), None, None
+        return pull * gradients[0].neg().unsqueeze(-1).to(pull.dtype), None, None, None
 
 
-def _score(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(label) and whether it is the likeliest; scores [n, words] become p - onehot(label)."""
-    rows = torch.arange(len(labels), device=labels.device)
-    asked = scores[rows, labels].float()
-    chances = torch.softmax(scores, -1, dtype=torch.float32)
-    highest, place = chances.max(-1)
-    # The likeliest is at least 1 / words, so its logarithm is exact where the label's own may be of 0.
-    total = scores[rows, place].float() - highest.log()
-    chances[rows, labels] -= 1
-    scores.copy_(chances)
-    return asked - total, place == labels
-
-
-def score_trained_positions(causal: Any, compute: torch.dtype) -> None:
+def score_trained_positions(causal: Any, compute: torch.dtype, by: Arithmetic) -> None:
     """Let TRL's trainer find its outputs (`fused_lm_head=True`) made by TokenScores. `causal`: the model itself."""
     from trl.trainer.utils import FusedCausalLMOutput
 
@@ -82,7 +65,7 @@ def score_trained_positions(causal: Any, compute: torch.dtype) -> None:
             mask = labels[:, 1:] != -100
             trained = mask.flatten().nonzero().squeeze(-1)
             weight = causal.get_output_embeddings().weight.to(compute)
-            found = TokenScores.apply(hidden.index_select(0, trained).to(compute), weight, labels[:, 1:][mask])
+            found = TokenScores.apply(hidden.index_select(0, trained).to(compute), weight, labels[:, 1:][mask], by)
         chances, best = (one.new_zeros(mask.shape).masked_scatter(mask, one) for one in found)
         loss = -chances.sum() / (mask.sum().clamp(min=1) if count is None else count)
         return FusedCausalLMOutput(

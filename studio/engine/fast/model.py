@@ -15,10 +15,12 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from studio.engine.fast.attention import Rows, attend
+from studio.engine.fast.arithmetic import Arithmetic
+from studio.engine.fast.attention import attend
 from studio.engine.fast.dropout import Pool
 from studio.engine.fast.lora import Frozen, Layer, Together
-from studio.engine.fast.pieces import Gate, RmsNorm, Rotate, Source, gated, normed
+from studio.engine.fast.pieces import Gate, RmsNorm, Rotate, Source
+from studio.engine.fast.rows import Rows
 
 ATTENTION = "studio_rows"
 ACTS = {"SiLUActivation": "silu", "SiLU": "silu", "GELUTanh": "gelu", "PytorchGELUTanh": "gelu"}
@@ -32,9 +34,9 @@ Forward = Callable[..., Any]
 class Batch:
     """What the layers share while a batch goes through the model, and through it again in the backward pass."""
 
-    def __init__(self, widest: int) -> None:
-        """widest: most inputs of a layer with an adapter."""
-        self.widest = widest
+    def __init__(self, widest: int, by: Arithmetic) -> None:
+        """widest: most inputs of a layer with an adapter; by: who computes what is no product."""
+        self.widest, self.by = widest, by
         self.pools: dict[float, Pool] = {}
         self.of_rows = False  # under way is a batch without padding
         self._sources = WeakIdKeyDictionary()
@@ -64,13 +66,14 @@ class Batch:
         return self.pools[chance]
 
 
-def speed_up(causal: Any, compute: torch.dtype) -> Batch:
-    """`causal`: the causal language model itself (not PEFT's wrapper); compute: the type of its products.
+def speed_up(causal: Any, compute: torch.dtype, by: Arithmetic) -> Batch:
+    """`causal`: the causal language model itself (not PEFT's wrapper); compute: the type of its products; by: who
+    computes what is no product.
 
     Whoever goes back through a batch empties its pools then: a checkpointed layer is computed again from them.
     """
     plain = [module for module in causal.modules() if is_plain_lora(module)]
-    batch = Batch(max((module.in_features for module in plain), default=0))
+    batch = Batch(max((module.in_features for module in plain), default=0), by)
     _attend_by_rows(causal, batch)
     for alike in _with_the_same_input(causal):
         _put_together(alike, batch, compute)
@@ -207,9 +210,9 @@ def _norm(module: Any, batch: Batch, compute: torch.dtype) -> Forward:
         weight = module.weight.float() + 1.0 if gemma else module.weight
         eps = module.eps if gemma else module.variance_epsilon
         flat = x.reshape(-1, x.shape[-1])
-        answer, scales = RmsNorm.apply(flat, weight, eps, compute)
+        answer, scales = RmsNorm.apply(flat, weight, eps, compute, batch.by)
         # Where x needs no gradient nothing keeps it, and the answer may be the smaller of the two.
-        return batch.made(answer.view(x.shape), functools.partial(normed, dtype=compute), flat, weight, scales)
+        return batch.made(answer.view(x.shape), functools.partial(batch.by.normed, dtype=compute), flat, weight, scales)
 
     return forward
 
@@ -224,7 +227,7 @@ def _gated(module: Any, batch: Batch) -> Forward:
         made = [module.gate_up_proj(x)] if both else [module.gate_proj(x), module.up_proj(x)]
         flat = [one.flatten(0, -2) for one in made]
         gate, up = flat[0].chunk(2, -1) if both else flat
-        product = batch.made(Gate.apply(gate, up, act), functools.partial(gated, act=act), gate, up)
+        product = batch.made(Gate.apply(gate, up, act, batch.by), functools.partial(batch.by.gated, act=act), gate, up)
         return module.down_proj(product).view(x.shape)
 
     return forward
@@ -238,7 +241,7 @@ def _turn(modeling: Any, batch: Batch) -> None:
         if args or more or batch.whole or q.shape[0] != 1 or cos.shape[-1] != q.shape[-1]:
             return usual(q, k, cos, sin, *args, **more)
         angles = cos[0].to(q.dtype), sin[0].to(q.dtype)
-        return tuple(Rotate.apply(one[0].transpose(0, 1), *angles)[None] for one in (q, k))
+        return tuple(Rotate.apply(one[0].transpose(0, 1), *angles, batch.by)[None] for one in (q, k))
 
     modeling.apply_rotary_pos_emb = turned
 
@@ -257,7 +260,7 @@ def _attend_by_rows(causal: Any, batch: Batch) -> None:
         rows = more.pop("rows", None)
         if rows is None:
             return usual(module, query, key, value, mask, *args, **more)
-        found = attend(query[0], key[0], value[0], rows, float(more["scaling"]), more.get("sliding_window"))
+        found = attend(query[0], key[0], value[0], rows, float(more["scaling"]), more.get("sliding_window"), batch.by)
         return found[None], None
 
     def mask(*args: Any, **more: Any) -> Any:

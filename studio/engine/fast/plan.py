@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from studio import processor
+from studio.engine.fast.kernels import kernels
 from studio.engine.fast.model import gate_of
 from studio.fast_path import products, why_not
 from studio.recipe import Recipe
@@ -30,7 +31,14 @@ def choose(recipe: Recipe, causal: Any, cuda: bool) -> Choice:
     held = recipe.model.dtype
     wide = products(held, cuda, processor.multiplies_bf16()) != held
     more = f" This processor has no {held} arithmetic: products are in float32." if wide else ""
-    return Choice(True, f"LoRA on a model of the {config.model_type} family.{more}")
+    beside = "" if cuda else _beside_products(kernels()[1])
+    return Choice(True, f"LoRA on a model of the {config.model_type} family.{more}{beside}")
+
+
+def _beside_products(not_compiled: str) -> str:
+    if not_compiled:
+        return f" Norms, gates and softmaxes are torch's ({not_compiled}), which makes a step a fifth slower."
+    return " Norms, gates and softmaxes are compiled for this processor."
 
 
 def _against_layers(causal: Any) -> str:

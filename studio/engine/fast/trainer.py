@@ -8,6 +8,7 @@ import torch
 from studio import processor
 from studio.engine.fast.batches import RowCollator
 from studio.engine.fast.head import score_trained_positions
+from studio.engine.fast.kernels import kernels
 from studio.engine.fast.model import speed_up
 from studio.fast_path import products
 from studio.recipe import Recipe
@@ -17,8 +18,9 @@ def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
     """Let `trainer` make its batches and compute its losses here. `causal`: its model without PEFT's wrapper."""
     dtype = products(recipe.model.dtype, causal.device.type == "cuda", processor.multiplies_bf16())
     compute: torch.dtype = getattr(torch, dtype)
-    batch = speed_up(causal, compute)
-    score_trained_positions(causal, compute)
+    by, _ = kernels()
+    batch = speed_up(causal, compute, by)
+    score_trained_positions(causal, compute, by)
     trainer.data_collator = RowCollator(trainer.data_collator)
     step = trainer.training_step
 

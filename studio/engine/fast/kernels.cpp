@@ -1,0 +1,282 @@
+// Norms, gates, rotations and softmaxes of the fast path, each in one pass over its numbers.
+//
+// The same definitions, and the same roundings to bfloat16, as the torch code of arithmetic.py, which stays in use where
+// nothing could be compiled. Plain loops for the compiler to make vectors of; no torch header,
+// so that they compile in a second or two. Every array is contiguous unless strides are given, in numbers.
+
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+namespace {
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+inline float bits_to_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+inline uint32_t float_to_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+inline float wide(float x) { return x; }
+inline float wide(bfloat16 x) { return bits_to_float(uint32_t(x.bits) << 16); }
+
+inline void put(float &to, float x) { to = x; }
+inline void put(bfloat16 &to, float x) {
+    uint32_t bits = float_to_bits(x);
+    uint32_t nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // ties to even
+    to.bits = uint16_t(x != x ? 0x7fc0 : nearest);
+}
+
+template <typename T>
+inline float rounded(float x) {
+    T there;
+    put(there, x);
+    return wide(there);
+}
+
+// e^x to about one unit in the last place (Cephes' polynomial); 0 below the smallest float, inf above the largest.
+inline float exponential(float x) {
+    float y = x < -87.3f ? -87.3f : (x > 88.7f ? 88.7f : x);
+    float n = (y * 1.44269504f + 12582912.f) - 12582912.f;  // to the nearest whole number
+    float r = y - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    p *= bits_to_float(uint32_t(int32_t(n) + 127) << 23);
+    p = x < -87.3f ? 0.0f : (x > 88.7f ? INFINITY : p);
+    return x != x ? x : p;
+}
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+const float BETA = 0.7978845608f, KAPPA = 0.044715f;  // of GELU's tanh form: sqrt(2 / pi), and the cube's
+
+template <bool GELU>
+inline float act(float x) {
+    if (!GELU) return x * sigmoid(x);
+    return x * sigmoid(2.0f * BETA * (x + KAPPA * x * x * x));  // (1 + tanh(u)) / 2 = sigmoid(2 u)
+}
+
+template <bool GELU>
+inline float act_slope(float x) {
+    if (!GELU) {
+        float s = sigmoid(x);
+        return s * (1.0f + x * (1.0f - s));
+    }
+    float s = sigmoid(2.0f * BETA * (x + KAPPA * x * x * x));
+    return s + x * s * (1.0f - s) * 2.0f * BETA * (1.0f + 3.0f * KAPPA * x * x);
+}
+
+// rounds: to bfloat16 before the weight and after it, as a weight in bfloat16 does it. known: scales are given.
+template <typename X, typename Y>
+void norm(const X *x, const float *weight, int rounds, float eps, float *scales, int known, Y *answer, long n, long width,
+          int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < n; i++) {
+        const X *row = x + i * width;
+        Y *to = answer + i * width;
+        if (!known) {
+            float sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (long j = 0; j < width; j++) sum += wide(row[j]) * wide(row[j]);
+            scales[i] = 1.0f / sqrtf(sum / width + eps);
+        }
+        float scale = scales[i];
+        if (rounds) {
+#pragma omp simd
+            for (long j = 0; j < width; j++)
+                put(to[j], rounded<bfloat16>(rounded<bfloat16>(wide(row[j]) * scale) * weight[j]));
+        } else {
+#pragma omp simd
+            for (long j = 0; j < width; j++) put(to[j], wide(row[j]) * scale * weight[j]);
+        }
+    }
+}
+
+template <typename X, typename Y>
+void norm_backward(const Y *grad, const X *x, const float *weight, const float *scales, X *d_x, long n, long width,
+                   int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < n; i++) {
+        const X *row = x + i * width;
+        const Y *g = grad + i * width;
+        X *to = d_x + i * width;
+        float scale = scales[i], along = 0;
+#pragma omp simd reduction(+ : along)
+        for (long j = 0; j < width; j++) along += wide(g[j]) * weight[j] * wide(row[j]);
+        along *= scale * scale / width;
+#pragma omp simd
+        for (long j = 0; j < width; j++) put(to[j], (wide(g[j]) * weight[j] - wide(row[j]) * along) * scale);
+    }
+}
+
+// Rows of gate and up may be parts of longer ones: `stride` numbers from one to the next.
+template <typename T, bool GELU>
+void gate(const T *gates, const T *up, T *answer, long n, long width, long stride, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < n; i++) {
+        const T *a = gates + i * stride, *b = up + i * stride;
+        T *to = answer + i * width;
+#pragma omp simd
+        for (long j = 0; j < width; j++) put(to[j], rounded<T>(act<GELU>(wide(a[j]))) * wide(b[j]));
+    }
+}
+
+template <typename T, bool GELU>
+void gate_backward(const T *grad, const T *gates, const T *up, T *d_gate, T *d_up, long n, long width, long stride,
+                   int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < n; i++) {
+        const T *a = gates + i * stride, *b = up + i * stride, *g = grad + i * width;
+        T *to_gate = d_gate + i * width, *to_up = d_up + i * width;
+#pragma omp simd
+        for (long j = 0; j < width; j++) {
+            float x = wide(a[j]), pull = wide(g[j]);
+            put(to_up[j], rounded<T>(act<GELU>(x)) * pull);
+            put(to_gate[j], rounded<T>(pull * wide(b[j])) * act_slope<GELU>(x));
+        }
+    }
+}
+
+template <typename T>
+void rotate(const T *x, long x_token, long x_head, const T *cos, const T *sin, T *answer, long to_token, long to_head,
+            long tokens, long heads, long width, float sign, int threads) {
+    long half = width / 2;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < tokens; i++) {
+        const T *c = cos + i * width, *s = sin + i * width;
+        for (long h = 0; h < heads; h++) {
+            const T *first = x + i * x_token + h * x_head, *second = first + half;
+            T *to = answer + i * to_token + h * to_head;
+#pragma omp simd
+            for (long j = 0; j < half; j++) {
+                float a = wide(first[j]), b = wide(second[j]), k = wide(c[j]), l = wide(s[j]) * sign;
+                put(to[j], rounded<T>(a * k) - b * l);
+                put(to[half + j], rounded<T>(b * k) + a * l);
+            }
+        }
+    }
+}
+
+// What query i of a block sees of its keys: the last query stands on the last key.
+struct Seen {
+    long begin, end;
+    Seen(long row, long queries, long keys, long window) {
+        end = keys - queries + row % queries + 1;
+        begin = window > 0 && end > window ? end - window : 0;
+    }
+};
+
+template <typename T>
+void softmax(T *scores, long rows, long queries, long keys, long window, float scaling, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        float *held = static_cast<float *>(malloc(sizeof(float) * keys));
+#pragma omp for schedule(static, 16)
+        for (long i = 0; i < rows; i++) {
+            T *row = scores + i * keys;
+            Seen seen(i, queries, keys, window);
+            float highest = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : highest)
+            for (long j = seen.begin; j < seen.end; j++) {
+                float x = wide(row[j]) * scaling;
+                held[j] = x;
+                highest = x > highest ? x : highest;
+            }
+#pragma omp simd reduction(+ : sum)
+            for (long j = seen.begin; j < seen.end; j++) {
+                float x = exponential(held[j] - highest);
+                held[j] = x;
+                sum += x;
+            }
+            float share = 1.0f / sum;
+            for (long j = 0; j < seen.begin; j++) put(row[j], 0.0f);
+#pragma omp simd
+            for (long j = seen.begin; j < seen.end; j++) put(row[j], held[j] * share);
+            for (long j = seen.end; j < keys; j++) put(row[j], 0.0f);
+        }
+        free(held);
+    }
+}
+
+template <typename T>
+void score(T *scores, const int64_t *labels, float *chances, uint8_t *best, long n, long words, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < n; i++) {
+        T *row = scores + i * words;
+        long label = labels[i];
+        float asked = wide(row[label]), highest = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : highest)
+        for (long j = 0; j < words; j++) {
+            float x = wide(row[j]);
+            highest = x > highest ? x : highest;
+        }
+        bool first = asked == highest;
+        for (long j = 0; first && j < label; j++) first = wide(row[j]) < highest;
+#pragma omp simd reduction(+ : sum)
+        for (long j = 0; j < words; j++) sum += exponential(wide(row[j]) - highest);
+        float share = 1.0f / sum;
+#pragma omp simd
+        for (long j = 0; j < words; j++) put(row[j], exponential(wide(row[j]) - highest) * share);
+        put(row[label], exponential(asked - highest) * share - 1.0f);
+        chances[i] = asked - highest - logf(sum);
+        best[i] = first;
+    }
+}
+
+}  // namespace
+
+// By name, for ctypes: the types of the numbers stand at its end.
+#define OF_TWO(X, Y, XNAME, YNAME)                                                                                      \
+    void norm_##XNAME##_##YNAME(const X *x, const float *weight, int rounds, float eps, float *scales, int known,       \
+                                Y *answer, long n, long width, int threads) {                                           \
+        norm<X, Y>(x, weight, rounds, eps, scales, known, answer, n, width, threads);                                   \
+    }                                                                                                                   \
+    void norm_backward_##XNAME##_##YNAME(const Y *grad, const X *x, const float *weight, const float *scales, X *d_x,   \
+                                         long n, long width, int threads) {                                             \
+        norm_backward<X, Y>(grad, x, weight, scales, d_x, n, width, threads);                                           \
+    }
+
+#define OF_ONE(T, NAME)                                                                                                 \
+    void gate_##NAME(const T *gates, const T *up, T *answer, long n, long width, long stride, int gelu, int threads) {  \
+        (gelu ? gate<T, true> : gate<T, false>)(gates, up, answer, n, width, stride, threads);                          \
+    }                                                                                                                   \
+    void gate_backward_##NAME(const T *grad, const T *gates, const T *up, T *d_gate, T *d_up, long n, long width,       \
+                              long stride, int gelu, int threads) {                                                     \
+        (gelu ? gate_backward<T, true> : gate_backward<T, false>)(grad, gates, up, d_gate, d_up, n, width, stride,      \
+                                                                  threads);                                             \
+    }                                                                                                                   \
+    void rotate_##NAME(const T *x, long x_token, long x_head, const T *cos, const T *sin, T *answer, long to_token,     \
+                       long to_head, long tokens, long heads, long width, float sign, int threads) {                    \
+        rotate<T>(x, x_token, x_head, cos, sin, answer, to_token, to_head, tokens, heads, width, sign, threads);        \
+    }                                                                                                                   \
+    void softmax_##NAME(T *scores, long rows, long queries, long keys, long window, float scaling, int threads) {       \
+        softmax<T>(scores, rows, queries, keys, window, scaling, threads);                                              \
+    }                                                                                                                   \
+    void score_##NAME(T *scores, const int64_t *labels, float *chances, uint8_t *best, long n, long words,              \
+                      int threads) {                                                                                    \
+        score<T>(scores, labels, chances, best, n, words, threads);                                                     \
+    }
+
+extern "C" {
+OF_TWO(float, float, float32, float32)
+OF_TWO(float, bfloat16, float32, bfloat16)
+OF_TWO(bfloat16, float, bfloat16, float32)
+OF_TWO(bfloat16, bfloat16, bfloat16, bfloat16)
+OF_ONE(float, float32)
+OF_ONE(bfloat16, bfloat16)
+}

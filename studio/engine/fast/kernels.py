@@ -1,0 +1,135 @@
+"""The arithmetic in one pass each: kernels.cpp, where it could be compiled (launch/compiling.py).
+
+What it does not do: products, GPUs, types other than float32 and bfloat16. That stays torch's.
+"""
+
+import ctypes
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from studio.engine.fast.arithmetic import Arithmetic
+from studio.engine.fast.rows import Rows
+from studio.launch import compiling
+
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_C = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
+# The arguments of each function: pointers, longs, ints and floats, the threads last.
+_TAKES = {
+    "norm": "ppifpiplli",
+    "norm_backward": "ppppplli",
+    "gate": "ppplllii",
+    "gate_backward": "ppppplllii",
+    "rotate": "pllppplllllfi",
+    "softmax": "pllllfi",
+    "score": "pppplli",
+}
+
+
+class Kernels(Arithmetic):
+    """By the compiled library; what it is not made for by torch."""
+
+    def __init__(self, library: Path) -> None:
+        """Raises OSError where it cannot be loaded."""
+        self._library = ctypes.CDLL(str(library))
+
+    def norm(self, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        if not _fit(x, x, weight) or dtype not in _NAMES:
+            return super().norm(x, weight, eps, dtype)
+        scales = x.new_empty(x.shape[0], 1, dtype=torch.float32)
+        return self._norm(x, weight, eps, scales, False, dtype), scales
+
+    def normed(self, x: Tensor, weight: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+        if not _fit(x, x, weight, scales) or dtype not in _NAMES:
+            return super().normed(x, weight, scales, dtype)
+        return self._norm(x, weight, 0.0, scales, True, dtype)
+
+    def _norm(self, x: Tensor, weight: Tensor, eps: float, scales: Tensor, known: bool, dtype: torch.dtype) -> Tensor:
+        answer, wide = torch.empty_like(x, dtype=dtype), weight.float()
+        rounds = weight.dtype == torch.bfloat16
+        self._call("norm", (x, answer))(_at(x), _at(wide), rounds, eps, _at(scales), known, _at(answer), *x.shape)
+        return answer
+
+    def norm_backward(self, grad: Tensor, x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+        if not _fit(x, x, weight, scales, grad):
+            return super().norm_backward(grad, x, weight, scales)
+        d_x, wide = torch.empty_like(x), weight.float()
+        self._call("norm_backward", (x, grad))(_at(grad), _at(x), _at(wide), _at(scales), _at(d_x), *x.shape)
+        return d_x
+
+    def gated(self, gate: Tensor, up: Tensor, act: str) -> Tensor:
+        if not _gates(gate, up):
+            return super().gated(gate, up, act)
+        answer = up.new_empty(up.shape)
+        self._call("gate", (up,))(_at(gate), _at(up), _at(answer), *up.shape, up.stride(0), act == "gelu")
+        return answer
+
+    def gated_backward(self, grad: Tensor, gate: Tensor, up: Tensor, act: str) -> tuple[Tensor, Tensor]:
+        if not (_gates(gate, up) and _fit(gate, grad) and grad.dtype == up.dtype):
+            return super().gated_backward(grad, gate, up, act)
+        d_gate, d_up = gate.new_empty(gate.shape), up.new_empty(up.shape)
+        call = self._call("gate_backward", (up,))
+        call(_at(grad), _at(gate), _at(up), _at(d_gate), _at(d_up), *up.shape, up.stride(0), act == "gelu")
+        return d_gate, d_up
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor, answer: Tensor, sign: int) -> None:
+        alike = len({one.dtype for one in (x, cos, sin, answer)}) == 1
+        if not (_fit(x, cos, sin) and alike and x.stride(2) == answer.stride(2) == 1):
+            return super().rotate(x, cos, sin, answer, sign)
+        strides = x.stride()[:2], answer.stride()[:2]
+        call = self._call("rotate", (x,))
+        call(_at(x), *strides[0], _at(cos), _at(sin), _at(answer), *strides[1], *x.shape, sign)
+        return None
+
+    def softmax(self, scores: Tensor, queries: int, window: int | None, rows: Rows, scale: float) -> Tensor:
+        if not _fit(scores, scores):
+            return super().softmax(scores, queries, window, rows, scale)
+        groups, stacked, keys = scores.shape
+        self._call("softmax", (scores,))(_at(scores), groups * stacked, queries, keys, window or 0, scale)
+        return scores
+
+    def score(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if not _fit(scores, scores, labels) or labels.dtype != torch.int64:
+            return super().score(scores, labels)
+        chances = scores.new_empty(len(labels), dtype=torch.float32)
+        best = scores.new_empty(len(labels), dtype=torch.bool)
+        self._call("score", (scores,))(_at(scores), _at(labels), _at(chances), _at(best), *scores.shape)
+        return chances, best
+
+    def _call(self, name: str, types: tuple[Tensor, ...]) -> Callable[..., None]:
+        """The function of that name for tensors of these types, but for its last argument."""
+        function = getattr(self._library, "_".join((name, *(_NAMES[one.dtype] for one in types))))
+        if not function.argtypes:
+            function.argtypes, function.restype = [_C[one] for one in _TAKES[name]], None
+        threads = torch.get_num_threads()
+        return lambda *given: function(*given, threads)
+
+
+@functools.cache
+def kernels() -> tuple[Arithmetic, str]:
+    """The arithmetic of this process, and why it is torch's where it is."""
+    found = compiling.finished()
+    if isinstance(found, Path):
+        try:
+            return Kernels(found), ""
+        except OSError as error:
+            found.unlink(missing_ok=True)  # damaged: the next one compiles it again
+            found = f"not loaded: {error}"
+    return Arithmetic(), found
+
+
+def _fit(x: Tensor, *whole: Tensor) -> bool:
+    """Whether x is of a type and place that the library takes, and the others lie whole in memory."""
+    return x.dtype in _NAMES and not x.is_cuda and all(one.is_contiguous() for one in whole)
+
+
+def _gates(gate: Tensor, up: Tensor) -> bool:
+    """Rows of both as wide, as far apart, and of a type that the library takes."""
+    return _fit(gate) and gate.dtype == up.dtype and gate.stride() == up.stride() and gate.stride(1) == 1
+
+
+def _at(x: Tensor) -> int:
+    return x.data_ptr()

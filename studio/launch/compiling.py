@@ -1,0 +1,99 @@
+"""Compiles what the fast path computes beside its products (engine/fast/kernels.cpp) for this machine's processor.
+
+    found()      the compiler
+    begin()      before torch is imported: the compiler works beside that, a second or two, once
+    finished()   the library, or why there is none
+
+Kept in the user's cache under what it was made of. Nobody needs a compiler: without one, or where anything fails, torch
+computes the same, slower. What it does not do: load the library (engine/fast/kernels.py).
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio import processor
+
+SOURCE = Path(__file__).parents[1] / "engine" / "fast" / "kernels.cpp"
+COMPILERS = ("c++", "g++", "clang++")
+# Rounding stays as it is written: nothing here lets the compiler reorder sums, but for those it is told to.
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp", "-fPIC",
+         "-shared")  # fmt: skip
+PATIENCE = 60.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """library: where it is, or will be; compiler: at work on it, None where it was there already."""
+
+    library: Path
+    draft: Path
+    compiler: subprocess.Popen[bytes] | None
+
+
+def found() -> str | None:
+    """The compiler, where there is one."""
+    return next((path for path in map(shutil.which, COMPILERS) if path), None)
+
+
+@functools.cache
+def begin() -> Build | str:
+    """Start compiling, if it has not been done; or why that cannot be."""
+    if sys.platform != "linux":
+        return "compiled on Linux alone"
+    compiler = found()
+    if compiler is None:
+        return f"no C++ compiler ({COMPILERS[1]}) found"
+    try:
+        folder = _cache()
+        made_of = (SOURCE.read_bytes(), " ".join(FLAGS), os.path.realpath(compiler), processor.features())
+        name = hashlib.sha256(repr(made_of).encode()).hexdigest()[:24]
+        library, draft = folder / f"{name}.so", folder / f"{name}.{secrets.token_hex(4)}"
+        if library.is_file():
+            return Build(library, draft, None)
+        command = [compiler, *FLAGS, str(SOURCE), "-o", str(draft)]
+        quiet = subprocess.DEVNULL
+        return Build(library, draft, subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet))
+    except OSError as error:
+        return f"not compiled: {error.strerror or error}"
+
+
+@functools.cache
+def finished() -> Path | str:
+    """The compiled library, waited for; or why there is none."""
+    build = begin()
+    if isinstance(build, str) or build.compiler is None:
+        return build if isinstance(build, str) else build.library
+    try:
+        status = build.compiler.wait(PATIENCE)
+        if status:
+            return f"the C++ compiler failed with status {status}"
+        build.draft.replace(build.library)
+    except subprocess.TimeoutExpired:
+        build.compiler.kill()
+        build.compiler.wait()
+        return f"the C++ compiler was not done after {PATIENCE:.0f} s"
+    except OSError as error:
+        return f"not compiled: {error.strerror or error}"
+    finally:
+        with contextlib.suppress(OSError):
+            build.draft.unlink(missing_ok=True)
+    return build.library
+
+
+def _cache() -> Path:
+    """A folder in the user's cache that is the user's alone: what lies there is run."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    folder = (Path(given) if given else Path.home() / ".cache") / "lora-studio" / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    about = folder.stat()
+    if about.st_uid != os.getuid() or about.st_mode & 0o022:
+        raise OSError(f"others may write into {folder}")
+    return folder
