@@ -21,6 +21,11 @@ def name() -> str:
     return _told("model name") or platform.processor() or platform.machine()
 
 
+def made_by_amd() -> bool:
+    """Whether it is one of AMD's, for which not every library is made."""
+    return _told("vendor_id") == "AuthenticAMD"
+
+
 def multiplies_bf16() -> bool:
     """Whether it multiplies bfloat16 in hardware. Without, torch's products in it take 6 to 8 times as long as in
     float32 (AVX2, benchmarks/RESULTS.md). Where nothing is told, it is taken not to: float32 is quick everywhere."""

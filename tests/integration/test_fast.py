@@ -420,6 +420,31 @@ def test_the_head_holds_one_stretch_of_scores_at_a_time(
     assert peak.bytes < 1.5 * 2**20 * 4
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("amd", [True, False])
+def test_products_are_torch_s_whoever_multiplies(monkeypatch: pytest.MonkeyPatch, dtype: str, amd: bool) -> None:
+    import torch
+
+    from studio.engine.fast import products
+
+    monkeypatch.setattr(processor, "made_by_amd", lambda: amd)
+    products._better_than_mkl.cache_clear()
+    try:
+        torch.manual_seed(0)
+        width = getattr(torch, dtype)
+        a, b, bias, to = (torch.randn(*size).to(width) for size in ((70, 33), (20, 33), (20,), (70, 20)))
+        wanted = a.double() @ b.double().t()
+        near = {"rtol": 1e-2, "atol": 0.1} if dtype == "bfloat16" else {"rtol": 1e-4, "atol": 1e-4}
+        torch.testing.assert_close(products.product(a, b.t()).double(), wanted, **near)
+        torch.testing.assert_close(products.product(a, b.t().contiguous()).double(), wanted, **near)
+        torch.testing.assert_close(products.product(a, b.t(), bias).double(), wanted + bias, **near)
+        torch.testing.assert_close(products.product(b, a.t()).double(), wanted.t(), **near)
+        added = products.add_product_(to.clone(), a, b.t(), 0.5)
+        torch.testing.assert_close(added.double(), to + 0.5 * wanted, **near)
+    finally:
+        products._better_than_mkl.cache_clear()
+
+
 @pytest.mark.parametrize(("values", "why"), [
     ({"engine": "trl"}, "engine trl"),
     ({"use_dora": True}, "use_dora"),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from studio.engine.fast.arithmetic import Arithmetic
+from studio.engine.fast.products import product
 from studio.fast_path import SCORES
 
 
@@ -28,13 +29,13 @@ class TokenScores(torch.autograd.Function):
         learns = ctx.needs_input_grad[0]
         pull = torch.empty_like(hidden) if learns else hidden
         at_once = max(1, SCORES // words)
-        held = hidden.new_empty(min(at_once, count), words)
         for first in range(0, count, at_once):
             some = slice(first, min(first + at_once, count))
-            scores = torch.mm(hidden[some], weight.t(), out=held[: some.stop - first])
+            scores = product(hidden[some], weight.t())
             chances[some], best[some] = by.score(scores, labels[some])
             if learns:
-                torch.mm(scores, weight, out=pull[some])
+                pull[some] = product(scores, weight)
+            del scores  # before there are the next
         ctx.save_for_backward(*([pull] if learns else []))
         ctx.mark_non_differentiable(best)
         return chances, best

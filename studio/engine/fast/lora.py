@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from studio.engine.fast.dropout import Pool
 from studio.engine.fast.pieces import Source
+from studio.engine.fast.products import add_product_, product
 
 Pools = Callable[[float, Tensor], Pool | None]
 
@@ -39,11 +39,10 @@ class Layer:
 
     def answer(self, x: Tensor, inner: Tensor, high: Tensor, scale: float) -> Tensor:
         """x [tokens, in] through base and adapter; inner [tokens, r]: x through A; high: B in x's type."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        if not self.rounds_once:
-            return linear(x, self.weight(), bias).addmm_(inner, high.t(), alpha=scale)
-        answer = ((inner * scale) @ high.t()).addmm_(x, self.weight().t())
-        return answer if bias is None else answer.add_(bias)
+        if self.rounds_once:
+            answer = add_product_(product(inner * scale, high.t()), x, self.weight().t())
+            return answer if self.bias is None else answer.add_(self.bias.to(x.dtype))
+        return add_product_(product(x, self.weight().t(), self.bias), inner, high.t(), scale)
 
 
 class LoraLinears(torch.autograd.Function):
@@ -63,7 +62,7 @@ class LoraLinears(torch.autograd.Function):
         one."""
         lows, highs = torch.cat([one.down for one in layers]).to(x.dtype), [one.up.to(x.dtype) for one in layers]
         ctx.place = pool.place(x.numel()) if pool else 0
-        inner = linear(pool.drop(x, ctx.place) if pool else x, lows).split([len(one.down) for one in layers], 1)
+        inner = product(pool.drop(x, ctx.place) if pool else x, lows.t()).split([len(one.down) for one in layers], 1)
         answers = []
         for one, part, high in zip(layers, inner, highs, strict=True):
             answers.append(one.answer(x, part, high, one.scaling * larger))
@@ -80,17 +79,17 @@ class LoraLinears(torch.autograd.Function):
         parts, d_ups, d_x = [], [], None
         for one, grad, part, high in zip(layers, gradients, inner, highs, strict=True):
             scale = one.scaling * ctx.larger
-            parts.append((grad @ high).mul_(scale))
-            d_ups.append((part.t() @ grad).t().to(one.up.dtype).mul_(scale))
+            parts.append(product(grad, high).mul_(scale))
+            d_ups.append(product(part.t(), grad).t().to(one.up.dtype).mul_(scale))
             if ctx.needs_input_grad[0]:
-                d_x = grad @ one.weight() if d_x is None else d_x.addmm_(grad, one.weight())
+                d_x = product(grad, one.weight()) if d_x is None else add_product_(d_x, grad, one.weight())
         d_inner = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         if d_x is not None:
             if pool:
-                d_x += pool.drop_(d_inner @ lows, ctx.place)
+                d_x += pool.drop_(product(d_inner, lows), ctx.place)
             else:
-                d_x.addmm_(d_inner, lows)
-        d_lows = d_inner.t() @ LoraLinears._multiplied(ctx, kept, lows.dtype)
+                add_product_(d_x, d_inner, lows)
+        d_lows = product(d_inner.t(), LoraLinears._multiplied(ctx, kept, lows.dtype))
         d_downs = d_lows.to(layers[0].down.dtype).split([len(one.down) for one in layers])
         trained = [grad for pair in zip(d_downs, d_ups, strict=True) for grad in pair]
         return d_x, None, None, None, None, *trained
@@ -110,11 +109,12 @@ class Frozen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Callable[[], Tensor], bias: Tensor | None) -> Tensor:
         ctx.weight = weight
-        return linear(x, weight(), None if bias is None else bias.to(x.dtype))
+        return product(x.flatten(0, -2), weight().t(), bias).unflatten(0, x.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0] @ ctx.weight(), None, None
+        (grad,) = gradients
+        return product(grad.flatten(0, -2), ctx.weight()).unflatten(0, grad.shape[:-1]), None, None
 
 
 @dataclass(slots=True)
