@@ -1,4 +1,4 @@
-"""The built wheel carries all it needs: pages, samples, presets, migrations."""
+"""The built wheel carries all it needs: pages, samples, presets, migrations, what is compiled."""
 
 import os
 import subprocess
@@ -19,7 +19,9 @@ def test_the_wheel_serves_from_any_folder(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from starlette.testclient import TestClient\n"
         "import studio; from studio.settings import Settings; from studio.services.studio import Studio, welcome\n"
         "from studio.services import datasets; from studio.ui.server import make_app\n"
+        "from studio.launch import compiling\n"
         "assert Path(studio.__file__).is_relative_to(sys.argv[1]), studio.__file__\n"
+        "assert compiling.SOURCE.is_file()\n"
         "with Studio(Settings(home=Path(sys.argv[2]), offline=True)) as opened:\n"
         "    welcome(opened); assert datasets.get(opened, 'tickets').rows == 360\n"
         "    with TestClient(make_app(opened), base_url='http://127.0.0.1') as client:\n"

@@ -31,6 +31,7 @@ ALLOWED = {
     ("ui/connections.py", "_open"): "how many connections an address has open",
     ("dataset/template.py", "_Generation.tags"): "what Jinja asks an extension for; never changed",
     # Caches that keep arguments: by a path that was asked for behind the gate, or of what is nobody's.
+    ("dataset/encode.py", "_read_tokenizer"): "tokenizers of models by path; models are everybody's",
     ("dataset/kept.py", "_hashed"): "hashes of tokenizer files",
     ("dataset/lengths.py", "_of_file"): "counts of a dataset, whose folder the gate gave",
     ("dataset/lengths.py", "_sampled"): "counts of a dataset, whose folder the gate gave",
