@@ -16,6 +16,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp", "-fPIC",
          "-shared")  # fmt: skip
 PATIENCE = 60.0  # seconds
+_NULL = subprocess.DEVNULL
+TRIAL = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).trial()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +62,9 @@ def begin() -> Build | str:
         if library.is_file():
             return Build(library, draft, None)
         command = [compiler, *FLAGS, str(SOURCE), "-o", str(draft)]
-        quiet = subprocess.DEVNULL
-        return Build(library, draft, subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet))
-    except OSError as error:
-        return f"not compiled: {error.strerror or error}"
+        return Build(library, draft, subprocess.Popen(command, stdin=_NULL, stdout=_NULL, stderr=_NULL))
+    except (OSError, RuntimeError) as error:  # the latter from a user without a home
+        return f"not compiled: {getattr(error, 'strerror', None) or error}"
 
 
 @functools.cache
@@ -75,6 +77,11 @@ def finished() -> Path | str:
         status = build.compiler.wait(PATIENCE)
         if status:
             return f"the C++ compiler failed with status {status}"
+        # Elsewhere than here: what the processor does not know would end this worker, and every one after it.
+        command = [sys.executable, "-I", "-S", "-c", TRIAL, str(build.draft)]
+        tried = subprocess.run(command, timeout=PATIENCE, check=False, stdin=_NULL, stdout=_NULL, stderr=_NULL)
+        if tried.returncode:
+            return f"what the C++ compiler made does not run here (status {tried.returncode})"
         build.draft.replace(build.library)
     except subprocess.TimeoutExpired:
         build.compiler.kill()
@@ -96,4 +103,7 @@ def _cache() -> Path:
     about = folder.stat()
     if about.st_uid != os.getuid() or about.st_mode & 0o022:
         raise OSError(f"others may write into {folder}")
+    for left in folder.iterdir():  # by workers that ended before their compiler did
+        if left.suffix != ".so" and time.time() - left.stat().st_mtime > 10 * PATIENCE:
+            left.unlink(missing_ok=True)
     return folder

@@ -1,5 +1,6 @@
 """What is compiled for the fast path: once, kept, and done without where it cannot be."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def test_without_a_compiler_the_reason_is_told(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(("script", "why"), [
     ('echo half > "$(echo "$*" | sed "s/.* //")"; exit 3', "the C++ compiler failed with status 3"),
-    ("exit 0", "not compiled: No such file or directory"),
+    ("exit 0", "what the C++ compiler made does not run here (status 1)"),
+    ('echo half > "$(echo "$*" | sed "s/.* //")"', "what the C++ compiler made does not run here (status 1)"),
 ])  # fmt: skip
 def test_a_compiler_that_fails_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str
@@ -78,11 +80,40 @@ def test_nothing_is_loaded_from_where_others_may_write(tmp_path: Path) -> None:
     assert compiling.finished() == f"not compiled: others may write into {folder}"
 
 
+def test_what_a_processor_does_not_know_ends_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = compiling.found()
+    if not real:
+        pytest.skip("no C++ compiler here")
+    unknown = 'extern "C" void trial() { __builtin_trap(); }'
+    stand_in(tmp_path / "bin", f"echo '{unknown}' | {real} -xc++ -shared -fPIC - -o \"${{@: -1}}\"", monkeypatch)
+    (tmp_path / "bin" / "c++").write_text((tmp_path / "bin" / "c++").read_text().replace("/bin/sh", "/bin/bash"))
+    assert compiling.finished() == "what the C++ compiler made does not run here (status -4)"
+    assert kept(tmp_path) == []
+
+
+def test_what_an_ended_worker_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path / "bin", "exit 3", monkeypatch)
+    compiling.finished()
+    left = tmp_path / "lora-studio" / "kernels" / "name.1234"
+    left.touch()
+    forget()
+    compiling.finished()
+    assert kept(tmp_path) == [left]  # its compiler may be at work
+    os.utime(left, (0, 0))
+    forget()
+    compiling.finished()
+    assert kept(tmp_path) == []
+
+
 @pytest.mark.engine
 def test_a_damaged_library_is_not_loaded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from studio.engine.fast import kernels
 
-    stand_in(tmp_path / "bin", 'echo half > "$(echo "$*" | sed "s/.* //")"', monkeypatch)
+    stand_in(tmp_path / "bin", "exit 3", monkeypatch)
+    build = compiling.begin()
+    assert isinstance(build, compiling.Build)
+    build.library.write_text("half")
+    forget()
     kernels.kernels.cache_clear()
     try:
         by, why = kernels.kernels()

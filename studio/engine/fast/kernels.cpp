@@ -279,4 +279,33 @@ OF_TWO(bfloat16, float, bfloat16, float32)
 OF_TWO(bfloat16, bfloat16, bfloat16, bfloat16)
 OF_ONE(float, float32)
 OF_ONE(bfloat16, bfloat16)
+
+// Everything once, on a few numbers: a processor that does not know an instruction ends the process here.
+void trial() {
+    const long n = 3, width = 70;
+    static float x[n * width], y[n * width], z[n * width], angles[n * width], scales[n], weight[width], chances[n];
+    static bfloat16 a[n * width], b[n * width], c[n * width], turns[n * width];
+    int64_t labels[n] = {0, 1, 2};
+    uint8_t best[n];
+    for (int gelu = 0; gelu < 2; gelu++) {
+        norm_float32_float32(x, weight, 0, 1e-5f, scales, 0, y, n, width, 2);
+        norm_float32_bfloat16(x, weight, 1, 1e-5f, scales, 0, a, n, width, 2);
+        norm_bfloat16_float32(a, weight, 1, 1e-5f, scales, 0, y, n, width, 2);
+        norm_bfloat16_bfloat16(a, weight, 1, 1e-5f, scales, 0, b, n, width, 2);
+        norm_backward_float32_float32(x, y, weight, scales, z, n, width, 2);
+        norm_backward_float32_bfloat16(a, y, weight, scales, z, n, width, 2);
+        norm_backward_bfloat16_float32(x, a, weight, scales, b, n, width, 2);
+        norm_backward_bfloat16_bfloat16(a, b, weight, scales, c, n, width, 2);
+        gate_float32(x, y, z, n, width, width, gelu, 2);
+        gate_bfloat16(a, b, c, n, width, width, gelu, 2);
+        gate_backward_float32(x, x, x, y, z, n, width, width, gelu, 2);
+        gate_backward_bfloat16(a, a, a, b, c, n, width, width, gelu, 2);
+        rotate_float32(x, width, width, angles, angles, y, width, width, n, 1, width, 1, 2);
+        rotate_bfloat16(a, width, width, turns, turns, b, width, width, n, 1, width, 1, 2);
+        softmax_float32(x, n, n, width, 0, 0.5f, 2);
+        softmax_bfloat16(a, n, n, width, 2, 0.5f, 2);
+        score_float32(y, labels, chances, best, n, width, 2);
+        score_bfloat16(b, labels, chances, best, n, width, 2);
+    }
+}
 }
