@@ -241,7 +241,7 @@ def _turn(modeling: Any, batch: Batch) -> None:
         if args or more or batch.whole or q.shape[0] != 1 or cos.shape[-1] != q.shape[-1]:
             return usual(q, k, cos, sin, *args, **more)
         angles = cos[0].to(q.dtype), sin[0].to(q.dtype)
-        return tuple(Rotate.apply(one[0].transpose(0, 1), *angles, batch.by)[None] for one in (q, k))
+        return tuple(Rotate.apply(one.squeeze(0).transpose(0, 1), *angles, batch.by)[None] for one in (q, k))
 
     modeling.apply_rotary_pos_emb = turned
 
@@ -260,7 +260,9 @@ def _attend_by_rows(causal: Any, batch: Batch) -> None:
         rows = more.pop("rows", None)
         if rows is None:
             return usual(module, query, key, value, mask, *args, **more)
-        found = attend(query[0], key[0], value[0], rows, float(more["scaling"]), more.get("sliding_window"), batch.by)
+        # Squeezed: the gradient of [0] is a copy into zeros.
+        query, key, value = (one.squeeze(0) for one in (query, key, value))
+        found = attend(query, key, value, rows, float(more["scaling"]), more.get("sliding_window"), batch.by)
         return found[None], None
 
     def mask(*args: Any, **more: Any) -> Any:
