@@ -6,11 +6,13 @@
 Each round runs, one after the other and each in a process of its own: ours; TRL as it comes (checkpointing, autocast,
 the system's allocator); TRL tuned (neither, and our allocator); on a GPU, where asked for, Unsloth. Same rows, order,
 seed, batch and settings; the first step is not timed. Ratios are of the pairs of a round: their median, and from the
-lowest to the highest. ROWS has instruction and output, or question and answer. Without a GPU on it, --device cuda says
-so and ends.
+lowest to the highest. Losses are those of the first round, each side's held against each other's: what the peers differ
+by is what rounding does. ROWS has instruction and output, or question and answer. Without a GPU on it, --device cuda
+says so and ends.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -112,10 +114,14 @@ def report(found: Mapping[str, list[dict[str, Any]]]) -> None:
             name: spread([mine[name] / its[name] for mine, its in pairs])
             for name in ("tokens_per_s", "peak_rss_mib", "first_step_s")
         }
-        losses = zip(pairs[0][0]["losses"], pairs[0][1]["losses"], strict=True)
-        apart = max(abs(mine / its - 1) for mine, its in losses)
         print(f"ours / {side}: tokens/s {ratios['tokens_per_s']}, memory {ratios['peak_rss_mib']}, "
-              f"to the first step {ratios['first_step_s']}, largest difference of a loss {apart:.1e}")  # fmt: skip
+              f"to the first step {ratios['first_step_s']}")  # fmt: skip
+    for (one, mine), (other, its) in itertools.combinations(found.items(), 2):
+        apart = [a / b - 1 for a, b in zip(mine[0]["losses"], its[0]["losses"], strict=True)]
+        print(
+            f"losses, {one} to {other}: at most {max(map(abs, apart)):.1e} apart, "
+            f"{statistics.median(map(abs, apart)):.1e} in the median, {statistics.mean(apart):+.1e} on average"
+        )
 
 
 def main() -> None:
@@ -133,6 +139,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=["auto", "fast", "trl"], default="auto", help="of our side")
     parser.add_argument("--only", default="ours,trl,tuned", help=f"of {','.join(SIDES)}; unsloth wants a GPU")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--out", type=Path, help="JSON of all that was measured, every loss too")
     given = parser.parse_args()
     if given.device == "cuda":
         import torch
@@ -155,6 +162,8 @@ def main() -> None:
                           f"{one['peak_rss_mib']:.0f} MiB, first step after {one['first_step_s']:.1f} s",
                           file=sys.stderr, flush=True)  # fmt: skip
     report(found)
+    if given.out:
+        given.out.write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
