@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from studio import processor
+from studio.engine.fast.arithmetic import Arithmetic
 from studio.engine.fast.batches import RowCollator
 from studio.engine.fast.head import score_trained_positions
 from studio.engine.fast.kernels import kernels
@@ -16,9 +17,10 @@ from studio.recipe import Recipe
 
 def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
     """Let `trainer` make its batches and compute its losses here. `causal`: its model without PEFT's wrapper."""
-    dtype = products(recipe.model.dtype, causal.device.type == "cuda", processor.multiplies_bf16())
+    cuda = causal.device.type == "cuda"
+    dtype = products(recipe.model.dtype, cuda, processor.multiplies_bf16())
     compute: torch.dtype = getattr(torch, dtype)
-    by, _ = kernels()
+    by = Arithmetic() if cuda else kernels()[0]
     batch = speed_up(causal, compute, by)
     score_trained_positions(causal, compute, by)
     trainer.data_collator = RowCollator(trainer.data_collator)
