@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from studio.engine.found import remembering
+from studio.engine.import_cache import remembering
 from studio.rundir import read_json
 from studio.themes import Quantization
 

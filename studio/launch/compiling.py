@@ -24,7 +24,7 @@ from studio import processor
 
 SOURCE = Path(__file__).parents[1] / "engine" / "fast" / "kernels.cpp"
 COMPILERS = ("c++", "g++", "clang++")
-# Rounding stays as it is written: nothing here lets the compiler reorder sums, but for those it is told to.
+# Sums stay in their order, but for those of which the source says otherwise; a product may be fused with its sum.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp", "-fPIC",
          "-shared")  # fmt: skip
 PATIENCE = 60.0  # seconds

@@ -37,13 +37,13 @@ class Kernels(Arithmetic):
         self._library = ctypes.CDLL(str(library))
 
     def norm(self, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        if not _fit(x, x, weight) or dtype not in _NAMES:
+        if not _fit(x, weight) or dtype not in _NAMES:
             return super().norm(x, weight, eps, dtype)
         scales = x.new_empty(x.shape[0], 1, dtype=torch.float32)
         return self._norm(x, weight, eps, scales, False, dtype), scales
 
     def normed(self, x: Tensor, weight: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-        if not _fit(x, x, weight, scales) or dtype not in _NAMES:
+        if not _fit(x, weight, scales) or dtype not in _NAMES:
             return super().normed(x, weight, scales, dtype)
         return self._norm(x, weight, 0.0, scales, True, dtype)
 
@@ -54,7 +54,7 @@ class Kernels(Arithmetic):
         return answer
 
     def norm_backward(self, grad: Tensor, x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
-        if not _fit(x, x, weight, scales, grad):
+        if not _fit(x, weight, scales, grad):
             return super().norm_backward(grad, x, weight, scales)
         d_x, wide = torch.empty_like(x), weight.float()
         self._call("norm_backward", (x, grad))(_at(grad), _at(x), _at(wide), _at(scales), _at(d_x), *x.shape)
@@ -68,7 +68,7 @@ class Kernels(Arithmetic):
         return answer
 
     def gated_backward(self, grad: Tensor, gate: Tensor, up: Tensor, act: str) -> tuple[Tensor, Tensor]:
-        if not (_gates(gate, up) and _fit(gate, grad) and grad.dtype == up.dtype):
+        if not (_gates(gate, up) and _fit(grad) and grad.dtype == up.dtype):
             return super().gated_backward(grad, gate, up, act)
         d_gate, d_up = gate.new_empty(gate.shape), up.new_empty(up.shape)
         call = self._call("gate_backward", (up,))
@@ -77,7 +77,7 @@ class Kernels(Arithmetic):
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor, answer: Tensor, sign: int) -> None:
         alike = len({one.dtype for one in (x, cos, sin, answer)}) == 1
-        if not (_fit(x, cos, sin) and alike and x.stride(2) == answer.stride(2) == 1):
+        if not (_known(x) and _fit(cos, sin) and alike and x.stride(2) == answer.stride(2) == 1):
             return super().rotate(x, cos, sin, answer, sign)
         strides = x.stride()[:2], answer.stride()[:2]
         call = self._call("rotate", (x,))
@@ -85,14 +85,14 @@ class Kernels(Arithmetic):
         return None
 
     def softmax(self, scores: Tensor, queries: int, window: int | None, rows: Rows, scale: float) -> Tensor:
-        if not _fit(scores, scores):
+        if not _fit(scores):
             return super().softmax(scores, queries, window, rows, scale)
         groups, stacked, keys = scores.shape
         self._call("softmax", (scores,))(_at(scores), groups * stacked, queries, keys, window or 0, scale)
         return scores
 
     def score(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if not _fit(scores, scores, labels) or labels.dtype != torch.int64:
+        if not _fit(scores) or labels.dtype != torch.int64 or not labels.is_contiguous():
             return super().score(scores, labels)
         chances = scores.new_empty(len(labels), dtype=torch.float32)
         best = scores.new_empty(len(labels), dtype=torch.bool)
@@ -121,14 +121,19 @@ def kernels() -> tuple[Arithmetic, str]:
     return Arithmetic(), found
 
 
-def _fit(x: Tensor, *whole: Tensor) -> bool:
-    """Whether x is of a type and place that the library takes, and the others lie whole in memory."""
-    return x.dtype in _NAMES and not x.is_cuda and all(one.is_contiguous() for one in whole)
+def _known(*tensors: Tensor) -> bool:
+    """Whether they are of types, and in a place, that the library takes."""
+    return all(one.dtype in _NAMES and not one.is_cuda for one in tensors)
+
+
+def _fit(*tensors: Tensor) -> bool:
+    """Whether the library takes them, and they lie whole in memory."""
+    return _known(*tensors) and all(one.is_contiguous() for one in tensors)
 
 
 def _gates(gate: Tensor, up: Tensor) -> bool:
     """Rows of both as wide, as far apart, and of a type that the library takes."""
-    return _fit(gate) and gate.dtype == up.dtype and gate.stride() == up.stride() and gate.stride(1) == 1
+    return _known(gate) and gate.dtype == up.dtype and gate.stride() == up.stride() and gate.stride(1) == 1
 
 
 def _at(x: Tensor) -> int:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from studio.engine import found
+from studio.engine import import_cache
 
 SCRIPT = """
 import importlib.metadata, json, os, sys
 from pathlib import Path
-from studio.engine import found
-found._path = lambda name: Path(sys.argv[1]) / name
+from studio.engine import import_cache
+import_cache._path = lambda name: Path(sys.argv[1]) / name
 sys.dont_write_bytecode = False  # tests may run without
 read = set()
 def audit(event, given):
@@ -23,7 +23,7 @@ def audit(event, given):
         read.add(str(given[0]))
 sys.addaudithook(audit)
 looks = importlib.metadata.packages_distributions
-with found.remembering():
+with import_cache.remembering():
     import transformers.models.auto
     packages = importlib.metadata.packages_distributions()
 folders = len(read)
@@ -32,7 +32,7 @@ models = Path(transformers.__file__).parent / "models"
 own = scanner.create_import_structure_from_path
 print(json.dumps({
     "read": folders,
-    "same": found._sets(found._exports(models, own)) == own(models) and packages == looks(),
+    "same": import_cache._sets(import_cache._exports(models, own)) == own(models) and packages == looks(),
     "own": own.__module__ == scanner.__name__ and importlib.metadata.packages_distributions is looks,
     "model": transformers.LlamaConfig.__name__,
 }))
@@ -54,7 +54,7 @@ def test_the_second_import_reads_nothing_anew_and_knows_the_same(tmp_path: Path)
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(found, "_path", lambda name: tmp_path / "kept" / name)
+    monkeypatch.setattr(import_cache, "_path", lambda name: tmp_path / "kept" / name)
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     (tmp_path / "kept").mkdir()
     return tmp_path / "kept"
@@ -70,8 +70,8 @@ def test_a_changed_file_is_looked_at_anew(tmp_path: Path, kept: Path) -> None:
         return {"llama": {frozenset({"torch"}): {"modeling_llama": set(module.read_text().split())}}}
 
     def exports() -> Any:
-        lists = found._exports(tmp_path / "models", scan)
-        return lists and found._sets(lists)
+        lists = import_cache._exports(tmp_path / "models", scan)
+        return lists and import_cache._sets(lists)
 
     for text, times in (("Model", 1), ("Model", 1), ("Model Head", 2), ("Model Head", 2)):
         if not module.exists() or module.read_text() != text:
@@ -86,7 +86,7 @@ def test_a_changed_file_is_looked_at_anew(tmp_path: Path, kept: Path) -> None:
 
 def test_what_is_said_in_another_way_is_not_kept(tmp_path: Path, kept: Path) -> None:
     for answer in ({("torch",): {"modeling_llama": ["Model"]}}, {"llama": ["Model"]}):
-        assert found._exports(tmp_path, lambda _, answer=answer: answer) is None  # type: ignore[misc]
+        assert import_cache._exports(tmp_path, lambda _, answer=answer: answer) is None  # type: ignore[misc]
     assert not list(kept.iterdir())
 
 
@@ -94,20 +94,20 @@ def test_what_is_installed_meanwhile_is_found(tmp_path: Path, kept: Path, monkey
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), str(tmp_path / "run"), *sys.path])
     (tmp_path / "site").mkdir()
     look = importlib.metadata.packages_distributions
-    assert "brought" not in found._packages(look)
+    assert "brought" not in import_cache._packages(look)
     folder = tmp_path / "site" / "bringing-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Name: bringing\nVersion: 1.0\n")
     (folder / "top_level.txt").write_text("brought\n")
-    assert found._packages(look)["brought"] == ["bringing"]
+    assert import_cache._packages(look)["brought"] == ["bringing"]
     # A run's own directory on the path is no reason to look again.
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").touch()
-    assert found._packages(lambda: pytest.fail("looked again"))["brought"] == ["bringing"]
+    assert import_cache._packages(lambda: pytest.fail("looked again"))["brought"] == ["bringing"]
 
 
 def test_where_nothing_can_be_kept_it_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(found, "_path", lambda name: tmp_path / "nowhere" / name)
+    monkeypatch.setattr(import_cache, "_path", lambda name: tmp_path / "nowhere" / name)
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    assert found._packages(lambda: {"torch": ["torch"]}) == {"torch": ["torch"]}
+    assert import_cache._packages(lambda: {"torch": ["torch"]}) == {"torch": ["torch"]}
     assert not list(tmp_path.iterdir())
