@@ -20,6 +20,7 @@ KEPT_KEYS = 2 * BLOCK + BLOCK // 4
 SCORES = 2**24  # scores over the vocabulary at a time
 PIECE = 2**17  # numbers that norms and gates go through at a time, to stay in a core's cache
 POOL = 2**18  # least random decisions of dropout in a pool
+LEAST_SHARED = 8  # tokens that two rows must begin with alike for them to be computed once
 
 
 def why_not(recipe: Recipe, config: Mapping[str, Any], cuda: bool) -> str:

@@ -71,7 +71,7 @@ class Preflight(TrainerCallback):
 
         def attempt() -> None:
             moments = _room_for_moments(trainer)
-            batch = trainer.data_collator(rows)
+            batch = _batch_of(rows, trainer)
             count = trainer._get_num_items_in_batch([batch], trainer.args.device)
             # The class's own: what counts memory in a run is not to count this.
             type(trainer).training_step(trainer, model, batch, count)
@@ -108,7 +108,7 @@ class Preflight(TrainerCallback):
 
         def attempt() -> None:
             model.eval()
-            type(trainer).prediction_step(trainer, model, trainer.data_collator(rows), True)
+            type(trainer).prediction_step(trainer, model, _batch_of(rows, trainer), True)
 
         remedy = f"Set per_device_eval_batch_size to {len(rows) // 2}."
         if len(rows) == 1:
@@ -185,6 +185,12 @@ def longest_rows(dataset: Any, count: int) -> tuple[list[dict[str, Any]], int]:
     lengths = [len(ids) for ids in dataset["input_ids"]]
     chosen = sorted(range(len(lengths)), key=lambda index: -lengths[index])[:count]
     return [dataset[index] for index in chosen], lengths[chosen[0]]
+
+
+def _batch_of(rows: list[dict[str, Any]], trainer: Any) -> dict[str, Any]:
+    """Rows as the trainer takes them; on the fast path without sharing anything, as another batch might not."""
+    collator = trainer.data_collator
+    return dict((collator.apart() if isinstance(collator, RowCollator) else collator)(rows))
 
 
 def moment_bytes(trainer: Any) -> int:

@@ -122,7 +122,7 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
         packed = pack(encoded.train, recipe.data.max_length, recipe.schedule.seed)
         rows, longest = _packed_rows(packed), max(len(row.input_ids) for row in packed)
     model = load_model(work, inputs, device, longest, encoded)
-    engine = fast.choose(recipe, model, device.is_cuda)
+    engine = fast.choose(recipe, model, device.is_cuda, encoded.train)
     if engine.fast:
         rows = _with_lengths(rows, encoded.train)
         held_out = held_out and _with_lengths(held_out, encoded.held_out)

@@ -76,6 +76,15 @@ def rows(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> list[Example]:
     return made
 
 
+def alike(seed: int = 0) -> list[Example]:
+    """Rows that begin alike: all of them trained, so that one token has several to tell."""
+    drawn = [row.input_ids for row in rows((300, 300, 60, 400, 60, 60), seed)]
+    ids = [drawn[0], drawn[0][:200] + drawn[1][200:], drawn[0][:20] + drawn[2][20:]]
+    ids += [ids[1][:170] + drawn[3][170:], ids[0][:5] + drawn[4][5:]]
+    ids.append(ids[-1])
+    return [Example(number, one, list(one)) for number, one in enumerate(ids)]
+
+
 def trainer_of(
     folder: Path,
     place: Path,
@@ -329,6 +338,69 @@ def test_no_row_sees_another(family: Callable[[str], Path], tmp_path: Path) -> N
         assert torch.equal(one, other) == (number != 1)
 
 
+def test_nor_does_it_where_rows_begin_alike(family: Callable[[str], Path], tmp_path: Path) -> None:
+    """The row whose beginning the others take is the one that changes behind it."""
+    import torch
+
+    trainer = awake(trainer_of(family("llama"), tmp_path / "run", "auto", alike()))
+    causal = trainer.model.get_base_model()
+    trainer.model.train()
+    given = list(trainer.train_dataset)
+    changed = [dict(row) for row in given]
+    ids = given[0]["input_ids"]
+    changed[0] |= {"input_ids": ids[:200] + [3 + token % 200 for token in ids[200:]]}
+
+    def hidden(of: list[dict[str, Any]]) -> Any:
+        batch = trainer.data_collator(of)
+        del batch["labels"]
+        found = causal.base_model(**batch, use_cache=False).last_hidden_state[0].detach()
+        return found.split([len(row["input_ids"]) for row in of])
+
+    for number, (one, other) in enumerate(zip(hidden(given), hidden(changed), strict=True)):
+        assert torch.equal(one, other) == (number != 0)
+
+
+@pytest.mark.usefixtures("beside_products")
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_rows_begin_with_alike_is_computed_once(
+    family: Callable[[str], Path], tmp_path: Path, kind: str, checkpointing: bool
+) -> None:
+    """The reference's losses and gradients from fewer tokens; apart, as a run tries its longest batch, from all."""
+    found, computed = {}, {}
+    for engine in ("auto", "trl"):
+        values = {"gradient_checkpointing": checkpointing}
+        trainer = awake(trainer_of(family(kind), tmp_path / engine, engine, alike(), tuple(alike(1)), **values))
+        norm = trainer.model.get_base_model().base_model.norm
+        norm.register_forward_hook(lambda _module, args, _answer: computed.update(tokens=args[0].numel() // 64))
+        found[engine] = first_gradient(trainer)
+        computed[engine] = computed.pop("tokens")
+        found[engine] += (trainer.evaluate()["eval_loss"],)
+        if engine == "auto":
+            trainer.data_collator = trainer.data_collator.apart()
+            apart = first_gradient(trainer)
+            computed["apart"] = computed.pop("tokens")
+    assert found["auto"][0] == pytest.approx(found["trl"][0], rel=1e-5)
+    assert found["auto"][2] == pytest.approx(found["trl"][2], rel=1e-5)
+    assert likeness(found["auto"][1], found["trl"][1]) > 0.999999
+    assert likeness(apart[1], found["trl"][1]) > 0.999999
+    every = sum(len(row.input_ids) for row in alike())
+    assert computed["apart"] == every
+    # The second row has 200 tokens in common with the first, the third 20 with either, the fourth 170 with the second,
+    # the last two too few with any and all but one.
+    assert computed["auto"] == every - 200 - 20 - 170 - 59
+
+
+def test_a_row_s_beginning_is_looked_for_in_all_before_it() -> None:
+    from studio.engine.fast.prefixes import shared_prefixes
+
+    system, other = list(range(20)), list(range(40, 60))
+    asked = [*system, *other]
+    given = [[*system, 1, 2], [*other, 1], [*asked, 7, 8], [*other, 2], asked, [*system[:5], 9], asked]
+    assert shared_prefixes(given) == [(-1, 0), (-1, 0), (0, 20), (1, 20), (2, 39), (-1, 0), (4, 39)]
+    assert shared_prefixes([]) == []
+
+
 @pytest.mark.parametrize(("dtype", "quantization"), [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "nf4")])
 def test_held_out_rows_are_evaluated_as_by_the_reference(
     family: Callable[[str], Path], tmp_path: Path, dtype: str, quantization: str
@@ -488,5 +560,10 @@ def test_what_it_does_not_know_trains_on_the_reference_and_says_why(
     assert fast.choose(Recipe().with_values(plain), model, False).fast
     choice = fast.choose(Recipe().with_values(plain | values), model, False)
     assert not choice.fast and why in choice.why
+    said = fast.choose(Recipe().with_values(plain), model, False, alike()[:4]).why
+    assert "The first 20 tokens, the same in every example, are computed once" in said
+    one_by_one = plain | {"per_device_train_batch_size": 1}
+    for values, examples in ((plain, rows()), (plain, alike()[:1]), (one_by_one, alike()[:4])):
+        assert "the same in every example" not in fast.choose(Recipe().with_values(values), model, False, examples).why
     model.config.model_type = "gpt2"
     assert "gpt2" in fast.choose(Recipe().with_values(plain), model, False).why

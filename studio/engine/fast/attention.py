@@ -1,10 +1,11 @@
 """Causal attention over rows that lie one behind another without padding; each row sees only itself.
 
 Plain matrix products in blocks of queries: a block looks at the keys up to its own end, so much of the square is never
-computed, and no more than a block of it is ever held. On a CPU this takes a fraction of the time of torch's flash
-kernel, whose backward pass does not use the matrix units (benchmarks/RESULTS.md). The softmax is in float32, as in
-transformers' eager attention. On a GPU it is torch's flash attention for rows of their own lengths. What it does not
-do: dropout of attention, soft caps, masks other than causal ones.
+computed, and no more than a block of it is ever held. What rows begin with alike is there once (rows.py), so a block's
+keys may lie in several places. On a CPU this takes a fraction of the time of torch's flash kernel, whose backward pass
+does not use the matrix units (benchmarks/RESULTS.md). The softmax is in float32, as in transformers' eager attention.
+On a GPU it is torch's flash attention for rows of their own lengths. What it does not do: dropout of attention, soft
+caps, masks other than causal ones.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from studio.engine.fast.arithmetic import Arithmetic
-from studio.engine.fast.rows import Rows
+from studio.engine.fast.rows import Block, Rows
 from studio.fast_path import KEPT_KEYS
 
 
@@ -22,7 +23,7 @@ def attend(
 ) -> Tensor:
     """query [heads, tokens, d], key and value [kv heads, tokens, d] to [tokens, heads, d].
 
-    window: how many keys a query sees, its own among them; None: all that came before.
+    On a GPU rows may share nothing. window: how many keys a query sees, its own among them; None: all that came before.
     """
     if query.is_cuda:
         return flash(query, key, value, rows, scaling, window)
@@ -62,11 +63,11 @@ class RowAttention(torch.autograd.Function):
         shared = heads // key.shape[0]
         answer = query.new_empty(tokens, heads, width)
         kept: list[Tensor] = []
-        for first, end, seen in rows.blocks(window):
-            scores = torch.bmm(_grouped(query, first, end, shared), key[:, seen:end].transpose(1, 2))
-            chances = by.softmax(scores, end - first, window, rows, scaling)
-            answer[first:end] = _ungrouped(torch.bmm(chances, value[:, seen:end]), shared)
-            if end - seen <= KEPT_KEYS:
+        for block in rows.blocks(window):
+            scores = torch.bmm(_grouped(query, block, shared), _of(key, block).transpose(1, 2))
+            chances = by.softmax(scores, block.queries, window, rows, scaling)
+            answer[block.first : block.end] = _ungrouped(torch.bmm(chances, _of(value, block)), shared)
+            if block.keys <= KEPT_KEYS:
                 kept.append(chances)
         ctx.save_for_backward(query, key, value, *kept)
         ctx.rows, ctx.scaling, ctx.window, ctx.by = rows, scaling, window, by
@@ -79,26 +80,39 @@ class RowAttention(torch.autograd.Function):
         shared = query.shape[0] // key.shape[0]
         d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         stored = iter(kept)
-        for first, end, seen in ctx.rows.blocks(ctx.window):
-            q, k, v = _grouped(query, first, end, shared), key[:, seen:end], value[:, seen:end]
-            if end - seen <= KEPT_KEYS:
+        for block in ctx.rows.blocks(ctx.window):
+            q, k, v = _grouped(query, block, shared), _of(key, block), _of(value, block)
+            if block.keys <= KEPT_KEYS:
                 chances = next(stored)
             else:
-                scores = torch.bmm(q, k.transpose(1, 2))
-                chances = ctx.by.softmax(scores, end - first, ctx.window, ctx.rows, ctx.scaling)
-            g = _grouped(grad.transpose(0, 1), first, end, shared)
-            d_value[:, seen:end] += torch.bmm(chances.transpose(1, 2), g)
+                chances = ctx.by.softmax(
+                    torch.bmm(q, k.transpose(1, 2)), block.queries, ctx.window, ctx.rows, ctx.scaling
+                )
+            g = _grouped(grad.transpose(0, 1), block, shared)
+            _add_to(d_value, block, torch.bmm(chances.transpose(1, 2), g))
             d_chances = torch.bmm(g, v.transpose(1, 2))
             d_scores = torch._softmax_backward_data(d_chances, chances, -1, chances.dtype).mul_(ctx.scaling)
-            _ungrouped_into(torch.bmm(d_scores, k), shared, d_query[:, first:end])
-            d_key[:, seen:end] += torch.bmm(d_scores.transpose(1, 2), q)
+            _ungrouped_into(torch.bmm(d_scores, k), shared, d_query[:, block.first : block.end])
+            _add_to(d_key, block, torch.bmm(d_scores.transpose(1, 2), q))
         return d_query, d_key, d_value, None, None, None, None
 
 
-def _grouped(all_of: Tensor, first: int, end: int, shared: int) -> Tensor:
-    """Tokens `first` to `end` as [kv heads, shared * tokens, d]: the query heads of a key head, one behind another."""
-    part = all_of[:, first:end]
+def _grouped(all_of: Tensor, block: Block, shared: int) -> Tensor:
+    """A block's tokens as [kv heads, shared * tokens, d]: the query heads of a key head, one behind another."""
+    part = all_of[:, block.first : block.end]
     return part.reshape(part.shape[0] // shared, shared * part.shape[1], part.shape[2])
+
+
+def _of(all_of: Tensor, block: Block) -> Tensor:
+    """[kv heads, tokens, d] where a block's keys are."""
+    parts = [all_of[:, first:end] for first, end in block.spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _add_to(all_of: Tensor, block: Block, part: Tensor) -> None:
+    """Add what belongs to a block's keys to where they are."""
+    for (first, end), some in zip(block.spans, part.split([end - first for first, end in block.spans], 1), strict=True):
+        all_of[:, first:end] += some
 
 
 def _ungrouped(part: Tensor, shared: int) -> Tensor:

@@ -38,13 +38,13 @@ class Batch:
         """widest: most inputs of a layer with an adapter; by: who computes what is no product."""
         self.widest, self.by = widest, by
         self.pools: dict[float, Pool] = {}
-        self.of_rows = False  # under way is a batch without padding
+        self.rows: Rows | None = None  # of the batch without padding that is under way
         self._sources = WeakIdKeyDictionary()
 
     @property
     def whole(self) -> bool:
         """Whether transformers and PEFT are to compute as usual. In a backward pass a layer may be computed again."""
-        return not (self.of_rows or torch.is_grad_enabled())
+        return not (self.rows or torch.is_grad_enabled())
 
     def made(self, answer: torch.Tensor, make: Callable[..., torch.Tensor], *kept: torch.Tensor) -> torch.Tensor:
         """Remember what `answer` is made of: tensors that a backward pass keeps anyway, or none at all."""
@@ -266,19 +266,25 @@ def _attend_by_rows(causal: Any, batch: Batch) -> None:
         return found[None], None
 
     def mask(*args: Any, **more: Any) -> Any:
-        return None if batch.of_rows else usual_mask(*args, **more)
+        return None if batch.rows else usual_mask(*args, **more)
 
     def begin(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        lengths = kwargs.pop("seq_lengths", None)
+        lengths, prefixes = kwargs.pop("seq_lengths", None), kwargs.pop("seq_prefixes", None)
         batch.pools.clear()
         if lengths is not None:
-            batch.of_rows = True
-            kwargs["rows"] = Rows(lengths.tolist())
-            kwargs["attention_mask"] = None
+            batch.rows = Rows(lengths.tolist(), [] if prefixes is None else prefixes.tolist())
+            kwargs |= {"rows": batch.rows, "attention_mask": None}
+            if batch.rows.share:
+                computed = batch.rows.computed(kwargs["input_ids"])
+                kwargs |= {name: kwargs[name].index_select(1, computed) for name in ("input_ids", "position_ids")}
         return args, kwargs
 
-    def end(*_: Any) -> None:
-        batch.of_rows = False
+    def end(_module: Any, _args: Any, output: Any) -> Any:
+        rows, batch.rows = batch.rows, None
+        if rows is not None and rows.share and output is not None:
+            hidden = output.last_hidden_state
+            output.last_hidden_state = hidden.index_select(1, rows.places(hidden))
+        return output
 
     AttentionInterface.register(ATTENTION, attention)
     AttentionMaskInterface.register(ATTENTION, mask)

@@ -1,11 +1,14 @@
 """Whether a run takes the fast path, and why not if it does not."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from studio import processor
+from studio.dataset.encode import Example
 from studio.engine.fast.kernels import kernels
 from studio.engine.fast.model import gate_of
+from studio.engine.fast.prefixes import common_prefix
 from studio.fast_path import products, why_not
 from studio.recipe import Recipe
 
@@ -22,8 +25,8 @@ class Choice:
         return "fast" if self.fast else "trl"
 
 
-def choose(recipe: Recipe, causal: Any, cuda: bool) -> Choice:
-    """The engine for a recipe and a loaded model, before its adapter is on it."""
+def choose(recipe: Recipe, causal: Any, cuda: bool, examples: Sequence[Example] = ()) -> Choice:
+    """The engine for a recipe and a loaded model, before its adapter is on it; examples: what it is to learn from."""
     config = causal.config.get_text_config()
     reason = why_not(recipe, config.to_dict(), cuda) or _against_layers(causal)
     if reason:
@@ -31,14 +34,21 @@ def choose(recipe: Recipe, causal: Any, cuda: bool) -> Choice:
     held = recipe.model.dtype
     wide = products(held, cuda, processor.multiplies_bf16()) != held
     more = f" This processor has no {held} arithmetic: products are in float32." if wide else ""
-    beside = "" if cuda else _beside_products(kernels()[1])
-    return Choice(True, f"LoRA on a model of the {config.model_type} family.{more}{beside}")
+    if not cuda:
+        more += _beside_products(kernels()[1]) + _begun_alike(recipe, examples)
+    return Choice(True, f"LoRA on a model of the {config.model_type} family.{more}")
 
 
 def _beside_products(not_compiled: str) -> str:
     if not_compiled:
         return f" Norms, gates and softmaxes are torch's ({not_compiled}), which makes a step a fifth slower."
     return " Norms, gates and softmaxes are compiled for this processor."
+
+
+def _begun_alike(recipe: Recipe, examples: Sequence[Example]) -> str:
+    together = recipe.schedule.packing or recipe.schedule.per_device_train_batch_size > 1
+    tokens = common_prefix([example.input_ids for example in examples]) if together else 0
+    return f" The first {tokens} tokens, the same in every example, are computed once a batch." if tokens else ""
 
 
 def _against_layers(causal: Any) -> str:

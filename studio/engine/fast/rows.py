@@ -1,6 +1,6 @@
 """Where the rows of a batch without padding lie, and what their tokens see of one another."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,26 +9,75 @@ from torch import Tensor
 
 from studio.fast_path import blocks
 
+Spans = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Queries first to end, over all that is computed, and the stretches of it that are their keys, in order."""
+
+    first: int
+    end: int
+    spans: Spans
+
+    @property
+    def queries(self) -> int:
+        return self.end - self.first
+
+    @property
+    def keys(self) -> int:
+        return _length(self.spans)
+
 
 @dataclass(slots=True)
 class Rows:
-    """Where the rows of a batch begin and how long they are, in tokens; and the masks of their blocks."""
+    """Where the tokens of a batch's rows are computed, and the masks of their blocks.
+
+    lengths: of the rows, in tokens. prefixes: for each the row before it whose first tokens are its own too, and how
+    many, which are computed with that one alone; none given: each row computes all its own.
+    """
 
     lengths: list[int]
+    prefixes: list[tuple[int, int]] = field(default_factory=list)
+    _spans: list[Spans] = field(default_factory=list)  # of each row's tokens
     _masks: dict[tuple[int, int, int, torch.dtype, Any], Tensor] = field(default_factory=dict)
     _bounds: Tensor | None = None
 
-    def blocks(self, window: int | None) -> Iterator[tuple[int, int, int]]:
-        """(first query, end of the queries, first key) of each block, counted over the whole batch."""
-        start = 0
-        for length in self.lengths:
-            for first, end in blocks(length):
-                seen = 0 if window is None else max(0, first - window + 1)
-                yield start + first, start + end, start + seen
+    def __post_init__(self) -> None:
+        end = 0
+        for length, (host, shared) in zip(self.lengths, self._shared(), strict=True):
+            before = _between(self._spans[host], 0, shared) if shared else ()
+            self._spans.append((*before, (end, end + length - shared)))
+            end += length - shared
+
+    @property
+    def share(self) -> bool:
+        """Whether any token is computed for several rows."""
+        return any(shared for _, shared in self.prefixes)
+
+    def blocks(self, window: int | None) -> Iterator[Block]:
+        """The blocks of all rows, for queries that see `window` keys, their own among them; None: all before them."""
+        for length, (_, shared), spans in zip(self.lengths, self._shared(), self._spans, strict=True):
+            start = spans[-1][0]
+            for first, end in blocks(length - shared):
+                seen = 0 if window is None else max(0, shared + first - window + 1)
+                yield Block(start + first, start + end, _between(spans, seen, shared + end))
+
+    def places(self, like: Tensor) -> Tensor:
+        """Where each token of the batch is computed: [tokens]."""
+        stretches = [torch.arange(first, end) for spans in self._spans for first, end in spans]
+        return torch.cat(stretches).to(like.device)
+
+    def computed(self, like: Tensor) -> Tensor:
+        """The tokens of the batch that are computed, in order."""
+        own, start = [], 0
+        for length, (_, shared) in zip(self.lengths, self._shared(), strict=True):
+            own.append(torch.arange(start + shared, start + length))
             start += length
+        return torch.cat(own).to(like.device)
 
     def bounds(self, like: Tensor) -> Tensor:
-        """Where each row begins, and the last one ends: int32, made once a batch."""
+        """Where each row begins, and the last one ends, of rows that share nothing: int32, made once a batch."""
         if self._bounds is None:
             ends = torch.tensor([0, *self.lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
             self._bounds = ends.to(like.device)
@@ -47,3 +96,21 @@ class Rows:
                 hidden, float("-inf")
             )
         return self._masks[key]
+
+    def _shared(self) -> Sequence[tuple[int, int]]:
+        return self.prefixes or [(-1, 0)] * len(self.lengths)
+
+
+def _length(spans: Spans) -> int:
+    return sum(end - first for first, end in spans)
+
+
+def _between(spans: Spans, begin: int, end: int) -> Spans:
+    """The part of a row's tokens from its token `begin` to `end`."""
+    found, before = [], 0
+    for first, last in spans:
+        cut = max(first, first + begin - before), min(last, first + end - before)
+        if cut[0] < cut[1]:
+            found.append(cut)
+        before += last - first
+    return tuple(found)
