@@ -13,7 +13,8 @@ _UNKNOWN = (
     "logits_scaling", "attention_dropout",
 )  # fmt: skip
 
-BLOCK = 128  # queries of attention at a time
+QUERIES = 64  # of compiled attention at a time: attention.cpp has the same
+BLOCK = 128  # queries of attention at a time where it is not compiled
 # Probabilities of blocks up to this many keys are kept for the backward pass, those of longer ones computed again: two
 # blocks of a row, with what a last one takes in (`blocks`). A long row's would be the most of what is kept.
 KEPT_KEYS = 2 * BLOCK + BLOCK // 4
@@ -64,3 +65,17 @@ def blocks(length: int) -> Iterator[tuple[int, int]]:
     firsts = range(0, max(1, length - BLOCK // 4), BLOCK)
     for first in firsts:
         yield first, length if first == firsts[-1] else first + BLOCK
+
+
+def attention_parts(rows: int, heads: int, kv_heads: int, threads: int) -> int:
+    """Into how many parts compiled attention divides the query heads of a key head: a row's are one thread's, unless
+    that leaves threads without any."""
+    return 1 if rows * kv_heads >= 4 * threads else heads // kv_heads
+
+
+def attention_bytes(longest: int, head_dim: int, width: int) -> int:
+    """Bytes that a thread of compiled attention works in, but for the rounding to cache lines: what `space` adds up to
+    in attention.cpp. width: bytes of a number."""
+    keys, held = -(-longest // 4) * 4, head_dim * width
+    beside = keys * (QUERIES * (3 * width + 2 * 4) + 2 * 4 * head_dim)  # chances, slopes, scores; gradients of the keys
+    return 3 * keys * held + QUERIES * (4 * held + 4 * head_dim) + beside

@@ -2,10 +2,23 @@
 
 import functools
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 
 # Intel's and AMD's, and Arm's: "bf16" as a word of its own.
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """What a processor that trains has for the fast path. bf16: products of bfloat16 in hardware. threads: those that
+    compiled attention (engine/fast/attention.cpp) takes; 0 where none is compiled."""
+
+    bf16: bool = True
+    threads: int = 0
+
+
+USUAL = Processor()
 
 
 @functools.cache

@@ -1,7 +1,9 @@
-"""Compiles what the fast path computes beside its products (engine/fast/kernels.cpp) for this machine's processor.
+"""Compiles what the fast path computes beside its products, and its attention, for this machine's processor
+(engine/fast/*.cpp).
 
     found()      the compiler
-    begin()      before torch is imported: the compiler works beside that, a second or two, once
+    expected()   whether it will be of use
+    begin()      before torch is imported: the compiler works beside that, some three seconds, once
     finished()   the library, or why there is none
 
 Kept in the user's cache under what it was made of. Nobody needs a compiler: without one, or where anything fails, torch
@@ -12,6 +14,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import platform
 import secrets
 import shutil
 import subprocess
@@ -22,7 +25,8 @@ from pathlib import Path
 
 from studio import processor
 
-SOURCE = Path(__file__).parents[1] / "engine" / "fast" / "kernels.cpp"
+_FOLDER = Path(__file__).parents[1] / "engine" / "fast"
+SOURCES, HEADERS = (_FOLDER / "kernels.cpp", _FOLDER / "attention.cpp"), (_FOLDER / "numbers.h", _FOLDER / "tiles.h")
 COMPILERS = ("c++", "g++", "clang++")
 # Sums stay in their order, but for those of which the source says otherwise; a product may be fused with its sum.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp", "-fPIC",
@@ -46,6 +50,12 @@ def found() -> str | None:
     return next((path for path in map(shutil.which, COMPILERS) if path), None)
 
 
+def expected() -> bool:
+    """Whether attention will be compiled here, whatever it is to multiply: a compiler is there, and a processor whose
+    products of bfloat16, if it has any, the source knows."""
+    return sys.platform == "linux" and platform.machine() == "x86_64" and found() is not None
+
+
 @functools.cache
 def begin() -> Build | str:
     """Start compiling, if it has not been done; or why that cannot be."""
@@ -56,12 +66,13 @@ def begin() -> Build | str:
         return f"no C++ compiler ({COMPILERS[1]}) found"
     try:
         folder = _cache()
-        made_of = (SOURCE.read_bytes(), " ".join(FLAGS), os.path.realpath(compiler), processor.features())
+        files = [file.read_bytes() for file in (*SOURCES, *HEADERS)]
+        made_of = (files, FLAGS, os.path.realpath(compiler), processor.features())
         name = hashlib.sha256(repr(made_of).encode()).hexdigest()[:24]
         library, draft = folder / f"{name}.so", folder / f"{name}.{secrets.token_hex(4)}"
         if library.is_file():
             return Build(library, draft, None)
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(draft)]
+        command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(draft)]
         return Build(library, draft, subprocess.Popen(command, stdin=_NULL, stdout=_NULL, stderr=_NULL))
     except (OSError, RuntimeError) as error:  # the latter from a user without a home
         return f"not compiled: {getattr(error, 'strerror', None) or error}"

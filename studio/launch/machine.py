@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from studio import processor
+from studio.launch import compiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine at one moment; memory and disk in bytes."""
+    """The machine at one moment; memory and disk in bytes. compiles: what the fast path has compiled for it."""
 
     processor: str
     cores: int
@@ -32,6 +33,7 @@ class Machine:
     disk_free: int
     gpu: Gpu | None
     bf16_fast: bool
+    compiles: bool
 
 
 def look(folder: Path) -> Machine:
@@ -45,6 +47,7 @@ def look(folder: Path) -> Machine:
         disk_free=shutil.disk_usage(folder).free,
         gpu=_gpu(),
         bf16_fast=processor.multiplies_bf16(),
+        compiles=compiling.expected(),
     )
 
 

@@ -29,6 +29,7 @@ from studio.memory.parameters import Trainable, trainable
 from studio.memory.passes import Passes, Stage
 from studio.memory.setup import Setup, setup_of
 from studio.memory.shapes import Linear, ModelShape
+from studio.processor import USUAL, Processor
 from studio.recipe import Recipe
 
 GIB = 2**30
@@ -112,23 +113,23 @@ def footprint(
     device: str,
     length: int | None = None,
     trained_share: float = 1.0,
-    bf16: bool = True,
+    processor: Processor = USUAL,
 ) -> Footprint:
     """Itemised peak memory of training `shape` by `recipe` on `device` ("cuda" or "cpu").
 
     length: tokens of the longest example if it is known and shorter than max_length. trained_share: share of the
-    tokens that count in the loss. bf16: whether a processor that trains multiplies bfloat16 in hardware.
+    tokens that count in the loss. processor: where that is what trains.
     """
     cuda = device == "cuda"
     longest = min(length or recipe.data.max_length, recipe.data.max_length)
     row = recipe.data.max_length if recipe.schedule.packing else longest
-    setup = setup_of(shape, recipe, cuda, row, trained_share, bf16)
+    setup = setup_of(shape, recipe, cuda, row, trained_share, processor)
     if recipe.schedule.packing:
         setup = replace(setup, example=longest)
     trained = trainable(shape, recipe)
     weights = _weights(shape, setup)
     optimizer = _optimizer(recipe, trained, cuda)
-    stage = _highest(shape, recipe, setup, trained, (longest, trained_share, bf16))
+    stage = _highest(shape, recipe, setup, trained, (longest, trained_share, processor))
     adapter = 0 if setup.full else trained.bytes
     items = [
         weights,
@@ -183,7 +184,7 @@ def _optimizer(recipe: Recipe, trained: Trainable, cuda: bool) -> Item:
 
 
 def _highest(
-    shape: ModelShape, recipe: Recipe, setup: Setup, trained: Trainable, example: tuple[int, float, bool]
+    shape: ModelShape, recipe: Recipe, setup: Setup, trained: Trainable, example: tuple[int, float, Processor]
 ) -> Stage:
     """The moment with the most bytes beside weights and optimizer. example: as of footprint, its last three."""
     schedule = recipe.schedule
@@ -191,9 +192,9 @@ def _highest(
     stages = list(_stages(shape, setup, schedule.gradient_checkpointing, waiting))
     stages.append(Stage("optimizer", 0.0, 0.0, trained.bytes, _CHECK * trained.largest))
     if recipe.data.held_out:
-        length, share, bf16 = example
+        length, share, processor = example
         batch = recipe.evaluation.per_device_eval_batch_size
-        alone = setup_of(shape, recipe, setup.cuda, length, share, bf16)
+        alone = setup_of(shape, recipe, setup.cuda, length, share, processor)
         alone = alone.of(batch, max(1, round(batch * length * share)), training=False)
         stages.append(_evaluation(shape, alone))
     return max(stages, key=lambda stage: stage.total)

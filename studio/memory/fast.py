@@ -5,7 +5,7 @@ norms, gates, attention and the vocabulary in pieces. An evaluation runs the ref
 head.
 """
 
-from studio.fast_path import BLOCK, KEPT_KEYS, PIECE, POOL, SCORES, blocks
+from studio.fast_path import BLOCK, KEPT_KEYS, PIECE, POOL, SCORES, attention_bytes, attention_parts, blocks
 from studio.memory.layers import Layers
 from studio.memory.passes import Passes
 from studio.memory.shapes import Linear
@@ -78,6 +78,24 @@ class FastLayers(Layers):
         return self._plain(query, key, value)
 
     def _plain(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return (self._compiled if self.setup.threads else self._in_blocks)(query, key, value)
+
+    def _compiled(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention as attention.cpp computes it: nothing is kept but a sum for each query."""
+        tape, setup, shape = self.tape, self.setup, self.shape
+        width = setup.compute
+        length = min(setup.example or setup.length, setup.length)
+        rows = setup.batch * setup.length // length
+        spaces = setup.threads * attention_bytes(length, shape.head_dim, width)
+        parts = shape.kv_heads * attention_parts(rows, shape.heads, shape.kv_heads, setup.threads)
+        partial = 2 * 4 * parts * self.tokens * shape.head_dim  # what each says of keys and values, in float32
+        saves = [query, key, value, tape.op(4 * self.tokens * shape.heads, 4)]
+        if setup.stream != width:
+            saves.append(tape.op(2 * self.tokens * shape.head_dim * width, width))  # the angles
+        size = self.tokens * shape.heads * shape.head_dim * width
+        return tape.op(size, width, query, key, value, saves=saves, work=spaces, back=spaces + partial)
+
+    def _in_blocks(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention row by row, in blocks of queries."""
         tape, setup, shape = self.tape, self.setup, self.shape
         width = setup.compute

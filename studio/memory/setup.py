@@ -10,6 +10,7 @@ from typing import Literal
 
 from studio.fast_path import products, why_not
 from studio.memory.shapes import Linear, ModelShape
+from studio.processor import Processor
 from studio.recipe import PLAIN_ATTENTION_TOKENS, Recipe
 from studio.themes.method import ia3_modules
 
@@ -20,8 +21,8 @@ Method = Literal["lora", "ia3", "prompt", "prefix", "full"]
 class Setup:
     """A batch of `batch` rows of `length` tokens (virtual ones included), and how it is computed.
 
-    fast: by the fast path. held: width of the base's own numbers where it is not quantized. example: tokens of the
-    longest example in a packed row; 0 where rows are examples.
+    fast: by the fast path. threads: of its attention where that is compiled. held: width of the base's own numbers
+    where it is not quantized. example: tokens of the longest example in a packed row; 0 where rows are examples.
     """
 
     batch: int
@@ -46,6 +47,7 @@ class Setup:
     masked: bool
     prefix: int
     fast: bool = False
+    threads: int = 0
     example: int = 0
     training: bool = True
 
@@ -74,10 +76,9 @@ class Setup:
 
 
 def setup_of(
-    shape: ModelShape, recipe: Recipe, cuda: bool, length: int, trained_share: float, bf16: bool = True
+    shape: ModelShape, recipe: Recipe, cuda: bool, length: int, trained_share: float, processor: Processor
 ) -> Setup:
-    """The setup of one training step; `length`: tokens of the longest row; bf16: whether the processor has such
-    products."""
+    """The setup of one training step; `length`: tokens of the longest row."""
     method, held = recipe.method, recipe.quantization
     quantized = held.quantization != "none"
     half = recipe.model.dtype == "bfloat16"
@@ -86,7 +87,7 @@ def setup_of(
     virtual = method.num_virtual_tokens if method.method == "prompt" else 0
     fast = not why_not(recipe, shape.config, cuda)
     width = 2 if half else 4
-    compute = {"bfloat16": 2, "float32": 4}[products(recipe.model.dtype, cuda, bf16 or not fast)]
+    compute = {"bfloat16": 2, "float32": 4}[products(recipe.model.dtype, cuda, processor.bf16 or not fast)]
     unpacked = (
         compute if held.bnb_4bit_compute_dtype == "same" else 2 if held.bnb_4bit_compute_dtype == "bfloat16" else 4
     )
@@ -120,4 +121,5 @@ def setup_of(
         masked=batch > 1 or recipe.schedule.packing or method.method == "prefix",
         prefix=method.num_virtual_tokens if method.method == "prefix" else 0,
         fast=fast,
+        threads=0 if cuda else processor.threads,
     )

@@ -10,6 +10,7 @@ from studio.fast_path import why_not
 from studio.memory import estimate as memory
 from studio.memory.estimate import GIB, Footprint
 from studio.memory.shapes import ModelShape
+from studio.processor import Processor
 from studio.recipe import Recipe
 from studio.services.machine import Machine
 
@@ -35,8 +36,7 @@ class Fix:
 class Question:
     """What is asked about: a model, a recipe, examples of `longest` tokens, a device with `available` bytes.
 
-    bf16: whether the processor multiplies bfloat16 in hardware. correction: what a dry run showed that the bytes which
-    come and go are to be multiplied with.
+    correction: what a dry run showed that the bytes which come and go are to be multiplied with.
     """
 
     shape: ModelShape
@@ -45,12 +45,12 @@ class Question:
     longest: int
     share: float
     available: int
-    bf16: bool = True
+    processor: Processor
     correction: float = 1.0
 
     def footprint(self, recipe: Recipe, longest: int | None = None) -> Footprint:
         """The estimate for a changed recipe."""
-        found = memory.footprint(self.shape, recipe, self.device, longest or self.longest, self.share, self.bf16)
+        found = memory.footprint(self.shape, recipe, self.device, longest or self.longest, self.share, self.processor)
         return found.corrected(self.correction)
 
 

@@ -122,7 +122,7 @@ def _question(
     sizes = _lengths(studio, recipe)
     longest = min(sizes.longest, recipe.data.max_length) if sizes else recipe.data.max_length
     share = sizes.trained_share if sizes else 1.0
-    return Question(shape, recipe, kind, longest, share, available, now.bf16_fast), sizes, now
+    return Question(shape, recipe, kind, longest, share, available, now.processor), sizes, now
 
 
 def allocated(found: Estimate) -> int:

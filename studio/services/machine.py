@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from studio.launch import machine as machine_facts
+from studio.processor import Processor
 
 if TYPE_CHECKING:
     from studio.services.studio import Studio
@@ -24,6 +25,12 @@ class Machine:
     device_used: int
     disk_free: int
     bf16_fast: bool
+    compiles: bool
+
+    @property
+    def processor(self) -> Processor:
+        """What the fast path finds."""
+        return Processor(self.bf16_fast, self.cores if self.compiles else 0)
 
 
 _seen: "weakref.WeakKeyDictionary[Studio, tuple[float, Machine]]" = weakref.WeakKeyDictionary()
@@ -59,4 +66,5 @@ def look(studio: "Studio") -> Machine:
         device_used=gpu.used if gpu else facts.memory_used,
         disk_free=facts.disk_free,
         bf16_fast=facts.bf16_fast or gpu is not None,
+        compiles=facts.compiles,
     )

@@ -290,7 +290,7 @@ def test_weights_of_16_bits_are_widened_as_they_are_used_and_stay_16_bits(
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if any(word in str(function) for word in ("aten.mm", "aten.addmm", "aten.bmm", "aten.linear")):
+            if any(word in str(function) for word in ("aten.mm", "aten.addmm", "aten.bmm", "linear")):
                 multiplied.update(one.dtype for one in args if isinstance(one, torch.Tensor))
             return function(*args, **(kwargs or {}))
 
@@ -492,6 +492,83 @@ def test_the_head_holds_one_stretch_of_scores_at_a_time(
     assert torch.allclose(chances, wanted, atol=1e-4)
     assert torch.equal(best, (hidden @ weight.t()).argmax(-1) == labels)
     assert peak.bytes < 1.5 * 2**20 * 4
+
+
+# Rows, tokens each begins with as the one before does, heads, key heads, numbers of a head, window.
+ATTENTION = [
+    ((130, 1, 65, 200), (0, 0, 1, 60), 4, 2, 16, None),
+    ((130, 1, 65, 200), (0, 0, 1, 60), 4, 2, 16, 40),
+    ((90, 70), (0, 69), 3, 3, 80, 7),
+    ((333,), (0,), 6, 1, 64, None),
+    ((64, 128, 3), (0, 64, 0), 2, 2, 32, 64),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("lengths", "shared", "heads", "kv_heads", "width", "window"), ATTENTION)
+def test_compiled_attention_is_attention(
+    dtype: str, lengths: tuple[int, ...], shared: tuple[int, ...], heads: int, kv_heads: int, width: int, window: int
+) -> None:
+    """Beside torch's own in float64, row by row under a mask; and to the bit the same each time."""
+    import torch
+
+    from studio.engine.fast.attention import attend
+    from studio.engine.fast.kernels import Kernels, kernels
+    from studio.engine.fast.rows import Rows
+
+    by, _ = kernels()
+    if not isinstance(by, Kernels):
+        pytest.skip("no C++ compiler here")
+    kind = getattr(torch, dtype)
+    rows = Rows(list(lengths), [(number - 1, count) for number, count in enumerate(shared)])
+    tokens = sum(lengths) - sum(shared)
+    torch.manual_seed(0)
+    # As they come: queries and keys by heads, values by tokens.
+    given = [torch.randn(heads, tokens, width), torch.randn(kv_heads, tokens, width)]
+    given = [one.to(kind) for one in (*given, torch.randn(tokens, kv_heads, width).transpose(0, 1))]
+    if not by.attends(*given):
+        pytest.skip(f"this processor has no compiled attention in {dtype}")
+    pull = torch.randn(tokens, heads, width).to(kind)
+
+    def found() -> list[torch.Tensor]:
+        leaves = [one.clone().requires_grad_() for one in given]
+        leaves[2] = given[2].detach().requires_grad_()
+        query, key, value = leaves
+        answer = attend(query, key, value, rows, width**-0.5, window, by)
+        return [answer.detach(), *torch.autograd.grad(answer, leaves, pull)]
+
+    def wanted() -> list[torch.Tensor]:
+        leaves = [one.double().requires_grad_() for one in given]
+        places, starts, _ = rows.table()
+        answer = torch.zeros(tokens, heads, width, dtype=torch.float64)
+        for first, end, count in zip(starts, starts[1:], shared, strict=False):
+            here = places[first:end]
+            query, key, value = (one[:, here].repeat_interleave(heads // len(one), 0) for one in leaves)
+            behind = torch.arange(len(here))[:, None] - torch.arange(len(here))
+            seen = (behind >= 0) & (behind < (window or len(here)))
+            chances = (query @ key.mT * width**-0.5).masked_fill(~seen, float("-inf")).softmax(-1)
+            answer = answer.index_put((here[count:],), (chances @ value).transpose(0, 1)[count:])
+        return [answer.detach(), *torch.autograd.grad(answer, leaves, pull.double())]
+
+    mine = found()
+    for one, other in zip(mine, wanted(), strict=True):
+        assert float((one - other).norm() / other.norm()) < (1e-6 if dtype == "float32" else 5e-3)
+    assert all(torch.equal(one, other) for one, other in zip(mine, found(), strict=True))
+
+
+@pytest.mark.parametrize("width", [16, 64, 128])
+def test_the_estimate_knows_what_compiled_attention_works_in(width: int) -> None:
+    import ctypes
+
+    from studio.engine.fast.kernels import Kernels, kernels
+    from studio.fast_path import attention_bytes
+
+    by, _ = kernels()
+    if not isinstance(by, Kernels):
+        pytest.skip("no C++ compiler here")
+    for longest in (30, 250, 2000):
+        sizes = (ctypes.c_int64 * 13)(4, 2, width, 1, 0, longest, 1)
+        assert by._library.attention_space_float32(sizes) == pytest.approx(attention_bytes(longest, width, 4), rel=0.02)
 
 
 def test_types_that_nothing_is_compiled_for_are_torch_s(beside_products: "Arithmetic") -> None:

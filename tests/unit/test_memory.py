@@ -9,6 +9,7 @@ import pytest
 from studio.errors import BadInput
 from studio.memory.estimate import footprint, nf4_bytes, trainable_parameters
 from studio.memory.shapes import read_shape
+from studio.processor import Processor
 from studio.recipe import Recipe
 from tests.tiny import HIDDEN, INNER, LAYERS, tiny_model
 
@@ -65,7 +66,10 @@ def test_every_lever_moves_the_estimate_the_right_way(tiny: Path) -> None:
 def test_a_processor_without_bfloat16_holds_the_base_in_16_bits_and_computes_in_32(tiny: Path) -> None:
     shape, base = read_shape(tiny), Recipe()
     usual, wide, exact = (
-        {item.key: item.bytes for item in footprint(shape, base.with_values({"dtype": dtype}), "cpu", bf16=bf16).items}
+        {
+            item.key: item.bytes
+            for item in footprint(shape, base.with_values({"dtype": dtype}), "cpu", processor=Processor(bf16)).items
+        }
         for dtype, bf16 in (("bfloat16", True), ("bfloat16", False), ("float32", False))
     )
     assert wide["weights"] == usual["weights"] == exact["weights"] / 2
@@ -73,7 +77,7 @@ def test_a_processor_without_bfloat16_holds_the_base_in_16_bits_and_computes_in_
     assert wide["activations"] > 1.7 * usual["activations"]
     # The reference path computes as ever.
     trl = base.with_values({"engine": "trl"})
-    assert footprint(shape, trl, "cpu", bf16=False) == footprint(shape, trl, "cpu")
+    assert footprint(shape, trl, "cpu", processor=Processor(bf16=False)) == footprint(shape, trl, "cpu")
 
 
 def _spoil(folder: Path, how: str) -> None:

@@ -1,11 +1,11 @@
 """Causal attention over rows that lie one behind another without padding; each row sees only itself.
 
-Plain matrix products in blocks of queries: a block looks at the keys up to its own end, so much of the square is never
-computed, and no more than a block of it is ever held. What rows begin with alike is there once (rows.py), so a block's
-keys may lie in several places. On a CPU this takes a fraction of the time of torch's flash kernel, whose backward pass
-does not use the matrix units (benchmarks/RESULTS.md). The softmax is in float32, as in transformers' eager attention.
-On a GPU it is torch's flash attention for rows of their own lengths. What it does not do: dropout of attention, soft
-caps, masks other than causal ones.
+Compiled (attention.cpp) where that could be done. Otherwise plain matrix products in blocks of queries: a block looks
+at the keys up to its own end, so much of the square is never computed, and no more than a block of it is ever held. On
+a CPU either takes a fraction of the time of torch's flash kernel, whose backward pass does not use the matrix units
+(benchmarks/RESULTS.md). What rows begin with alike is there once (rows.py), so a block's keys may lie in several
+places. The softmax is in float32, as in transformers' eager attention. On a GPU it is torch's flash attention for rows
+of their own lengths. What it does not do: dropout of attention, soft caps, masks other than causal ones.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from studio.engine.fast.arithmetic import Arithmetic
+from studio.engine.fast.kernels import Kernels
 from studio.engine.fast.rows import Block, Rows
 from studio.fast_path import KEPT_KEYS
 
@@ -27,6 +28,9 @@ def attend(
     """
     if query.is_cuda:
         return flash(query, key, value, rows, scaling, window)
+    if isinstance(by, Kernels) and by.attends(query, key, value):
+        compiled: Tensor = CompiledAttention.apply(query, key, value, rows, scaling, window, by)
+        return compiled
     found: Tensor = RowAttention.apply(query, key, value, rows, scaling, window, by)
     return found
 
@@ -42,6 +46,31 @@ def flash(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scaling: float,
         *by_token, bounds, bounds, longest, longest, scale=scaling, window_size=(before, 0), enable_gqa=True
     )
     return found
+
+
+class CompiledAttention(torch.autograd.Function):
+    """query [heads, tokens, d], key and value [kv heads, tokens, d] to [tokens, heads, d]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        rows: Rows,
+        scaling: float,
+        window: int | None,
+        by: Kernels,
+    ) -> Tensor:
+        answer, sums = by.attention(query, key, value, rows, scaling, window)
+        ctx.save_for_backward(query, key, value, sums)
+        ctx.told, ctx.by = (rows, scaling, window), by
+        return answer
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (grad,) = gradients
+        return *ctx.by.attention_backward(grad.contiguous(), ctx.saved_tensors, *ctx.told), None, None, None, None
 
 
 class RowAttention(torch.autograd.Function):

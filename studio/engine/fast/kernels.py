@@ -1,18 +1,21 @@
-"""The arithmetic in one pass each: kernels.cpp, where it could be compiled (launch/compiling.py).
+"""The arithmetic in one pass each, and attention: kernels.cpp and attention.cpp, where they could be compiled
+(launch/compiling.py).
 
-What it does not do: products, GPUs, types other than float32 and bfloat16. That stays torch's.
+What it does not do: other products, GPUs, types other than float32 and bfloat16. That stays torch's.
 """
 
 import ctypes
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from studio.engine.fast.arithmetic import Arithmetic
 from studio.engine.fast.rows import Rows
+from studio.fast_path import attention_parts
 from studio.launch import compiling
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -26,6 +29,8 @@ _TAKES = {
     "rotate": "pllppplllllfi",
     "softmax": "pllllfi",
     "score": "pppplli",
+    "attention": "pfpppppppppi",
+    "attention_backward": "pfpppppppppppppi",
 }
 
 
@@ -98,6 +103,53 @@ class Kernels(Arithmetic):
         best = scores.new_empty(len(labels), dtype=torch.bool)
         self._call("score", (scores,))(_at(scores), _at(labels), _at(chances), _at(best), *scores.shape)
         return chances, best
+
+    def attends(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
+        """Whether `attention` takes tensors like these; otherwise it is products and softmaxes (attention.py)."""
+        alike = len({one.dtype for one in (query, key, value)}) == 1
+        even = all(one.stride(2) == 1 and one.stride(0) % 2 == one.stride(1) % 2 == 0 for one in (query, key, value))
+        if not (_known(query) and alike and even) or query.shape[2] % self._library.attention_lanes():
+            return False
+        return hasattr(self._library, f"attention_{_NAMES[query.dtype]}")
+
+    def attention(
+        self, query: Tensor, key: Tensor, value: Tensor, rows: Rows, scaling: float, window: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Attention of query [heads, tokens, d] to key and value [kv heads, tokens, d]: [tokens, heads, d], and for
+        each the logarithm of what its chances were divided by, float32 [tokens, heads]."""
+        heads, tokens, width = query.shape
+        answer, sums = query.new_empty(tokens, heads, width), query.new_empty(tokens, heads, dtype=torch.float32)
+        sizes, space = self._attention(query, key, value, rows, window)
+        tensors = (*rows.table(), query, key, value, answer, sums, space)
+        self._call("attention", (query,))(sizes, scaling, *map(_at, tensors))
+        return answer, sums
+
+    def attention_backward(
+        self, grad: Tensor, asked: tuple[Tensor, ...], rows: Rows, scaling: float, window: int | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of query, key and value; asked: those and the sums; grad: of the answer, contiguous."""
+        query, key, value, _ = asked
+        made = [one.new_empty(one.shape[1], one.shape[0], one.shape[2]) for one in (query, key, value)]
+        sizes, space = self._attention(query, key, value, rows, window)
+        parts = 2 * sizes[1] * sizes[6]
+        partial = query.new_empty(parts * sum(rows.lengths) * query.shape[2], dtype=torch.float32)
+        tensors = (*rows.table(), grad, *asked, *made, partial, space)
+        self._call("attention_backward", (query,))(sizes, scaling, *map(_at, tensors))
+        d_query, d_key, d_value = (one.transpose(0, 1) for one in made)
+        return d_query, d_key, d_value
+
+    def _attention(
+        self, query: Tensor, key: Tensor, value: Tensor, rows: Rows, window: int | None
+    ) -> tuple[Any, Tensor]:
+        """What attention.cpp is told of the sizes, and the memory that its threads work in."""
+        heads, kv_heads, threads = query.shape[0], key.shape[0], torch.get_num_threads()
+        parts = attention_parts(len(rows.lengths), heads, kv_heads, threads)
+        lie = [one.stride(axis) for one in (query, key, value) for axis in (1, 0)]
+        told = (heads, kv_heads, query.shape[2], len(rows.lengths), window or 0, max(rows.lengths), parts, *lie)
+        sizes = (ctypes.c_int64 * len(told))(*told)
+        space = getattr(self._library, f"attention_space_{_NAMES[query.dtype]}")
+        space.restype = ctypes.c_int64
+        return sizes, query.new_empty(threads * space(sizes), dtype=torch.uint8)
 
     def _call(self, name: str, types: tuple[Tensor, ...]) -> Callable[..., None]:
         """The function of that name for tensors of these types, but for its last argument."""

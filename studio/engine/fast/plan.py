@@ -41,8 +41,8 @@ def choose(recipe: Recipe, causal: Any, cuda: bool, examples: Sequence[Example] 
 
 def _beside_products(not_compiled: str) -> str:
     if not_compiled:
-        return f" Norms, gates and softmaxes are torch's ({not_compiled}), which makes a step a fifth slower."
-    return " Norms, gates and softmaxes are compiled for this processor."
+        return f" Attention, norms and gates are torch's ({not_compiled}), which makes a step a fifth slower."
+    return " Attention, norms and gates are compiled for this processor."
 
 
 def _begun_alike(recipe: Recipe, examples: Sequence[Example]) -> str:

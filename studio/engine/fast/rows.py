@@ -42,6 +42,7 @@ class Rows:
     _spans: list[Spans] = field(default_factory=list)  # of each row's tokens
     _masks: dict[tuple[int, int, int, torch.dtype, Any], Tensor] = field(default_factory=dict)
     _bounds: Tensor | None = None
+    _table: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         end = 0
@@ -82,6 +83,14 @@ class Rows:
             ends = torch.tensor([0, *self.lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
             self._bounds = ends.to(like.device)
         return self._bounds
+
+    def table(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Where each row's tokens are computed [all of all rows], where each row's begin among those [rows + 1], and
+        how many of them each shares with one before it [rows]: int64, made once a batch."""
+        if self._table is None:
+            starts = torch.tensor([0, *self.lengths]).cumsum(0)
+            self._table = self.places(starts), starts, torch.tensor([shared for _, shared in self._shared()])
+        return self._table
 
     def mask(self, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:
         """0 where a query of the block sees a key and -inf elsewhere; the last query stands on the last key."""
