@@ -11,6 +11,8 @@ from torch import Tensor
 
 from studio import processor
 
+THIN = 32
+
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a [n, k] times b [k, m], [n, m], and a bias [m]; either may lie transposed in memory."""
@@ -23,7 +25,10 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def add_product_(to: Tensor, a: Tensor, b: Tensor, times: float = 1.0) -> Tensor:
     """Add `times` a [n, k] times b [k, m] to a tensor [n, m]."""
-    return to.add_(product(a, b), alpha=times) if _onednn(a) else to.addmm_(a, b, alpha=times)
+    # oneDNN's product is a tensor of its own first: for a small k that pass costs more than the product gains.
+    if _onednn(a) and a.shape[1] > THIN:
+        return to.add_(product(a, b), alpha=times)
+    return to.addmm_(a, b, alpha=times)
 
 
 def _onednn(a: Tensor) -> bool:
