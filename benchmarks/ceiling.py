@@ -4,11 +4,13 @@
 
 The products of a step, one after the other into memory that is there already: every frozen linear layer forward
 and for the gradient of its input, LoRA's (r 16), and the vocabulary for the trained tokens. Not asked, so that the
-share is told too low rather than too high: attention's, and what no product is. A step's tokens are the mean of the
-steps that were trained. Both in turn, medians.
+share is told too low rather than too high: attention's, and what no product is. A step's tokens are the mean over
+batches of the rows, as far as they are computed: what the rows of a batch begin with alike once, and nothing behind
+what is trained. Both in turn, medians.
 """
 
 import argparse
+import random
 import statistics
 import tempfile
 import time
@@ -19,6 +21,7 @@ import torch
 
 from benchmarks.train import ours, plain_rows
 from studio.dataset.ready import encode_dataset
+from studio.engine.fast.batches import RowCollator
 from studio.recipe import Recipe
 from studio.services import datasets, models
 from studio.services.studio import Studio
@@ -61,13 +64,23 @@ def seconds_of(asked: list[tuple[int, int, int]], dtype: torch.dtype) -> float:
     return statistics.median(seconds)
 
 
-def shape_of_a_step(studio: Studio, recipe: Recipe, folder: Path, batch: int) -> tuple[int, int]:
-    """Mean tokens of a step, and mean trained ones."""
+def shape_of_a_step(studio: Studio, recipe: Recipe, folder: Path, batch: int) -> tuple[int, int, int]:
+    """Mean tokens of a step, those of them that are computed, and trained ones."""
     dataset = datasets.get(studio, "rows")
     rows = encode_dataset(studio.settings.datasets / dataset.id, recipe.data, folder, 0).train
     tokens = sum(len(row.input_ids) for row in rows)
     trained = sum(label != -100 for row in rows for label in row.labels)
-    return batch * tokens // len(rows), batch * trained // len(rows)
+    random.Random(0).shuffle(rows)
+    computed = 0
+    for first in range(0, len(rows), batch):
+        made = RowCollator(None)(
+            [
+                {"input_ids": row.input_ids, "labels": row.labels, "seq_lengths": [len(row.input_ids)]}
+                for row in rows[first : first + batch]
+            ]
+        )
+        computed += int(made["seq_read"].sum() - made["seq_prefixes"][:, 1].sum())
+    return batch * tokens // len(rows), batch * computed // len(rows), batch * trained // len(rows)
 
 
 def main() -> None:
@@ -88,17 +101,16 @@ def main() -> None:
         with Studio(Settings(home=Path(scratch) / "home", offline=True, keeper_interval=0.2)).keep() as studio:
             datasets.add(studio, rows, name="rows")
             model = models.add(studio, str(given.model), lambda *_: None).id
-            tokens, trained = shape_of_a_step(studio, recipe, given.model, given.batch)
-            asked = products(given.model, tokens, trained)
+            tokens, computed, trained = shape_of_a_step(studio, recipe, given.model, given.batch)
+            asked = products(given.model, computed, trained)
             work = sum(2 * n * k * m for n, k, m in asked)
             for _ in range(given.rounds):
                 alone = seconds_of(asked, getattr(torch, given.dtype))
                 told: dict[str, Any] = ours(studio, model, given)
                 shares.append(told["tokens_per_s"] * alone / tokens)
                 speed = f"{tokens / alone:.0f} tokens/s, {work / alone / 1e9:.0f} GFLOP/s"
-                print(
-                    f"{tokens} tokens, {trained} trained: products alone {speed}; training {told['tokens_per_s']:.0f}"
-                )
+                said = f"{tokens} tokens, {computed} computed, {trained} trained: products alone {speed}"
+                print(f"{said}; training {told['tokens_per_s']:.0f}")
     print(f"share: {statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})")
 
 

@@ -188,9 +188,9 @@ def longest_rows(dataset: Any, count: int) -> tuple[list[dict[str, Any]], int]:
 
 
 def _batch_of(rows: list[dict[str, Any]], trainer: Any) -> dict[str, Any]:
-    """Rows as the trainer takes them; on the fast path without sharing anything, as another batch might not."""
+    """Rows as the trainer takes them; on the fast path with every token computed, as another batch may need it."""
     collator = trainer.data_collator
-    return dict((collator.apart() if isinstance(collator, RowCollator) else collator)(rows))
+    return dict((collator.sparing_nothing() if isinstance(collator, RowCollator) else collator)(rows))
 
 
 def moment_bytes(trainer: Any) -> int:

@@ -10,18 +10,19 @@ from studio.engine.fast.prefixes import APART, shared_prefixes
 class RowCollator:
     """Rows as one row [1, tokens], `seq_lengths` saying where each ends; others as `plain` has them.
 
-    Such a row has `seq_lengths` too: of the examples that lie in it. `seq_prefixes` [rows, 2]: for each the row before
-    it whose first tokens are its own too, and how many (prefixes.py).
+    Such a row has `seq_lengths` too: of the examples that lie in it. What need not be computed is told beside it:
+    `seq_read` [rows], how many tokens it takes to guess the last one that is trained; `seq_prefixes` [rows, 2], for
+    each the row before it whose first tokens are its own too, and how many (prefixes.py).
 
-    shares: whether to look for any.
+    spares: whether to look for any such; otherwise everything is computed.
     """
 
     plain: Any
-    shares: bool = True
+    spares: bool = True
 
-    def apart(self) -> "RowCollator":
-        """The same where no row takes anything from another: the most memory that a batch of these lengths can need."""
-        return replace(self, shares=False)
+    def sparing_nothing(self) -> "RowCollator":
+        """The same with every token of every row computed: the most memory that a batch of these lengths can need."""
+        return replace(self, spares=False)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         import torch
@@ -29,15 +30,21 @@ class RowCollator:
         if "seq_lengths" not in rows[0]:
             return dict(self.plain(rows))
         lengths = torch.tensor([length for row in rows for length in row["seq_lengths"]])
+        ends = lengths.cumsum(0).tolist()
         labels = torch.tensor([label for row in rows for label in row["labels"]])
         tokens = [token for row in rows for token in row["input_ids"]]
-        ends = lengths.cumsum(0).tolist()
-        examples = [tokens[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True)]
         # A row's first token is what the row before it would have to guess.
         labels[lengths.cumsum(0) - lengths] = -100
+        read, prefixes = lengths, [APART] * len(ends)
+        if self.spares:
+            starts = (lengths.cumsum(0) - lengths).tolist()
+            trained = [(labels[first:end] != -100).nonzero() for first, end in zip(starts, ends, strict=True)]
+            read = torch.tensor([max(1, int(one[-1])) if len(one) else 1 for one in trained])
+            prefixes = shared_prefixes([tokens[one : one + int(n)] for one, n in zip(starts, read, strict=True)])
         return {
             "seq_lengths": lengths,  # first: by its length the trainer knows how many rows an evaluation's loss is of
-            "seq_prefixes": torch.tensor(shared_prefixes(examples) if self.shares else [APART] * len(examples)),
+            "seq_read": read,
+            "seq_prefixes": torch.tensor(prefixes),
             "input_ids": torch.tensor(tokens)[None],
             "labels": labels[None],
             "position_ids": torch.cat([torch.arange(int(length)) for length in lengths])[None],

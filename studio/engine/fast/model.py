@@ -269,19 +269,20 @@ def _attend_by_rows(causal: Any, batch: Batch) -> None:
         return None if batch.rows else usual_mask(*args, **more)
 
     def begin(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        lengths, prefixes = kwargs.pop("seq_lengths", None), kwargs.pop("seq_prefixes", None)
+        whole, *parts = (kwargs.pop(name, None) for name in ("seq_lengths", "seq_read", "seq_prefixes"))
         batch.pools.clear()
-        if lengths is not None:
-            batch.rows = Rows(lengths.tolist(), [] if prefixes is None else prefixes.tolist())
+        if whole is not None:
+            read, prefixes = (None if one is None else one.tolist() for one in parts)
+            batch.rows = Rows(read or whole.tolist(), prefixes or [], whole.tolist())
             kwargs |= {"rows": batch.rows, "attention_mask": None}
-            if batch.rows.share:
+            if batch.rows.spare:
                 computed = batch.rows.computed(kwargs["input_ids"])
                 kwargs |= {name: kwargs[name].index_select(1, computed) for name in ("input_ids", "position_ids")}
         return args, kwargs
 
     def end(_module: Any, _args: Any, output: Any) -> Any:
         rows, batch.rows = batch.rows, None
-        if rows is not None and rows.share and output is not None:
+        if rows is not None and rows.spare and output is not None:
             hidden = output.last_hidden_state
             output.last_hidden_state = hidden.index_select(1, rows.places(hidden))
         return output

@@ -33,12 +33,14 @@ class Block:
 class Rows:
     """Where the tokens of a batch's rows are computed, and the masks of their blocks.
 
-    lengths: of the rows, in tokens. prefixes: for each the row before it whose first tokens are its own too, and how
-    many, which are computed with that one alone; none given: each row computes all its own.
+    lengths: of the rows, in tokens, as far as they are computed. prefixes: for each the row before it whose first
+    tokens are its own too, and how many, which are computed with that one alone; none given: each row computes all its
+    own. whole: tokens of each row in the batch; none given: those that are computed.
     """
 
     lengths: list[int]
     prefixes: list[tuple[int, int]] = field(default_factory=list)
+    whole: list[int] = field(default_factory=list)
     _spans: list[Spans] = field(default_factory=list)  # of each row's tokens
     _masks: dict[tuple[int, int, int, torch.dtype, Any], Tensor] = field(default_factory=dict)
     _bounds: Tensor | None = None
@@ -52,9 +54,9 @@ class Rows:
             end += length - shared
 
     @property
-    def share(self) -> bool:
-        """Whether any token is computed for several rows."""
-        return any(shared for _, shared in self.prefixes)
+    def spare(self) -> bool:
+        """Whether any token of the batch is not computed, or not for its own row."""
+        return any(shared for _, shared in self.prefixes) or bool(self.whole and self.whole != self.lengths)
 
     def blocks(self, window: int | None) -> Iterator[Block]:
         """The blocks of all rows, for queries that see `window` keys, their own among them; None: all before them."""
@@ -65,20 +67,23 @@ class Rows:
                 yield Block(start + first, start + end, _between(spans, seen, shared + end))
 
     def places(self, like: Tensor) -> Tensor:
-        """Where each token of the batch is computed: [tokens]."""
-        stretches = [torch.arange(first, end) for spans in self._spans for first, end in spans]
+        """Where each token of the batch is computed, [tokens]; 0 for those that nobody asks for."""
+        stretches = []
+        for whole, length, spans in zip(self.whole or self.lengths, self.lengths, self._spans, strict=True):
+            stretches += [torch.arange(first, end) for first, end in spans]
+            stretches.append(torch.zeros(whole - length, dtype=torch.int64))
         return torch.cat(stretches).to(like.device)
 
     def computed(self, like: Tensor) -> Tensor:
         """The tokens of the batch that are computed, in order."""
         own, start = [], 0
-        for length, (_, shared) in zip(self.lengths, self._shared(), strict=True):
+        for whole, length, (_, shared) in zip(self.whole or self.lengths, self.lengths, self._shared(), strict=True):
             own.append(torch.arange(start + shared, start + length))
-            start += length
+            start += whole
         return torch.cat(own).to(like.device)
 
     def bounds(self, like: Tensor) -> Tensor:
-        """Where each row begins, and the last one ends, of rows that share nothing: int32, made once a batch."""
+        """Where each row begins, and the last one ends, where all is computed: int32, made once a batch."""
         if self._bounds is None:
             ends = torch.tensor([0, *self.lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
             self._bounds = ends.to(like.device)
@@ -89,7 +94,8 @@ class Rows:
         how many of them each shares with one before it [rows]: int64, made once a batch."""
         if self._table is None:
             starts = torch.tensor([0, *self.lengths]).cumsum(0)
-            self._table = self.places(starts), starts, torch.tensor([shared for _, shared in self._shared()])
+            stretches = [torch.arange(first, end) for spans in self._spans for first, end in spans]
+            self._table = torch.cat(stretches), starts, torch.tensor([shared for _, shared in self._shared()])
         return self._table
 
     def mask(self, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:

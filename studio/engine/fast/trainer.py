@@ -23,7 +23,7 @@ def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
     by = Arithmetic() if cuda else kernels()[0]
     batch = speed_up(causal, compute, by)
     score_trained_positions(causal, compute, by)
-    trainer.data_collator = RowCollator(trainer.data_collator, shares=not cuda)
+    trainer.data_collator = RowCollator(trainer.data_collator, spares=not cuda)
     step = trainer.training_step
 
     def training_step(*given: Any, **more: Any) -> Any:
