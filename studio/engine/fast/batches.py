@@ -3,18 +3,18 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from studio.engine.fast.prefixes import APART, shared_prefixes
+from studio.engine.fast.prefixes import shared_prefixes
 
 
 @dataclass(slots=True)
 class RowCollator:
     """Rows as one row [1, tokens], `seq_lengths` saying where each ends; others as `plain` has them.
 
-    Such a row has `seq_lengths` too: of the examples that lie in it. What need not be computed is told beside it:
+    Such a row has `seq_lengths` too: of the examples that lie in it. Where something is spared, it is told beside it:
     `seq_read` [rows], how many tokens it takes to guess the last one that is trained; `seq_prefixes` [rows, 2], for
     each the row before it whose first tokens are its own too, and how many (prefixes.py).
 
-    spares: whether to look for any such; otherwise everything is computed.
+    spares: whether anything is; otherwise every token goes through every layer.
     """
 
     plain: Any
@@ -35,20 +35,19 @@ class RowCollator:
         tokens = [token for row in rows for token in row["input_ids"]]
         # A row's first token is what the row before it would have to guess.
         labels[lengths.cumsum(0) - lengths] = -100
-        read, prefixes = lengths, [APART] * len(ends)
-        if self.spares:
-            starts = (lengths.cumsum(0) - lengths).tolist()
-            trained = [(labels[first:end] != -100).nonzero() for first, end in zip(starts, ends, strict=True)]
-            read = torch.tensor([max(1, int(one[-1])) if len(one) else 1 for one in trained])
-            prefixes = shared_prefixes([tokens[one : one + int(n)] for one, n in zip(starts, read, strict=True)])
-        return {
+        batch = {
             "seq_lengths": lengths,  # first: by its length the trainer knows how many rows an evaluation's loss is of
-            "seq_read": read,
-            "seq_prefixes": torch.tensor(prefixes),
             "input_ids": torch.tensor(tokens)[None],
             "labels": labels[None],
             "position_ids": torch.cat([torch.arange(int(length)) for length in lengths])[None],
         }
+        if self.spares:
+            starts = (lengths.cumsum(0) - lengths).tolist()
+            trained = [(labels[first:end] != -100).nonzero() for first, end in zip(starts, ends, strict=True)]
+            read = [max(1, int(one[-1])) if len(one) else 1 for one in trained]
+            prefixes = shared_prefixes([tokens[first : first + n] for first, n in zip(starts, read, strict=True)])
+            batch |= {"seq_read": torch.tensor(read), "seq_prefixes": torch.tensor(prefixes)}
+        return batch
 
 
 def longest_of(batch: dict[str, Any]) -> int:

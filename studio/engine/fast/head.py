@@ -62,9 +62,10 @@ def score_trained_positions(causal: Any, compute: torch.dtype, by: Arithmetic) -
         # The fast functions choose their types themselves; accelerate has put its autocast around the model.
         by_rows = "seq_lengths" in kwargs
         with torch.autocast(labels.device.type, enabled=False) if by_rows else contextlib.nullcontext():
-            hidden = causal.base_model(*args, **kwargs).last_hidden_state[:, :-1].flatten(0, 1)
             mask = labels[:, 1:] != -100
             trained = mask.flatten().nonzero().squeeze(-1)
+            asked = {"seq_asked": trained} if "seq_read" in kwargs else {}
+            hidden = causal.base_model(*args, **kwargs, **asked).last_hidden_state[:, :-1].flatten(0, 1)
             weight = causal.get_output_embeddings().weight.to(compute)
             found = TokenScores.apply(hidden.index_select(0, trained).to(compute), weight, labels[:, 1:][mask], by)
         chances, best = (one.new_zeros(mask.shape).masked_scatter(mask, one) for one in found)

@@ -39,6 +39,7 @@ class Batch:
         self.widest, self.by = widest, by
         self.pools: dict[float, Pool] = {}
         self.rows: Rows | None = None  # of the batch without padding that is under way
+        self.asked: torch.Tensor | None = None  # the only tokens of it whose last hidden state is read; None: all
         self._sources = WeakIdKeyDictionary()
 
     @property
@@ -75,6 +76,7 @@ def speed_up(causal: Any, compute: torch.dtype, by: Arithmetic) -> Batch:
     plain = [module for module in causal.modules() if is_plain_lora(module)]
     batch = Batch(max((module.in_features for module in plain), default=0), by)
     _attend_by_rows(causal, batch)
+    last = causal.base_model.layers[-1]
     for alike in _with_the_same_input(causal):
         _put_together(alike, batch, compute)
     for module in list(causal.base_model.modules()):
@@ -84,6 +86,8 @@ def speed_up(causal: Any, compute: torch.dtype, by: Arithmetic) -> Batch:
             module.forward = _widened(module, batch, compute)
         elif gate_of(module):
             module.forward = _gated(module, batch)
+    for module in (last.self_attn.o_proj, last.mlp):
+        module.forward = _where_asked(module, batch)
     for name in {type(module).__module__ for module in causal.modules()}:
         if name.startswith("transformers.models.") and hasattr(sys.modules[name], "apply_rotary_pos_emb"):
             _turn(sys.modules[name], batch)
@@ -233,6 +237,19 @@ def _gated(module: Any, batch: Batch) -> Forward:
     return forward
 
 
+def _where_asked(module: Any, batch: Batch) -> Forward:
+    """A module of the last layer, behind which no token is seen by another; 0 for those that nobody reads."""
+    usual = module.forward
+
+    def forward(x: Any) -> Any:
+        if batch.whole or batch.asked is None:
+            return usual(x)
+        found = usual(x.index_select(1, batch.asked))
+        return found.new_zeros(1, x.shape[1], found.shape[2]).index_copy(1, batch.asked, found)
+
+    return forward
+
+
 def _turn(modeling: Any, batch: Batch) -> None:
     """Replace the rotary positions of a modelling file, where they are those of llama, for one row of tokens."""
     usual = modeling.apply_rotary_pos_emb
@@ -269,14 +286,17 @@ def _attend_by_rows(causal: Any, batch: Batch) -> None:
         return None if batch.rows else usual_mask(*args, **more)
 
     def begin(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        whole, *parts = (kwargs.pop(name, None) for name in ("seq_lengths", "seq_read", "seq_prefixes"))
+        names = ("seq_lengths", "seq_asked", "seq_read", "seq_prefixes")
+        whole, asked, *parts = (kwargs.pop(name, None) for name in names)
         batch.pools.clear()
+        batch.asked = asked
         if whole is not None:
             read, prefixes = (None if one is None else one.tolist() for one in parts)
             batch.rows = Rows(read or whole.tolist(), prefixes or [], whole.tolist())
             kwargs |= {"rows": batch.rows, "attention_mask": None}
             if batch.rows.spare:
                 computed = batch.rows.computed(kwargs["input_ids"])
+                batch.asked = asked if asked is None else batch.rows.places(asked)[asked].unique()
                 kwargs |= {name: kwargs[name].index_select(1, computed) for name in ("input_ids", "position_ids")}
         return args, kwargs
 
