@@ -15,7 +15,7 @@ namespace {
 
 // What a thread works with lies in one piece of memory, each thing on a cache line of its own.
 struct Space {
-    char *at;
+    uintptr_t at;
     template <typename T>
     T *take(long n) {
         T *taken = (T *)at;
@@ -98,7 +98,7 @@ struct Forward {
         answer = space.take<float>(QUERIES * batch.d);
         end = space.at;
     }
-    char *end;
+    uintptr_t end;
 
     // The queries of head g; sums: the logarithm of what each one's chances were divided by.
     void ask(const Batch &batch, const Asked &asked, long g, const int64_t *places, const Heads<const T> &q,
@@ -159,7 +159,7 @@ struct Backward {
         d_value = space.take<float>(keys * batch.d);
         end = space.at;
     }
-    char *end;
+    uintptr_t end;
 
     // Adds to d_key and d_value [keys][d] what the queries of head g say of them.
     void ask(const Batch &batch, const Asked &asked, long g, const int64_t *places, const Heads<const T> &q,
@@ -214,9 +214,9 @@ struct Backward {
 // Bytes that one thread works with.
 template <typename T>
 long space(const Batch &batch) {
-    Forward<T> forth(Space{nullptr}, batch);
-    Backward<T> back(Space{nullptr}, batch);
-    return up(forth.end > back.end ? long(forth.end - (char *)nullptr) : long(back.end - (char *)nullptr), 64);
+    Forward<T> forth(Space{0}, batch);
+    Backward<T> back(Space{0}, batch);
+    return long(forth.end > back.end ? forth.end : back.end);
 }
 
 template <typename T>
@@ -225,7 +225,7 @@ void forward(const Batch &batch, Heads<const T> q, Heads<const T> k, Heads<const
     const long each = space<T>(batch), some = batch.heads / batch.kv_heads / batch.parts;
 #pragma omp parallel num_threads(threads)
     {
-        Forward<T> work(Space{spaces + omp_get_thread_num() * each}, batch);
+        Forward<T> work(Space{uintptr_t(spaces) + omp_get_thread_num() * each}, batch);
 #pragma omp for schedule(dynamic) collapse(2)
         for (long r = 0; r < batch.rows; r++)
             for (long part = 0; part < batch.kv_heads * batch.parts; part++) {
@@ -247,7 +247,7 @@ void backward(const Batch &batch, Heads<const T> grad, Heads<const T> q, Heads<c
     float *values = partial + batch.kv_heads * batch.parts * batch.tokens() * d;
 #pragma omp parallel num_threads(threads)
     {
-        Backward<T> work(Space{spaces + omp_get_thread_num() * each}, batch);
+        Backward<T> work(Space{uintptr_t(spaces) + omp_get_thread_num() * each}, batch);
 #pragma omp for schedule(dynamic) collapse(2)
         for (long r = 0; r < batch.rows; r++)
             for (long part = 0; part < batch.kv_heads * batch.parts; part++) {
