@@ -13,6 +13,7 @@ _UNKNOWN = (
     "logits_scaling", "attention_dropout",
 )  # fmt: skip
 
+STEP = 16  # compiled attention is for heads of a multiple of so many numbers: the widest vector's
 QUERIES = 64  # of compiled attention at a time: attention.cpp has the same
 BLOCK = 128  # queries of attention at a time where it is not compiled
 # Probabilities of blocks up to this many keys are kept for the backward pass, those of longer ones computed again: two

@@ -97,7 +97,7 @@ def _trainer(folder: Path, recipe: Recipe, length: int, share: float, work: Path
 
     from studio.dataset.ready import Encoded
     from studio.engine import loading, train
-    from studio.engine.fast.batches import RowCollator
+    from studio.engine.fast.batches import sparing_nothing
     from studio.engine.inputs import Inputs
 
     schedule, batch = recipe.schedule, recipe.schedule.per_device_train_batch_size
@@ -115,8 +115,7 @@ def _trainer(folder: Path, recipe: Recipe, length: int, share: float, work: Path
     trainer, _ = build(_worker(work), inputs, encoded, loading.pick_device())
     # In order, so that every batch has one of the longest.
     trainer._get_train_sampler = lambda *_: SequentialSampler(trainer.train_dataset)
-    if isinstance(trainer.data_collator, RowCollator):
-        trainer.data_collator = trainer.data_collator.sparing_nothing()  # as a run tries its longest batch
+    trainer.data_collator = sparing_nothing(trainer.data_collator)  # as a run tries its longest batch
     return trainer
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from studio.dataset.encode import Example
 from studio.dataset.ready import Encoded
 from studio.engine import loading, train, worker
+from studio.engine.fast.batches import sparing_nothing
 from studio.engine.inputs import Inputs
 from studio.engine.worker import Worker
 from studio.rundir import Exit, Identity, Journal, RunDir
@@ -73,6 +74,7 @@ def measure(work: Worker) -> dict[str, Any]:
     loading.quiet_libraries()
     device = loading.pick_device()
     trainer, conductor = train.build_trainer(work, inputs, tried, device)
+    trainer.data_collator = sparing_nothing(trainer.data_collator)  # the same rows again and again would share all
     clock = _clock(work, trainer, conductor)
     meter = next(one for one in trainer.callback_handler.callbacks if isinstance(one, Meter))
     meter.after, meter.longest = STEPS - 1, 0

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from studio.engine.artefacts import write_checkpoint
 from studio.engine.callbacks import Conductor
-from studio.engine.fast.batches import RowCollator
+from studio.engine.fast.batches import RowCollator, sparing_nothing
 from studio.engine.measure import Meter
 from studio.engine.moment import Moment
 from studio.engine.randomness import RandomState, undisturbed
@@ -71,7 +71,8 @@ class Preflight(TrainerCallback):
 
         def attempt() -> None:
             moments = _room_for_moments(trainer)
-            batch = _batch_of(rows, trainer)
+            # Every token computed, as another batch may need it.
+            batch = sparing_nothing(trainer.data_collator)(rows)
             count = trainer._get_num_items_in_batch([batch], trainer.args.device)
             # The class's own: what counts memory in a run is not to count this.
             type(trainer).training_step(trainer, model, batch, count)
@@ -108,7 +109,7 @@ class Preflight(TrainerCallback):
 
         def attempt() -> None:
             model.eval()
-            type(trainer).prediction_step(trainer, model, _batch_of(rows, trainer), True)
+            type(trainer).prediction_step(trainer, model, sparing_nothing(trainer.data_collator)(rows), True)
 
         remedy = f"Set per_device_eval_batch_size to {len(rows) // 2}."
         if len(rows) == 1:
@@ -185,12 +186,6 @@ def longest_rows(dataset: Any, count: int) -> tuple[list[dict[str, Any]], int]:
     lengths = [len(ids) for ids in dataset["input_ids"]]
     chosen = sorted(range(len(lengths)), key=lambda index: -lengths[index])[:count]
     return [dataset[index] for index in chosen], lengths[chosen[0]]
-
-
-def _batch_of(rows: list[dict[str, Any]], trainer: Any) -> dict[str, Any]:
-    """Rows as the trainer takes them; on the fast path with every token computed, as another batch may need it."""
-    collator = trainer.data_collator
-    return dict((collator.sparing_nothing() if isinstance(collator, RowCollator) else collator)(rows))
 
 
 def moment_bytes(trainer: Any) -> int:

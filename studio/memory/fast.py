@@ -5,7 +5,7 @@ norms, gates, attention and the vocabulary in pieces. An evaluation runs the ref
 head.
 """
 
-from studio.fast_path import BLOCK, KEPT_KEYS, PIECE, POOL, SCORES, attention_bytes, attention_parts, blocks
+from studio.fast_path import BLOCK, KEPT_KEYS, PIECE, POOL, SCORES, STEP, attention_bytes, attention_parts, blocks
 from studio.memory.layers import Layers
 from studio.memory.passes import Passes
 from studio.memory.shapes import Linear
@@ -78,7 +78,8 @@ class FastLayers(Layers):
         return self._plain(query, key, value)
 
     def _plain(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return (self._compiled if self.setup.threads else self._in_blocks)(query, key, value)
+        compiled = self.setup.threads and self.shape.head_dim % STEP == 0
+        return (self._compiled if compiled else self._in_blocks)(query, key, value)
 
     def _compiled(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention as attention.cpp computes it: nothing is kept but a sum for each query."""

@@ -21,7 +21,7 @@ def test_the_wheel_serves_from_any_folder(tmp_path: Path) -> None:
         "from studio.services import datasets; from studio.ui.server import make_app\n"
         "from studio.launch import compiling\n"
         "assert Path(studio.__file__).is_relative_to(sys.argv[1]), studio.__file__\n"
-        "assert compiling.SOURCE.is_file()\n"
+        "assert all(file.is_file() for file in (*compiling.SOURCES, *compiling.HEADERS))\n"
         "with Studio(Settings(home=Path(sys.argv[2]), offline=True)) as opened:\n"
         "    welcome(opened); assert datasets.get(opened, 'tickets').rows == 360\n"
         "    with TestClient(make_app(opened), base_url='http://127.0.0.1') as client:\n"

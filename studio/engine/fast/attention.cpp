@@ -333,8 +333,6 @@ OF(float, float32)
 OF(bfloat16, bfloat16)
 #endif
 
-long attention_lanes() { return LANES; }
-
 // Everything once, as in kernels.cpp.
 void trial_attention() {
     const int64_t sizes[] = {2, 1, 16, 2, 0, 9, 1, 32, 16, 16, 16, 16, 16};

@@ -20,10 +20,6 @@ class RowCollator:
     plain: Any
     spares: bool = True
 
-    def sparing_nothing(self) -> "RowCollator":
-        """The same with every token of every row computed: the most memory that a batch of these lengths can need."""
-        return replace(self, spares=False)
-
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         import torch
 
@@ -48,6 +44,11 @@ class RowCollator:
             prefixes = shared_prefixes([tokens[first : first + n] for first, n in zip(starts, read, strict=True)])
             batch |= {"seq_read": torch.tensor(read), "seq_prefixes": torch.tensor(prefixes)}
         return batch
+
+
+def sparing_nothing(collator: Any) -> Any:
+    """A trainer's collator with every token of every row computed: the most that a batch of these lengths can need."""
+    return replace(collator, spares=False) if isinstance(collator, RowCollator) else collator
 
 
 def longest_of(batch: dict[str, Any]) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from studio.engine.fast.arithmetic import Arithmetic
 from studio.engine.fast.rows import Rows
-from studio.fast_path import attention_parts
+from studio.fast_path import STEP, attention_parts
 from studio.launch import compiling
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -108,7 +108,7 @@ class Kernels(Arithmetic):
         """Whether `attention` takes tensors like these; otherwise it is products and softmaxes (attention.py)."""
         alike = len({one.dtype for one in (query, key, value)}) == 1
         even = all(one.stride(2) == 1 and one.stride(0) % 2 == one.stride(1) % 2 == 0 for one in (query, key, value))
-        if not (_known(query) and alike and even) or query.shape[2] % self._library.attention_lanes():
+        if not (_known(query) and alike and even) or query.shape[2] % STEP:
             return False
         return hasattr(self._library, f"attention_{_NAMES[query.dtype]}")
 
