@@ -320,37 +320,20 @@ def test_a_whole_run_has_the_reference_s_losses(family: Callable[[str], Path], t
     assert losses["auto"] == pytest.approx(losses["trl"], rel=1e-4 if dtype == "float32" else 5e-3)
 
 
-def test_no_row_sees_another(family: Callable[[str], Path], tmp_path: Path) -> None:
+# Where rows begin alike, the one whose beginning the others take is the one that changes behind it.
+@pytest.mark.parametrize(("examples", "number", "place"), [(rows(), 1, 0), (alike(), 0, 200)], ids=["apart", "alike"])
+def test_no_row_sees_another(
+    family: Callable[[str], Path], tmp_path: Path, examples: list[Example], number: int, place: int
+) -> None:
     import torch
 
-    trainer = awake(trainer_of(family("llama"), tmp_path / "run", "auto", rows()))
+    trainer = awake(trainer_of(family("llama"), tmp_path / "run", "auto", examples))
     causal = trainer.model.get_base_model()
     trainer.model.train()
     given = list(trainer.train_dataset)
     changed = [dict(row) for row in given]
-    changed[1] |= {"input_ids": [3 + token % 200 for token in given[1]["input_ids"]]}
-
-    def hidden(of: list[dict[str, Any]]) -> Any:
-        batch = trainer.data_collator(of)
-        del batch["labels"]
-        found = causal.base_model(**batch, use_cache=False).last_hidden_state[0].detach()
-        return found.split(LENGTHS)
-
-    for number, (one, other) in enumerate(zip(hidden(given), hidden(changed), strict=True)):
-        assert torch.equal(one, other) == (number != 1)
-
-
-def test_nor_does_it_where_rows_begin_alike(family: Callable[[str], Path], tmp_path: Path) -> None:
-    """The row whose beginning the others take is the one that changes behind it."""
-    import torch
-
-    trainer = awake(trainer_of(family("llama"), tmp_path / "run", "auto", alike()))
-    causal = trainer.model.get_base_model()
-    trainer.model.train()
-    given = list(trainer.train_dataset)
-    changed = [dict(row) for row in given]
-    ids = given[0]["input_ids"]
-    changed[0] |= {"input_ids": ids[:200] + [3 + token % 200 for token in ids[200:]]}
+    ids = given[number]["input_ids"]
+    changed[number] |= {"input_ids": ids[:place] + [3 + token % 200 for token in ids[place:]]}
 
     def hidden(of: list[dict[str, Any]]) -> Any:
         batch = trainer.data_collator(of)
@@ -358,8 +341,8 @@ def test_nor_does_it_where_rows_begin_alike(family: Callable[[str], Path], tmp_p
         found = causal.base_model(**batch, use_cache=False).last_hidden_state[0].detach()
         return found.split([len(row["input_ids"]) for row in of])
 
-    for number, (one, other) in enumerate(zip(hidden(given), hidden(changed), strict=True)):
-        assert torch.equal(one, other) == (number != 0)
+    for row, (one, other) in enumerate(zip(hidden(given), hidden(changed), strict=True)):
+        assert torch.equal(one, other) == (row != number)
 
 
 @pytest.mark.usefixtures("beside_products")
@@ -533,9 +516,10 @@ def test_compiled_attention_is_attention(
     from studio.engine.fast.kernels import Kernels, kernels
     from studio.engine.fast.rows import Rows
 
-    by, _ = kernels()
-    if not isinstance(by, Kernels):
+    if not compiling.found():
         pytest.skip("no C++ compiler here")
+    by, why_not = kernels()
+    assert isinstance(by, Kernels), why_not
     kind = getattr(torch, dtype)
     rows = Rows(list(lengths), [(number - 1, count) for number, count in enumerate(shared)])
     tokens = sum(lengths) - sum(shared)
@@ -543,8 +527,9 @@ def test_compiled_attention_is_attention(
     # As they come: queries and keys by heads, values by tokens.
     given = [torch.randn(heads, tokens, width), torch.randn(kv_heads, tokens, width)]
     given = [one.to(kind) for one in (*given, torch.randn(tokens, kv_heads, width).transpose(0, 1))]
-    if not by.attends(*given):
-        pytest.skip(f"this processor has no compiled attention in {dtype}")
+    if dtype == "bfloat16" and "avx512_bf16" not in processor.features():
+        pytest.skip("nothing is compiled for bfloat16 on a processor without AVX512-BF16")
+    assert by.attends(*given)
     pull = torch.randn(tokens, heads, width).to(kind)
 
     def found() -> list[torch.Tensor]:
@@ -580,9 +565,10 @@ def test_the_estimate_knows_what_compiled_attention_works_in(width: int) -> None
     from studio.engine.fast.kernels import Kernels, kernels
     from studio.fast_path import attention_bytes
 
-    by, _ = kernels()
-    if not isinstance(by, Kernels):
+    if not compiling.found():
         pytest.skip("no C++ compiler here")
+    by, why_not = kernels()
+    assert isinstance(by, Kernels), why_not
     for longest in (30, 250, 2000):
         sizes = (ctypes.c_int64 * 13)(4, 2, width, 1, 0, longest, 1)
         assert by._library.attention_space_float32(sizes) == pytest.approx(attention_bytes(longest, width, 4), rel=0.02)
@@ -648,13 +634,18 @@ def test_what_it_does_not_know_trains_on_the_reference_and_says_why(
     from transformers import AutoModelForCausalLM
 
     from studio.engine import fast
+    from studio.engine.fast.kernels import Kernels, kernels
 
     model = AutoModelForCausalLM.from_pretrained(family("llama"))
     plain = {"dtype": "float32"}
     assert fast.choose(Recipe().with_values(plain), model, False).fast
     choice = fast.choose(Recipe().with_values(plain | values), model, False)
     assert not choice.fast and why in choice.why
+    by, _ = kernels()
     said = fast.choose(Recipe().with_values(plain), model, False, alike()[:4]).why
+    assert ("Attention, norms and gates are compiled" in said) == isinstance(by, Kernels)
+    model.config.head_dim = 24  # attention is not compiled for such heads
+    assert "Attention, norms and gates are compiled" not in fast.choose(Recipe().with_values(plain), model, False).why
     assert "The first 20 tokens, the same in every example, are computed once" in said
     one_by_one = plain | {"per_device_train_batch_size": 1}
     for values, examples in ((plain, rows()), (plain, alike()[:1]), (one_by_one, alike()[:4])):

@@ -108,9 +108,11 @@ class Kernels(Arithmetic):
         """Whether `attention` takes tensors like these; otherwise it is products and softmaxes (attention.py)."""
         alike = len({one.dtype for one in (query, key, value)}) == 1
         even = all(one.stride(2) == 1 and one.stride(0) % 2 == one.stride(1) % 2 == 0 for one in (query, key, value))
-        if not (_known(query) and alike and even) or query.shape[2] % STEP:
-            return False
-        return hasattr(self._library, f"attention_{_NAMES[query.dtype]}")
+        return _known(query) and alike and even and self.attends_in(query.dtype, query.shape[2])
+
+    def attends_in(self, dtype: torch.dtype, head_dim: int) -> bool:
+        """Whether attention is compiled for heads of so many numbers of that type."""
+        return head_dim % STEP == 0 and hasattr(self._library, f"attention_{_NAMES[dtype]}")
 
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, rows: Rows, scaling: float, window: int | None

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from studio import processor
 from studio.dataset.encode import Example
-from studio.engine.fast.kernels import kernels
+from studio.engine.fast.kernels import Kernels, kernels
 from studio.engine.fast.model import gate_of
 from studio.engine.fast.prefixes import common_prefix
 from studio.fast_path import products, why_not
@@ -35,14 +37,18 @@ def choose(recipe: Recipe, causal: Any, cuda: bool, examples: Sequence[Example] 
     wide = products(held, cuda, processor.multiplies_bf16()) != held
     more = f" This processor has no {held} arithmetic: products are in float32." if wide else ""
     if not cuda:
-        more += _beside_products(kernels()[1]) + _begun_alike(recipe, examples)
+        compute = getattr(torch, products(held, cuda, processor.multiplies_bf16()))
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        more += _beside_products(compute, head_dim) + _begun_alike(recipe, examples)
     return Choice(True, f"LoRA on a model of the {config.model_type} family.{more}")
 
 
-def _beside_products(not_compiled: str) -> str:
-    if not_compiled:
+def _beside_products(compute: torch.dtype, head_dim: int) -> str:
+    by, not_compiled = kernels()
+    if not isinstance(by, Kernels):
         return f" Attention, norms and gates are torch's ({not_compiled}), which makes a step a fifth slower."
-    return " Attention, norms and gates are compiled for this processor."
+    compiled = "Attention, norms and gates" if by.attends_in(compute, head_dim) else "Norms and gates, not attention,"
+    return f" {compiled} are compiled for this processor."
 
 
 def _begun_alike(recipe: Recipe, examples: Sequence[Example]) -> str:

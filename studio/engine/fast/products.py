@@ -11,7 +11,7 @@ from torch import Tensor
 
 from studio import processor
 
-THIN = 32
+THIN = 32  # numbers summed up for each of an answer
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
