@@ -66,7 +66,8 @@ def _built(studio: Studio, desk: Desk | None) -> gr.Blocks:
             asked = dict(request.query_params)
             tab = "runs" if "run" in asked and "tab" not in asked else asked.get("tab", "data")
             return {
-                tabs: gr.Tabs(selected=tab if tab in TABS else "data"),
+                # Data is open anyway, unless somebody was quicker than the page and opened another.
+                tabs: gr.Tabs(selected=tab) if tab in TABS and tab != "data" else gr.skip(),
                 made.run: asked.get("run", ""),
                 data.chosen: asked.get("dataset", ""),
             }

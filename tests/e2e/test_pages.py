@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.e2e.conftest import Served
 from tests.e2e.test_whole_path import set_number, tab
@@ -42,6 +42,21 @@ def test_many_tabs_of_one_browser_are_all_served(page: Page, little_home: Path, 
         expect(opened.get_by_role("heading", name="little", exact=True)).to_be_visible()
     tab(page, "Train")  # and the first is served still
     expect(page.locator("#estimate")).to_contain_text("Fits")
+
+
+def test_a_tab_opened_before_the_page_has_arrived_stays_open(page: Page, little_home: Path, start: Start) -> None:
+    served = start(little_home)
+    held: list[Route] = []
+    hold = True
+    page.route("**/gradio_api/run/predict*", lambda asked: held.append(asked) if hold else asked.continue_())
+    with page.expect_request("**/gradio_api/run/predict*"):
+        page.goto(served.url)
+    tab(page, "Compare")
+    hold = False
+    for asked in held:
+        asked.continue_()
+    expect(page.locator("#dataset-view")).to_contain_text("little")  # what arriving brings is there
+    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
 
 
 def test_a_file_that_is_no_dataset_gets_a_sentence(page: Page, little_home: Path, start: Start, tmp_path: Path) -> None:
