@@ -1,10 +1,13 @@
 """Imports torch, transformers and what is built on them: a worker's first seconds, made fewer."""
 
+import functools
 import gc
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from studio.engine.import_cache import remembering
 from studio.rundir import read_json
@@ -15,8 +18,8 @@ from studio.themes import Quantization
 def importing(with_bitsandbytes: bool = True) -> Iterator[None]:
     """What is imported within comes a third sooner, and another fifth without bitsandbytes.
 
-    transformers and PEFT import bitsandbytes, which brings torch's compiler, and scipy wherever they are installed.
-    They are then absent for as long as the process lives, as PEFT looks again whenever it makes a layer.
+    transformers and PEFT import bitsandbytes, and scipy, wherever they are installed. They are then absent for as long
+    as the process lives, as PEFT looks again whenever it makes a layer.
     """
     if not with_bitsandbytes:
         for name in ("bitsandbytes", "scipy"):
@@ -24,11 +27,39 @@ def importing(with_bitsandbytes: bool = True) -> Iterator[None]:
     # Again and again the collector would look through a million objects, all of which stay.
     gc.disable()
     try:
-        with remembering():
+        with remembering(), _compiled_when_called():
             yield
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def _compiled_when_called() -> Iterator[None]:
+    """What is decorated with torch.compile within is compiled when it is first called, as it would be, and brings the
+    compiler then: bitsandbytes decorates functions that a run seldom calls."""
+    import torch
+
+    at_once = torch.compile
+    torch.compile = later(at_once)
+    try:
+        yield
+    finally:
+        torch.compile = at_once
+
+
+def later(at_once: Callable[..., Any]) -> Any:
+    """A torch.compile, of which `at_once` is told a function and its options when that function is first called."""
+
+    def compile_later(model: Any = None, **options: Any) -> Any:
+        if model is None:
+            return functools.partial(compile_later, **options)
+        if not inspect.isfunction(model):
+            return at_once(model, **options)
+        compiled = functools.cache(lambda: at_once(model, **options))
+        return functools.wraps(model)(lambda *args, **kwargs: compiled()(*args, **kwargs))
+
+    return compile_later
 
 
 def needs_bitsandbytes(

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from studio.engine.libraries import needs_bitsandbytes
+from studio.engine.libraries import later, needs_bitsandbytes
 from studio.themes import Quantization
 
 SCRIPT = """
@@ -16,6 +18,7 @@ from studio.engine.train import import_libraries
 import_libraries(with_bitsandbytes={wanted})
 from peft.import_utils import is_bnb_available
 print(sys.modules.get("bitsandbytes") is not None, is_bnb_available(), gc.isenabled())
+print("torch._inductor.compile_fx" in sys.modules, sys.modules["torch"].compile.__module__)
 """
 
 
@@ -24,7 +27,28 @@ def test_bitsandbytes_is_left_out_where_nobody_needs_it(wanted: bool) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(wanted=wanted)], capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == [str(wanted), str(wanted), "True"]
+    assert done.stdout.splitlines() == [f"{wanted} {wanted} True", "False torch"]  # torch's compiler is not brought
+
+
+def test_what_is_to_be_compiled_is_when_it_is_called() -> None:
+    told: list[dict[str, Any]] = []
+
+    def at_once(model: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        told.append(options)
+        return lambda *args, **kwargs: ("compiled", model(*args, **kwargs))
+
+    compile_later = later(at_once)
+
+    @compile_later(dynamic=False)
+    def twice(x: int, plus: int = 0) -> int:
+        return 2 * x + plus
+
+    once = compile_later(lambda: 1)
+    assert (told, twice.__name__) == ([], "twice")
+    assert [twice(1, plus=1), twice(2)] == [("compiled", 3), ("compiled", 4)]
+    assert told == [{"dynamic": False}]
+    assert once() == ("compiled", 1)
+    assert compile_later(object, dynamic=True)() is not None and told[1:] == [{}, {"dynamic": True}]  # a class: at once
 
 
 def test_who_needs_bitsandbytes(tmp_path: Path) -> None:
