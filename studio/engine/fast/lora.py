@@ -76,19 +76,19 @@ class LoraLinears(torch.autograd.Function):
         lows, *saved = ctx.saved_tensors
         layers, pool, count = ctx.layers, ctx.pool, len(ctx.layers)
         inner, highs, kept = saved[:count], saved[count : 2 * count], saved[2 * count :]
-        parts, d_ups, d_x = [], [], None
+        parts, d_ups = [], []
         for one, grad, part, high in zip(layers, gradients, inner, highs, strict=True):
             scale = one.scaling * ctx.larger
             parts.append(product(grad, high).mul_(scale))
             d_ups.append(product(part.t(), grad).t().to(one.up.dtype).mul_(scale))
-            if ctx.needs_input_grad[0]:
-                d_x = product(grad, one.weight()) if d_x is None else add_product_(d_x, grad, one.weight())
         d_inner = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        if d_x is not None:
+        d_x = None
+        if ctx.needs_input_grad[0]:
+            d_x = product(d_inner, lows)
             if pool:
-                d_x += pool.drop_(product(d_inner, lows), ctx.place)
-            else:
-                add_product_(d_x, d_inner, lows)
+                pool.drop_(d_x, ctx.place)
+            for one, grad in zip(layers, gradients, strict=True):
+                add_product_(d_x, grad, one.weight())
         d_lows = product(d_inner.t(), LoraLinears._multiplied(ctx, kept, lows.dtype))
         d_downs = d_lows.to(layers[0].down.dtype).split([len(one.down) for one in layers])
         trained = [grad for pair in zip(d_downs, d_ups, strict=True) for grad in pair]
