@@ -62,6 +62,10 @@ def load_base(folder: Path, dtype: str, device: Device, quantization: Quantizati
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "local_files_only": True}
     if quantization is not None and quantization.quantization != "none":
         options["quantization_config"] = _bitsandbytes(quantization, dtype)
+        if quantization.four_bit and not device.is_cuda:
+            from studio.engine.fast.quantize import quantize_by_kernel
+
+            quantize_by_kernel()
     if device.is_cuda:
         options["device_map"] = {"": 0}
     try:

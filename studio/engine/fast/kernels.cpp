@@ -1,4 +1,4 @@
-// Norms, gates, rotations and softmaxes of the fast path, each in one pass over its numbers.
+// Norms, gates, rotations and softmaxes of the fast path, and weights in 4 bits, each in one pass over its numbers.
 //
 // The same definitions, and the same roundings to bfloat16, as the torch code of arithmetic.py, which stays in use where
 // nothing could be compiled. Plain loops for the compiler to make vectors of; no torch header,
@@ -187,6 +187,39 @@ void score(T *scores, const int64_t *labels, float *chances, uint8_t *best, long
     }
 }
 
+// x [n] in 4 bits, two of them in a byte, the first in its upper half: by blocks of `size` numbers, each over its largest
+// magnitude, put into `largest`. names: of the 16 stretches between the 15 bounds. What bitsandbytes 0.50 computes on a
+// CPU (backends/default/ops.py), to the bit; a last block that is not whole is divided, the others are multiplied.
+template <typename T>
+void quantize_4bit(const T *x, const float *bounds, const uint8_t *names, float *largest, uint8_t *packed, long n, long size,
+                   int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long block = 0; block < (n + size - 1) / size; block++) {
+        const long first = block * size, count = n - first < size ? n - first : size;
+        uint32_t most = 0;  // magnitudes are ordered as their bits are, and what is no number lies above all
+#pragma omp simd reduction(max : most)
+        for (long i = 0; i < count; i++) {
+            uint32_t bits = float_to_bits(wide(x[first + i])) & 0x7fffffff;
+            most = bits > most ? bits : most;
+        }
+        const float magnitude = bits_to_float(most), least = magnitude < 1e-38f ? 1e-38f : magnitude, share = 1.0f / least;
+        largest[block] = count < size ? least : magnitude;
+        uint8_t found[4096] = {};
+#pragma omp simd
+        for (long i = 0; i < count; i++) {
+            float one = wide(x[first + i]), y = count < size ? one / least : one * share;
+            y = y < -1.0f ? -1.0f : (y > 1.0f ? 1.0f : y);
+            int above = 0;
+            for (int b = 0; b < 15; b++) above += !(y <= bounds[b]);
+            found[i] = uint8_t(above);
+        }
+        // A last number that is alone has a 0 beside it.
+        if (count % 2)
+            for (int b = 0; b < 15; b++) found[count] += 0.0f > bounds[b];
+        for (long i = 0; i < count; i += 2) packed[(first + i) / 2] = uint8_t(names[found[i]] << 4 | names[found[i + 1]]);
+    }
+}
+
 }  // namespace
 
 // By name, for ctypes: the types of the numbers stand at its end.
@@ -219,6 +252,10 @@ void score(T *scores, const int64_t *labels, float *chances, uint8_t *best, long
     void score_##NAME(T *scores, const int64_t *labels, float *chances, uint8_t *best, long n, long words,              \
                       int threads) {                                                                                    \
         score<T>(scores, labels, chances, best, n, words, threads);                                                     \
+    }                                                                                                                   \
+    void quantize_4bit_##NAME(const T *x, const float *bounds, const uint8_t *names, float *largest, uint8_t *packed,   \
+                              long n, long size, int threads) {                                                         \
+        quantize_4bit<T>(x, bounds, names, largest, packed, n, size, threads);                                          \
     }
 
 extern "C" {
@@ -237,7 +274,7 @@ void trial() {
     static float x[n * width], y[n * width], z[n * width], angles[n * width], scales[n], weight[width], chances[n];
     static bfloat16 a[n * width], b[n * width], c[n * width], turns[n * width];
     int64_t labels[n] = {0, 1, 2};
-    uint8_t best[n];
+    uint8_t best[n], names[16] = {}, packed[n * width];
     for (int gelu = 0; gelu < 2; gelu++) {
         norm_float32_float32(x, weight, 0, 1e-5f, scales, 0, y, n, width, 2);
         norm_float32_bfloat16(x, weight, 1, 1e-5f, scales, 0, a, n, width, 2);
@@ -257,6 +294,8 @@ void trial() {
         softmax_bfloat16(a, n, n, width, 2, 0.5f, 2);
         score_float32(y, labels, chances, best, n, width, 2);
         score_bfloat16(b, labels, chances, best, n, width, 2);
+        quantize_4bit_float32(x, weight, names, scales, packed, n * 64, 64, 2);
+        quantize_4bit_bfloat16(a, weight, names, scales, packed, n * 64, 64, 2);
     }
     trial_attention();
 }

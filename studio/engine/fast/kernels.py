@@ -29,6 +29,7 @@ _TAKES = {
     "rotate": "pllppplllllfi",
     "softmax": "pllllfi",
     "score": "pppplli",
+    "quantize_4bit": "ppppplli",
     "attention": "pfpppppppppi",
     "attention_backward": "pfpppppppppppppi",
 }
@@ -103,6 +104,16 @@ class Kernels(Arithmetic):
         best = scores.new_empty(len(labels), dtype=torch.bool)
         self._call("score", (scores,))(_at(scores), _at(labels), _at(chances), _at(best), *scores.shape)
         return chances, best
+
+    def quantize_4bit(self, x: Tensor, bounds: Tensor, names: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """x in 4 bits, by blocks of `size` numbers: uint8 [half as many], and each block's largest magnitude, float32.
+        bounds: 15 float32, rising; names: uint8, what each of the 16 stretches between them is called."""
+        x = (x if x.dtype in _NAMES else x.float()).contiguous()
+        packed = x.new_empty((x.numel() + 1) // 2, dtype=torch.uint8)
+        largest = x.new_empty(-(-x.numel() // size), dtype=torch.float32)
+        call = self._call("quantize_4bit", (x,))
+        call(_at(x), _at(bounds), _at(names), _at(largest), _at(packed), x.numel(), size)
+        return packed, largest
 
     def attends(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
         """Whether `attention` takes tensors like these; otherwise it is products and softmaxes (attention.py)."""
