@@ -8,6 +8,8 @@ import logging
 import socket
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -101,17 +103,27 @@ def _serve(settings: Settings, sample: bool = False, is_open: bool = False) -> N
     with Studio(settings).keep() as studio:
         if mode:
             studio.open_to_visitors()
-        welcome(studio)
+        serve_pages = _pages_and(lambda: welcome(studio))
         if sample and mode == "hosted":
             if model_service.SAMPLE in settings.hosted_models:
                 threading.Thread(target=_prepare_meanwhile, args=(studio,), name="sample", daemon=True).start()
         elif sample:
             _prepare_sample(studio)
-        # Imported here: gradio takes seconds, and no other command needs it.
-        from studio.ui.server import serve as serve_pages
-
         print(f"LoRA Studio: http://{settings.host}:{settings.port} (home {settings.home}; Ctrl-C ends it, runs go on)")
         serve_pages(studio, mode)
+
+
+def _pages_and(beside: Callable[[], None]) -> Callable[..., None]:
+    """What serves the pages; Gradio takes a second to import, no other command needs it, and `beside` is done
+    meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(beside)
+        from studio.ui.quick_import import importing
+
+        with importing():
+            from studio.ui.server import serve
+        done.result()
+    return serve
 
 
 def serve_space() -> None:

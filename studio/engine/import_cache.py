@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from importlib import metadata
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
 from importlib.util import cache_from_source
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from studio.on_import import Watch
 from studio.rundir import read_json, write_text
 
 _SCANNER = "transformers.utils.import_utils"
@@ -29,7 +30,7 @@ _DISTRIBUTIONS = (".dist-info", ".egg-info")
 def remembering() -> Iterator[None]:
     """What is imported within is told what it found the last time; afterwards all functions are the libraries' own."""
     taken: list[Callable[[], None]] = []
-    watch = _Watch(_SCANNER, lambda module: taken.append(_scan_once(module)))
+    watch = Watch(_SCANNER, lambda module: taken.append(_scan_once(module)))
     look = metadata.packages_distributions
     sys.meta_path.insert(0, watch)
     metadata.packages_distributions = lambda: _packages(look)
@@ -40,27 +41,6 @@ def remembering() -> Iterator[None]:
         sys.meta_path.remove(watch)
         for give_back in taken:
             give_back()
-
-
-class _Watch:
-    """Calls `then` with a module as soon as it is there: its package uses it before anyone else can see it."""
-
-    def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
-        self._name, self._then = name, then
-
-    def find_spec(self, name: str, path: Any = None, _target: ModuleType | None = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path) if name == self._name else None
-        if spec is not None:
-            loader: Any = spec.loader
-            run = loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                del loader.exec_module  # the loader's own again
-                run(module)
-                self._then(module)
-
-            loader.exec_module = exec_module
-        return spec
 
 
 def _scan_once(module: ModuleType) -> Callable[[], None]:

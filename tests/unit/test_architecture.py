@@ -10,7 +10,7 @@ import pytest
 STUDIO = Path(__file__).parents[2] / "studio"
 
 # Room -> the rooms it may import, besides itself.
-GROUND = {"settings", "errors", "resources", "redaction", "processor", "__init__"}
+GROUND = {"settings", "errors", "resources", "redaction", "processor", "on_import", "__init__"}
 CONTRACT = GROUND | {"recipe", "themes", "rundir", "fast_path"}
 MAY = {
     "settings": {"errors"},
@@ -18,6 +18,7 @@ MAY = {
     "resources": set(),
     "redaction": set(),
     "processor": set(),
+    "on_import": set(),
     "__init__": set(),
     "themes": set(),
     "recipe": {"themes", "errors"},
