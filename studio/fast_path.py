@@ -78,5 +78,6 @@ def attention_bytes(longest: int, head_dim: int, width: int) -> int:
     """Bytes that a thread of compiled attention works in, but for the rounding to cache lines: what `space` adds up to
     in attention.cpp. width: bytes of a number."""
     keys, held = -(-longest // 4) * 4, head_dim * width
-    beside = keys * (QUERIES * (3 * width + 2 * 4) + 2 * 4 * head_dim)  # chances, slopes, scores; gradients of the keys
+    narrow = 3 * width if width < 4 else 0  # chances and slopes, which in float32 stand where the scores do
+    beside = keys * (QUERIES * (narrow + 2 * 4) + 2 * 4 * head_dim)  # those, scores, and the gradients of the keys
     return 3 * keys * held + QUERIES * (4 * held + 4 * head_dim) + beside

@@ -93,8 +93,8 @@ struct Forward {
     Forward(Space space, const Batch &batch) : kept(space, batch) {
         long keys = up(batch.longest, HEIGHT);
         asks = space.take<unit>(batch.d / PER_UNIT<T> * QUERIES);
-        chances = space.take<unit>(keys / PER_UNIT<T> * QUERIES);
         scores = space.take<float>(keys * QUERIES);
+        chances = PER_UNIT<T> == 1 ? (unit *)scores : space.take<unit>(keys / PER_UNIT<T> * QUERIES);
         answer = space.take<float>(QUERIES * batch.d);
         end = space.at;
     }
@@ -149,11 +149,13 @@ struct Backward {
         pulls = space.take<unit>(few);
         ask_pairs = space.take<unit>(few);
         pull_pairs = space.take<unit>(few);
-        slope_pairs = space.take<unit>(keys / PER_UNIT<T> * QUERIES);
-        chances = space.take<T>(keys * QUERIES);
-        slopes = space.take<T>(keys * QUERIES);
         scores = space.take<float>(keys * QUERIES);
         pulled = space.take<float>(keys * QUERIES);
+        // What is float32 anyway stays where it is.
+        const bool narrower = PER_UNIT<T> > 1;
+        chances = narrower ? space.take<T>(keys * QUERIES) : (T *)scores;
+        slopes = narrower ? space.take<T>(keys * QUERIES) : (T *)pulled;
+        slope_pairs = narrower ? space.take<unit>(keys / PER_UNIT<T> * QUERIES) : (unit *)pulled;
         d_query = space.take<float>(QUERIES * batch.d);
         d_key = space.take<float>(keys * batch.d);
         d_value = space.take<float>(keys * batch.d);
@@ -191,14 +193,14 @@ struct Backward {
             narrow(row, chances + j * QUERIES, columns);
         }
         for (long j = 0; j < asked.keys; j++) {
-            float *row = scores + j * QUERIES;
-            const float *pull = pulled + j * QUERIES;
+            const float *row = scores + j * QUERIES;
+            float *pull = pulled + j * QUERIES;
 #pragma omp simd
-            for (long i = 0; i < columns; i++) row[i] = row[i] * (pull[i] - along[i]) * batch.scaling;
-            narrow(row, slopes + j * QUERIES, columns);
+            for (long i = 0; i < columns; i++) pull[i] = row[i] * (pull[i] - along[i]) * batch.scaling;
+            narrow(pull, slopes + j * QUERIES, columns);
         }
         for (long j = 0; j < asked.keys; j += PER_UNIT<T>)
-            pair(scores + j * QUERIES, scores + (j + PER_UNIT<T> - 1) * QUERIES, T(),
+            pair(pulled + j * QUERIES, pulled + (j + PER_UNIT<T> - 1) * QUERIES, T(),
                  slope_pairs + j / PER_UNIT<T> * QUERIES, columns);
         const long by_two = up(asked.count, PER_UNIT<T>) / PER_UNIT<T>;
         product<T>((const unit *)chances, QUERIES / PER_UNIT<T>, 1, pull_pairs, d, by_two, d_value + begin * d, d, asked.keys,

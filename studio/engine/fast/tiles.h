@@ -72,14 +72,18 @@ void product(const unit *a, long a_row, long a_unit, const unit *b, long b_unit,
 
 inline long up(long n, long to) { return (n + to - 1) / to * to; }
 
-inline void narrow(const float *x, float *to, long n) { memcpy(to, x, sizeof(float) * n); }
+inline void narrow(const float *x, float *to, long n) {
+    if (to != x) memcpy(to, x, sizeof(float) * n);
+}
 inline void narrow(const float *x, bfloat16 *to, long n) {
 #pragma omp simd
     for (long i = 0; i < n; i++) put(to[i], x[i]);
 }
 
 // Two rows as one of units, and n rows of `width` numbers, as far apart as `row` says.
-inline void pair(const float *one, const float *, float, unit *to, long n) { memcpy(to, one, sizeof(unit) * n); }
+inline void pair(const float *one, const float *, float, unit *to, long n) {
+    if ((const float *)to != one) memcpy(to, one, sizeof(unit) * n);
+}
 inline void pair(const float *one, const float *two, bfloat16, unit *to, long n) {
 #pragma omp simd
     for (long i = 0; i < n; i++) {
