@@ -35,7 +35,6 @@ def _quantized(
     return packed.view(quant_storage).unsqueeze(1), largest
 
 
-@functools.cache
 def _bounds(quant_type: str) -> tuple[Tensor, Tensor]:
     """Half way between each two neighbours of the 16 values, and the number that each value goes by."""
     from bitsandbytes.functional import get_4bit_type
