@@ -42,7 +42,7 @@ from tests.unit.test_matrix import given_to, request_of
 
 ANN, BEN = Visitor("account-1", "ann"), Visitor("account-7", "ben")
 MARK, HIS = "zebrafinch", "osprey"
-MANY, OF_CALLS, OF_EVENTS = 2000, 160, 50
+MANY, OF_CALLS, OF_EVENTS = 2000, 160, 25
 FORMS = {"comparison": "html", "evaluation": "json", "rejects": "csv", "reproduce": "py"}
 PULSE = "/pulse?tab=runs&run=VALUE&beside=VALUE&curve=VALUE@0"
 Sent = tuple[str, str, bytes]
