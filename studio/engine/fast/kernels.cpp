@@ -204,7 +204,7 @@ void quantize_4bit(const T *x, const float *bounds, const uint8_t *names, float 
         }
         const float magnitude = bits_to_float(most), least = magnitude < 1e-38f ? 1e-38f : magnitude, share = 1.0f / least;
         largest[block] = count < size ? least : magnitude;
-        uint8_t found[4096] = {};
+        uint8_t found[4096];
 #pragma omp simd
         for (long i = 0; i < count; i++) {
             float one = wide(x[first + i]), y = count < size ? one / least : one * share;
@@ -214,8 +214,10 @@ void quantize_4bit(const T *x, const float *bounds, const uint8_t *names, float 
             found[i] = uint8_t(above);
         }
         // A last number that is alone has a 0 beside it.
-        if (count % 2)
+        if (count % 2) {
+            found[count] = 0;
             for (int b = 0; b < 15; b++) found[count] += 0.0f > bounds[b];
+        }
         for (long i = 0; i < count; i += 2) packed[(first + i) / 2] = uint8_t(names[found[i]] << 4 | names[found[i + 1]]);
     }
 }
