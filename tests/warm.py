@@ -1,4 +1,4 @@
-"""Real engine workers without their long start: what a test needs that starts many, one after the other."""
+"""Real engine workers, and real studios, without their long start: for tests that start many."""
 
 import contextlib
 import json
@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+import psutil
 
 from studio.rundir import Exit, RunDir, newest_checkpoint, write_json
 
@@ -33,6 +35,48 @@ for line in sys.stdin:
     print(pid, flush=True)
     print(os.waitpid(pid, 0)[1], flush=True)
 """
+
+# Whoever is forked is nobody's to wait for: it is gone when it ends.
+SERVING = """
+import json, os, signal, sys
+from studio import cli
+from studio.ui.quick_import import importing
+with importing():
+    from studio.ui import server
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for line in sys.stdin:
+    words, log = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(out, 1), os.dup2(out, 2)
+        cli.main(words)
+        os._exit(0)
+    print(pid, flush=True)
+"""
+
+
+class Studios:
+    """Starts studios, each a fork of one process that has imported the pages. env: of all of them."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.env = dict(env)
+        command = [sys.executable, "-c", SERVING]
+        self._warm = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env)
+
+    def start(self, words: Sequence[str], log: Path) -> psutil.Process:
+        """`studio` with these words, which appends to `log` what it says."""
+        assert self._warm.stdin is not None and self._warm.stdout is not None
+        print(json.dumps([list(words), str(log)]), file=self._warm.stdin, flush=True)
+        return psutil.Process(int(self._warm.stdout.readline()))
+
+    def close(self) -> None:
+        """What was started goes on."""
+        assert self._warm.stdin is not None
+        self._warm.stdin.close()
+        self._warm.wait(60)
 
 
 class Workers:

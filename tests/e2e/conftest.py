@@ -1,9 +1,9 @@
 """A real studio on a free port with a home of its own, and a real Chromium in front of it."""
 
+import contextlib
 import json
 import os
-import signal
-import socket
+import shutil
 import subprocess
 import sys
 import time
@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
-from studio.services import datasets, models
+from studio.services import models
 from studio.services.studio import Studio
 from studio.settings import Settings
 from tests.browser import FLAGS, ensure
-from tests.conftest import little_rows, write_jsonl
+from tests.serving import free_port
+from tests.warm import Studios
 
 expect.set_options(timeout=30_000)  # a busy machine is no failure
 
@@ -30,7 +32,7 @@ class Served:
 
     home: Path
     port: int
-    process: "subprocess.Popen[bytes]"
+    process: psutil.Process
 
     @property
     def url(self) -> str:
@@ -38,8 +40,14 @@ class Served:
 
     def kill(self) -> None:
         """As a power cut would: no goodbye."""
-        self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
+
+    def end(self) -> None:
+        """As Ctrl-C would."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.process.terminate()
+        self.process.wait(60)
 
     def cli(self, *words: str) -> dict[str, object]:
         """What a command with --json says of this home."""
@@ -48,16 +56,18 @@ class Served:
         return dict(json.loads(done.stdout))
 
 
-def serve(home: Path) -> Served:
-    """Start `studio serve` and wait until it answers; a busy machine is no failure."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}
-    env = {"STUDIO_WARM_SECONDS": "0"} | env  # what it spares, tests/integration/test_warm.py tells
-    with (home.parent / "serve.log").open("ab") as log:
-        command = [sys.executable, "-m", "studio", "--home", str(home), "serve", "--port", str(port)]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
+def serve(home: Path, studios: Studios | None = None) -> Served:
+    """Start `studio serve` and wait until it answers; a busy machine is no failure.
+
+    With `studios` it is one of theirs, unless the test has given it an environment of its own.
+    """
+    port, log = free_port(), home.parent / "serve.log"
+    words, env = ["--home", str(home), "serve", "--port", str(port)], environment()
+    if studios and env == studios.env:
+        process = studios.start(words, log)
+    else:
+        with log.open("ab") as out:
+            process = psutil.Popen([sys.executable, "-m", "studio", *words], stdout=out, stderr=out, env=env)
     served = Served(home, port, process)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
@@ -67,43 +77,56 @@ def serve(home: Path) -> Served:
                     return served
         except OSError:
             time.sleep(0.1)
-        assert process.poll() is None, (home.parent / "serve.log").read_text()
+        assert process.is_running() and process.status() != psutil.STATUS_ZOMBIE, log.read_text()
     process.kill()
     raise AssertionError("the studio did not answer within five minutes")
 
 
+def environment() -> dict[str, str]:
+    """Of a studio that is started now."""
+    told = {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}
+    # What a waiting worker spares, tests/integration/test_warm.py tells. Each test's name is in pytest's variable.
+    return {"STUDIO_WARM_SECONDS": "0"} | {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"} | told
+
+
+@pytest.fixture(scope="session")
+def studios() -> Iterator[Studios]:
+    found = Studios(environment())
+    yield found
+    found.close()
+
+
 @pytest.fixture
-def start() -> Iterator[Callable[[Path], Served]]:
+def start(studios: Studios) -> Iterator[Callable[[Path], Served]]:
     """start(home): a served studio, ended with the test."""
     running: list[Served] = []
 
     def begin(home: Path) -> Served:
-        running.append(serve(home))
+        running.append(serve(home, studios))
         return running[-1]
 
     yield begin
     for served in running:
-        served.process.terminate()
-        served.process.wait(30)
+        served.end()
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def shared(tmp_path_factory: pytest.TempPathFactory, studios: Studios) -> Iterator[Served]:
     """One empty studio for tests that change nothing."""
-    served = serve(tmp_path_factory.mktemp("shared") / "home")
+    served = serve(tmp_path_factory.mktemp("shared") / "home", studios)
     yield served
-    served.process.terminate()
-    served.process.wait(30)
+    served.end()
 
 
 @pytest.fixture
-def little_home(tmp_path: Path, tiny: Path) -> Path:
+def little_home(tmp_path: Path, tiny: Path, little: Path) -> Path:
     """A home with the tiny model and the dataset `little`."""
-    home = tmp_path / "home"
-    with Studio(Settings(home=home, offline=True)) as studio:
+    settings = Settings(home=tmp_path / "home", offline=True)
+    with Studio(settings) as studio:
         models.add(studio, str(tiny), lambda *_: None)
-        datasets.add(studio, write_jsonl(tmp_path / "little.jsonl", little_rows()))
-    return home
+        shutil.copytree(little, settings.datasets / little.name)
+        studio.refresh()
+    return settings.home
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def upload(page: Page, path: Path, box: str = "dataset-file") -> None:
 
 def readers(served: Served) -> int:
     """How many processes the studio has for reading files."""
-    children = psutil.Process(served.process.pid).children(recursive=True)
+    children = served.process.children(recursive=True)
     return sum(WORK in child.cmdline() for child in children if child.status() != psutil.STATUS_ZOMBIE)
 
 

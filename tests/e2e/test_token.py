@@ -121,8 +121,7 @@ def test_a_token_that_was_typed_stays_nowhere(
             assert any(module in command for command in watch.commands), module
         assert watch.told and all("studio.launch.hub_upload" in command for command in watch.told), watch.told
         page.close()
-        studio.process.terminate()
-        studio.process.wait(60)
+        studio.end()
     told = json.loads((home / "runs" / run / "exit.json").read_text())
     assert told["state"] == "failed" and "Traceback" in told["traceback"]
     assert "Traceback" in (home / "runs" / run / "log.txt").read_text()

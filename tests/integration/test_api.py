@@ -32,8 +32,7 @@ def served(tiny: Path, tmp_path: Path) -> Iterator[Served]:
         models.add(studio, str(tiny), lambda *_: None)
     found = serve(home)
     yield found
-    found.process.terminate()
-    found.process.wait(60)
+    found.end()
 
 
 def until(ask: Any, state: str) -> dict[str, Any]:

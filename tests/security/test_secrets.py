@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from studio.launch.local import worker_environment
@@ -101,14 +100,12 @@ def test_a_served_studio_keeps_none_and_tells_none(tmp_path: Path, monkeypatch: 
             answer = connection.getresponse()
             text = str(answer.getheaders()).encode() + answer.read()
             assert not any(secret.encode() in text for secret in SECRETS), path
-        process = psutil.Process(served.process.pid)
-        for one in (process, *process.children(recursive=True)):
+        for one in (served.process, *served.process.children(recursive=True)):
             assert not any(secret in " ".join(one.cmdline()) for secret in SECRETS)
         folders = [path for path in (home, *home.iterdir()) if path.is_dir()]
         assert not [str(path) for path in folders if path.stat().st_mode & 0o077]
     finally:
-        served.process.terminate()
-        served.process.wait(30)
+        served.end()
     assert not held(tmp_path)
 
 
