@@ -83,6 +83,7 @@ def two(nothing_starts: None, ready: Studio, tmp_path: Path) -> Iterator[Two]:
     plain = list(dict.fromkeys(spelled(word) for spelled in ENCODINGS for word in ids))
     paths = list(dict.fromkeys([*plain, *encoded(every, MANY)]))[:MANY]
     (tmp_path / "outside.txt").write_text("outside-the-home")
+    ready.keep()  # as it is served: no request looks through the runs itself
     yield Two(ready, app, hers, his, every[:MANY], paths)
     ready.for_visitors = False
 

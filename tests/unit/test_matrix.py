@@ -27,7 +27,7 @@ from starlette.routing import Route
 import studio.services
 from studio.errors import StudioError
 from studio.recipe import Recipe
-from studio.services import curves, datasets, imports, publishing, run_list, runs
+from studio.services import combining, curves, datasets, exports, imports, publishing, run_list, runs
 from studio.services.owner import LOCAL, NOBODY, Visitor, acting, asking
 from studio.services.studio import Studio
 from studio.ui import app as pages
@@ -148,8 +148,12 @@ def mine_only(before: dict[str, bytes], after: dict[str, bytes]) -> None:
     assert [name for name, content in before.items() if after.get(name) != content] == []
 
 
-def test_services_tell_nothing_of_anothers(shared: tuple[Studio, Things], tmp_path: Path) -> None:
+def test_services_tell_nothing_of_anothers(
+    shared: tuple[Studio, Things], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked, things = shared
+    for waits in (combining, exports):
+        monkeypatch.setattr(waits, "_POLL", 0)  # before they refuse
     before, calls, leaks = state_of(asked.settings.home), 0, []
     for visitor in (BEN, Visitor("anon-" + "b" * 32, kind="anonymous"), NOBODY, None):
         for module, name, function in id_doors():
