@@ -18,7 +18,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests run side by side: were each to compute on every core, they would mostly wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from studio.services import chat, datasets, models
+from studio.launch.forkserver import ForkServer
+from studio.services import chat, checks, datasets, models
 from studio.services.studio import Studio
 from studio.settings import Settings
 from tests.tiny import tiny_model
@@ -57,10 +58,20 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home", offline=True, keeper_interval=0.1)
 
 
+@pytest.fixture(scope="session")
+def reading() -> Iterator[ForkServer]:
+    """What reads files for the studios of all tests, imported once."""
+    server = ForkServer(checks.READING)
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def studio(settings: Settings) -> Iterator[Studio]:
+def studio(settings: Settings, reading: ForkServer) -> Iterator[Studio]:
     with Studio(settings) as opened:
+        own, opened.reading = opened.reading, reading
         yield opened
+        opened.reading = own  # which ends with it
         chat.unload(opened)
 
 
