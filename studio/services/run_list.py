@@ -95,6 +95,11 @@ def current(studio: "Studio", since: float = 600.0) -> list[RunInfo]:
     return runs.brief(studio, stored.current(studio.database, studio.owner, time.time() - since))
 
 
+def newest_about(studio: "Studio") -> str:
+    """Another text once a run was named, noted, tagged, starred or put into the trash, here or elsewhere."""
+    return stored.newest_about(studio.database, studio.owner)
+
+
 def count(studio: "Studio") -> int:
     """How many runs there are, without the trash."""
     studio.refresh()

@@ -79,6 +79,15 @@ def current(database: Database, owner: str, since: float) -> Sequence[Run]:
         return session.scalars(_CURRENT, {"owner": owner, "since": since}).all()
 
 
+_NEWEST_ABOUT = _mine(_OWNER).with_only_columns(func.max(Run.about))
+
+
+def newest_about(database: Database, owner: str) -> str:
+    """Another text once about.json of any of an owner's runs was written anew: it begins with when; "" without runs."""
+    with database.read() as session:
+        return session.scalar(_NEWEST_ABOUT, {"owner": owner}) or ""
+
+
 def unfinished(database: Database) -> Sequence[Run]:
     """Runs of all owners that are not over, in the order of the queue: the keeper's work."""
     query = select(Run).where(Run.state.not_in(FINAL)).order_by(Run.place, Run.created, Run.id)

@@ -117,6 +117,7 @@ class Dataset(Base):
 
 Index("ix_runs_created", Run.created)
 Index("ix_runs_list", Run.owner, Run.trashed, Run.created)
+Index("ix_runs_about", Run.owner, Run.about)
 Index("ix_runs_named", Run.owner, Run.trashed, Run.name_key)
 Index("ix_run_tags_tag", RunTag.tag)
 Index("ix_events_kind", Event.run, Event.kind)

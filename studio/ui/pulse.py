@@ -77,7 +77,8 @@ class Pulse:
         current = run_list.current(self.studio, sidebar.NEWS_SECONDS)
         at_work = [run for run in current if not run.final and run.state != "queued"]
         told.live = bool(at_work)
-        told.line = markup.name_of(repr([(run.id, run.name, run.state, run.trashed) for run in current]))
+        standing = [(run.id, run.state) for run in current], run_list.newest_about(self.studio)
+        told.line = markup.name_of(repr(standing))
         for name, html in sidebar.parts(self.studio, current).items():
             self._tell(told, asked, name, functools.partial(str, html))
         if asked.tab == "runs" and asked.run is not None:

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import event
 
 from studio.rundir import Exit, Journal
+from studio.services import labels
 from studio.services.studio import Studio
 from studio.settings import Settings
 from studio.store import runs as rows
@@ -77,6 +78,15 @@ def test_a_new_point_a_word_in_the_log_and_a_note_are_news(client: TestClient, s
     studio.look()
     answer = ask(client, since=since)
     assert answer.status_code == 200 and answer.json()["line"] != ""
+
+
+def test_what_is_said_of_a_run_elsewhere_has_the_list_asked_for(client: TestClient, studio: Studio) -> None:
+    """By another browser or a command; the run has long been over."""
+    told = ask(client).json()
+    labels.tag(studio, RUN, ["fresh"])
+    studio.look()
+    answer = ask(client, since=told["since"])
+    assert answer.status_code == 200 and answer.json()["line"] != told["line"]
 
 
 def test_points_behind_a_cursor_come_with_it(client: TestClient, studio: Studio) -> None:
