@@ -40,8 +40,9 @@ hypothesis.settings.load_profile("studio")
 
 # Files that take minutes: beside others they come first, so that no worker is left alone with one at the end.
 MINUTES = (
-    *("test_whole_path.py", "test_space.py", "test_matrix.py", "test_two_users.py", "test_runs.py", "test_methods.py"),
-    *("test_curves.py", "test_scripts.py", "test_watched_run.py", "test_export.py", "test_evaluate.py"),
+    *("test_data.py", "test_space.py", "test_pages.py", "test_whole_path.py", "test_two_users.py", "test_train.py"),
+    *("test_matrix.py", "test_run_list.py", "test_scripts.py", "test_at_rest.py", "test_methods.py", "test_export.py"),
+    *("test_runs.py", "test_compare.py", "test_curves.py", "test_import.py", "test_watched_run.py", "test_evaluate.py"),
 )
 
 
