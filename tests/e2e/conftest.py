@@ -44,7 +44,7 @@ class Served:
         self.process.wait()
 
     def end(self) -> None:
-        """As Ctrl-C would."""
+        """As a system that shuts down would."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self.process.terminate()
         self.process.wait(60)
