@@ -93,10 +93,10 @@ def sign_in(studio: "Studio", name: str, password: str) -> Visitor | None:
     """The visitor that this name and password are; None for wrong ones, which takes as long."""
     known = next((one for one in every(studio.settings) if one.name.lower() == name.lower()), None)
     given = password[:_LONGEST]
-    if known is None:
-        _hasher.hash(given)
-        return None
     try:
+        if known is None:
+            _hasher.hash(given)  # the same work, so that nobody learns who is there
+            return None
         _hasher.verify(known.hash, given)
     except (Argon2Error, InvalidHashError):
         return None
