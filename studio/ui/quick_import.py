@@ -6,18 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+from studio.kept_code import keeping
 from studio.on_import import Watch
 
 
 @contextmanager
 def importing() -> Iterator[None]:
     """What is imported within comes without type stubs, which Gradio makes anew from its sources at every import, and
-    without the collector, which would look through all of it again and again."""
+    without the collector, which would look through all of it again and again; what its dataclasses compile is kept."""
     watch = Watch("gradio.component_meta", _without_stubs)
     sys.meta_path.insert(0, watch)
     gc.disable()
     try:
-        yield
+        with keeping("pages"):
+            yield
     finally:
         gc.freeze()
         gc.enable()

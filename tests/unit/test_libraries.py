@@ -1,6 +1,8 @@
 """What a worker imports, and what it leaves out where nobody needs it."""
 
+import inspect
 import json
+import linecache
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from studio.engine.libraries import later, needs_bitsandbytes
+from studio.engine.libraries import importing, later, needs_bitsandbytes
 from studio.themes import Quantization
 
 SCRIPT = """
@@ -28,6 +30,18 @@ def test_bitsandbytes_is_left_out_where_nobody_needs_it(wanted: bool) -> None:
         [sys.executable, "-c", SCRIPT.format(wanted=wanted)], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [f"{wanted} {wanted} True", "False torch"]  # torch's compiler is not brought
+
+
+def test_a_frame_tells_its_place_and_module_without_a_look_at_sources() -> None:
+    here: Any = (lambda: inspect.currentframe())()
+    place, functions = inspect.getframeinfo(here), (inspect.getframeinfo, inspect.getmodule)
+    with importing():
+        linecache.clearcache()
+        assert inspect.getframeinfo(here)[:3] == place[:3]
+        assert inspect.getmodule(here) is sys.modules[__name__]
+        assert inspect.getmodule(json.JSONDecoder) is sys.modules["json.decoder"]
+    assert place.filename not in linecache.cache
+    assert (inspect.getframeinfo, inspect.getmodule) == functions
 
 
 def test_what_is_to_be_compiled_is_when_it_is_called() -> None:
