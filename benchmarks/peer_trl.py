@@ -90,6 +90,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--quantization", choices=["none", "nf4"], default="none")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--accumulation", type=int, default=1, help="batches a step")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--dropout", type=float, default=0.0)
@@ -113,7 +114,8 @@ def main() -> None:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=given.gradient_checkpointing)
     arguments = SFTConfig(
         output_dir=tempfile.mkdtemp(), max_steps=given.steps, per_device_train_batch_size=given.batch,
-        learning_rate=given.learning_rate, lr_scheduler_type="constant", logging_steps=1, report_to="none",
+        gradient_accumulation_steps=given.accumulation, learning_rate=given.learning_rate,
+        lr_scheduler_type="constant", logging_steps=1, report_to="none",
         assistant_only_loss=True, save_strategy="no", max_length=given.max_length,
         use_cpu=not torch.cuda.is_available(),
         bf16=given.dtype == "bfloat16" and not given.tuned, seed=0, disable_tqdm=True,

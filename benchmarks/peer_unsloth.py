@@ -2,11 +2,13 @@
 
     pip install unsloth; python benchmarks/peer_unsloth.py MODEL_FOLDER ROWS.jsonl --dtype bfloat16 --steps 10
 
-Takes what peer_trl.py takes and prints the same JSON object, with the GPU's peak for the memory. Never run so far.
+Takes what peer_trl.py takes and prints the same JSON object, with the GPU's peak for the memory. On Unsloth
+itself it never ran so far: only with PEFT in its place (tests/integration/test_against_trl.py).
 """
 
 import json
 import tempfile
+from typing import Any
 
 # isort: off
 import unsloth  # noqa: F401 - it changes the libraries below, and so comes first
@@ -20,6 +22,20 @@ from trl import SFTConfig, SFTTrainer
 from unsloth import FastLanguageModel
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def count_tokens(trainer: Any) -> list[int]:
+    """The tokens without padding of each batch that the trainer will do, as it does them."""
+    counted: list[int] = []
+    step = trainer.training_step
+
+    def training_step(model: Any, inputs: dict[str, Any], *given: Any, **more: Any) -> Any:
+        mask = inputs.get("attention_mask")
+        counted.append(inputs["input_ids"].numel() if mask is None else int(mask.sum()))
+        return step(model, inputs, *given, **more)
+
+    trainer.training_step = training_step
+    return counted
 
 
 def main() -> None:
@@ -42,21 +58,20 @@ def main() -> None:
         rows.append({"input_ids": [token for token, _ in pairs], "labels": [t if on else -100 for t, on in pairs]})
     arguments = SFTConfig(
         output_dir=tempfile.mkdtemp(), max_steps=given.steps, per_device_train_batch_size=given.batch,
-        learning_rate=given.learning_rate, lr_scheduler_type="constant", logging_steps=1, report_to="none",
+        gradient_accumulation_steps=given.accumulation, learning_rate=given.learning_rate,
+        lr_scheduler_type="constant", logging_steps=1, report_to="none",
         save_strategy="no", max_length=given.max_length, bf16=given.dtype == "bfloat16", seed=0, disable_tqdm=True,
         dataset_kwargs={"skip_prepare_dataset": True},
     )  # fmt: skip
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
-    clock = Clock()
+    clock, tokens = Clock(trainer, given.batch), count_tokens(trainer)
     trainer.add_callback(clock)
     trainer.train()
-    drawn = list(trainer.get_train_dataloader().sampler)[: given.steps * given.batch]
-    tokens = sum(len(rows[place]["input_ids"]) for place in drawn[given.batch :])
     print(
         json.dumps(
             {
                 "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-                "tokens_per_s": tokens / sum(clock.seconds[1:]),
+                "tokens_per_s": sum(tokens[given.accumulation :]) / sum(clock.seconds[1:]),
                 "first_step_s": clock.first - psutil.Process().create_time(),
                 "peak_rss_mib": torch.cuda.max_memory_allocated() // 2**20,
             }

@@ -1,7 +1,7 @@
 """Training here beside plain TRL: real tokens a second, memory, seconds to the first step, losses.
 
     python -m benchmarks.train MODEL_FOLDER ROWS.jsonl [--dtype bfloat16] [--quantization nf4] [--steps 6] [--batch 8]
-        [--rounds 5] [--dropout 0.05] [--only ours,tuned] [--device cpu]
+        [--accumulation 1] [--rounds 5] [--dropout 0.05] [--only ours,tuned] [--device cpu]
 
 Each round runs, one after the other and each in a process of its own: ours; TRL as it comes (checkpointing, autocast,
 the system's allocator); TRL tuned (neither, and our allocator); on a GPU, where asked for, Unsloth. Same rows, order,
@@ -58,6 +58,7 @@ def ours(studio: Studio, model: str, given: argparse.Namespace) -> dict[str, Any
         {
             "model": model, "dataset": "rows", "dtype": given.dtype, "quantization": given.quantization, "held_out": 0,
             "lora_dropout": given.dropout, "max_steps": given.steps, "per_device_train_batch_size": given.batch,
+            "gradient_accumulation_steps": given.accumulation,
             "lr_scheduler_type": "constant", "warmup_ratio": 0, "max_length": given.max_length,
             "engine": given.engine, "r": 16, "lora_alpha": 32, "save_steps": 0,
         }
@@ -84,6 +85,7 @@ def peer(folder: Path, rows: Path, given: argparse.Namespace, side: str) -> dict
     tuned = side == "tuned"
     command = [sys.executable, str(PEERS[side]), str(folder), str(rows), "--dtype", given.dtype,
                "--steps", str(given.steps), "--quantization", given.quantization, "--batch", str(given.batch),
+               "--accumulation", str(given.accumulation),
                "--dropout", str(given.dropout), "--max-length", str(given.max_length),
                "--tuned" if tuned else "--gradient-checkpointing"]  # fmt: skip
     env = os.environ | {"HF_HUB_OFFLINE": "1"} | (local.allocator()[1] if tuned else {})
@@ -132,6 +134,7 @@ def main() -> None:
     parser.add_argument("--quantization", choices=["none", "nf4"], default="none")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--accumulation", type=int, default=1, help="batches a step")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--max-length", type=int, default=1024)

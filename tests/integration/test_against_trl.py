@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -24,7 +25,7 @@ from tests.conftest import little_rows, write_jsonl
 from tests.tiny import CHATML
 
 pytestmark = pytest.mark.engine
-PEER = Path(__file__).parents[2] / "benchmarks" / "peer_trl.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 STEPS = 10
 
 
@@ -48,6 +49,16 @@ def ours(studio: Studio, **values: object) -> list[float]:
     return [point["loss"] for point in runs.points(studio, finished(studio, **values)).metrics]
 
 
+def peer(side: str, model: Path, rows: Path, *given: str, **env: str) -> dict[str, Any]:
+    """What a peer's script measured."""
+    script = str(BENCHMARKS / f"peer_{side}.py")
+    command = [sys.executable, script, str(model), str(rows), *given, "--learning-rate", "1e-2"]
+    env = os.environ | {"HF_HUB_OFFLINE": "1"} | env
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
 @pytest.mark.parametrize(
     ("dtype", "quantization", "bound"),
     [("float32", "none", 1e-5), ("bfloat16", "none", 1e-2), ("bfloat16", "nf4", 1e-2)],
@@ -57,15 +68,39 @@ def test_the_losses_are_those_of_a_plain_trl_script(
 ) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", little_rows(60))
     datasets.add(ready, path, name="rows")
-    command = [sys.executable, str(PEER), str(tiny), str(path), "--dtype", dtype, "--quantization", quantization,
-               "--steps", str(STEPS), "--learning-rate", "1e-2"]  # fmt: skip
-    env = os.environ | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, env=env)
-    theirs = json.loads(done.stdout.splitlines()[-1])["losses"]
+    theirs = peer("trl", tiny, path, "--dtype", dtype, "--quantization", quantization, "--steps", str(STEPS))["losses"]
     mine = ours(ready, dtype=dtype, quantization=quantization)
     assert len(mine) == len(theirs) == STEPS
     assert theirs[-1] < theirs[0]
     assert mine == pytest.approx(theirs, rel=bound)
+
+
+# What peer_unsloth.py asks of Unsloth, which runs on GPUs only, by PEFT.
+UNSLOTH = """
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+class FastLanguageModel:
+    @staticmethod
+    def from_pretrained(model_name, max_seq_length, dtype, load_in_4bit):
+        return AutoModelForCausalLM.from_pretrained(model_name, dtype=dtype), AutoTokenizer.from_pretrained(model_name)
+
+    @staticmethod
+    def get_peft_model(model, random_state, use_gradient_checkpointing, **lora):
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
+"""
+
+
+def test_unsloth_s_script_trains_on_the_same_rows_in_the_same_order(tiny: Path, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", little_rows(60))
+    (tmp_path / "unsloth.py").write_text(UNSLOTH)
+    given = ("--dtype", "float32", "--steps", str(STEPS))
+    theirs, its = peer("trl", tiny, path, *given), peer("unsloth", tiny, path, *given, PYTHONPATH=str(tmp_path))
+    assert its["losses"][0] == pytest.approx(theirs["losses"][0], rel=1e-5)
+    # Adapters begin differently, and so learn differently, but from the same.
+    assert its["losses"] == pytest.approx(theirs["losses"], rel=0.02)
+    assert its["tokens_per_s"] > 0 and its["first_step_s"] > 0
 
 
 def test_the_text_and_tokens_are_those_of_transformers(sample_model: Path) -> None:
