@@ -482,7 +482,7 @@ def test_the_head_holds_one_stretch_of_scores_at_a_time(
     from studio.engine import measure
     from studio.engine.fast import arithmetic, head
 
-    monkeypatch.setattr(head, "SCORES", 2**20)
+    monkeypatch.setattr(arithmetic, "SCORES", 2**20)
     monkeypatch.setattr(arithmetic, "SCORES_PIECE", 2**14)
     torch.manual_seed(0)
     hidden, weight, labels = torch.randn(4000, 16), torch.randn(1024, 16), torch.randint(1024, (4000,))

@@ -86,6 +86,7 @@ HOMES = {
     "bitsandbytes": {"engine"},
     "datasets": {"engine"},
     "accelerate": {"engine"},
+    "liger_kernel": {"engine"},
 }
 FILES = sorted(STUDIO.rglob("*.py"))
 

@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 from studio.engine.fast.arithmetic import Arithmetic
-from studio.engine.fast.products import product
-from studio.fast_path import SCORES
 
 
 class TokenScores(torch.autograd.Function):
@@ -23,19 +21,8 @@ class TokenScores(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, by: Arithmetic) -> tuple[Tensor, Tensor]:
-        count, words = len(labels), len(weight)
-        chances = hidden.new_empty(count, dtype=torch.float32)
-        best = torch.empty(count, dtype=torch.bool, device=hidden.device)
         learns = ctx.needs_input_grad[0]
-        pull = torch.empty_like(hidden) if learns else hidden
-        at_once = max(1, SCORES // words)
-        for first in range(0, count, at_once):
-            some = slice(first, min(first + at_once, count))
-            scores = product(hidden[some], weight.t())
-            chances[some], best[some] = by.score(scores, labels[some])
-            if learns:
-                pull[some] = product(scores, weight)
-            del scores  # before there are the next
+        chances, best, pull = by.token_scores(hidden, weight, labels, learns)
         ctx.save_for_backward(*([pull] if learns else []))
         ctx.mark_non_differentiable(best)
         return chances, best

@@ -9,6 +9,7 @@ import torch
 from studio import processor
 from studio.dataset.encode import Example
 from studio.engine.fast.kernels import Kernels, kernels
+from studio.engine.fast.liger import Liger, liger
 from studio.engine.fast.model import gate_of
 from studio.engine.fast.prefixes import common_prefix
 from studio.fast_path import products, why_not
@@ -36,7 +37,9 @@ def choose(recipe: Recipe, causal: Any, cuda: bool, examples: Sequence[Example] 
     held = recipe.model.dtype
     wide = products(held, cuda, processor.multiplies_bf16()) != held
     more = f" This processor has no {held} arithmetic: products are in float32." if wide else ""
-    if not cuda:
+    if cuda:
+        more += _on_a_gpu()
+    else:
         compute = getattr(torch, products(held, cuda, processor.multiplies_bf16()))
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         more += _beside_products(compute, head_dim) + _begun_alike(recipe, examples)
@@ -49,6 +52,15 @@ def _beside_products(compute: torch.dtype, head_dim: int) -> str:
         return f" Attention, norms and gates are torch's ({not_compiled}), which makes a step a fifth slower."
     compiled = "Attention, norms and gates" if by.attends_in(compute, head_dim) else "Norms and gates, not attention,"
     return f" {compiled} are compiled for this processor."
+
+
+def _on_a_gpu() -> str:
+    by, not_there = liger()
+    return (
+        " Norms, gates and the loss are Liger's."
+        if isinstance(by, Liger)
+        else f" Norms, gates and the loss are torch's ({not_there})."
+    )
 
 
 def _begun_alike(recipe: Recipe, examples: Sequence[Example]) -> str:

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from studio import processor
-from studio.engine.fast.arithmetic import Arithmetic
 from studio.engine.fast.batches import RowCollator
 from studio.engine.fast.head import score_trained_positions
 from studio.engine.fast.kernels import kernels
+from studio.engine.fast.liger import liger
 from studio.engine.fast.model import speed_up
 from studio.fast_path import products
 from studio.recipe import Recipe
@@ -20,7 +20,7 @@ def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
     cuda = causal.device.type == "cuda"
     dtype = products(recipe.model.dtype, cuda, processor.multiplies_bf16())
     compute: torch.dtype = getattr(torch, dtype)
-    by = Arithmetic() if cuda else kernels()[0]
+    by = (liger() if cuda else kernels())[0]
     batch = speed_up(causal, compute, by)
     score_trained_positions(causal, compute, by)
     trainer.data_collator = RowCollator(trainer.data_collator, spares=not cuda)
