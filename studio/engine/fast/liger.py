@@ -28,17 +28,19 @@ class Liger(Arithmetic):
         self._gates_backward: dict[str, Any] = {"silu": swiglu.swiglu_backward, "gelu": geglu.geglu_backward}
 
     def norm(self, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        if not _whole(x) or dtype != x.dtype:
+        # A sum that goes on in float32, as over a base in 4 bits, is rounded behind the norm; Gemma's not before it.
+        if not _normed(x, weight) or (weight.dtype != x.dtype and dtype != x.dtype):
             return super().norm(x, weight, eps, dtype)
         answer, _, scales, *_ = self._norms.rms_norm_forward(x, weight, eps, 0.0, _casting(x, weight), None)
-        return answer, scales.unsqueeze(-1)
+        return answer.to(dtype), scales.unsqueeze(-1)
 
     def norm_backward(self, grad: Tensor, x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
-        if not _whole(grad, x):
+        if not _normed(x, weight):
             return super().norm_backward(grad, x, weight, scales)
         # Not in place: others may read the gradient that this one was given.
         given = 0.0, _casting(x, weight), *self._settings(x.shape[-1]), False, None
-        d_x: Tensor = self._norms.rms_norm_backward(grad, x, weight, scales.squeeze(-1), *given, needs_dw=False)[0]
+        wide, roots = grad.to(x.dtype).contiguous(), scales.squeeze(-1)
+        d_x: Tensor = self._norms.rms_norm_backward(wide, x, weight, roots, *given, needs_dw=False)[0]
         return d_x
 
     def gated(self, gate: Tensor, up: Tensor, act: str) -> Tensor:
@@ -78,6 +80,11 @@ def liger() -> tuple[Arithmetic, str]:
 def _whole(*tensors: Tensor) -> bool:
     """Whether they are of one type and lie whole in memory, as the kernels take them to."""
     return len({one.dtype for one in tensors}) == 1 and all(one.is_contiguous() for one in tensors)
+
+
+def _normed(x: Tensor, weight: Tensor) -> bool:
+    """Whether Liger has this norm: llama's or Gemma's, of numbers that lie whole in memory."""
+    return x.is_contiguous() and weight.dtype in (x.dtype, torch.float32)
 
 
 def _casting(x: Tensor, weight: Tensor) -> str:
