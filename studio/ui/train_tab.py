@@ -22,7 +22,15 @@ _FIRST = (
 )
 
 _CHANGED = "() => { document.dispatchEvent(new Event('studio-form')); }"
-_ON_CHANGED = "document.addEventListener('studio-form', () => trigger('submit'));"
+# Gradio tells of one choice twice (6.31): the second answer would come over what is typed behind the first.
+_CHOSEN = """() => {
+    clearTimeout(window.loraStudioChosen);
+    window.loraStudioChosen = setTimeout(() => document.dispatchEvent(new Event('studio-preset')), 50);
+}"""
+_ON_CHANGED = """
+    document.addEventListener('studio-form', () => trigger('submit'));
+    document.addEventListener('studio-preset', () => trigger('click'));
+"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,8 @@ class TrainTab:
 
 
 def waker() -> gr.HTML:
-    """A component without looks, outside of the tab so that it is there before it: its `submit` comes with `update`."""
+    """A component without looks, outside of the tab so that it is there before it: its `submit` comes with `update`,
+    its `click` with the choice of a preset."""
     return gr.HTML(js_on_load=_ON_CHANGED, elem_id="form-waker", apply_default_css=False)
 
 
@@ -185,7 +194,8 @@ def build(studio: Studio, changed: gr.HTML) -> TrainTab:
     edits = [*(field.input for field in fields if field is not modules), *typed_in, changed.submit]
     gr.on(edits, edited, fields, shown, trigger_mode="always_last", **quiet)
     chosen = [notice, made.preset_why, *fields]
-    made.preset.input(told(studio, notice, choose_preset), made.preset, chosen, **quiet).then(**update)
+    made.preset.input(None, js=_CHOSEN, **quiet)
+    changed.click(told(studio, notice, choose_preset), made.preset, chosen, **quiet).then(**update)
     chips.click(reset, None, fields, **quiet).then(**update)
     estimate.click(apply, None, fields, **quiet).then(**update)
     made.fields["model"].change(choose_model, made.fields["model"], modules, **quiet)

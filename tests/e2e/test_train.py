@@ -88,6 +88,53 @@ def test_presets_say_what_they_take_here(page: Page, little_home: Path, start: S
     expect(page.get_by_role("option", name="Balanced")).to_contain_text("MiB")
 
 
+def test_what_is_typed_behind_a_preset_stays(page: Page, little_home: Path, start: Start) -> None:
+    """However late an answer comes: each that is asked for the preset after the first one waits here."""
+    asked: list[Route] = []
+
+    def first_only(route: Route) -> None:
+        if '["sample"]' not in (route.request.post_data or "").replace(" ", ""):
+            return route.fallback()
+        asked.append(route)
+        return route.continue_() if len(asked) == 1 else None
+
+    page.route("**/run/predict**", first_only)
+    page.goto(f"{start(little_home).url}/?tab=train")
+    estimate = page.locator("#estimate")
+    expect(estimate).to_contain_text("Fits")
+    trainable = estimate.inner_text()
+    page.locator("#field-preset input").click()
+    page.get_by_role("option", name=re.compile("Train the sample")).click()
+    expect(page.locator("#field-per_device_train_batch_size input")).to_have_value("8")
+    rank = page.locator("#field-r input").first
+    rank.fill("32")
+    rank.blur()
+    for late in asked[1:]:
+        with page.expect_response(lambda response, late=late: response.request == late.request):
+            late.continue_()
+    expect(page.locator("#changed-fields")).to_contain_text(re.compile(r"r\s+32"))
+    expect(estimate).not_to_have_text(trainable)
+    assert (len(asked), rank.input_value()) == (1, "32")
+
+
+def test_a_preset_is_chosen_by_keyboard_and_again(page: Page, little_home: Path, start: Start) -> None:
+    page.goto(f"{start(little_home).url}/?tab=train")
+    expect(page.locator("#estimate")).to_contain_text("Fits")
+    presets, batch = page.locator("#field-preset input"), page.locator("#field-per_device_train_batch_size input")
+    presets.press("Enter")
+    presets.press("ArrowDown")
+    while "Train the sample" not in page.locator(".options .active").inner_text():
+        presets.press("ArrowDown")
+    presets.press("Enter")
+    expect(batch).to_have_value("8")
+    batch.fill("3")
+    batch.blur()
+    expect(page.locator("#changed-fields")).to_contain_text(re.compile(r"batch_size\s+3"))
+    presets.click()
+    page.get_by_role("option", name=re.compile("Train the sample")).click()
+    expect(batch).to_have_value("8")
+
+
 def test_a_recipe_is_opened_and_a_wrong_one_changes_nothing(
     page: Page, little_home: Path, start: Start, tmp_path: Path
 ) -> None:
