@@ -13,7 +13,7 @@ from studio.services import chat, comparisons, sides, votes
 from studio.services.chat import ChatState
 from studio.services.comparisons import TIE, Comparison, Turn
 from studio.services.studio import Studio
-from studio.ui import compare_more, compare_view, markup, pulse, talk
+from studio.ui import compare_more, compare_view, markup, once, pulse, talk
 from studio.ui.handlers import PRIVATE, Step, Updates, told, told_while, view
 
 _NONE_YET = ("Nothing to compare yet", "Once a run has an adapter, ask it here beside its base.")
@@ -87,8 +87,8 @@ def _wire(studio: Studio, page: "_Page") -> None:
     changes = [parts.notice, parts.past, parts.kept, parts.question, *parts.shown]
     parts.edit.click(told(studio, parts.notice, page.edit), [parts.past, parts.marked, *parts.sides], changes, **now)
     parts.anew.click(told(studio, parts.notice, page.anew), parts.sides, changes, **now)
-    for side in parts.sides:
-        side.input(told(studio, parts.notice, page.choose), parts.sides, [*changes, parts.shelf], **now)
+    chosen = once.choice("sides", *parts.sides)
+    chosen.click(told(studio, parts.notice, page.choose), parts.sides, [*changes, parts.shelf], **now)
     parts.blind.input(
         told(studio, parts.notice, page.blinded),
         [parts.blind, parts.past, parts.marked, *parts.sides],

@@ -8,7 +8,7 @@ import gradio as gr
 from studio.services import exports, sources, targets
 from studio.services.exports import Wish
 from studio.services.studio import Studio
-from studio.ui import combine_box, exports_view, import_view, markup, publish_view, pulse, reproduce_view
+from studio.ui import combine_box, exports_view, import_view, markup, once, publish_view, pulse, reproduce_view
 from studio.ui.exports_view import OVER
 from studio.ui.handlers import PRIVATE, Step, Updates, told, view
 
@@ -105,7 +105,7 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
     now: Step = {**quiet, "queue": False}
     parts = [done, box.store, *cards.values(), *buttons.values()]
     awake.submit(told(studio, notice, refresh, clear=False), run, [notice, *parts], **now)
-    run.input(told(studio, notice, refresh), run, [notice, *parts], **now)
+    once.choice("exported", run).click(told(studio, notice, refresh), run, [notice, *parts], **now)
     for kind, button in buttons.items():
         button.click(
             told(studio, notice, functools.partial(begin, kind)), [run, dtype, shard, quant], [notice, *parts],

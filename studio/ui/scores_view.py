@@ -15,7 +15,7 @@ from studio.services.evaluations import EvaluationInfo
 from studio.services.prompt_sets import GENERAL, HELD_OUT
 from studio.services.studio import Studio
 from studio.ui import busy as busy_view
-from studio.ui import evaluation_page, markup, units
+from studio.ui import evaluation_page, markup, once, units
 from studio.ui.busy import Busy
 from studio.ui.evaluation_page import PAGE
 from studio.ui.handlers import PRIVATE, QUEUED, Cancelled, Step, Updates, told, told_while, view
@@ -135,7 +135,7 @@ def build(studio: Studio, run: gr.State | gr.Dropdown) -> ScoresView:
     start.click(told_while(studio, notice, begin, busy.idle), [run, sets, against, limit], parts, **QUEUED)
     own = [notice, sets, lines, name, file, busy.said]
     add.click(told_while(studio, notice, add_own, busy.idle), [lines, file, name, sets], own, **QUEUED)
-    chosen.input(told(studio, notice, show), chosen, [notice, found], queue=False, **quiet)
+    once.choice("scored", chosen).click(told(studio, notice, show), chosen, [notice, found], queue=False, **quiet)
     if ask is not None:
         ask.click(told_while(studio, notice, have_judged, busy.idle), chosen, [notice, found, busy.said], **QUEUED)
     reopen: Step = {

@@ -13,7 +13,7 @@ from studio.recipe import Recipe
 from studio.services import dry_runs, estimates, locality, machine, presets, run_list, runs, warm
 from studio.services.studio import Studio
 from studio.themes import Method
-from studio.ui import busy, form, markup, model_box, panel
+from studio.ui import busy, form, markup, model_box, once, panel
 from studio.ui.handlers import PRIVATE, Step, Updates, told, told_while, view
 
 _FIRST = (
@@ -22,15 +22,7 @@ _FIRST = (
 )
 
 _CHANGED = "() => { document.dispatchEvent(new Event('studio-form')); }"
-# Gradio tells of one choice twice (6.31): the second answer would come over what is typed behind the first.
-_CHOSEN = """() => {
-    clearTimeout(window.loraStudioChosen);
-    window.loraStudioChosen = setTimeout(() => document.dispatchEvent(new Event('studio-preset')), 50);
-}"""
-_ON_CHANGED = """
-    document.addEventListener('studio-form', () => trigger('submit'));
-    document.addEventListener('studio-preset', () => trigger('click'));
-"""
+_ON_CHANGED = "document.addEventListener('studio-form', () => trigger('submit'));"
 
 
 @dataclass(frozen=True)
@@ -50,8 +42,7 @@ class TrainTab:
 
 
 def waker() -> gr.HTML:
-    """A component without looks, outside of the tab so that it is there before it: its `submit` comes with `update`,
-    its `click` with the choice of a preset."""
+    """A component without looks, outside of the tab so that it is there before it: its `submit` comes with `update`."""
     return gr.HTML(js_on_load=_ON_CHANGED, elem_id="form-waker", apply_default_css=False)
 
 
@@ -193,9 +184,8 @@ def build(studio: Studio, changed: gr.HTML) -> TrainTab:
     typed_in = [field.blur for field in fields if isinstance(field, gr.Textbox)]  # pasting is no input to Gradio
     edits = [*(field.input for field in fields if field is not modules), *typed_in, changed.submit]
     gr.on(edits, edited, fields, shown, trigger_mode="always_last", **quiet)
-    chosen = [notice, made.preset_why, *fields]
-    made.preset.input(None, js=_CHOSEN, **quiet)
-    changed.click(told(studio, notice, choose_preset), made.preset, chosen, **quiet).then(**update)
+    filled, picked = [notice, made.preset_why, *fields], once.choice("preset", made.preset)
+    picked.click(told(studio, notice, choose_preset), made.preset, filled, **quiet).then(**update)
     chips.click(reset, None, fields, **quiet).then(**update)
     estimate.click(apply, None, fields, **quiet).then(**update)
     made.fields["model"].change(choose_model, made.fields["model"], modules, **quiet)

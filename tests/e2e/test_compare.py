@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from studio.services import chat, sides
 from studio.services.chat import Answer, ChatState
@@ -90,6 +90,37 @@ def test_whatever_is_said_is_shown_as_text_and_the_page_lives(mouthy: tuple[str,
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
     page.locator("#new-comparison").click()
     expect(page.locator("#compare [data-turn]")).to_have_count(0)
+
+
+def test_what_is_asked_behind_a_choice_stays(mouthy: tuple[str, list[str]], page: Page) -> None:
+    """However late an answer comes: whatever asks again for these sides waits here."""
+    url, says = mouthy
+    says[:] = ["Blue.", "Green."]
+    seen, again = set[int](), list[Route]()
+
+    def first_only(route: Route) -> None:
+        sent = json.loads(route.request.post_data or "{}")
+        if sent.get("data") != ["base", "r", "base"]:
+            return route.fallback()
+        if sent["fn_index"] not in seen:
+            seen.add(sent["fn_index"])
+            return route.continue_()
+        return again.append(route)
+
+    page.route("**/run/predict**", first_only)
+    page.goto(f"{url}/?tab=compare")
+    expect(page.locator("#answers .side")).to_have_count(2)
+    page.locator("#side-3 input").click()
+    page.get_by_role("option", name="Base").click()
+    expect(page.locator("#answers .side")).to_have_count(3)
+    ask(page, "Which colour?")
+    answered(page, 1)
+    for late in again:
+        with page.expect_response(lambda response, late=late: response.request == late.request):
+            late.continue_()
+    page.get_by_label("Mark differences").check()  # draws the conversation anew, as the page knows it
+    expect(page.locator("#answers mark").first).to_be_visible()
+    assert seen and not again
 
 
 def ask(page: Page, question: str) -> None:
