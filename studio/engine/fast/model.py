@@ -292,7 +292,7 @@ def _attend_by_rows(causal: Any, batch: Batch) -> None:
         batch.asked = asked
         if whole is not None:
             read, prefixes = (None if one is None else one.tolist() for one in parts)
-            batch.rows = Rows(read or whole.tolist(), prefixes or [], whole.tolist())
+            batch.rows = Rows(read or whole.tolist(), prefixes or [], whole.tolist(), not whole.is_cuda)
             kwargs |= {"rows": batch.rows, "attention_mask": None}
             if batch.rows.spare:
                 computed = batch.rows.computed(kwargs["input_ids"])
