@@ -8,6 +8,8 @@ PYTHON ?= python3
 JOBS ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
+# What pip would compile one file after the other, by all cores. Some files that libraries bring are no Python of today.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || true
 
 .PHONY: run test check install format lint types unit integration e2e security audit browser wheel clean
 
@@ -47,11 +49,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
 		{ echo "Python has no venv module; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo "Installing what the studio needs (a few minutes the first time; a GPU's libraries are large)"
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -c constraints.txt -e .
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on --no-compile -c constraints.txt -e .
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -c constraints.txt -e '.[dev]'
+	@$(COMPILE)
 	@touch $@
 
 # Known holes in what is installed; asks the network, so it is no part of the tests. In an environment of its own. What could
