@@ -77,6 +77,7 @@ def test_the_losses_are_those_of_a_plain_trl_script(
 
 # What peer_unsloth.py asks of Unsloth, which runs on GPUs only, by PEFT.
 UNSLOTH = """
+import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -88,6 +89,7 @@ class FastLanguageModel:
 
     @staticmethod
     def get_peft_model(model, random_state, use_gradient_checkpointing, **lora):
+        torch.manual_seed(random_state)
         return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
 """
 
@@ -97,9 +99,7 @@ def test_unsloth_s_script_trains_on_the_same_rows_in_the_same_order(tiny: Path, 
     (tmp_path / "unsloth.py").write_text(UNSLOTH)
     given = ("--dtype", "float32", "--steps", str(STEPS))
     theirs, its = peer("trl", tiny, path, *given), peer("unsloth", tiny, path, *given, PYTHONPATH=str(tmp_path))
-    assert its["losses"][0] == pytest.approx(theirs["losses"][0], rel=1e-5)
-    # Adapters begin differently, and so learn differently, but from the same.
-    assert its["losses"] == pytest.approx(theirs["losses"], rel=0.02)
+    assert its["losses"] == pytest.approx(theirs["losses"], rel=1e-5)
     assert its["tokens_per_s"] > 0 and its["first_step_s"] > 0
 
 
