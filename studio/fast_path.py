@@ -22,8 +22,8 @@ KEPT_KEYS = 2 * BLOCK + BLOCK // 4
 SCORES = 2**24  # scores over the vocabulary at a time
 PIECE = 2**17  # numbers that norms and gates go through at a time, to stay in a core's cache
 POOL = 2**18  # least random decisions of dropout in a pool
-# Products of some numbers of tokens (1,891, 1,922, 1,927) are a tenth slower than of their neighbours, of multiples of
-# EVEN none: where a batch has at least so many, there are tokens more that nobody sees.
+# A batch of at least FILLED tokens is filled to a multiple of EVEN with some that nobody sees: oneDNN is up to a tenth
+# slower at some numbers of them (1,922, 1,927; benchmarks/RESULTS.md), and at no such multiple that was tried.
 EVEN, FILLED = 8, 512
 LEAST_SHARED = 8  # tokens that two rows must begin with alike for them to be computed once
 
