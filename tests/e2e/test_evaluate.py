@@ -86,6 +86,19 @@ def test_an_evaluation_from_the_button_to_the_file(
     download.value.save_as(path)
     text = path.read_text(encoding="utf-8")
     assert "Say &lt;b&gt;hi&lt;/b&gt;" in text and "<script" not in text
+
+    # Chosen from those there are: asked for once.
+    alone = [f'"data":["{kept.stem}"]' for kept in (little_home / "evaluations").iterdir()]
+    asked: list[str] = []
+    page.on("request", lambda request: asked.extend(one for one in alone if one in (request.post_data or "")))
+    with page.expect_response(lambda answer: any(one in (answer.request.post_data or "") for one in alone)):
+        page.locator("#evaluation-choice input").click()
+        page.locator("#evaluation-choice").get_by_role("option").first.click()
+    page.locator("#compare-view").get_by_label("Table").check()
+    expect(table.locator("tbody tr").first).to_be_visible()
+    page.locator("#compare-view").get_by_label("Scores").check()
+    expect(scores.locator(".scores").first).to_be_visible()
+    assert len(asked) == 1
     page.set_viewport_size({"width": 390, "height": 900})
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide <= 0
