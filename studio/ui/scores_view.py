@@ -102,17 +102,20 @@ def build(studio: Studio, run: gr.State | gr.Dropdown) -> ScoresView:
         try:
             info = yield from _follow(studio, busy, evaluation_id, request)
         except Cancelled:
-            evaluations.cancel(studio, evaluation_id)
+            # Two steps of one page may follow it: who clicks Evaluate while the page still opens has both.
+            if evaluations.get(studio, evaluation_id).state != "stopped":
+                evaluations.cancel(studio, evaluation_id)
             raise
         if info.state != "completed":
             raise StudioError(f"{info.message} {info.remedy}".strip())
         yield list_all(run_id, info.id)
 
     def follow(run_id: str | None, request: gr.Request) -> Iterator[Updates]:
-        """What is at work for the run. Something must come in any case: of no answer Gradio makes empty values."""
-        at_work = [item for item in evaluations.list_evaluations(studio, run_id) if not item.final] if run_id else []
-        for item in at_work:
-            yield from watch(str(run_id), item.id, request)
+        """What is at work for the run and wanted. Whoever cancelled one need not wait for its worker to leave."""
+        every = evaluations.list_evaluations(studio, run_id) if run_id else []
+        for item in every:
+            if not item.final and item.state != "stopping":
+                yield from watch(str(run_id), item.id, request)
 
     def add_own(text: str, path: str | None, wish: str, before: list[str], request: gr.Request) -> Iterator[Updates]:
         if path:

@@ -7,19 +7,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
+import psutil
 import pytest
 
 from studio import cli
 from studio.errors import BadInput, Conflict, NotFound, Unavailable
 from studio.launch import local
 from studio.recipe import Recipe
-from studio.rundir import Exit, RunDir, whole_folder, write_json
+from studio.rundir import Exit, RunDir, read_json, whole_folder, write_json
 from studio.services import checks, evaluation_line, evaluations, judge, machine, prompt_sets, runs, sides, sources
 from studio.services.studio import Studio
 from studio.settings import Settings
-from studio.ui import evaluation_page
+from studio.ui import evaluation_page, scores_view
 from tests.conftest import write_jsonl
 from tests.torture.house import new_run, wait_for, wait_for_end
 
@@ -138,6 +141,49 @@ def test_it_is_cancelled_at_work_and_in_line(made: Studio) -> None:
         evaluations.result(made, first.id)
     with pytest.raises(Conflict, match="already over"):
         evaluations.cancel(made, first.id)
+    gate.unlink()
+
+
+def followers(studio: Studio, run: str) -> tuple[Callable[[], Iterator[str]], Callable[[], None]]:
+    """What a page shows of the evaluations of `run` while it follows them, and its Cancel button."""
+    page: Any = SimpleNamespace(session_hash="one")
+    with gr.Blocks() as blocks:
+        view = scores_view.build(studio, gr.State(run))
+    cancel = next(event.fn for event in blocks.fns.values() if getattr(event.fn, "__name__", "") == "cancel")
+
+    def follow() -> Iterator[str]:
+        return (str(value) for step in view.follow["fn"](run, page) for value in step.values() if value)
+
+    return follow, lambda: cancel(page)  # type: ignore[misc]
+
+
+def test_whoever_cancelled_one_need_not_wait_for_its_worker(made: Studio) -> None:
+    run, gate = trained(made), hold(made)
+    follow, _ = followers(made, run)
+    info = evaluations.start(made, run, ["general"])
+    assert "Starting" in next(follow())
+    wait_for(made, lambda: evaluations.get(made, info.id).state == "running")
+    worker = psutil.Process((read_json(evaluations.folder_of(made, info.id).worker) or {})["pid"])
+    worker.suspend()
+    try:
+        evaluations.cancel(made, info.id)
+        assert list(follow()) == []  # the page, opened again: one can evaluate at once
+    finally:
+        worker.resume()
+    assert finished(made, info.id).state == "stopped"
+    gate.unlink()
+
+
+def test_a_page_that_follows_one_twice_says_that_it_was_cancelled(made: Studio) -> None:
+    run, gate = trained(made), hold(made)
+    follow, cancel = followers(made, run)
+    info = evaluations.start(made, run, ["general"])
+    first, second = follow(), follow()
+    assert "Starting" in next(first) + next(second)
+    cancel()
+    assert ["Cancelled" in said for said in first] == [True]
+    assert finished(made, info.id).state == "stopped"
+    assert ["Cancelled. Nothing was changed." in said for said in second] == [True]
     gate.unlink()
 
 
