@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from studio.launch import ram
+
 _CGROUPS = Path("/sys/fs/cgroup")
 _KILLED = re.compile(r"\[\s*(\d+\.\d+)\].*[Kk]illed process (\d+)")
 
@@ -32,36 +34,10 @@ def oom_kills() -> int | None:
 def _counters() -> list[tuple[Path, str]]:
     """Files that count kills, the nearest to us first: control groups v2, v1, and the machine's."""
     return [
-        *((folder / "memory.events", "oom_kill") for folder in _groups("", _CGROUPS)),
-        *((folder / "memory.oom_control", "oom_kill") for folder in _groups("memory", _CGROUPS / "memory")),
+        *((folder / "memory.events", "oom_kill") for folder in ram.groups("", _CGROUPS)),
+        *((folder / "memory.oom_control", "oom_kill") for folder in ram.groups("memory", _CGROUPS / "memory")),
         (Path("/proc/vmstat"), "oom_kill"),
     ]
-
-
-def _groups(controller: str, root: Path) -> list[Path]:
-    """The control group of this process below `root`, and, where we see only our own, the root itself."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    ours = [line.split(":", 2)[2].lstrip("/") for line in lines if line.split(":", 2)[1] == controller]
-    return [folder for name in ours for folder in dict.fromkeys((root / name, root))]
-
-
-def memory_limit() -> int | None:
-    """Bytes of memory that our control group may take; None where it is not bounded."""
-    files = [
-        *(folder / "memory.max" for folder in _groups("", _CGROUPS)),
-        *(folder / "memory.limit_in_bytes" for folder in _groups("memory", _CGROUPS / "memory")),
-    ]
-    for path in files:
-        try:
-            text = path.read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if text.isdigit() and int(text) < 2**60:
-            return int(text)
-    return None
 
 
 def named_by_kernel(pid: int, since: float, boot: float) -> bool:

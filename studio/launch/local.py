@@ -258,8 +258,3 @@ def reused(identity: Identity) -> bool:
 def booted() -> float:
     """When this machine booted, seconds since the epoch."""
     return psutil.boot_time()
-
-
-def memory_total() -> int:
-    """Bytes of RAM of this machine."""
-    return int(psutil.virtual_memory().total)

@@ -7,10 +7,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from studio import processor
-from studio.launch import compiling
+from studio.launch import compiling, ram
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +22,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine at one moment; memory and disk in bytes. compiles: what the fast path has compiled for it."""
+    """The machine at one moment; memory (ram.py) and disk: bytes. compiles: what the fast path has compiled for it."""
 
     processor: str
     cores: int
@@ -38,12 +36,12 @@ class Machine:
 
 def look(folder: Path) -> Machine:
     """Look at the machine; `folder` names the disk."""
-    memory = psutil.virtual_memory()
+    now = ram.look()
     return Machine(
         processor=processor.name(),
         cores=cores(),
-        memory_total=memory.total,
-        memory_used=memory.total - memory.available,
+        memory_total=now.total,
+        memory_used=now.used,
         disk_free=shutil.disk_usage(folder).free,
         gpu=_gpu(),
         bf16_fast=processor.multiplies_bf16(),

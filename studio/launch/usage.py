@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from studio.launch import ram
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -40,10 +42,10 @@ class Held:
 
 def sample(folder: Path) -> Sample:
     """Look at the machine; the processor since the last look in this process. `folder` names the disk."""
-    memory, disk = psutil.virtual_memory(), shutil.disk_usage(folder)
+    now, disk = ram.look(), shutil.disk_usage(folder)
     used, total, busy = _gpu()
     return Sample(
-        time.time(), psutil.cpu_percent(None) / 100, memory.total - memory.available, memory.total,
+        time.time(), psutil.cpu_percent(None) / 100, now.used, now.total,
         disk.total - disk.free, disk.total, used, total, busy,
     )  # fmt: skip
 
@@ -94,8 +96,7 @@ def held_by_itself() -> Held:
 
 def held_by_all() -> Held:
     """What is in use on the machine by anyone."""
-    memory = psutil.virtual_memory()
-    return Held(memory.total - memory.available, _gpu()[0])
+    return Held(ram.look().used, _gpu()[0])
 
 
 def this_process() -> int:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from studio.errors import StudioError
-from studio.launch import evidence, local
+from studio.launch import evidence, local, ram
 from studio.recipe import Recipe
 from studio.rundir import DISK_FULL_STATUS, Beat, Cause, Exit, Identity, RunDir, boot_id, read_json, write_json
 from studio.services import advice, estimates
@@ -137,8 +137,7 @@ def _what_happened(identity: Identity, claim: dict[str, Any], code: int | None, 
         return "killed_for_memory", "The system ended it because memory ran out,"
     if code is None and rose:
         return "killed_for_memory", "Most likely the system ended it because memory ran out: it ended a process,"
-    limit = evidence.memory_limit() or local.memory_total()
-    if code == -signal.SIGKILL and now is None and memory > _FULL * limit:
+    if code == -signal.SIGKILL and now is None and memory > _FULL * ram.look().total:
         return "killed_for_memory", "It was killed with nearly all memory taken, most likely by the system,"
     if code is not None and -code in _OUTSIDE:
         return "killed", f"Someone or something killed its worker ({_name(-code)})"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from studio.launch import evidence
+from studio.launch import ram
 from studio.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.torture.house import TIMES, said
@@ -34,7 +34,7 @@ def _bounded(folder: Path) -> Path | None:
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    own = [*evidence._groups("memory", Path("/sys/fs/cgroup/memory")), *evidence._groups("", Path("/sys/fs/cgroup"))]
+    own = [*ram.groups("memory", Path("/sys/fs/cgroup/memory")), *ram.groups("", Path("/sys/fs/cgroup"))]
     found = next((group for folder in own if folder.is_dir() and (group := _bounded(folder))), None)
     if found is None:
         pytest.skip("this system lets us bound the memory of no control group")

@@ -57,7 +57,7 @@ MAY = {
     "engine": CONTRACT - {"settings", "resources"} | {"dataset", "evaluation", "launch"},
 }
 # Of another room, only these modules.
-ONLY = {("engine", "launch"): {"studio.launch.gguf_tools", "studio.launch.compiling"}}
+ONLY = {("engine", "launch"): {"studio.launch.gguf_tools", "studio.launch.compiling", "studio.launch.ram"}}
 # Library -> the rooms that may import it.
 HOMES = {
     "gradio": {"ui"},

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from studio.engine import worker
-from studio.launch import evidence, local
+from studio.launch import evidence, local, ram
 from studio.rundir import DISK_FULL_STATUS, Beat, Exit, Identity, Journal, RunDir, read_json, write_json
 from studio.services import ends, runs, story
 from studio.services.studio import Studio
@@ -122,7 +122,7 @@ def test_where_nobody_counts_the_workers_own_memory_tells(
     home: Settings, monkeypatch: pytest.MonkeyPatch, share: float, cause: str
 ) -> None:
     monkeypatch.setattr(evidence, "oom_kills", lambda: None)
-    monkeypatch.setattr(evidence, "memory_limit", lambda: 2**30)
+    monkeypatch.setattr(ram, "look", lambda: ram.Ram(2**30, 2**29))
     with Studio(home) as studio:
         run = new_run(studio, steps=100, end="wait", at=7)
         wait_for(studio, lambda: runs.get(studio, run.id).step == 7)
@@ -135,13 +135,8 @@ def test_where_nobody_counts_the_workers_own_memory_tells(
 
 def test_the_kernels_counts_are_read_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 5\noom 2\noom_kill 2\n")
-    monkeypatch.setattr(evidence, "_groups", lambda controller, root: [tmp_path] if not controller else [])
+    monkeypatch.setattr(ram, "groups", lambda controller, root: [tmp_path] if not controller else [])
     assert evidence.oom_kills() == 2
-    (tmp_path / "memory.events").unlink()
-    (tmp_path / "memory.max").write_text("1073741824\n")
-    assert evidence.memory_limit() == 2**30
-    (tmp_path / "memory.max").write_text("max\n")
-    assert evidence.memory_limit() is None
 
 
 def test_the_kernels_log_names_its_victim(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,27 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from studio.errors import BadInput, Conflict, NotFound
+from studio.launch import ram
 from studio.recipe import Recipe
 from studio.rundir import boot_id, create, write_json
-from studio.services import chat, datasets, estimates, examples, exports, machine, models, presets, runs, sides, speed
+from studio.services import (
+    chat,
+    datasets,
+    estimates,
+    examples,
+    exports,
+    machine,
+    models,
+    presets,
+    runs,
+    sides,
+    speed,
+    usage,
+)  # fmt: skip
 from studio.services.studio import Studio, welcome
 from tests.conftest import little_rows, write_jsonl
 from tests.tiny import tiny_model
@@ -113,6 +128,32 @@ def test_an_estimate_that_does_not_fit_says_what_would(ready: Studio, monkeypatc
     monkeypatch.setattr(machine, "look", lambda _: small)
     found = estimates.estimate(ready, recipe(engine="trl"))
     assert not found.fits and any("gradient_checkpointing" in line for line in found.advice)
+
+
+@pytest.mark.parametrize(
+    ("files", "given_up"),
+    [
+        (("memory.max", "memory.current"), "inactive_file"),
+        (("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_inactive_file"),
+    ],
+    ids=["control groups of the second kind", "of the first"],
+)
+def test_in_a_container_it_is_that_ones_memory(
+    ready: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, str], given_up: str
+) -> None:
+    """On a server with much more. What the system remembers of files it gives up when it must: that is not taken."""
+    mine = "" if files[0] == "memory.max" else "memory"
+    monkeypatch.setattr(ram, "groups", lambda controller, _: [tmp_path] if controller == mine else [])
+    for name, text in zip(
+        (*files, "memory.stat"), ("50000000", "40000000", f"file 1\n{given_up} 10000000"), strict=True
+    ):
+        (tmp_path / name).write_text(f"{text}\n")
+    found = estimates.estimate(ready, recipe(engine="trl"))
+    assert (found.available, found.fits) == (20_000_000, False)
+    seen = usage.now(ready, 0).samples[-1]
+    assert (seen.memory_used, seen.memory_total) == (30_000_000, 50_000_000)
+    (tmp_path / files[0]).write_text("max\n" if mine == "" else f"{2**63 - 4096}\n")  # not bounded
+    assert machine.look(ready).memory_total == psutil.virtual_memory().total
 
 
 def test_warnings_come_with_numbers(ready: Studio) -> None:
