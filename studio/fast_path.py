@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from studio.processor import Processor
 from studio.recipe import Recipe
 
 # Families that tests/integration/test_fast.py holds against the reference.
@@ -25,6 +26,8 @@ POOL = 2**18  # least random decisions of dropout in a pool
 # A batch of at least FILLED tokens is filled to a multiple of EVEN with some that nobody sees: oneDNN is up to a tenth
 # slower at some numbers of them (1,922, 1,927; benchmarks/RESULTS.md), and at no such multiple that was tried.
 EVEN, FILLED = 8, 512
+ROOM = 16  # weights are laid out for products where that takes at most this part of the memory
+LAID_OUT = 4  # bytes of that for each of their numbers
 LEAST_SHARED = 8  # tokens that two rows must begin with alike for them to be computed once
 
 
@@ -61,6 +64,17 @@ def products(dtype: str, cuda: bool, bf16: bool) -> str:
     """The type in which the fast path multiplies what a recipe holds in `dtype`; bf16: whether the processor multiplies
     that in hardware. Where it does not, a base of 16 bits is widened layer by layer as it is used."""
     return dtype if cuda or bf16 else "float32"
+
+
+def laid_out(recipe: Recipe, elements: int, cuda: bool, processor: Processor) -> int:
+    """Bytes in which the fast path holds frozen weights of so many elements in the order that products read them in,
+    beside the model's own (engine/fast/weights.py): float32 for what goes through them, bfloat16 for gradients too,
+    which gain nothing by it in float32. 0 where it does without."""
+    dtype = recipe.model.dtype
+    alike = recipe.quantization.quantization == "none" and products(dtype, cuda, processor.bf16) == dtype
+    size = LAID_OUT * elements
+    there = alike and not cuda and dtype in processor.lays_out and size <= processor.memory // ROOM
+    return size if there else 0
 
 
 def blocks(length: int) -> Iterator[tuple[int, int]]:

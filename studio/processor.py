@@ -11,11 +11,17 @@ _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """What a processor that trains has for the fast path. bf16: products of bfloat16 in hardware. threads: those that
-    compiled attention (engine/fast/attention.cpp) takes; 0 where none is compiled."""
+    """What a processor that trains has for the fast path.
+
+    bf16: products of bfloat16 in hardware. threads: those that compiled attention (engine/fast/attention.cpp) takes; 0
+    where none is compiled. memory: bytes that there are. lays_out: types of which weights are laid out for products
+    (engine/fast/weights.py), where there is memory for it.
+    """
 
     bf16: bool = True
     threads: int = 0
+    memory: int = 0
+    lays_out: frozenset[str] = frozenset()
 
 
 USUAL = Processor()
@@ -43,6 +49,13 @@ def multiplies_bf16() -> bool:
     """Whether it multiplies bfloat16 in hardware. Without, torch's products in it take 6 to 8 times as long as in
     float32 (AVX2, benchmarks/RESULTS.md). Where nothing is told, it is taken not to: float32 is quick everywhere."""
     return not _BF16.isdisjoint((_told("flags") or _told("Features")).split())
+
+
+def lays_out() -> frozenset[str]:
+    """Types whose products are oneDNN's here, for which weights can be laid out: see engine/fast/products.py."""
+    known = platform.machine() in ("x86_64", "AMD64")
+    asked = {"bfloat16": known and multiplies_bf16(), "float32": made_by_amd()}
+    return frozenset(dtype for dtype, true in asked.items() if true)
 
 
 def features() -> str:

@@ -18,11 +18,9 @@ from pathlib import Path
 
 from benchmarks.estimator import measure, shapes
 from benchmarks.estimator.configurations import SMOLLM2, Configuration, all_configurations, subset
-from studio import processor
-from studio.launch import compiling, machine
+from studio.launch import machine
 from studio.memory.estimate import footprint
 from studio.memory.shapes import ModelShape, read_shape
-from studio.processor import Processor
 from studio.recipe import Recipe
 
 MIB = 2**20
@@ -61,7 +59,7 @@ def run(one: Configuration, folder: Path, cuda: bool) -> Result:
     measured = measure.measure(folder, recipe, one.length, one.share)
     shape = read_shape(folder)
     share = measure.trained_share(recipe, one.length, one.share)
-    here = Processor(processor.multiplies_bf16(), machine.cores() if compiling.expected() else 0)
+    here = machine.found_by_training()
     found = footprint(shape, recipe, "cuda" if cuda else "cpu", one.length, share, here)
     return Result(
         one, found.allocated, measured.peak, accelerate_rule(shape, recipe), found.trainable == measured.trainable

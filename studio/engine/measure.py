@@ -38,6 +38,9 @@ def live_bytes() -> int:
         if not issubclass(type(thing), torch.Tensor) or thing.device.type == "meta":
             continue
         with contextlib.suppress(RuntimeError, NotImplementedError):
+            if thing.is_mkldnn:  # laid out by oneDNN: it has no storage that torch would show
+                found[id(thing)] = thing.element_size() * thing.numel()
+                continue
             storage = thing.untyped_storage()
             found[storage.data_ptr()] = max(found.get(storage.data_ptr(), 0), storage.nbytes())
     return sum(found.values())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from studio import processor
 from studio.launch import compiling, ram
+from studio.processor import Processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,12 @@ def look(folder: Path) -> Machine:
         bf16_fast=processor.multiplies_bf16(),
         compiles=compiling.expected(),
     )
+
+
+def found_by_training() -> Processor:
+    """What the fast path finds on this machine's processor."""
+    threads = cores() if compiling.expected() else 0
+    return Processor(processor.multiplies_bf16(), threads, ram.look().total, processor.lays_out())
 
 
 def cores() -> int:

@@ -7,7 +7,8 @@ operation by operation (passes, layers, tape).
 weights        stored bytes; 4 bits a parameter of every decoder linear layer plus the scales: one fp32 for 64
                parameters, or with double quantization 8 bits for 64 and one fp32 for 256 of those (Dettmers et al.
                2023, section 3); 8 bits plus one fp32 a row for int8. What bitsandbytes leaves alone (embeddings, norms,
-               head) PEFT's prepare_model_for_kbit_training casts to fp32. Fully trained weights are fp32.
+               head) PEFT's prepare_model_for_kbit_training casts to fp32. Fully trained weights are fp32. On the fast
+               path what is laid out for products (engine/fast/weights.py) comes on top.
 adapter        LoRA: r * (in + out) for every adapted layer (Hu et al. 2021, section 4.1), DoRA one more for each of its
                outputs; fp32 over a plain base (PEFT's autocast_adapter_dtype), A and B bf16 over a quantised one (TRL
                follows the QLoRA paper there). IA3, prompt and prefix: fp32.
@@ -23,7 +24,7 @@ runtime        the libraries' own: the CUDA context, or the Python process on a 
 import functools
 from dataclasses import dataclass, replace
 
-from studio.fast_path import SCORES
+from studio.fast_path import SCORES, laid_out
 from studio.memory.fast import FastPasses
 from studio.memory.parameters import Trainable, trainable
 from studio.memory.passes import Passes, Stage
@@ -128,6 +129,9 @@ def footprint(
         setup = replace(setup, example=longest)
     trained = trainable(shape, recipe)
     weights = _weights(shape, setup)
+    if setup.fast:
+        linear, _, _ = shape.elements
+        weights = _laid_out(weights, laid_out(recipe, linear + shape.vocabulary * shape.hidden, cuda, processor))
     optimizer = _optimizer(recipe, trained, cuda)
     stage = _highest(shape, recipe, setup, trained, (longest, trained_share, processor))
     adapter = 0 if setup.full else trained.bytes
@@ -170,6 +174,14 @@ def _weights(shape: ModelShape, setup: Setup) -> Item:
         name = setup.quantization.upper()
         note = f"{held / GIB:.2f} GiB in {name}, {4 * rest / GIB:.2f} GiB (embeddings, norms) in 32 bits"
     return Item("weights", "Base weights", size, note)
+
+
+def _laid_out(weights: Item, more: int) -> Item:
+    if not more:
+        return weights
+    return replace(
+        weights, bytes=weights.bytes + more, note=f"{weights.note}, {more / GIB:.2f} GiB laid out for products"
+    )
 
 
 def _optimizer(recipe: Recipe, trained: Trainable, cuda: bool) -> Item:

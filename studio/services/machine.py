@@ -5,6 +5,7 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from studio import processor
 from studio.launch import machine as machine_facts
 from studio.processor import Processor
 
@@ -30,7 +31,8 @@ class Machine:
     @property
     def processor(self) -> Processor:
         """What the fast path finds."""
-        return Processor(self.bf16_fast, self.cores if self.compiles else 0)
+        threads = self.cores if self.compiles else 0
+        return Processor(self.bf16_fast, threads, self.memory_total, processor.lays_out())
 
 
 _seen: "weakref.WeakKeyDictionary[Studio, tuple[float, Machine]]" = weakref.WeakKeyDictionary()

@@ -40,6 +40,8 @@ def test_the_counter_counts_a_case_done_by_hand() -> None:
     assert measure.live_bytes() - base == 4 * (second.numel() + third.numel())
     del before
     assert measure.live_bytes() - base == 2 * million
+    kept = torch.ops.mkldnn._reorder_linear_weight(torch.zeros(1000, 1000), 1024)
+    assert measure.live_bytes() - base == 2 * million + 4 * kept.numel()
 
 
 @pytest.mark.parametrize("one", subset(), ids=lambda one: f"{one.model}-{one.words}")

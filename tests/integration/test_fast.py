@@ -1,5 +1,6 @@
 """The fast path against the reference, through the same trainer: losses, gradients, rows that see only themselves."""
 
+import gc
 import json
 import os
 import time
@@ -480,18 +481,50 @@ def test_the_head_holds_one_stretch_of_scores_at_a_time(
     import torch
 
     from studio.engine import measure
-    from studio.engine.fast import arithmetic, head
+    from studio.engine.fast import arithmetic, head, weights
 
     monkeypatch.setattr(arithmetic, "SCORES", 2**20)
     monkeypatch.setattr(arithmetic, "SCORES_PIECE", 2**14)
     torch.manual_seed(0)
     hidden, weight, labels = torch.randn(4000, 16), torch.randn(1024, 16), torch.randint(1024, (4000,))
     with measure.peak_of(0, False) as peak:
-        chances, best = head.TokenScores.apply(hidden.requires_grad_(), weight, labels, beside_products)
+        words = weights.Weight(lambda: weight)
+        chances, best = head.TokenScores.apply(hidden.requires_grad_(), words, labels, beside_products)
     wanted = -torch.nn.functional.cross_entropy(hidden @ weight.t(), labels, reduction="none")
     assert torch.allclose(chances, wanted, atol=1e-4)
     assert torch.equal(best, (hidden @ weight.t()).argmax(-1) == labels)
     assert peak.bytes < 1.5 * 2**20 * 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_laid_out_for_products_change_no_bit(
+    family: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    import torch
+
+    from studio.engine.fast import products
+
+    if dtype == "bfloat16" and not processor.multiplies_bf16():
+        pytest.skip("this processor does not multiply bfloat16: nothing of it is laid out")
+    monkeypatch.setattr(products, "_better_than_mkl", lambda: True)  # whoever multiplies what is not laid out
+
+    def laid_out() -> int:
+        return sum(issubclass(type(one), torch.Tensor) and one.is_mkldnn for one in gc.get_objects())
+
+    def found(*types: str) -> tuple[float, torch.Tensor, int]:
+        monkeypatch.setattr(processor, "lays_out", lambda: frozenset(types))
+        values = {"dtype": dtype, "target_modules": ["q_proj", "down_proj"]}
+        trainer = awake(trainer_of(family("qwen2"), tmp_path / f"laid-{len(types)}", "auto", rows(), **values))
+        before = laid_out()
+        loss, gradient = first_gradient(trainer)
+        return loss, gradient, laid_out() - before
+
+    loss, gradient, count = found()
+    assert count == 0
+    other_loss, other, count = found(dtype)
+    # Of both layers and the head, and for gradients, but what goes into the first layer has none.
+    assert count == 2 * 7 + 1 + (0 if dtype == "float32" else 7 + 4 + 1)
+    assert other_loss == loss and torch.equal(other, gradient)
 
 
 # Rows, tokens each begins with as the one before does, heads, key heads, numbers of a head, window.

@@ -156,14 +156,17 @@ def test_gates_are_torch_s(by: "Liger", torch_s: "Arithmetic", act: str) -> None
 def test_the_loss_of_the_head_is_torch_s(by: "Liger", torch_s: "Arithmetic") -> None:
     import torch
 
+    from studio.engine.fast.weights import Weight
+
     torch.manual_seed(0)
     hidden, weight, labels = torch.randn(9, 64), torch.randn(300, 64) / 8, torch.randint(300, (9,))
     labels[3] = (hidden @ weight.t())[3].argmax()
-    found, wanted = (one.token_scores(hidden, weight, labels, True) for one in (by, torch_s))
+    words = Weight(lambda: weight)
+    found, wanted = (one.token_scores(hidden, words, labels, True) for one in (by, torch_s))
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other)
     assert found[1][3]
-    torch.testing.assert_close(by.token_scores(hidden, weight, labels, False)[0], wanted[0])
+    torch.testing.assert_close(by.token_scores(hidden, words, labels, False)[0], wanted[0])
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma", "phi3"])

@@ -23,7 +23,7 @@ MAY = {
     "__init__": set(),
     "themes": set(),
     "recipe": {"themes", "errors"},
-    "fast_path": {"recipe"},
+    "fast_path": {"recipe", "processor"},
     "rundir": {"errors", "settings"},
     "dataset": CONTRACT,
     "memory": CONTRACT,
@@ -57,7 +57,7 @@ MAY = {
     "engine": CONTRACT - {"settings", "resources"} | {"dataset", "evaluation", "launch"},
 }
 # Of another room, only these modules.
-ONLY = {("engine", "launch"): {"studio.launch.gguf_tools", "studio.launch.compiling", "studio.launch.ram"}}
+ONLY = {("engine", "launch"): {"studio.launch.gguf_tools", "studio.launch.compiling", "studio.launch.machine"}}
 # Library -> the rooms that may import it.
 HOMES = {
     "gradio": {"ui"},

@@ -80,6 +80,28 @@ def test_a_processor_without_bfloat16_holds_the_base_in_16_bits_and_computes_in_
     assert footprint(shape, trl, "cpu", processor=Processor(bf16=False)) == footprint(shape, trl, "cpu")
 
 
+def test_weights_laid_out_for_products_count_where_they_are_laid_out(tiny: Path) -> None:
+    """At most a sixteenth of the memory goes into it, and nothing where others multiply or the base is in 4 bits."""
+    shape, both = read_shape(tiny), frozenset({"bfloat16", "float32"})
+    multiplied = shape.parameters - sum(tensor.elements for tensor in shape.tensors if "norm" in tensor.name)
+    assert shape.tied
+
+    def more(memory: int, lays_out: frozenset[str] = both, device: str = "cpu", **values: object) -> int:
+        recipe = Recipe().with_values(values)
+        here = Processor(memory=memory, lays_out=lays_out)
+        found, plain = (footprint(shape, recipe, device, processor=one) for one in (here, Processor()))
+        assert ("laid out" in found.items[0].note) == (found.total > plain.total)
+        return found.total - plain.total
+
+    most = 16 * 4 * multiplied
+    assert more(most) == more(most, dtype="float32") == 4 * multiplied
+    assert more(most - 16) == 0
+    assert more(most, frozenset({"bfloat16"}), dtype="float32") == 0
+    for values in ({"quantization": "nf4"}, {"engine": "trl"}, {"use_dora": True}):
+        assert more(most, **values) == 0
+    assert more(most, device="cuda", engine="fast") == 0
+
+
 def _spoil(folder: Path, how: str) -> None:
     weights = folder / "model.safetensors"
     if how == "none":

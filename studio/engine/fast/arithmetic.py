@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
-from studio.engine.fast.products import product
 from studio.engine.fast.rows import Rows
-from studio.fast_path import PIECE, SCORES
+from studio.engine.fast.weights import Weight
+from studio.fast_path import EVEN, PIECE, SCORES
 
 SCORES_PIECE = 2**19  # scores over the vocabulary that the softmax goes through at a time
 
@@ -100,21 +100,21 @@ class Arithmetic:
         return torch.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)
 
     def token_scores(
-        self, hidden: Tensor, weight: Tensor, labels: Tensor, learns: bool
+        self, hidden: Tensor, weight: Weight, labels: Tensor, learns: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """log p(label) [n], whether that is the likeliest [n] and, if one `learns`, the gradient of -log p(label) on
         hidden [n, width]; weight [words, width]. Scores of some tokens at a time are held."""
-        count, words = len(labels), len(weight)
+        count, words = len(labels), len(weight.make())
         chances = hidden.new_empty(count, dtype=torch.float32)
         best = torch.empty(count, dtype=torch.bool, device=hidden.device)
         pull = torch.empty_like(hidden) if learns else hidden
-        at_once = max(1, SCORES // words)
+        at_once = max(1, SCORES // words // EVEN * EVEN)
         for first in range(0, count, at_once):
             some = slice(first, min(first + at_once, count))
-            scores = product(hidden[some], weight.t())
+            scores = weight.through(hidden[some])
             chances[some], best[some] = self.score(scores, labels[some])
             if learns:
-                pull[some] = product(scores, weight)
+                pull[some] = weight.back(scores)
             del scores  # before there are the next
         return chances, best, pull
 

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from studio.engine.fast.arithmetic import Arithmetic
+from studio.engine.fast.weights import Weight
 
 
 class TokenScores(torch.autograd.Function):
     """hidden [n, width], frozen weight [words, width], labels [n] to log p(label) and whether that is highest, [n]."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, by: Arithmetic) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Weight, labels: Tensor, by: Arithmetic) -> tuple[Tensor, Tensor]:
         learns = ctx.needs_input_grad[0]
         chances, best, pull = by.token_scores(hidden, weight, labels, learns)
         ctx.save_for_backward(*([pull] if learns else []))
@@ -33,11 +34,13 @@ class TokenScores(torch.autograd.Function):
         return pull * gradients[0].neg().unsqueeze(-1).to(pull.dtype), None, None, None
 
 
-def score_trained_positions(causal: Any, compute: torch.dtype, by: Arithmetic) -> None:
-    """Let TRL's trainer find its outputs (`fused_lm_head=True`) made by TokenScores. `causal`: the model itself."""
+def score_trained_positions(causal: Any, compute: torch.dtype, by: Arithmetic, kind: type[Weight]) -> None:
+    """Let TRL's trainer find its outputs (`fused_lm_head=True`) made by TokenScores. `causal`: the model itself; kind:
+    how its vocabulary is multiplied with."""
     from trl.trainer.utils import FusedCausalLMOutput
 
     usual = causal.forward
+    words = kind(lambda: causal.get_output_embeddings().weight.to(compute))
 
     # Under the same signature: generate looks there for what it may pass on.
     @functools.wraps(usual)
@@ -53,8 +56,8 @@ def score_trained_positions(causal: Any, compute: torch.dtype, by: Arithmetic) -
             trained = mask.flatten().nonzero().squeeze(-1)
             asked = {"seq_asked": trained} if "seq_read" in kwargs else {}
             hidden = causal.base_model(*args, **kwargs, **asked).last_hidden_state[:, :-1].flatten(0, 1)
-            weight = causal.get_output_embeddings().weight.to(compute)
-            found = TokenScores.apply(hidden.index_select(0, trained).to(compute), weight, labels[:, 1:][mask], by)
+            read = hidden.index_select(0, trained).to(compute)
+            found = TokenScores.apply(read, words.made(), labels[:, 1:][mask], by)
         chances, best = (one.new_zeros(mask.shape).masked_scatter(mask, one) for one in found)
         loss = -chances.sum() / (mask.sum().clamp(min=1) if count is None else count)
         return FusedCausalLMOutput(

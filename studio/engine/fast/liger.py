@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from studio.engine.fast.arithmetic import Arithmetic
+from studio.engine.fast.weights import Weight
 
 
 class Liger(Arithmetic):
@@ -57,12 +58,13 @@ class Liger(Arithmetic):
         return d_gate, d_up
 
     def token_scores(
-        self, hidden: Tensor, weight: Tensor, labels: Tensor, learns: bool
+        self, hidden: Tensor, weight: Weight, labels: Tensor, learns: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if not _whole(hidden, weight):
+        words = weight.make()
+        if not _whole(hidden, words):
             return super().token_scores(hidden, weight, labels, learns)
         losses, _, right, _, pull, *_ = self._head(
-            hidden, weight, labels, reduction="none", return_token_accuracy=True,
+            hidden, words, labels, reduction="none", return_token_accuracy=True,
             compute_gradients=learns, weight_requires_grad=False,
         )  # fmt: skip
         return losses.neg_(), right > 0, pull

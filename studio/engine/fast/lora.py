@@ -17,20 +17,21 @@ from torch import Tensor
 from studio.engine.fast.dropout import Pool
 from studio.engine.fast.pieces import Source
 from studio.engine.fast.products import add_product_, product
+from studio.engine.fast.weights import Weight
 
 Pools = Callable[[float, Tensor], Pool | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One linear layer: weight is called for its frozen weight [out, in] when that is needed.
+    """One linear layer with its frozen weight.
 
     rounds_once: base and adapter are added before either is rounded. Otherwise the base's answer is rounded first, and
     what an adapter adds below half a step of its last bit is lost, as it is in the reference wherever that adds in
     bfloat16. Where the reference adds in float32, losing it makes a run learn visibly slower.
     """
 
-    weight: Callable[[], Tensor]
+    weight: Weight
     bias: Tensor | None
     down: Tensor
     up: Tensor
@@ -40,9 +41,9 @@ class Layer:
     def answer(self, x: Tensor, inner: Tensor, high: Tensor, scale: float) -> Tensor:
         """x [tokens, in] through base and adapter; inner [tokens, r]: x through A; high: B in x's type."""
         if self.rounds_once:
-            answer = add_product_(product(inner * scale, high.t()), x, self.weight().t())
+            answer = add_product_(product(inner * scale, high.t()), x, self.weight.make().t())
             return answer if self.bias is None else answer.add_(self.bias.to(x.dtype))
-        return add_product_(product(x, self.weight().t(), self.bias), inner, high.t(), scale)
+        return add_product_(self.weight.through(x, self.bias), inner, high.t(), scale)
 
 
 class LoraLinears(torch.autograd.Function):
@@ -88,7 +89,7 @@ class LoraLinears(torch.autograd.Function):
             if pool:
                 pool.drop_(d_x, ctx.place)
             for one, grad in zip(layers, gradients, strict=True):
-                add_product_(d_x, grad, one.weight())
+                d_x = one.weight.add_back(d_x, grad)
         d_lows = product(d_inner.t(), LoraLinears._multiplied(ctx, kept, lows.dtype))
         d_downs = d_lows.to(layers[0].down.dtype).split([len(one.down) for one in layers])
         trained = [grad for pair in zip(d_downs, d_ups, strict=True) for grad in pair]
@@ -104,17 +105,17 @@ class LoraLinears(torch.autograd.Function):
 
 
 class Frozen(torch.autograd.Function):
-    """x [..., in] through a layer that is not adapted; weight is called for it in both passes, so no copy is kept."""
+    """x [..., in] through a layer that is not adapted."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Callable[[], Tensor], bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
         ctx.weight = weight
-        return product(x.flatten(0, -2), weight().t(), bias).unflatten(0, x.shape[:-1])
+        return weight.through(x.flatten(0, -2), bias).unflatten(0, x.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (grad,) = gradients
-        return product(grad.flatten(0, -2), ctx.weight()).unflatten(0, grad.shape[:-1]), None, None
+        return ctx.weight.back(grad.flatten(0, -2)).unflatten(0, grad.shape[:-1]), None, None
 
 
 @dataclass(slots=True)

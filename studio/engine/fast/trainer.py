@@ -10,8 +10,10 @@ from studio.engine.fast.batches import RowCollator
 from studio.engine.fast.head import score_trained_positions
 from studio.engine.fast.kernels import kernels
 from studio.engine.fast.liger import liger
-from studio.engine.fast.model import speed_up
-from studio.fast_path import products
+from studio.engine.fast.model import is_plain_linear, speed_up
+from studio.engine.fast.weights import LaidOut, LaidOutBothWays, Weight, can_be_laid_out
+from studio.fast_path import laid_out, products
+from studio.launch import machine
 from studio.recipe import Recipe
 
 
@@ -21,8 +23,9 @@ def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
     dtype = products(recipe.model.dtype, cuda, processor.multiplies_bf16())
     compute: torch.dtype = getattr(torch, dtype)
     by = (liger() if cuda else kernels())[0]
-    batch = speed_up(causal, compute, by)
-    score_trained_positions(causal, compute, by)
+    kind = weights_of(causal, recipe)
+    batch = speed_up(causal, compute, by, kind)
+    score_trained_positions(causal, compute, by, kind)
     trainer.data_collator = RowCollator(trainer.data_collator, spares=not cuda)
     step = trainer.training_step
 
@@ -35,3 +38,12 @@ def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
     # The fast functions choose their types themselves: autocast would copy what is right already.
     trainer.compute_loss_context_manager = contextlib.nullcontext
     trainer.training_step = training_step
+
+
+def weights_of(causal: Any, recipe: Recipe) -> type[Weight]:
+    """How the model's frozen weights are multiplied with on this machine."""
+    frozen = {id(module.weight): module.weight.numel() for module in causal.modules() if is_plain_linear(module)}
+    cuda, here = causal.device.type == "cuda", machine.found_by_training()
+    if not can_be_laid_out() or not laid_out(recipe, sum(frozen.values()), cuda, here):
+        return Weight
+    return LaidOut if recipe.model.dtype == "float32" else LaidOutBothWays
