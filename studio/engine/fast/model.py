@@ -77,13 +77,13 @@ def speed_up(causal: Any, compute: torch.dtype, by: Arithmetic, kind: type[Weigh
     plain = [module for module in causal.modules() if is_plain_lora(module)]
     batch = Batch(max((module.in_features for module in plain), default=0), by)
     _attend_by_rows(causal, batch)
-    last = causal.base_model.layers[-1]
+    last, done = causal.base_model.layers[-1], {module.base_layer for module in plain}
     for alike in _with_the_same_input(causal):
         _put_together(alike, batch, compute, kind)
     for module in list(causal.base_model.modules()):
         if is_rms_norm(module):
             module.forward = _norm(module, batch, compute)
-        elif is_plain_linear(module) and (module.weight.dtype != compute or kind is not Weight):
+        elif is_plain_linear(module) and module not in done and (module.weight.dtype != compute or kind is not Weight):
             module.forward = _frozen(module, batch, compute, kind)
         elif gate_of(module):
             module.forward = _gated(module, batch)

@@ -40,13 +40,13 @@ class Weight:
 
 
 class LaidOut(Weight):
-    """One that is laid out for what goes through it when it is first needed for that."""
+    """One that is laid out for what goes through it; at once: amid a first step the peak is a tenth higher by it."""
 
-    _through: Tensor | None = None
+    def __init__(self, make: Callable[[], Tensor]) -> None:
+        super().__init__(make)
+        self._through = _laid_out(make())
 
     def through(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        if self._through is None:
-            self._through = _laid_out(self.make())
         return _product(x, self._through, None if bias is None else bias.to(x.dtype))
 
     def made(self) -> Weight:
@@ -56,20 +56,17 @@ class LaidOut(Weight):
 class LaidOutBothWays(LaidOut):
     """One that is laid out for gradients too."""
 
-    _back: Tensor | None = None
+    def __init__(self, make: Callable[[], Tensor]) -> None:
+        super().__init__(make)
+        self._back = _laid_out(make().t())
 
     def back(self, grad: Tensor) -> Tensor:
-        return _product(grad, self._for_gradients())
+        return _product(grad, self._back)
 
     def add_back(self, to: Tensor, grad: Tensor) -> Tensor:
         # As one product: added before it is rounded.
-        made: Tensor = torch.ops.mkldnn._linear_pointwise.binary(grad, to, self._for_gradients(), None, "add")
+        made: Tensor = torch.ops.mkldnn._linear_pointwise.binary(grad, to, self._back, None, "add")
         return made
-
-    def _for_gradients(self) -> Tensor:
-        if self._back is None:
-            self._back = _laid_out(self.make().t())
-        return self._back
 
 
 def can_be_laid_out() -> bool:
