@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -9,7 +10,11 @@ from pathlib import Path
 
 _FILES = ("open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "shutil.rmtree",
           "shutil.move", "shutil.copyfile", "os.chmod", "os.truncate", "os.symlink", "os.link")  # fmt: skip
-_MACHINE = {"/proc/meminfo", "/proc/stat"}  # how much of the machine is in use, which the keeper looks at
+# How much of the machine, or of its container, is in use, which the keeper looks at.
+_MACHINE = re.compile(
+    r"/proc/(meminfo|stat|self/cgroup)"
+    r"|/sys/fs/cgroup/((?!\.\.)[^/]+/)*memory\.(max|current|stat|limit_in_bytes|usage_in_bytes)"
+)
 _watching: list["Seen"] = []
 _hooked = threading.Event()
 
@@ -25,7 +30,8 @@ class Seen:
     def beyond(self, *roots: Path) -> set[str]:
         """Of the files those that lie in none of these folders, by where they really are."""
         inside = tuple(os.path.realpath(root) for root in roots)
-        return {path for path in self.files - _MACHINE if not os.path.realpath(path).startswith(inside)}
+        told = {path for path in self.files if not _MACHINE.fullmatch(path)}
+        return {path for path in told if not os.path.realpath(path).startswith(inside)}
 
 
 def _heard(event: str, values: tuple[object, ...]) -> None:
