@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from studio.engine.fast.arithmetic import Arithmetic
-from studio.engine.fast.weights import Weight
+from studio.engine.fast.weights import Making, Weight
 
 
 class TokenScores(torch.autograd.Function):
@@ -34,13 +34,13 @@ class TokenScores(torch.autograd.Function):
         return pull * gradients[0].neg().unsqueeze(-1).to(pull.dtype), None, None, None
 
 
-def score_trained_positions(causal: Any, compute: torch.dtype, by: Arithmetic, kind: type[Weight]) -> None:
-    """Let TRL's trainer find its outputs (`fused_lm_head=True`) made by TokenScores. `causal`: the model itself; kind:
-    how its vocabulary is multiplied with."""
+def score_trained_positions(causal: Any, compute: torch.dtype, by: Arithmetic, weigh: Making) -> None:
+    """Let TRL's trainer find its outputs (`fused_lm_head=True`) made by TokenScores. `causal`: the model itself; weigh:
+    makes its weight."""
     from trl.trainer.utils import FusedCausalLMOutput
 
     usual = causal.forward
-    words = kind(lambda: causal.get_output_embeddings().weight.to(compute))
+    words = weigh(lambda: causal.get_output_embeddings().weight.to(compute))
 
     # Under the same signature: generate looks there for what it may pass on.
     @functools.wraps(usual)

@@ -21,7 +21,7 @@ from studio.engine.fast.dropout import Pool
 from studio.engine.fast.lora import Frozen, Layer, Together
 from studio.engine.fast.pieces import Gate, RmsNorm, Rotate, Source
 from studio.engine.fast.rows import Rows
-from studio.engine.fast.weights import Weight
+from studio.engine.fast.weights import Making
 
 ATTENTION = "studio_rows"
 ACTS = {"SiLUActivation": "silu", "SiLU": "silu", "GELUTanh": "gelu", "PytorchGELUTanh": "gelu"}
@@ -68,9 +68,9 @@ class Batch:
         return self.pools[chance]
 
 
-def speed_up(causal: Any, compute: torch.dtype, by: Arithmetic, kind: type[Weight]) -> Batch:
+def speed_up(causal: Any, compute: torch.dtype, by: Arithmetic, weigh: Making) -> Batch:
     """`causal`: the causal language model itself (not PEFT's wrapper); compute: the type of its products; by: who
-    computes what is no product; kind: how its weights are multiplied with.
+    computes what is no product; weigh: makes its weights.
 
     Whoever goes back through a batch empties its pools then: a checkpointed layer is computed again from them.
     """
@@ -79,12 +79,12 @@ def speed_up(causal: Any, compute: torch.dtype, by: Arithmetic, kind: type[Weigh
     _attend_by_rows(causal, batch)
     last, done = causal.base_model.layers[-1], {module.base_layer for module in plain}
     for alike in _with_the_same_input(causal):
-        _put_together(alike, batch, compute, kind)
+        _put_together(alike, batch, compute, weigh)
     for module in list(causal.base_model.modules()):
         if is_rms_norm(module):
             module.forward = _norm(module, batch, compute)
-        elif is_plain_linear(module) and module not in done and (module.weight.dtype != compute or kind is not Weight):
-            module.forward = _frozen(module, batch, compute, kind)
+        elif is_plain_linear(module) and module not in done:
+            module.forward = _frozen(module, batch, compute, weigh)
         elif gate_of(module):
             module.forward = _gated(module, batch)
     for module in (last.self_attn.o_proj, last.mlp):
@@ -149,17 +149,17 @@ def _with_the_same_input(causal: Any) -> Iterator[dict[str, Any]]:
         yield from ({name: module} for name, module in own.items())
 
 
-def _put_together(modules: dict[str, Any], batch: Batch, compute: torch.dtype, kind: type[Weight]) -> None:
-    layers = tuple(_layer(name, module, compute, kind) for name, module in modules.items())
+def _put_together(modules: dict[str, Any], batch: Batch, compute: torch.dtype, weigh: Making) -> None:
+    layers = tuple(_layer(name, module, compute, weigh) for name, module in modules.items())
     together = Together(layers, _chance(next(iter(modules.values()))))
     for number, module in enumerate(modules.values()):
         module.forward = _lora(module, together, number, batch, compute)
 
 
-def _layer(name: str, module: Any, compute: torch.dtype, kind: type[Weight]) -> Layer:
+def _layer(name: str, module: Any, compute: torch.dtype, weigh: Making) -> Layer:
     base, packed = module.base_layer, _in_4_bits(module)
     (adapter,) = module.lora_A.keys()
-    weight = kind(_weight(base, compute))
+    weight = weigh(_weight(base, compute))
     down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
     once = packed and name not in BESIDE_ATTENTION
     return Layer(weight, base.bias, down, up, float(module.scaling[adapter]), once)
@@ -180,9 +180,9 @@ def _lora(module: Any, together: Together, number: int, batch: Batch, compute: t
     return forward
 
 
-def _frozen(module: Any, batch: Batch, compute: torch.dtype, kind: type[Weight]) -> Forward:
-    """A layer without an adapter whose weight is laid out, or not held in the type of the products."""
-    usual, weight = module.forward, kind(_weight(module, compute))
+def _frozen(module: Any, batch: Batch, compute: torch.dtype, weigh: Making) -> Forward:
+    """A frozen layer without an adapter."""
+    usual, weight = module.forward, weigh(_weight(module, compute))
 
     def forward(x: Any) -> Any:
         return usual(x) if batch.whole else Frozen.apply(x.to(compute), weight, module.bias)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from studio.engine.fast.products import add_product_, product
 
+Making = Callable[[Callable[[], Tensor]], "Weight"]  # of a weight, by what makes its numbers
 _TOKENS = 1024  # for which oneDNN chooses its order; one number for all, so that a run that goes on has the same
 
 
@@ -33,6 +34,9 @@ class Weight:
         """`to` [n, in] and what grad [n, out] becomes; `to` is the answer's to have."""
         return add_product_(to, grad, self.make())
 
+    def lay_out(self) -> None:
+        """Hold it as products read it, too, where that is the kind of it."""
+
     def made(self) -> "Weight":
         """The same, made once for a few products."""
         weight = self.make()
@@ -40,13 +44,16 @@ class Weight:
 
 
 class LaidOut(Weight):
-    """One that is laid out for what goes through it; at once: amid a first step the peak is a tenth higher by it."""
+    """One that is laid out for what goes through it, once `lay_out` was called."""
 
-    def __init__(self, make: Callable[[], Tensor]) -> None:
-        super().__init__(make)
-        self._through = _laid_out(make())
+    _through: Tensor | None = None
+
+    def lay_out(self) -> None:
+        self._through = _laid_out(self.make())
 
     def through(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self._through is None:
+            return super().through(x, bias)
         return _product(x, self._through, None if bias is None else bias.to(x.dtype))
 
     def made(self) -> Weight:
@@ -56,14 +63,18 @@ class LaidOut(Weight):
 class LaidOutBothWays(LaidOut):
     """One that is laid out for gradients too."""
 
-    def __init__(self, make: Callable[[], Tensor]) -> None:
-        super().__init__(make)
-        self._back = _laid_out(make().t())
+    _back: Tensor | None = None
+
+    def lay_out(self) -> None:
+        super().lay_out()
+        self._back = _laid_out(self.make().t())
 
     def back(self, grad: Tensor) -> Tensor:
-        return _product(grad, self._back)
+        return super().back(grad) if self._back is None else _product(grad, self._back)
 
     def add_back(self, to: Tensor, grad: Tensor) -> Tensor:
+        if self._back is None:
+            return super().add_back(to, grad)
         # As one product: added before it is rounded.
         made: Tensor = torch.ops.mkldnn._linear_pointwise.binary(grad, to, self._back, None, "add")
         return made
