@@ -529,6 +529,34 @@ def test_weights_laid_out_for_products_change_no_bit(
     assert other_loss == loss and torch.equal(other, gradient)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("count", [1, 2, 7, 336])
+def test_a_weight_laid_out_multiplies_as_before_whatever_the_number(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, count: int
+) -> None:
+    """A run that goes on takes its first step by weights as they lie, one that was never cut has them laid out."""
+    import torch
+
+    from studio.engine.fast import products
+    from studio.engine.fast.weights import LaidOut, LaidOutBothWays, Weight
+
+    if dtype == "bfloat16" and not processor.multiplies_bf16():
+        pytest.skip("this processor does not multiply bfloat16: nothing of it is laid out")
+    monkeypatch.setattr(products, "_better_than_mkl", lambda: True)
+    torch.manual_seed(0)
+    compute = getattr(torch, dtype)
+    held, bias, x, grad, to = (
+        torch.randn(*size).to(compute) for size in ((192, 576), (192,), (count, 576), (count, 192), (count, 576))
+    )
+    plain = Weight(lambda: held)
+    laid_out = (LaidOut if dtype == "float32" else LaidOutBothWays)(lambda: held)
+    laid_out.lay_out()
+    assert torch.equal(laid_out.through(x), plain.through(x))
+    assert torch.equal(laid_out.through(x, bias), plain.through(x, bias))
+    assert torch.equal(laid_out.back(grad), plain.back(grad))
+    assert torch.equal(laid_out.add_back(to.clone(), grad), plain.add_back(to.clone(), grad))
+
+
 # Rows, tokens each begins with as the one before does, heads, key heads, numbers of a head, window.
 ATTENTION = [
     ((130, 1, 65, 200), (0, 0, 1, 60), 4, 2, 16, None),

@@ -25,7 +25,7 @@ from studio.services import (
     sides,
     speed,
     usage,
-)  # fmt: skip
+)
 from studio.services.studio import Studio, welcome
 from tests.conftest import little_rows, write_jsonl
 from tests.tiny import tiny_model
