@@ -165,7 +165,6 @@ def page(browser: Browser, start: object) -> Iterator[Page]:
 # What Gradio logs of its own requests, which it ends when the page is left or reloaded. An event that was just being
 # asked for has the leaving page listen once more, to a server that has forgotten it: 404, and a stream cut short.
 _FAREWELLS = (
-    "AbortError: signal is aborted without reason",
     "Unexpected error Connection errored out.",
     "Unexpected error 404: Not Found",
     "Failed to load resource: net::ERR_INCOMPLETE_CHUNKED_ENCODING",

@@ -59,6 +59,30 @@ def test_a_tab_opened_before_the_page_has_arrived_stays_open(page: Page, little_
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
 
 
+def test_an_event_stream_that_is_aborted_ends_without_an_error(page: Page, shared: Served) -> None:
+    """Gradio's client aborts its streams while it reads them; it must not log that as an error."""
+    page.goto(shared.url)
+    ends = page.evaluate(
+        """async () => {
+            const abort = new AbortController(), ends = [];
+            const open = () => fetch(new Request("/gradio_api/heartbeat/aborted", { signal: abort.signal }));
+            const reader = (await open()).body.pipeThrough(new TextDecoderStream()).getReader();
+            ends.push((await reader.read()).done);
+            const pending = reader.read();
+            abort.abort();
+            try {
+                let chunk = await pending;
+                while (!chunk.done) chunk = await reader.read();
+                ends.push("ended");
+                await reader.cancel();
+                ends.push((await open()).ok);
+            } catch (error) { ends.push(String(error)); }
+            return ends;
+        }"""
+    )
+    assert ends == [False, "ended", True]
+
+
 def test_a_file_that_is_no_dataset_gets_a_sentence(page: Page, little_home: Path, start: Start, tmp_path: Path) -> None:
     path = tmp_path / "nothing.jsonl"
     path.write_text("\n")
