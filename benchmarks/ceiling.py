@@ -24,6 +24,7 @@ from studio.dataset.ready import encode_dataset
 from studio.engine.fast.batches import RowCollator
 from studio.recipe import Recipe
 from studio.services import datasets, models
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 
@@ -98,7 +99,7 @@ def main() -> None:
     shares: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
         rows = plain_rows(given.rows, Path(scratch) / "rows.jsonl", given.rows_used)
-        with Studio(Settings(home=Path(scratch) / "home", offline=True, keeper_interval=0.2)).keep() as studio:
+        with Keeper(Settings(home=Path(scratch) / "home", offline=True, keeper_interval=0.2)).start() as studio:
             datasets.add(studio, rows, name="rows")
             model = models.add(studio, str(given.model), lambda *_: None).id
             tokens, computed, trained = shape_of_a_step(studio, recipe, given.model, given.batch)

@@ -35,6 +35,7 @@ from studio.recipe import Recipe
 from studio.rundir import Exit, Journal, RunDir, write_json
 from studio.services import curves, event_files
 from studio.services.curves import Look
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 from studio.store import filing
@@ -129,7 +130,7 @@ def restarted(home: Path, runs: list[str], look: Look) -> tuple[float, str]:
     """The first paint of a studio just started, seven times: median seconds of own work, and all of it in words."""
     wall, own = [], []
     for _ in range(7):
-        with Studio(Settings(home=home, offline=True)) as studio:
+        with Keeper(Settings(home=home, offline=True)) as studio:
             began, worked = time.perf_counter(), time.thread_time()
             serve(studio, runs, look)
             own.append(time.thread_time() - worked)
@@ -142,7 +143,7 @@ def restarted(home: Path, runs: list[str], look: Look) -> tuple[float, str]:
 def ours(home: Path, count: int, together: int) -> float:
     """Prints what a page asks for; returns seconds of the first paint of a studio just started."""
     eight = [f"run-{number}" for number in range(1, together + 1)]
-    with Studio(Settings(home=home, offline=True)) as studio:
+    with Keeper(Settings(home=home, offline=True)) as studio:
         for name in eight:
             if rows.find(studio.database, studio.owner, name):
                 continue  # of a home that was kept
@@ -162,7 +163,7 @@ def ours(home: Path, count: int, together: int) -> float:
         print(f"{words}, {series} lines over tokens, smoothing {weight}:")
         print(f"  first paint of a studio just started: {fresh[1]}")
         with (
-            Studio(Settings(home=home, offline=True)) as studio,
+            Keeper(Settings(home=home, offline=True)) as studio,
             TestClient(make_app(studio), base_url="http://127.0.0.1") as client,
         ):
             for name, low, high in (
@@ -174,12 +175,12 @@ def ours(home: Path, count: int, together: int) -> float:
                 serve(studio, runs, part)
                 taken = timed(lambda part=part, runs=runs: serve(studio, runs, part))  # type: ignore[misc]
                 print(f"  {name}: {taken}, {served(client, runs, part)}")
-    with Studio(Settings(home=home, offline=True)) as studio:
+    with Keeper(Settings(home=home, offline=True)) as studio:
         cursor = curves.window(studio, "run-1", Look()).cursor
         print(f"three new points: {timed(lambda: encode(curves.news(studio, 'run-1', 'step', cursor - 3)))}")
         print(f"verdict: {timed(lambda: curves.verdict(studio, 'run-1'))}")
         filing.drop(studio.database, "run-1")
-    with Studio(Settings(home=home, offline=True)) as studio:
+    with Keeper(Settings(home=home, offline=True)) as studio:
         began = time.perf_counter()
         serve(studio, ["run-1"], Look("tokens", None, None, 1100, 0.6))
         print(f"first paint after the file was deleted: {time.perf_counter() - began:.1f} s")
@@ -203,7 +204,7 @@ def event_file(home: Path, folder: Path) -> None:
     alone = {kind: {name: tag for name, tag in tags.items() if name != "epoch"}
              for kind, tags in event_files.TAGS.items()}  # fmt: skip
     archive = folder / "events.zip"
-    with Studio(Settings(home=home, offline=True)) as studio, mock.patch.object(event_files, "TAGS", alone):
+    with Keeper(Settings(home=home, offline=True)) as studio, mock.patch.object(event_files, "TAGS", alone):
         taken: list[float] = []
 
         def make() -> None:
@@ -266,7 +267,7 @@ def main() -> None:
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with Studio(Settings(home=folder / "ingest", offline=True)) as studio:
+        with Keeper(Settings(home=folder / "ingest", offline=True)) as studio:
             ingest_rate(studio, 100_000)
         print(f"{told.points:,} training points a run, as many evaluations in the first:", flush=True)
         home = told.home or folder / "home"

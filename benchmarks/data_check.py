@@ -98,10 +98,10 @@ def peer(model: str, path: str, batched: bool, cache: str) -> None:
 def ours(model: str, path: str, home: str) -> None:
     """The check and the counts, as the page and the command line make them; then the counts again, from the cache."""
     from studio.services import checks, examples, models
-    from studio.services.studio import Studio
+    from studio.services.keeper import Keeper
     from studio.settings import Settings
 
-    with Studio(Settings(home=Path(home), offline=True)) as studio:
+    with Keeper(Settings(home=Path(home), offline=True)) as studio:
         name = models.add(studio, model, lambda *_: None).id
         started = time.monotonic()
         checked = checks.check(studio, path)

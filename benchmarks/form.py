@@ -14,6 +14,7 @@ from typing import Any
 
 from studio.recipe import Recipe
 from studio.services import estimates
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("dataset")
     parser.add_argument("--edits", type=int, default=200)
     given = parser.parse_args()
-    with Studio(Settings.from_env(home=given.home)) as studio:
+    with Keeper(Settings.from_env(home=given.home)) as studio:
         recipe = Recipe().with_values({"model": given.model, "dataset": given.dataset})
         for words, room in (("this machine", None), ("a GPU of 1/4 GiB, which is too little", 2**28)):
             times = answer(studio, recipe, given.edits, room)

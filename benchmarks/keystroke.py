@@ -14,7 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from studio.recipe import Recipe
 from studio.services import runs
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.browser import FLAGS, ensure
 from tests.e2e.conftest import serve
@@ -61,7 +61,7 @@ def main() -> None:
     given = parser.parse_args()
     served = serve(given.home)
     try:
-        with sync_playwright() as playwright, Studio(Settings.from_env(home=given.home)) as reader:
+        with sync_playwright() as playwright, Keeper(Settings.from_env(home=given.home)) as reader:
             page = playwright.chromium.launch(executable_path=ensure(), args=FLAGS).new_page()
             print("nothing trains:", measure(page, served.url, given.edits), flush=True)
             recipe = Recipe().with_values({"model": given.model, "dataset": given.dataset, "max_steps": 100_000})

@@ -30,7 +30,7 @@ import psutil
 
 from studio.rundir import RunDir, read_events
 from studio.services import datasets, models
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from studio.ui.visitors import COOKIE, SECRET, Desk
 from tests.conftest import little_rows, write_jsonl
@@ -211,7 +211,7 @@ def made(folder: Path, count: int) -> tuple[Path, list[str], list[str]]:
     home = folder / "home"
     # The cookies are signed as the served studio will read them.
     os.environ[SECRET] = os.urandom(32).hex()
-    with Studio(Settings(home=home, offline=True)) as studio:
+    with Keeper(Settings(home=home, offline=True)) as studio:
         models.add(studio, str(tiny_model(folder / "tiny")), lambda *_: None)
         datasets.add(studio, write_jsonl(folder / "little.jsonl", little_rows()))
     served = serve(home)
@@ -224,7 +224,7 @@ def made(folder: Path, count: int) -> tuple[Path, list[str], list[str]]:
         served.process.terminate()
         served.process.wait(30)
     cookies, runs = [], []
-    with Studio(Settings(home=home, offline=True, hosted=True)) as studio:
+    with Keeper(Settings(home=home, offline=True, hosted=True)) as studio:
         desk = Desk(studio, "hosted")
         for number in range(count):
             visitor = desk.new()

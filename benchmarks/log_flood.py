@@ -45,7 +45,7 @@ def main() -> None:
     from studio.recipe import Recipe
     from studio.rundir import create
     from studio.services import runs
-    from studio.services.studio import Studio
+    from studio.services.keeper import Keeper
     from studio.settings import Settings
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.log_flood")
@@ -57,7 +57,7 @@ def main() -> None:
     given = parser.parse_args()
     values = {"model": given.model, "dataset": given.dataset, "max_steps": given.steps, "held_out": 0.0}
     recipe = Recipe().with_values({**values, "per_device_train_batch_size": 2, "save_steps": 0, "logging_steps": 10})
-    with Studio(Settings.from_env(home=given.home)) as studio:
+    with Keeper(Settings.from_env(home=given.home)) as studio:
         files, _ = runs.inputs(studio, recipe)
     share = int(given.megabytes * 2**20 / (given.steps / 2))
     # Beside the runs, so that no studio looks at it meanwhile.

@@ -24,8 +24,8 @@ from playwright.sync_api import Page, sync_playwright
 from studio.recipe import Recipe
 from studio.rundir import Exit, Journal, RunDir, write_json
 from studio.services import run_list, trash
+from studio.services.keeper import Keeper
 from studio.services.run_list import Query
-from studio.services.studio import Studio
 from studio.settings import Settings
 from tests.browser import FLAGS, ensure
 from tests.e2e.conftest import serve
@@ -170,9 +170,10 @@ def services(home: Path, times: int) -> None:
             found.append(1000 * (time.perf_counter() - began))
         return f"{statistics.median(found):.1f} ms, slowest {max(found):.1f}"
 
-    with Studio(Settings(home=home, offline=True)) as studio:
+    keeper = Keeper(Settings(home=home, offline=True))
+    with keeper as studio:
         print("a look of the keeper:", timed(studio.look))
-        studio.keep()
+        keeper.start()
         print("a page of 50:", timed(lambda: run_list.find(studio, Query())))
         print("a search:", timed(lambda: run_list.find(studio, Query(search="second tick", sort="disk"))))
         print("all:", timed(lambda: run_list.find(studio, Query(limit=5000))))
@@ -190,7 +191,7 @@ def main() -> None:
         home = folder / "home"
         furnish(home, given.runs)
         began = time.perf_counter()
-        with Studio(Settings(home=home, offline=True)) as studio:
+        with Keeper(Settings(home=home, offline=True)) as studio:
             print(f"{given.runs} runs taken in, once: {time.perf_counter() - began:.1f} s")
             began = time.perf_counter()
             run_list.find_whole(studio, Query(sort="disk"))

@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks.train import plain_rows
 from studio.recipe import Recipe
 from studio.services import datasets, models, runs
+from studio.services.keeper import Keeper
 from studio.services.states import FINAL
 from studio.services.studio import Studio
 from studio.settings import Settings
@@ -44,7 +45,7 @@ def main() -> None:
     found: dict[str, list[float]] = {"auto": [], "trl": []}
     with tempfile.TemporaryDirectory() as scratch:
         rows = plain_rows(given.rows, Path(scratch) / "rows.jsonl", given.rows_used)
-        with Studio(Settings(home=Path(scratch) / "home", offline=True, keeper_interval=0.2)).keep() as studio:
+        with Keeper(Settings(home=Path(scratch) / "home", offline=True, keeper_interval=0.2)).start() as studio:
             datasets.add(studio, rows, name="rows")
             model = models.add(studio, str(given.model), lambda *_: None).id
             for seed in range(given.seeds):

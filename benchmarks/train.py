@@ -24,9 +24,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from studio.launch import local
+from studio.launch import environment
 from studio.recipe import Recipe
 from studio.services import datasets, models, runs
+from studio.services.keeper import Keeper
 from studio.services.states import FINAL
 from studio.services.studio import Studio
 from studio.settings import Settings
@@ -88,7 +89,7 @@ def peer(folder: Path, rows: Path, given: argparse.Namespace, side: str) -> dict
                "--accumulation", str(given.accumulation),
                "--dropout", str(given.dropout), "--max-length", str(given.max_length),
                "--tuned" if tuned else "--gradient-checkpointing"]  # fmt: skip
-    env = os.environ | {"HF_HUB_OFFLINE": "1"} | (local.allocator()[1] if tuned else {})
+    env = os.environ | {"HF_HUB_OFFLINE": "1"} | (environment.allocator()[1] if tuned else {})
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
@@ -154,7 +155,7 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as scratch:
         rows = plain_rows(given.rows, Path(scratch) / "rows.jsonl", given.rows_used)
-        with Studio(Settings(home=Path(scratch) / "home", offline=True, keeper_interval=0.2)).keep() as studio:
+        with Keeper(Settings(home=Path(scratch) / "home", offline=True, keeper_interval=0.2)).start() as studio:
             datasets.add(studio, rows, name="rows")
             model = models.add(studio, str(given.model), lambda *_: None).id
             for number in range(given.rounds):

@@ -28,7 +28,7 @@ from playwright.sync_api import Browser, CDPSession, sync_playwright
 
 from studio.rundir import Beat, Journal
 from studio.services import datasets, models
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.browser import FLAGS, ensure
 from tests.conftest import little_rows, write_jsonl
@@ -169,7 +169,7 @@ def watch(served: Served, browser: Browser | None, tab: str, seconds: float, tra
 @contextlib.contextmanager
 def house(folder: Path, training: bool, every: float) -> Iterator[tuple[Served, Trainer | None]]:
     home = folder / "home"
-    with Studio(Settings(home=home, offline=True)) as studio:
+    with Keeper(Settings(home=home, offline=True)) as studio:
         models.add(studio, str(tiny_model(folder / "tiny")), lambda *_: None)
         datasets.add(studio, write_jsonl(folder / "little.jsonl", little_rows()))
     for number in range(5):

@@ -27,7 +27,7 @@ from playwright.sync_api import Browser, sync_playwright
 from studio.rundir import Exit, RunDir, read_events
 from studio.services import datasets, models
 from studio.services.checks import Options
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.browser import FLAGS, ensure
 from tests.conftest import write_jsonl
@@ -44,7 +44,7 @@ def home_with(folder: Path, model: Path | None, file: Path | None) -> tuple[Path
     """A home with a model and a dataset; the words that train the one on the other."""
     home = folder / "home"
     rows: list[dict[str, object]] = [{"instruction": f"{n} + {n} = ?", "output": str(2 * n)} for n in range(200)]
-    with Studio(Settings(home=home, offline=True)) as studio:
+    with Keeper(Settings(home=home, offline=True)) as studio:
         known = models.add(studio, str(model or tiny_model(folder / "tiny")), lambda *_: None)
         options = Options(mapping=MAPPING if file else {})
         added = datasets.add(studio, file or write_jsonl(folder / "sums.jsonl", rows), options=options)

@@ -1,13 +1,8 @@
 """The `studio` command; `python -m studio` is the same."""
 
-from studio.kept_code import keeping
+from studio.cli import main
 
-
-def main() -> None:
-    with keeping("command"):
-        from studio.cli import main as command
-    command()
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     main()

@@ -4,6 +4,7 @@ With --json a command prints one machine-readable object on stdout and nothing e
 input, 1 any other failure; errors are one sentence on stderr.
 """
 
+import gc
 import logging
 import socket
 import sys
@@ -38,8 +39,9 @@ from studio.services import (
 from studio.services import (
     runs as run_service,
 )
+from studio.services.keeper import Keeper, welcome
 from studio.services.owner import LOCAL, asking
-from studio.services.studio import Studio, welcome
+from studio.services.studio import Studio
 from studio.settings import LOOPBACK, Settings
 
 app = typer.Typer(
@@ -100,7 +102,7 @@ def serve(
 def _serve(settings: Settings, sample: bool = False, is_open: bool = False) -> None:
     mode = _mode(settings, is_open)
     _port_is_free(settings)
-    with Studio(settings).keep() as studio:
+    with Keeper(settings).start() as studio:
         if mode:
             studio.open_to_visitors()
         serve_pages = _pages_and(lambda: welcome(studio))
@@ -118,10 +120,12 @@ def _pages_and(beside: Callable[[], None]) -> Callable[..., None]:
     meanwhile."""
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(beside)
-        from studio.ui.quick_import import importing
-
-        with importing():
+        gc.disable()  # the collector would walk Gradio's objects again and again, all of which stay
+        try:
             from studio.ui.server import serve
+        finally:
+            gc.freeze()
+            gc.enable()
         done.result()
     return serve
 
@@ -191,7 +195,7 @@ def _port_is_free(settings: Settings) -> None:
 @models_app.command("add")
 def models_add(context: typer.Context, source: str, as_json: Json = False) -> None:
     """Add the sample model (smollm2-135m-instruct), a local folder, or a hub id."""
-    with Studio(context.obj) as studio, out.progress(quiet=as_json) as progress:
+    with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
         info = model_service.add(studio, source, progress)
     out.show(info, f"{info.id} is ready: {info.parameters / 1e6:.1f} M parameters in {info.path}", as_json)
 
@@ -199,7 +203,7 @@ def models_add(context: typer.Context, source: str, as_json: Json = False) -> No
 @models_app.command("list")
 def models_list(context: typer.Context, as_json: Json = False) -> None:
     """List the models."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         out.table(
             model_service.list_models(studio), ("id", "architecture", "parameters", "dtype", "path"), as_json, "models"
         )
@@ -227,7 +231,7 @@ def estimate(
         raise BadInput("--dry-run measures this machine; leave --device-memory out.")
     if device_memory is not None and not 0 < device_memory <= 1e6:
         raise BadInput(f"--device-memory is a number of GiB above 0, not {device_memory:g}.")
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         wanted = _recipe(studio, recipe, model, dataset, preset, [*_method(method), *(sets or [])])
         room = None if device_memory is None else int(device_memory * 2**30)
         if dry_run:
@@ -260,7 +264,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Start a run from a recipe file, or from --model and --dataset with --preset and --set."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         wanted = _recipe(studio, recipe, model, dataset, preset, sets)
         if name:
             wanted = wanted.with_values({"name": name})
@@ -275,14 +279,14 @@ def train(
 @app.command()
 def doctor(context: typer.Context, as_json: Json = False) -> None:
     """Say what this machine can do and what is missing."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         out.show_doctor(doctor_service.examine(studio), as_json)
 
 
 @app.command()
 def machine(context: typer.Context, as_json: Json = False) -> None:
     """Say how much of this machine is in use, and whose memory it is."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         out.show_usage(usage.now(studio), as_json)
 
 

@@ -10,8 +10,8 @@ from studio.cli_data import Json
 from studio.services import chat as chats
 from studio.services import comparisons, sides
 from studio.services.chat import ChatState, Sampling
+from studio.services.keeper import Keeper
 from studio.services.sides import Side
-from studio.services.studio import Studio
 
 
 def chat(
@@ -32,7 +32,7 @@ def chat(
 ) -> None:
     """Ask a run and others of the same base the same question; without --against, its base."""
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         found = sides.resolve(studio, [*against.split(","), run])
         turn = comparisons.ask(found, prompt, sampling, system)
         talks = comparisons.messages(comparisons.begin(), turn)

@@ -12,6 +12,7 @@ from studio.services import checks, examples
 from studio.services import datasets as dataset_service
 from studio.services import models as model_service
 from studio.services.checks import FORMATS, Options
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -46,7 +47,7 @@ def check(
     """Look at a dataset file without adding it: its format, what is wrong with it, how long its examples are."""
     started = time.monotonic()
     options = Options(form, pairs(maps), encoding, delimiter, str(held_out or ""))
-    with Studio(context.obj) as studio, out.progress(as_json, watched=True) as progress:
+    with Keeper(context.obj) as studio, out.progress(as_json, watched=True) as progress:
         checked = checks.check(studio, file, options, progress)
         try:
             if checked.report.format is None:
@@ -103,7 +104,7 @@ def datasets_add(
 ) -> None:
     """Add a dataset file (jsonl, json, csv, tsv, parquet, also gzipped); `sample` adds the bundled one."""
     options = Options(form, pairs(maps), encoding, delimiter, str(held_out or ""))
-    with Studio(context.obj) as studio, out.progress(as_json, watched=True) as progress:
+    with Keeper(context.obj) as studio, out.progress(as_json, watched=True) as progress:
         if str(file) == "sample":
             info = dataset_service.add_sample(studio)
         else:
@@ -114,7 +115,7 @@ def datasets_add(
 @app.command("list")
 def datasets_list(context: typer.Context, as_json: Json = False) -> None:
     """List the datasets."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         out.table(
             dataset_service.list_datasets(studio), ("name", "rows", "held_out", "format", "id"), as_json, "datasets"
         )
@@ -123,7 +124,7 @@ def datasets_list(context: typer.Context, as_json: Json = False) -> None:
 @app.command("show")
 def datasets_show(context: typer.Context, dataset: str, rows: int = 3, as_json: Json = False) -> None:
     """Show a dataset and its first rows."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         info = dataset_service.get(studio, dataset)
         out.show_dataset(info, as_json, examples.rows(studio, info.id, 0, rows))
 

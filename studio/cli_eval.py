@@ -14,6 +14,7 @@ from studio.services import checks, judge, prompt_sets
 from studio.services import evaluations as evaluation_service
 from studio.services.checks import Options
 from studio.services.evaluations import EvaluationInfo, evidence, said
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.ui import evaluation_page
 
@@ -39,7 +40,7 @@ def evaluate(
     """Evaluate a run (or a checkpoint, RUN@STEP) against its base: loss, answers, and what was forgotten."""
     if to_file is not None and to_file.suffix not in _FORMS:
         raise BadInput(f"--out takes a name that ends in {' or '.join(_FORMS)}, not {to_file.name}.")
-    with Studio(context.obj) as studio, out.progress(quiet=as_json) as progress:
+    with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
         begun = evaluation_service.start(studio, run, sets or (), against or (), limit)
         info = checks.drive(evaluation_service.following(studio, begun.id), progress)
         if info.state != "completed":
@@ -58,7 +59,7 @@ def evaluations(
     """List the evaluations, or show one."""
     if to_file is not None and (to_file.suffix not in _FORMS or not evaluation):
         raise BadInput(f"--out takes one evaluation and a name that ends in {' or '.join(_FORMS)}.")
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         if evaluation:
             _show(studio, evaluation_service.get(studio, evaluation), to_file, as_json)
             return
@@ -107,7 +108,7 @@ def prompts_add(
     as_json: Json = False,
 ) -> None:
     """Add a prompt set: a file of any format that datasets have, or a .txt with one prompt a line."""
-    with Studio(context.obj) as studio, out.progress(as_json, watched=True) as progress:
+    with Keeper(context.obj) as studio, out.progress(as_json, watched=True) as progress:
         if file.suffix == ".txt":
             info = prompt_sets.add_typed(studio, _text(file), name or file.stem)
         else:
@@ -121,7 +122,7 @@ def prompts_add(
 @prompts_app.command("list")
 def prompts_list(context: typer.Context, as_json: Json = False) -> None:
     """List the prompt sets; a run's held-out rows are one more, called held-out."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         columns = ("name", "prompts", "with_reference", "with_check", "source", "id")
         out.table(prompt_sets.list_sets(studio), columns, as_json, "prompts")
 

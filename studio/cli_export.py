@@ -11,8 +11,8 @@ from studio.errors import BadInput, StudioError
 from studio.services import adapters, combining, export_files
 from studio.services import exports as export_service
 from studio.services.exports import Wish
+from studio.services.keeper import Keeper
 from studio.services.states import FINAL
-from studio.services.studio import Studio
 
 app = typer.Typer(help="Adapters that no run of this home trained.", no_args_is_help=True)
 
@@ -30,7 +30,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export an adapter as a zip, base and adapter merged, or a GGUF; each is proved against the model in the chat."""
-    with Studio(context.obj) as studio, out.progress(quiet=as_json) as progress:
+    with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
         info = export_service.start(studio, source, to, Wish(to, dtype, shard, quant))
         try:
             while info.state not in FINAL:
@@ -52,7 +52,7 @@ def exports(
     as_json: Json = False,
 ) -> None:
     """List what was exported."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         if delete:
             export_service.delete(studio, delete)
         if again:
@@ -65,7 +65,7 @@ def exports(
 @app.command("list")
 def listed(context: typer.Context, as_json: Json = False) -> None:
     """List the adapters that are no run's: combined, or brought here."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         columns = ("id", "name", "kind", "state", "model", "draft", "size")
         out.table(adapters.list_adapters(studio), columns, as_json, "adapters")
 
@@ -84,7 +84,7 @@ def combine(
     as_json: Json = False,
 ) -> None:
     """Combine adapters by weight into a new one, which is chatted with, evaluated and exported like a run."""
-    with Studio(context.obj) as studio, out.progress(quiet=as_json) as progress:
+    with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
         info = combining.start(
             studio, combining.Wish(tuple(sources), _numbers(weights, len(sources)), method, density, name, draft)
         )
@@ -109,7 +109,7 @@ def _numbers(text: str, count: int) -> tuple[float, ...]:
 @app.command("keep")
 def keep(context: typer.Context, adapter: str, name: str = "", as_json: Json = False) -> None:
     """Keep a draft, perhaps under another name."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         info = adapters.keep(studio, adapter, name)
     out.show(info, f"{info.name} is kept.", as_json)
 
@@ -117,6 +117,6 @@ def keep(context: typer.Context, adapter: str, name: str = "", as_json: Json = F
 @app.command("remove")
 def remove(context: typer.Context, adapter: str, as_json: Json = False) -> None:
     """Delete an adapter; what was exported of it stays."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         info = adapters.remove(studio, adapter)
     out.show(info, f"{info.name} is deleted.", as_json)

@@ -10,8 +10,8 @@ from studio.cli_data import Json
 from studio.errors import BadInput
 from studio.services import labels, queue, resuming, run_list, story, trash
 from studio.services import runs as run_service
+from studio.services.keeper import Keeper
 from studio.services.run_list import Query
-from studio.services.studio import Studio
 
 app = typer.Typer(help="Runs of this home.")
 queue_app = typer.Typer(help="The runs that wait.", no_args_is_help=True)
@@ -36,7 +36,7 @@ def runs(
     """List the runs: all, or those that were searched for."""
     if context.invoked_subcommand is not None:
         return
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         if rebuild:
             count = run_service.rebuild(studio)
             print(f"Built the index of {count} runs again.", file=sys.stderr)
@@ -48,21 +48,21 @@ def runs(
 @app.command("show")
 def show(context: typer.Context, run: str, as_json: Json = False) -> None:
     """Tell the whole story of a run: recipe, states, workers, checkpoints, memory, its last words."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         out.show_story(story.tell(studio, run), as_json)
 
 
 @app.command("rename")
 def rename(context: typer.Context, run: str, name: str, as_json: Json = False) -> None:
     """Give a run another name."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         out.show_labels(labels.rename(studio, run, name), as_json)
 
 
 @app.command("note")
 def note(context: typer.Context, run: str, text: str, as_json: Json = False) -> None:
     """Put a note to a run; an empty one ("") takes it away."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         out.show_labels(labels.note(studio, run, text), as_json)
 
 
@@ -74,7 +74,7 @@ def tag(
     as_json: Json = False,
 ) -> None:
     """Give a run these tags and no others."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         out.show_labels(labels.tag(studio, run, ",".join(tags or [])), as_json)
 
 
@@ -86,21 +86,21 @@ def star(
     as_json: Json = False,
 ) -> None:
     """Give a run a star."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         out.show_labels(labels.star(studio, run, not off), as_json)
 
 
 @app.command("trash")
 def throw(context: typer.Context, runs: list[str], as_json: Json = False) -> None:
     """Put runs that are over into the trash; `studio runs --trash` lists it, `restore` takes out of it."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         out.show_moved([trash.throw(studio, run) for run in runs], "is in the trash", as_json)
 
 
 @app.command("restore")
 def restore(context: typer.Context, runs: list[str], as_json: Json = False) -> None:
     """Take runs out of the trash."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         out.show_moved([trash.restore(studio, run) for run in runs], "is out of the trash", as_json)
 
 
@@ -111,7 +111,7 @@ def empty_trash(
     as_json: Json = False,
 ) -> None:
     """Delete the runs in the trash for good; says first which, and how much they take."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         there = trash.contents(studio)
         if there and not yes:
             if as_json or not sys.stdin.isatty():
@@ -129,7 +129,7 @@ def stop(
     as_json: Json = False,
 ) -> None:
     """Ask a run to save what it learned and stop; `studio resume` lets it go on."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         out.show_run((run_service.cancel if cancel else run_service.stop)(studio, run), as_json)
 
 
@@ -142,7 +142,7 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Let a run go on from its newest whole checkpoint, or, with --epochs or --steps, longer than it was meant to."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         if epochs is None and steps is None:
             info = resuming.resume(studio, run, force)
         else:
@@ -163,7 +163,7 @@ def move(
     """Give a waiting run another place in the queue, or start it now."""
     if sum((first, last, now, before is not None)) != 1:
         raise BadInput("Say where to: one of --first, --last, --before RUN, --now.")
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         if now:
             info = queue.start_now(studio, run)
         elif first:
@@ -176,6 +176,6 @@ def move(
 @queue_app.command("list")
 def waiting(context: typer.Context, as_json: Json = False) -> None:
     """List the runs that wait, the next to start first."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         line = [info for info in run_service.list_runs(studio) if info.state == "queued"]
         out.show_runs(sorted(line, key=lambda info: info.position), as_json, studio.notices)

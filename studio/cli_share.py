@@ -14,7 +14,7 @@ from studio.cli_export import app
 from studio.errors import BadInput
 from studio.services import imports, publishing
 from studio.services import reproduce as reproducing
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 
 
 @app.command("add")
@@ -26,7 +26,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Bring in someone's adapter: safetensors only, checked before it joins the list."""
-    with Studio(context.obj) as studio, out.progress(quiet=as_json) as progress:
+    with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
         info = _followed(imports.add(studio, source, imports.Wish(base, name), folders=True), progress)
     out.show(info, f"{info.name} ({info.id}) {info.words}, on {info.model}", as_json)
 
@@ -42,7 +42,7 @@ def publish(
 ) -> None:
     """Publish an export on the Hugging Face hub. The token is HF_TOKEN, or asked for; it is never kept."""
     wish = publishing.Wish(repo, public, update)
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         told = publishing.preview(studio, export, wish)
         if preview and as_json:
             out.show_json(asdict(told))
@@ -63,7 +63,7 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Write a run as recipe, rows, a script and a notebook in plain TRL and PEFT, which give the same run."""
-    with Studio(context.obj) as studio:
+    with Keeper(context.obj) as studio:
         path = reproducing.write(studio, run, to_folder)
         found = reproducing.of(studio, run)
     if as_json:

@@ -19,8 +19,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from studio.launch.forkserver import ForkServer
-from studio.services import chat, checks, datasets, models
-from studio.services.studio import Studio
+from studio.services import chat, datasets, models
+from studio.services.keeper import Keeper
+from studio.services.studio import FILE_READER, Studio
 from studio.settings import Settings
 from tests.tiny import tiny_model
 
@@ -62,18 +63,25 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture(scope="session")
 def reading() -> Iterator[ForkServer]:
     """What reads files for the studios of all tests, imported once."""
-    server = ForkServer(checks.READING)
+    server = ForkServer(FILE_READER)
     yield server
     server.close()
 
 
 @pytest.fixture
-def studio(settings: Settings, reading: ForkServer) -> Iterator[Studio]:
-    with Studio(settings) as opened:
-        own, opened.reading = opened.reading, reading
-        yield opened
-        opened.reading = own  # which ends with it
-        chat.unload(opened)
+def keeper(settings: Settings) -> Iterator[Keeper]:
+    keeper = Keeper(settings)
+    with keeper:
+        yield keeper
+
+
+@pytest.fixture
+def studio(keeper: Keeper, reading: ForkServer) -> Iterator[Studio]:
+    opened = keeper.studio
+    own, opened.file_reader = opened.file_reader, reading
+    yield opened
+    opened.file_reader = own  # which ends with it
+    chat.unload(opened)
 
 
 @pytest.fixture
@@ -93,7 +101,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def little(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a dataset called `little`, made once as a user would: it is the same in every home."""
     folder = tmp_path_factory.mktemp("little")
-    with Studio(Settings(home=folder / "home", offline=True)) as opened:
+    with Keeper(Settings(home=folder / "home", offline=True)) as opened:
         return Path(datasets.add(opened, write_jsonl(folder / "little.jsonl", little_rows())).path)
 
 
@@ -111,7 +119,7 @@ def sample_model() -> Path:
     """The real sample model, prepared once and kept in `.cache` beside the code."""
     settings = Settings(home=REPOSITORY / ".cache" / "home", offline=True)
     settings.home.parent.mkdir(exist_ok=True)
-    with FileLock(settings.home.parent / "tests.lock"), Studio(settings) as opened:
+    with FileLock(settings.home.parent / "tests.lock"), Keeper(settings) as opened:
         return Path(models.add(opened, models.SAMPLE, lambda what, *_: print(what)).path)
 
 

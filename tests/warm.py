@@ -40,9 +40,7 @@ for line in sys.stdin:
 SERVING = """
 import json, os, signal, sys
 from studio import cli
-from studio.ui.quick_import import importing
-with importing():
-    from studio.ui import server
+from studio.ui import server
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
     words, log = json.loads(line)

@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from studio.dataset.encode import Encoder
 from studio.engine import loading
-from studio.engine.libraries import import_to_answer
+from studio.engine.libraries import import_for_answers
 from studio.engine.seats import BASE, Group, Seats
 from studio.errors import BadInput, StudioError
 from studio.themes import Data
@@ -177,7 +177,7 @@ def open_room(wire: Wire, folder: Path, dtype: str) -> Room:
     """Load the base, telling on the wire how far it is."""
     began = time.perf_counter()
     wire.send("loading", text="Loading the libraries")
-    import_to_answer(folder)
+    import_for_answers()
     import torch
 
     loading.quiet_libraries()

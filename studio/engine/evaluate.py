@@ -15,7 +15,7 @@ from studio.dataset.split import held_out_rows
 from studio.dataset.store import read_records
 from studio.engine import loading, worker
 from studio.engine.answering import Ask, Asker
-from studio.engine.libraries import import_to_answer
+from studio.engine.libraries import import_for_answers
 from studio.engine.seats import Seats
 from studio.engine.worker import Ended, Worker
 from studio.evaluation import files, scores
@@ -62,7 +62,7 @@ def evaluate(work: Worker) -> Exit:
 
 def open_models(work: Worker, order: Order, encoder: Encoder) -> Asker:
     """Load the base and what was trained on it."""
-    import_to_answer(Path(order.model_folder))
+    import_for_answers()
     loading.quiet_libraries()
     device = loading.pick_device()
     work.identify(device.words)

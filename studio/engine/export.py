@@ -15,7 +15,7 @@ from studio.engine.artefacts import copy_license, copy_tokenizer, set_base
 from studio.engine.cards import license_note
 from studio.engine.facts import facts_of, write_curve
 from studio.engine.merge import write_merged
-from studio.engine.order import Order
+from studio.engine.order import Order, merged_size
 from studio.engine.proving import STOPPED, Proof
 from studio.engine.worker import Worker
 from studio.errors import BadInput
@@ -90,12 +90,6 @@ def export_merged(work: Worker, order: Order) -> Exit:
         write_card(order, folder, parity)
         work.phase("Writing it to disk")
     return Exit("completed", f"The merged model is ready. {parity.words}")
-
-
-def merged_size(order: Order) -> int:
-    """Bytes of the merged model: the base's weights in the type they are merged in."""
-    stored = sum(path.stat().st_size for path in order.model_folder.glob("*.safetensors"))
-    return stored * (2 if order.dtype == "float32" else 1)  # of a base that is held in 16 bits
 
 
 def write_card(order: Order, folder: Path, parity: Parity) -> None:

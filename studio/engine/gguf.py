@@ -22,11 +22,10 @@ from studio.dataset.template import with_system
 from studio.engine import cards, parity
 from studio.engine.artefacts import copy_license
 from studio.engine.cards import license_note
-from studio.engine.export import merged_size
 from studio.engine.facts import facts_of, write_curve
 from studio.engine.merge import write_merged
 from studio.engine.modelfile import modelfile
-from studio.engine.order import Order
+from studio.engine.order import Order, merged_size
 from studio.engine.parity import Ask, Seen, template_hash
 from studio.engine.proving import STOPPED, Proof
 from studio.engine.worker import Worker

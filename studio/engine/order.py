@@ -101,3 +101,9 @@ class Order:
 def _talks(folder: Path) -> list[list[Message]]:
     path = folder / ASKS
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def merged_size(order: Order) -> int:
+    """Bytes of the merged model: the base's weights in the type they are merged in."""
+    stored = sum(path.stat().st_size for path in order.model_folder.glob("*.safetensors"))
+    return stored * (2 if order.dtype == "float32" else 1)  # of a base that is held in 16 bits

@@ -15,7 +15,7 @@ from studio.dataset.ready import Encoded, encode_dataset
 from studio.engine import loading, methods, packing, worker
 from studio.engine.cards import adapter_card, merged_card
 from studio.engine.inputs import Inputs
-from studio.engine.libraries import importing, needs_bitsandbytes
+from studio.engine.libraries import importing
 from studio.engine.weights import Trained
 from studio.engine.worker import Ended, Worker
 from studio.errors import StudioError
@@ -40,7 +40,7 @@ def train(work: Worker) -> Exit:
     encoded = prepare_examples(work, inputs)
     work.phase("Loading the libraries")
     recipe = inputs.recipe
-    import_libraries(needs_bitsandbytes(inputs.model_folder, recipe.quantization, recipe.optimizer.optim))
+    import_libraries()
     loading.quiet_libraries()
     device = loading.pick_device()
     work.identify(device.words)
@@ -63,10 +63,10 @@ def train(work: Worker) -> Exit:
     return how
 
 
-def import_libraries(with_bitsandbytes: bool = True) -> None:
+def import_libraries() -> None:
     """What takes seconds to import, so that the phases in the log show where the time goes."""
     compiling.begin()
-    with importing(with_bitsandbytes):
+    with importing():
         import datasets  # noqa: F401
         import torch  # noqa: F401
         import trl  # noqa: F401

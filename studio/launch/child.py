@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from studio.errors import StudioError
+from studio.launch.environment import worker_environment
 from studio.launch.forkserver import ForkServer
-from studio.launch.local import worker_environment
 from studio.rundir import begin_log, tail
 
 _LOG_BYTES = 4_000

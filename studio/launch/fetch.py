@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from studio.errors import BadInput, Unavailable
-from studio.launch.local import worker_environment
+from studio.launch.environment import worker_environment
 from studio.rundir import free_space_or_raise, sha256
 
 # What of a model repository is wanted: weights without pickles, config, tokenizer, template, licence.

@@ -28,7 +28,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import IO, Any, NoReturn
 
-from studio.launch.local import worker_environment
+from studio.launch.environment import worker_environment
 
 IDLE = 600.0
 _MOST = 1 << 16  # bytes of a message

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from studio.errors import Unavailable
-from studio.launch.local import worker_environment
+from studio.launch.environment import worker_environment
 from studio.rundir import begin_log, free_space_or_raise
 from studio.settings import Settings
 

@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
-from studio.launch.local import worker_environment
+from studio.launch.environment import worker_environment
 from studio.rundir import RunDir, begin_log
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import Unavailable
-from studio.launch.local import worker_environment
+from studio.launch.environment import worker_environment
 from studio.rundir import begin_log, tail
 
 _LOG_BYTES = 4_000

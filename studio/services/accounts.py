@@ -9,7 +9,8 @@ import re
 import secrets
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
@@ -18,12 +19,8 @@ from filelock import FileLock
 from studio.errors import BadInput, NotFound
 from studio.rundir import read_json, write_json
 from studio.services.owner import Visitor
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from studio.services.studio import Studio
-    from studio.settings import Settings
+from studio.services.studio import Studio
+from studio.settings import Settings
 
 PREFIX = "team-"
 SHORTEST = 10
@@ -47,13 +44,13 @@ class Account:
         return f"{PREFIX}{self.id}"
 
 
-def every(settings: "Settings") -> list[Account]:
+def every(settings: Settings) -> list[Account]:
     """All accounts, by name."""
     told = read_json(_file(settings)) or {}
     return sorted((Account(**one) for one in told.get("accounts", [])), key=lambda account: account.name)
 
 
-def add(settings: "Settings", name: str, password: str) -> Account:
+def add(settings: Settings, name: str, password: str) -> Account:
     """Make an account; raises BadInput for a name that is taken or a password that is too short."""
     if not _NAME.fullmatch(name):
         raise BadInput(f"{name[:60]!r} is no name for an account: letters, digits, . _ - and at most 39 of them.")
@@ -69,7 +66,7 @@ def add(settings: "Settings", name: str, password: str) -> Account:
     return made
 
 
-def change_password(settings: "Settings", name: str, password: str) -> Account:
+def change_password(settings: Settings, name: str, password: str) -> Account:
     """Give an account another password; who is signed in with the old one is signed out."""
     fresh = _hashed(password)
     with _changing(settings):
@@ -80,7 +77,7 @@ def change_password(settings: "Settings", name: str, password: str) -> Account:
     return changed
 
 
-def remove(settings: "Settings", name: str) -> Account:
+def remove(settings: Settings, name: str) -> Account:
     """Take an account away; what it owns stays in the home and is nobody's to see."""
     with _changing(settings):
         known = every(settings)
@@ -89,7 +86,7 @@ def remove(settings: "Settings", name: str) -> Account:
     return found
 
 
-def sign_in(studio: "Studio", name: str, password: str) -> Visitor | None:
+def sign_in(studio: Studio, name: str, password: str) -> Visitor | None:
     """The visitor that this name and password are; None for wrong ones, which takes as long."""
     known = next((one for one in every(studio.settings) if one.name.lower() == name.lower()), None)
     given = password[:_LONGEST]
@@ -108,7 +105,7 @@ def session() -> str:
     return f"{time.time():.6f}-{secrets.token_hex(16)}"
 
 
-def is_current(studio: "Studio", owner: str, session: str) -> bool:
+def is_current(studio: Studio, owner: str, session: str) -> bool:
     """Whether an account is still there, and a session of it began after its password was changed last."""
     known = next((account for account in every(studio.settings) if account.owner == owner), None)
     try:
@@ -131,16 +128,16 @@ def _hashed(password: str) -> str:
     return _hasher.hash(password)
 
 
-def _file(settings: "Settings") -> "Path":
+def _file(settings: Settings) -> Path:
     return settings.home / "accounts.json"
 
 
-def _changing(settings: "Settings") -> Any:
+def _changing(settings: Settings) -> Any:
     settings.prepare()
     return FileLock(settings.home / ".accounts.lock", timeout=30)
 
 
-def _write(settings: "Settings", accounts: list[Account]) -> None:
+def _write(settings: Settings, accounts: list[Account]) -> None:
     path = _file(settings)
     if not path.exists():
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))

@@ -23,7 +23,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from studio.errors import BadInput, Conflict, NotFound
 from studio.launch import local
@@ -41,9 +41,7 @@ from studio.rundir import (
 )
 from studio.services import locality, models, owner
 from studio.services.states import FINAL, State
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 Kind = Literal["combined", "imported"]
 _ID = re.compile(r"a\d{6}-\d{6}-[0-9a-f]{6,16}")
@@ -91,7 +89,7 @@ class New:
     draft: bool = False
 
 
-def put(studio: "Studio", new: New, contents: Path | None = None, folder: str = "adapter") -> AdapterInfo:
+def put(studio: Studio, new: New, contents: Path | None = None, folder: str = "adapter") -> AdapterInfo:
     """Make a directory of the store, whole or not at all.
 
     contents: a folder whose files become its `folder` (adapter, or model for a whole model); without it a worker is to
@@ -136,7 +134,7 @@ def put(studio: "Studio", new: New, contents: Path | None = None, folder: str = 
     return get(studio, made)
 
 
-def list_adapters(studio: "Studio") -> list[AdapterInfo]:
+def list_adapters(studio: Studio) -> list[AdapterInfo]:
     """All of the store, newest first."""
     local.reap()
     found = [
@@ -146,7 +144,7 @@ def list_adapters(studio: "Studio") -> list[AdapterInfo]:
     return sorted(mine, key=lambda info: info.created, reverse=True)
 
 
-def find(studio: "Studio", key: str) -> AdapterInfo | None:
+def find(studio: Studio, key: str) -> AdapterInfo | None:
     """The adapter that goes by this id, the beginning of one, or exactly this name; None if there is none."""
     every = list_adapters(studio)
     if re.fullmatch(r"a[\d-][\w-]*", key):
@@ -156,7 +154,7 @@ def find(studio: "Studio", key: str) -> AdapterInfo | None:
     return next((info for info in every if info.name == key), None)
 
 
-def get(studio: "Studio", key: str) -> AdapterInfo:
+def get(studio: Studio, key: str) -> AdapterInfo:
     """As find; raises NotFound."""
     info = find(studio, key)
     if info is None:
@@ -164,12 +162,12 @@ def get(studio: "Studio", key: str) -> AdapterInfo:
     return info
 
 
-def folder_of(studio: "Studio", key: str) -> RunDir:
+def folder_of(studio: Studio, key: str) -> RunDir:
     """The directory of an adapter that the asker owns."""
     return RunDir(studio.settings.adapters / get(studio, key).id)
 
 
-def keep(studio: "Studio", key: str, name: str = "") -> AdapterInfo:
+def keep(studio: Studio, key: str, name: str = "") -> AdapterInfo:
     """Keep a draft, under another name if one is given."""
     info = get(studio, key)
     if not info.has_adapter:
@@ -182,7 +180,7 @@ def keep(studio: "Studio", key: str, name: str = "") -> AdapterInfo:
     return get(studio, info.id)
 
 
-def remove(studio: "Studio", key: str) -> AdapterInfo:
+def remove(studio: Studio, key: str) -> AdapterInfo:
     """Delete an adapter; what was exported of it stays. Raises Conflict while a worker makes it."""
     info = get(studio, key)
     if info.state not in FINAL:
@@ -191,12 +189,12 @@ def remove(studio: "Studio", key: str) -> AdapterInfo:
     return info
 
 
-def cancel(studio: "Studio", key: str) -> None:
+def cancel(studio: Studio, key: str) -> None:
     """Ask the worker that makes an adapter to end; nothing of it is kept."""
     folder_of(studio, key).ask("cancel")
 
 
-def recipe_of(studio: "Studio", key: str) -> Recipe:
+def recipe_of(studio: Studio, key: str) -> Recipe:
     """How an adapter is asked, and in which type its base is held."""
     return Recipe.load(folder_of(studio, key).recipe)
 
@@ -205,7 +203,7 @@ def _about(path: Path) -> dict[str, Any] | None:
     return read_json(path / "about.json") if _ID.fullmatch(path.name) else None
 
 
-def _info(studio: "Studio", run: RunDir, about: dict[str, Any]) -> tuple[AdapterInfo, str]:
+def _info(studio: Studio, run: RunDir, about: dict[str, Any]) -> tuple[AdapterInfo, str]:
     end, trained, doing = Exit.read(run), run.trained, ""
     if trained is not None and end is None and not run.claim.exists():
         state: State = "completed"  # put here whole
@@ -245,7 +243,7 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _free_name(studio: "Studio", wanted: str) -> str:
+def _free_name(studio: Studio, wanted: str) -> str:
     """The name, with a number behind it if it is in use."""
     name = " ".join(wanted.split())
     if not name or len(name) > _LONGEST_NAME or "@" in name:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from studio.errors import Conflict, NotFound
 from studio.services import (
@@ -30,9 +29,7 @@ from studio.services import (
 from studio.services.owner import Visitor, acting
 from studio.services.quotas import Used
 from studio.services.states import FINAL
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +61,8 @@ class _Thing:
     id: str
     path: Path
     over: bool
-    delete: Callable[["Studio", str], object]
-    cancel: Callable[["Studio", str], object] | None = None
+    delete: Callable[[Studio, str], object]
+    cancel: Callable[[Studio, str], object] | None = None
     count: int = 1
 
     @property
@@ -73,7 +70,7 @@ class _Thing:
         return self.path.stat().st_size if self.path.is_file() else sizes.taken(self.path)
 
 
-def everyone(studio: "Studio") -> list[Use]:
+def everyone(studio: Studio) -> list[Use]:
     """Who uses what, whoever was here last first; for an admin alone."""
     _only_admins(studio)
     return [
@@ -83,7 +80,7 @@ def everyone(studio: "Studio") -> list[Use]:
     ]  # fmt: skip
 
 
-def stop(studio: "Studio", key: str) -> Sum:
+def stop(studio: Studio, key: str) -> Sum:
     """End all of a visitor's that is at work or waits: runs, exports, evaluations, combinations, questions."""
     whose = _named(studio, key)
     with acting(whose):
@@ -98,7 +95,7 @@ def stop(studio: "Studio", key: str) -> Sum:
         return found
 
 
-def would_clear(studio: "Studio", key: str) -> Sum:
+def would_clear(studio: Studio, key: str) -> Sum:
     """What `clear` would delete now, and what it would leave."""
     whose = _named(studio, key)
     with acting(whose):
@@ -112,7 +109,7 @@ def would_clear(studio: "Studio", key: str) -> Sum:
         return found
 
 
-def clear(studio: "Studio", key: str) -> Sum:
+def clear(studio: Studio, key: str) -> Sum:
     """Delete for good all of a visitor's that is over and that nothing needs which stays."""
     whose = _named(studio, key)
     with acting(whose):
@@ -120,7 +117,7 @@ def clear(studio: "Studio", key: str) -> Sum:
 
 
 @quotas.in_turn
-def _clear(studio: "Studio", name: str) -> Sum:
+def _clear(studio: Studio, name: str) -> Sum:
     """In turn, so that nothing begins meanwhile with what goes."""
     found = Sum(name)
     for thing in _things(studio):
@@ -136,7 +133,7 @@ def _clear(studio: "Studio", name: str) -> Sum:
     return found
 
 
-def _things(studio: "Studio") -> Iterator[_Thing]:
+def _things(studio: Studio) -> Iterator[_Thing]:
     """All that the asker owns, in the order in which it can go: what was made of something before that."""
     settings, going = studio.settings, set[Path]()
     for one in evaluations.list_evaluations(studio):
@@ -170,13 +167,13 @@ def _things(studio: "Studio") -> Iterator[_Thing]:
             yield _Thing("dataset", info.id, settings.datasets / info.id, over, datasets.delete)
 
 
-def _throw_away(studio: "Studio", run_id: str) -> None:
+def _throw_away(studio: Studio, run_id: str) -> None:
     trash.throw(studio, run_id)
     if not trash.empty(studio, [run_id]).deleted:
         raise Conflict("It is in use.")
 
 
-def _read(studio: "Studio", adapter_id: str) -> bool:
+def _read(studio: Studio, adapter_id: str) -> bool:
     """Whether something is being made of an adapter of the store."""
     at_work = [one.state for one in exports.list_exports(studio, adapter_id)]
     at_work += [one.state for one in evaluations.list_evaluations(studio, adapter_id)]
@@ -188,7 +185,7 @@ def _read(studio: "Studio", adapter_id: str) -> bool:
     return any(state not in FINAL for state in at_work)
 
 
-def _named(studio: "Studio", key: str) -> Visitor:
+def _named(studio: Studio, key: str) -> Visitor:
     _only_admins(studio)
     found = next((told for told in quotas.noted(studio) if _key(str(told["owner"])) == key), None)
     if found is None:
@@ -196,7 +193,7 @@ def _named(studio: "Studio", key: str) -> Visitor:
     return Visitor(str(found["owner"]), str(found.get("name") or ""), found.get("kind", "account"))
 
 
-def _only_admins(studio: "Studio") -> None:
+def _only_admins(studio: Studio) -> None:
     if not studio.visitor.admin:
         raise NotFound("There is nothing here.")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studio.dataset.store import iter_records
 from studio.rundir import MANIFEST, RunDir, read_json
@@ -27,21 +27,19 @@ from studio.services import (
 )
 from studio.services.export_files import Member, plain, zipped
 from studio.services.owner import Visitor, acting
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 _CHUNK = 2**20
 _DISK = Path("/data")
 _TELLING = ("config.json", ".md", ".yaml", "Modelfile")  # never vocabularies: a path may be a token
 
 
-def vanishes(studio: "Studio") -> bool:
+def vanishes(studio: Studio) -> bool:
     """Whether the disk of this studio is lost when it restarts: a Space without a disk of its own."""
     return bool(os.environ.get("SPACE_ID")) and not studio.settings.home.is_relative_to(_DISK)
 
 
-def archive(studio: "Studio") -> Iterator[bytes]:
+def archive(studio: Studio) -> Iterator[bytes]:
     """A zip of all that is one's own, made while it is read: what runs and adapters learned, with their recipes,
     exports, datasets as jsonl, evaluations, comparisons, votes and prompt sets. It says nothing of this machine."""
     names = _Names()
@@ -64,7 +62,7 @@ class _Names:
         return found
 
 
-def _learned(studio: "Studio", names: _Names) -> Iterator[Member]:
+def _learned(studio: Studio, names: _Names) -> Iterator[Member]:
     for info in runs.list_runs(studio):
         run = studio.run_dir(info.id)
         folder = names.free("runs", f"{plain(info.name)}-{info.id[-6:]}")
@@ -78,7 +76,7 @@ def _learned(studio: "Studio", names: _Names) -> Iterator[Member]:
             yield from _inside(studio, run.trained, called, _base(studio, run, made.model))
 
 
-def _exported(studio: "Studio", names: _Names) -> Iterator[Member]:
+def _exported(studio: Studio, names: _Names) -> Iterator[Member]:
     for info in exports.list_exports(studio):
         if info.path is not None:
             made, folder = Path(info.path), names.free("exports", f"{plain(info.source)}-{info.id[-6:]}")
@@ -90,7 +88,7 @@ def _exported(studio: "Studio", names: _Names) -> Iterator[Member]:
                 yield from _inside(studio, made, f"{folder}/{made.name}", base)
 
 
-def _gathered(studio: "Studio", names: _Names) -> Iterator[Member]:
+def _gathered(studio: Studio, names: _Names) -> Iterator[Member]:
     for info in datasets.list_datasets(studio):
         if datasets.owner_of(studio, info.id) == studio.owner:
             yield names.free("datasets", info.name, ".jsonl"), _rows(Path(info.path))
@@ -100,7 +98,7 @@ def _gathered(studio: "Studio", names: _Names) -> Iterator[Member]:
             yield names.free("prompts", one.name, ".jsonl"), _file(studio, path)
 
 
-def _judged(studio: "Studio", names: _Names) -> Iterator[Member]:
+def _judged(studio: Studio, names: _Names) -> Iterator[Member]:
     visitor = studio.visitor
     for info in evaluations.list_evaluations(studio):
         if info.state == "completed":
@@ -113,22 +111,22 @@ def _judged(studio: "Studio", names: _Names) -> Iterator[Member]:
         yield f"votes/{path.name}", _file(studio, path)
 
 
-def _compared(studio: "Studio", key: str) -> dict[str, Any]:
+def _compared(studio: Studio, key: str) -> dict[str, Any]:
     return comparisons.as_dict(comparisons.load(studio, key))
 
 
-def _base(studio: "Studio", run: RunDir, model: str) -> tuple[str, str]:
+def _base(studio: Studio, run: RunDir, model: str) -> tuple[str, str]:
     """The folder of a base on this machine, and what it is called elsewhere."""
     return str((read_json(run.path / "model.json") or {}).get("path") or ""), models.known_as(studio, model)
 
 
-def _inside(studio: "Studio", folder: Path, called: str, base: tuple[str, str]) -> Iterator[Member]:
+def _inside(studio: Studio, folder: Path, called: str, base: tuple[str, str]) -> Iterator[Member]:
     # The manifest is left out, as of exports: its sums are those of the files as they lie here.
     found = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     return ((f"{called}/{path.name}", _file(studio, path, base)) for path in found)
 
 
-def _file(studio: "Studio", path: Path, base: tuple[str, str] = ("", "")) -> Iterator[bytes]:
+def _file(studio: Studio, path: Path, base: tuple[str, str] = ("", "")) -> Iterator[bytes]:
     """The bytes of a file; of one that tells where it was made, with the base's name for its folder."""
     if path.name.endswith(_TELLING):
         folder, name = base
@@ -149,7 +147,7 @@ def _rows(folder: Path) -> Iterator[bytes]:
         yield b"".join(json.dumps(one, ensure_ascii=False).encode() + b"\n" for one in told)
 
 
-def _json(studio: "Studio", visitor: Visitor, made: Callable[[], dict[str, Any]]) -> Iterator[bytes]:
+def _json(studio: Studio, visitor: Visitor, made: Callable[[], dict[str, Any]]) -> Iterator[bytes]:
     with acting(visitor):
         text = json.dumps(made(), ensure_ascii=False, indent=1) + "\n"
     yield locality.without_places(studio, text).encode()

@@ -10,17 +10,15 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studio.errors import BadInput, Conflict, StudioError, Unavailable
 from studio.launch.talker import Talker
 from studio.services import locality, logs, models, quotas, sources
 from studio.services.room import Room
 from studio.services.sides import Side
+from studio.services.studio import Studio
 from studio.services.turns import Ticket
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 # Longest silence: loading a large base from a slow disk.
 _PATIENCE = 600.0
@@ -77,14 +75,14 @@ class Loaded:
     made_room: str = ""
 
 
-def worker_pid(studio: "Studio") -> int | None:
+def worker_pid(studio: Studio) -> int | None:
     """The process of the chat worker, while it lives."""
-    talker = studio.chat.talker
+    talker = studio.state(Room).talker
     return talker.pid if talker is not None and talker.alive else None
 
 
 def ask(
-    studio: "Studio",
+    studio: Studio,
     sides: Sequence[Side],
     conversations: Sequence[Sequence[Message]],
     sampling: Sampling | None = None,
@@ -98,7 +96,7 @@ def ask(
     if any(not talk or not talk[-1]["content"].strip() for talk in conversations):
         raise BadInput("Write a question first.")
     quotas.check_chat(studio)
-    room, visitor = studio.chat, studio.visitor
+    room, visitor = studio.state(Room), studio.visitor
     whose = visitor.owner
     state = ChatState("", tuple(Answer() for _ in sides))
     with room.line.join(_asker(whose, session)) as ticket:
@@ -152,7 +150,7 @@ def _stopped(state: ChatState) -> ChatState:
 
 
 def _answered(
-    studio: "Studio",
+    studio: Studio,
     sides: Sequence[Side],
     conversations: Sequence[Sequence[Message]],
     sampling: Sampling,
@@ -160,7 +158,7 @@ def _answered(
     state: ChatState,
 ) -> Generator[ChatState, None, None]:
     """What happens once it is this question's turn."""
-    room = studio.chat
+    room = studio.state(Room)
     base = sides[0].model, sides[0].dtype
     if room.base != base or not room.awake:
         yield replace(state, status=f"Loading {base[0]}")
@@ -194,9 +192,9 @@ def _answered(
     yield from _listen(room, talker, state)
 
 
-def _open(studio: "Studio", base: tuple[str, str]) -> None:
+def _open(studio: Studio, base: tuple[str, str]) -> None:
     """Start a worker for a base in place of the one there is, and wait until it is ready."""
-    room = studio.chat
+    room = studio.state(Room)
     room.close()
     arguments = ["--model", str(models.folder_of(studio, base[0])), "--dtype", base[1]]
     room.talker = Talker("studio.engine.chat", arguments, logs.chat_log(studio))
@@ -297,38 +295,38 @@ def _updated(answers: tuple[Answer, ...], reply: dict[str, Any]) -> tuple[Answer
     return (*answers[:place], now, *answers[place + 1 :])
 
 
-def stop(studio: "Studio", session: str) -> None:
+def stop(studio: Studio, session: str) -> None:
     """Stop the answer that `session` is being given, or waits for; nobody else's."""
-    room = studio.chat
+    room = studio.state(Room)
     if room.line.stop(_asker(studio.owner, session)) and room.talker is not None:
         with contextlib.suppress(Unavailable):
             room.talker.tell({"op": "stop", "id": room.asked})
 
 
-def stop_all(studio: "Studio") -> int:
+def stop_all(studio: Studio) -> int:
     """Stop every answer that the asker is being given or waits for, in whatever session; returns how many."""
-    mine = [one for one in studio.chat.line.sessions() if one.startswith(_asker(studio.owner, ""))]
+    mine = [one for one in studio.state(Room).line.sessions() if one.startswith(_asker(studio.owner, ""))]
     for session in mine:
         stop(studio, session.removeprefix(_asker(studio.owner, "")))
     return len(mine)
 
 
-def loaded(studio: "Studio") -> Loaded:
+def loaded(studio: Studio) -> Loaded:
     """What is in memory for answers."""
-    room = studio.chat
+    room = studio.state(Room)
     return Loaded(room.base[0], len(room.seated)) if room.awake else Loaded(made_room=_made_room(room, studio.owner))
 
 
-def unload(studio: "Studio") -> None:
+def unload(studio: Studio) -> None:
     """Give the chat worker's memory back; raises Conflict while someone is being answered."""
-    if not studio.chat.close_if_free():
+    if not studio.state(Room).close_if_free():
         raise Conflict("A question is being answered. The memory can be freed after it, or stop it first.")
-    studio.chat.made_room = ("", "")
+    studio.state(Room).made_room = ("", "")
 
 
-def let_go(studio: "Studio", run_id: str) -> bool:
+def let_go(studio: Studio, run_id: str) -> bool:
     """Drop what is loaded of a run; False while it is being asked."""
-    room, folder = studio.chat, studio.run_dir(run_id).path
+    room, folder = studio.state(Room), studio.run_dir(run_id).path
     with room.line.when_free() as free:
         if not free:
             return run_id not in room.answering
@@ -338,17 +336,17 @@ def let_go(studio: "Studio", run_id: str) -> bool:
     return True
 
 
-def unload_if_idle(studio: "Studio") -> None:
+def unload_if_idle(studio: Studio) -> None:
     """Give the memory back when nobody has asked for a while."""
-    studio.chat.close_if_idle(studio.settings.chat_idle)
+    studio.state(Room).close_if_idle(studio.settings.chat_idle)
 
 
-def close(studio: "Studio") -> None:
+def close(studio: Studio) -> None:
     """End the chat worker of a studio that closes; an answer that is being given is cut short."""
-    studio.chat.end()
+    studio.state(Room).end()
 
 
-def held_out_prompts(studio: "Studio", run_id: str, limit: int = 12) -> list[str]:
+def held_out_prompts(studio: Studio, run_id: str, limit: int = 12) -> list[str]:
     """Questions that the run or adapter was not trained on, ready to ask."""
     return [
         next(m["content"] for m in reversed(record.messages[:-1]) if m["role"] == "user")

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from studio.dataset import store as files
 from studio.dataset.checking import Report
@@ -30,13 +30,10 @@ from studio.errors import BadInput, NotFound, StudioError, Unavailable
 from studio.launch.child import Died, follow
 from studio.rundir import read_json, write_json
 from studio.services import locality, quotas
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import FILE_READER, Studio
 
 __all__ = ["FAULTS", "FORMATS", "Finding", "Undecodable"]  # for pages, which import services only
 T = TypeVar("T")
-READING = "studio.dataset.work"
 _TOKEN = re.compile(r"[0-9a-f]{1,64}")
 _DAY, _HOUR = 86_400.0, 3600.0
 _WHOSE = "whose.json"  # beside an uploaded file: whose it is
@@ -80,7 +77,7 @@ class Checked:
     report: Report
 
 
-def take_in(studio: "Studio", path: str | Path) -> str:
+def take_in(studio: Studio, path: str | Path) -> str:
     """Move an uploaded file to where no page can read it; returns its new path."""
     # What lies elsewhere in the home is no upload: it is somebody's.
     place, settings = Path(path).resolve(), studio.settings
@@ -94,7 +91,7 @@ def take_in(studio: "Studio", path: str | Path) -> str:
     return str(target)
 
 
-def _refuse_foreign(studio: "Studio", path: str) -> None:
+def _refuse_foreign(studio: Studio, path: str) -> None:
     """Visitors name no files of this machine: only what they uploaded themselves, which lies where take_in put it."""
     folder = Path(path).absolute().parent
     told = read_json(folder / _WHOSE) if folder.parent == studio.settings.staging.absolute() else None
@@ -103,7 +100,7 @@ def _refuse_foreign(studio: "Studio", path: str) -> None:
         raise BadInput("Files can be named only by the person at this machine. Upload the file instead.")
 
 
-def checking(studio: "Studio", path: str | Path, options: Options | None = None) -> Generator[Progress, None, Checked]:
+def checking(studio: Studio, path: str | Path, options: Options | None = None) -> Generator[Progress, None, Checked]:
     """Check a file, or a hub dataset by its id (owner/name or owner/name:part), step by step.
 
     Closing the generator cancels the check and leaves nothing.
@@ -147,7 +144,7 @@ def _order(paths: Sequence[Path], options: Options) -> dict[str, Any]:
     }
 
 
-def _from_hub(studio: "Studio", folder: Path, told: str) -> Generator[Progress, None, tuple[list[Path], str]]:
+def _from_hub(studio: Studio, folder: Path, told: str) -> Generator[Progress, None, tuple[list[Path], str]]:
     """The data files of a hub dataset (owner/name[:part][@revision]), and what to call their source."""
     if studio.settings.offline:
         raise Unavailable(
@@ -174,7 +171,7 @@ def _from_hub(studio: "Studio", folder: Path, told: str) -> Generator[Progress, 
 
 
 def check(
-    studio: "Studio",
+    studio: Studio,
     path: str | Path,
     options: Options | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
@@ -183,7 +180,7 @@ def check(
     return drive(checking(studio, path, options), progress)
 
 
-def check_rows(studio: "Studio", rows: Sequence[object], options: Options | None = None) -> Checked:
+def check_rows(studio: Studio, rows: Sequence[object], options: Options | None = None) -> Checked:
     """As `check`, of rows that come without a file, each as it would stand in a line of JSON."""
     folder = _new_folder(studio)
     write_json(folder / _WHOSE, {"owner": studio.owner})
@@ -206,7 +203,7 @@ def drive(job: Generator[Progress, None, T], progress: Callable[[str, int, int],
         progress(step.doing, step.done, step.of)
 
 
-def get(studio: "Studio", token: str) -> Checked:
+def get(studio: Studio, token: str) -> Checked:
     """The result of a check, by its token; raises NotFound when it has been added, discarded or a day has passed."""
     value = read_json(_folder(studio, token) / "checked.json")
     if value is None or value.get("owner") != studio.owner:
@@ -239,12 +236,12 @@ def preview(checked: Checked, mapping: Mapping[str, str]) -> list[list[dict[str,
     return shown
 
 
-def discard(studio: "Studio", token: str) -> None:
+def discard(studio: Studio, token: str) -> None:
     """Forget a check and what it made."""
     shutil.rmtree(_folder(studio, get(studio, token).token), ignore_errors=True)
 
 
-def folder_of(studio: "Studio", token: str) -> Path:
+def folder_of(studio: Studio, token: str) -> Path:
     """The folder that a check made, as a dataset's."""
     report = get(studio, token).report
     if not report.id:
@@ -252,7 +249,7 @@ def folder_of(studio: "Studio", token: str) -> Path:
     return _folder(studio, token) / report.id
 
 
-def clean_up(studio: "Studio") -> None:
+def clean_up(studio: Studio) -> None:
     """Remove results of checks and downloads that nobody came back for within a day, and uploads that no page took
     within an hour."""
     settings = studio.settings
@@ -301,7 +298,7 @@ def _csv_line(cells: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def work(studio: "Studio", folder: Path, order: dict[str, Any], name: str) -> Generator[Progress, None, dict[str, Any]]:
+def work(studio: Studio, folder: Path, order: dict[str, Any], name: str) -> Generator[Progress, None, dict[str, Any]]:
     """Have a child process do data work in `folder`; name: the file, for messages. Returns its report."""
     settings = studio.settings
     order |= {
@@ -314,7 +311,9 @@ def work(studio: "Studio", folder: Path, order: dict[str, Any], name: str) -> Ge
     at = Progress(f"Reading {name}", 0, 0)
     try:
         arguments = [str(folder / "order.json")]
-        for line in follow(READING, arguments, folder / "log.txt", settings.read_seconds, server=studio.reading):
+        for line in follow(
+            FILE_READER, arguments, folder / "log.txt", settings.read_seconds, server=studio.file_reader
+        ):
             if "error" in line:
                 raise _fault(line, name)
             if "report" in line:
@@ -358,7 +357,7 @@ def _too_large(name: str) -> BadInput:
 
 
 @contextlib.contextmanager
-def staged(studio: "Studio") -> Iterator[Path]:
+def staged(studio: Studio) -> Iterator[Path]:
     """A folder to work in, gone afterwards."""
     folder = _new_folder(studio)
     try:
@@ -367,18 +366,18 @@ def staged(studio: "Studio") -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _new_folder(studio: "Studio") -> Path:
+def _new_folder(studio: Studio) -> Path:
     folder = studio.settings.staging / secrets.token_hex(8)
     folder.mkdir(mode=0o700)
     return folder
 
 
-def is_here(studio: "Studio", token: str) -> bool:
+def is_here(studio: Studio, token: str) -> bool:
     """Whether this is the token of a check that waits, or the name of nothing."""
     return _TOKEN.fullmatch(token) is not None and (studio.settings.staging / token).is_dir()
 
 
-def _folder(studio: "Studio", token: str) -> Path:
+def _folder(studio: Studio, token: str) -> Path:
     if not _TOKEN.fullmatch(token):
         raise NotFound("This check is no longer here. Check the file again.")
     return studio.settings.staging / token

@@ -7,7 +7,7 @@ anything is refused here; the work is done by a worker (engine/combine.py).
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studio.errors import BadInput
 from studio.launch import local
@@ -15,9 +15,7 @@ from studio.rundir import RunDir, read_json
 from studio.services import adapters, quotas, sources
 from studio.services.adapters import AdapterInfo, New
 from studio.services.sources import Source
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 # Method: what it does, and whether all must have the same rank.
 METHODS = {
@@ -56,7 +54,7 @@ class Wish:
 
 
 @quotas.in_turn
-def start(studio: "Studio", wish: Wish) -> AdapterInfo:
+def start(studio: Studio, wish: Wish) -> AdapterInfo:
     """Check the wish and start a worker for it; raises BadInput with what does not go together."""
     quotas.check_work(studio, [one.state for one in adapters.list_adapters(studio)])
     found = _checked(studio, wish)
@@ -78,7 +76,7 @@ def start(studio: "Studio", wish: Wish) -> AdapterInfo:
     return adapters.get(studio, info.id)
 
 
-def _checked(studio: "Studio", wish: Wish) -> list[Source]:
+def _checked(studio: Studio, wish: Wish) -> list[Source]:
     if not 2 <= len(wish.sources) <= MOST:
         raise BadInput(f"Two or three adapters are combined, not {len(wish.sources)}.")
     if len(wish.weights) != len(wish.sources):
@@ -119,7 +117,7 @@ def _rank(source: Source) -> int:
     return int(config.get("r", 0))
 
 
-def pause(studio: "Studio", key: str) -> AdapterInfo:
+def pause(studio: Studio, key: str) -> AdapterInfo:
     """Where it stands a moment from now."""
     time.sleep(_POLL)
     return adapters.get(studio, key)

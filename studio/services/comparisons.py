@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,9 +21,7 @@ from studio.errors import BadInput, NotFound
 from studio.rundir import write_json
 from studio.services.chat import Answer, ChatState, Message, Sampling
 from studio.services.sides import Side
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 TIE = "tie"
 _KEPT = 200
@@ -159,7 +157,7 @@ def reveal(comparison: Comparison) -> Comparison:
     return replace(comparison, turns=turns)
 
 
-def save(studio: "Studio", comparison: Comparison) -> None:
+def save(studio: Studio, comparison: Comparison) -> None:
     """Keep it; the oldest make way."""
     folder = _folder(studio)
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -174,7 +172,7 @@ def save(studio: "Studio", comparison: Comparison) -> None:
             path.unlink(missing_ok=True)
 
 
-def load(studio: "Studio", key: str) -> Comparison:
+def load(studio: Studio, key: str) -> Comparison:
     """The comparison that goes by this id."""
     path = _folder(studio) / f"{key}.json"
     found = _read(path, studio.owner) if _ID.fullmatch(key) else None
@@ -183,13 +181,13 @@ def load(studio: "Studio", key: str) -> Comparison:
     return found
 
 
-def delete(studio: "Studio", key: str) -> None:
+def delete(studio: Studio, key: str) -> None:
     """Delete a comparison; raises NotFound for another's."""
     load(studio, key)
     (_folder(studio) / f"{key}.json").unlink(missing_ok=True)
 
 
-def mine(studio: "Studio") -> list[str]:
+def mine(studio: Studio) -> list[str]:
     """The ids of all that are the asker's."""
     found = sorted(_folder(studio).glob("*.json"))
     return [path.stem for path in found if _read(path, studio.owner) is not None]
@@ -210,5 +208,5 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
     return {"made_by": f"LoRA Studio {__version__}", **told}
 
 
-def _folder(studio: "Studio") -> Path:
+def _folder(studio: Studio) -> Path:
     return studio.settings.home / "comparisons"

@@ -4,7 +4,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from studio.errors import BadInput
 from studio.services import locality, runs
 from studio.services.lines import AXES, Axis, AxisName, Line, Places, below, line
+from studio.services.studio import Studio
 from studio.services.thinning import Array
 from studio.services.verdicts import Curve, Verdict, judge
 from studio.store import runs as rows
 from studio.store.points import COLUMNS, Damaged, Shelf, Table
 
 T = TypeVar("T")
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 METRICS = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "step_seconds", "memory", "token_accuracy")
 EVALS = {"eval_loss": "eval_loss", "eval_token_accuracy": "token_accuracy"}
@@ -104,7 +102,7 @@ class Look:
 _shelves: "weakref.WeakKeyDictionary[Studio, Shelf]" = weakref.WeakKeyDictionary()
 
 
-def _tables(studio: "Studio", run_id: str) -> tuple[Table, Table, int, int]:
+def _tables(studio: Studio, run_id: str) -> tuple[Table, Table, int, int]:
     """Metric points, evaluation points, the cursor behind them, and the seq of the newest resume."""
     # Read before the points: all points up to here are in, and with those beyond it the marks that came before them.
     known = rows.last_seq(studio.database, run_id)
@@ -112,12 +110,12 @@ def _tables(studio: "Studio", run_id: str) -> tuple[Table, Table, int, int]:
     return metrics, evals, max(known, cursor), restarted
 
 
-def _shelf(studio: "Studio") -> Shelf:
+def _shelf(studio: Studio) -> Shelf:
     shelf = _shelves.get(studio)
     return shelf if shelf is not None else _shelves.setdefault(studio, Shelf(studio.database))
 
 
-def _sound(studio: "Studio", run_id: str, ask: Callable[[], T]) -> T:
+def _sound(studio: Studio, run_id: str, ask: Callable[[], T]) -> T:
     """What `ask` says; when a file of points turns out to be damaged, it is built again first."""
     try:
         return ask()
@@ -126,13 +124,13 @@ def _sound(studio: "Studio", run_id: str, ask: Callable[[], T]) -> T:
         return ask()
 
 
-def window(studio: "Studio", run_id: str, look: Look) -> Window:
+def window(studio: Studio, run_id: str, look: Look) -> Window:
     """A run's curves in a window: every extreme that can be seen there, and the marks."""
     info = runs.get(studio, run_id)
     return _sound(studio, info.id, lambda: _window(studio, info, look))
 
 
-def _window(studio: "Studio", info: runs.RunInfo, look: Look) -> Window:
+def _window(studio: Studio, info: runs.RunInfo, look: Look) -> Window:
     metrics, evals, cursor, _ = _tables(studio, info.id)
     axis = Axis(look.x, metrics, info.started)
     xs, eval_xs = axis.of(metrics), axis.of(evals)
@@ -156,17 +154,17 @@ def _finite(table: Table, name: str) -> int:
     return int(np.isfinite(table[name]).sum()) if told is None else told.finite
 
 
-def news(studio: "Studio", run_id: str, x: AxisName, after: int) -> Window:
+def news(studio: Studio, run_id: str, x: AxisName, after: int) -> Window:
     """What came after the cursor `after`, point by point."""
     return news_of(studio, runs.get(studio, run_id), x, after)
 
 
-def news_of(studio: "Studio", info: runs.RunInfo, x: AxisName, after: int) -> Window:
+def news_of(studio: Studio, info: runs.RunInfo, x: AxisName, after: int) -> Window:
     """As `news`, of a run that is at hand."""
     return _sound(studio, info.id, lambda: _news(studio, info, x, after))
 
 
-def _news(studio: "Studio", info: runs.RunInfo, x: AxisName, after: int) -> Window:
+def _news(studio: Studio, info: runs.RunInfo, x: AxisName, after: int) -> Window:
     metrics, evals, cursor, restarted = _tables(studio, info.id)
     new = [_behind(table, after) for table in (metrics, evals)]
     again = restarted > after or max(len(metrics) - new[0], len(evals) - new[1]) > _MOST_NEW
@@ -201,7 +199,7 @@ def _behind(table: Table, cursor: int) -> int:
     return int(np.searchsorted(table["seq"], cursor, side="right"))
 
 
-def _marks(studio: "Studio", run_id: str, axis: Axis, seqs: tuple[int, int]) -> list[Mark]:
+def _marks(studio: Studio, run_id: str, axis: Axis, seqs: tuple[int, int]) -> list[Mark]:
     """What happened on the way behind the first seq and up to the second, but for evaluations."""
     marks = []
     after, last = seqs
@@ -234,7 +232,7 @@ def _eval_marks(evals: Table, places: Places, window: tuple[int, int]) -> list[M
     return found
 
 
-def _text(studio: "Studio", kind: str, step: int, payload: dict[str, Any]) -> str:
+def _text(studio: Studio, kind: str, step: int, payload: dict[str, Any]) -> str:
     told = str(payload.get("text") or payload.get("message") or "").strip()
     if told:
         return locality.shown(studio, told)[:300]  # before it is cut: half a folder would stay
@@ -262,13 +260,13 @@ def _in_order(marks: list[Mark]) -> list[Mark]:
     return sorted(marks, key=lambda mark: (mark.x, mark.kind))
 
 
-def verdict(studio: "Studio", run_id: str) -> Verdict:
+def verdict(studio: Studio, run_id: str) -> Verdict:
     """What a run's curves say, in plain words: see verdicts.py."""
     info = runs.get(studio, run_id)
     return _sound(studio, info.id, lambda: _verdict(studio, info))
 
 
-def _verdict(studio: "Studio", info: runs.RunInfo) -> Verdict:
+def _verdict(studio: Studio, info: runs.RunInfo) -> Verdict:
     metrics, evals, _, _ = _tables(studio, info.id)
     folder = studio.run_dir(info.id).checkpoints
     saved = [int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdigit()]
@@ -280,7 +278,7 @@ def _verdict(studio: "Studio", info: runs.RunInfo) -> Verdict:
     )  # fmt: skip
 
 
-def csv(studio: "Studio", run_id: str) -> Iterator[str]:
+def csv(studio: Studio, run_id: str) -> Iterator[str]:
     """All points of a run as lines of CSV, exactly as logged; an empty cell where there is no value."""
     kinds, columns = everything(studio, run_id)
 
@@ -296,13 +294,13 @@ def csv(studio: "Studio", run_id: str) -> Iterator[str]:
     return lines()
 
 
-def everything(studio: "Studio", run_id: str) -> tuple[NDArray[np.str_], list[Array]]:
+def everything(studio: Studio, run_id: str) -> tuple[NDArray[np.str_], list[Array]]:
     """All points of a run: whether each is a "metric" or an "eval", and its COLUMNS, nan where there is no value."""
     info = runs.get(studio, run_id)
     return _sound(studio, info.id, lambda: _everything(studio, info.id))
 
 
-def _everything(studio: "Studio", run_id: str) -> tuple[NDArray[np.str_], list[Array]]:
+def _everything(studio: Studio, run_id: str) -> tuple[NDArray[np.str_], list[Array]]:
     metrics, evals, _, _ = _tables(studio, run_id)
     kinds = np.array(["metric"] * len(metrics) + ["eval"] * len(evals))
     return kinds, [np.concatenate((metrics[name], evals[name])) for name in COLUMNS]

@@ -1,15 +1,11 @@
 """The index of dataset folders: a row for each, made again from the folders."""
 
-from typing import TYPE_CHECKING
-
 from studio.dataset import store as dataset_files
+from studio.services.studio import Studio
 from studio.store import datasets as dataset_rows
 
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
-
-def find(studio: "Studio") -> None:
+def find(studio: Studio) -> None:
     """Bring the index of datasets up to the folders that are there."""
     known = dataset_rows.known_ids(studio.database)
     there = {path.name for path in studio.settings.datasets.iterdir() if not path.name.startswith(".")}
@@ -21,7 +17,7 @@ def find(studio: "Studio") -> None:
         dataset_rows.forget(studio.database, name)
 
 
-def put(studio: "Studio", found: dataset_files.Provenance) -> None:
+def put(studio: Studio, found: dataset_files.Provenance) -> None:
     """Give a dataset folder its row."""
     folder = studio.settings.datasets / found.id
     size = sum(path.stat().st_size for path in folder.iterdir())

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studio import resources
 from studio.dataset import kept
@@ -19,11 +19,9 @@ from studio.evaluation.files import ORDER
 from studio.rundir import commit_folder, read_json, vanish, write_json
 from studio.services import checks, dataset_index, owner
 from studio.services.checks import Checked, Options, Progress
+from studio.services.studio import Studio
 from studio.store import datasets as rows_index
 from studio.store.tables import Dataset
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 SAMPLE = "tickets"
 _FEW = 5  # numbers of examples that are spelled out
@@ -59,7 +57,7 @@ class DatasetInfo:
 
 
 def add(
-    studio: "Studio",
+    studio: Studio,
     path: str | Path,
     name: str | None = None,
     options: Options | None = None,
@@ -69,7 +67,7 @@ def add(
     return keep(studio, checks.check(studio, path, options, progress).token, name)
 
 
-def keep(studio: "Studio", token: str, name: str | None = None) -> DatasetInfo:
+def keep(studio: Studio, token: str, name: str | None = None) -> DatasetInfo:
     """Add what a check made. The same examples added again are found, not doubled.
 
     Raises BadInput when the check needs a mapping first.
@@ -101,19 +99,19 @@ def keep(studio: "Studio", token: str, name: str | None = None) -> DatasetInfo:
     return info
 
 
-def add_sample(studio: "Studio") -> DatasetInfo:
+def add_sample(studio: Studio) -> DatasetInfo:
     """Add the bundled sample: customers' messages to tickets, with its held-out messages."""
     folder = resources.data() / "samples"
     options = Options(held_out=str(folder / "tickets_heldout.jsonl"))
     return add(studio, folder / "tickets_train.jsonl", SAMPLE, options)
 
 
-def list_datasets(studio: "Studio") -> list[DatasetInfo]:
+def list_datasets(studio: Studio) -> list[DatasetInfo]:
     """All datasets, newest first."""
     return [_info_of_row(studio, row) for row in rows_index.every(studio.database, owner.shared(studio.owner))]
 
 
-def get(studio: "Studio", key: str) -> DatasetInfo:
+def get(studio: Studio, key: str) -> DatasetInfo:
     """The dataset with this name, id or beginning of an id; raises NotFound with the way out."""
     row = rows_index.find(studio.database, owner.shared(studio.owner), key) if key else None
     if row is not None:
@@ -129,18 +127,18 @@ def get(studio: "Studio", key: str) -> DatasetInfo:
     raise NotFound(f"There is no dataset {key!r} (known: {known}). Add one with: studio datasets add FILE")
 
 
-def owner_of(studio: "Studio", dataset_id: str) -> str:
+def owner_of(studio: Studio, dataset_id: str) -> str:
     """Whose a dataset is that the asker may read: theirs, or everyone's."""
     found = files.load(folder_of(studio, dataset_id))
     return found.owner if found is not None else ""
 
 
-def folder_of(studio: "Studio", dataset_id: str) -> Path:
+def folder_of(studio: Studio, dataset_id: str) -> Path:
     """The folder of a dataset that the asker owns."""
     return studio.settings.datasets / get(studio, dataset_id).id
 
 
-def users(studio: "Studio") -> dict[str, set[Path]]:
+def users(studio: Studio) -> dict[str, set[Path]]:
     """The directories of runs, adapters and evaluations, whoever owns them, that need a dataset, by its id."""
     found: dict[str, set[Path]] = {}
     settings = studio.settings
@@ -154,7 +152,7 @@ def users(studio: "Studio") -> dict[str, set[Path]]:
     return found
 
 
-def delete(studio: "Studio", dataset_id: str) -> DatasetInfo:
+def delete(studio: Studio, dataset_id: str) -> DatasetInfo:
     """Delete one's own dataset; raises Conflict while a run, adapter or evaluation is here that was made with it."""
     info = get(studio, dataset_id)
     if owner_of(studio, info.id) != studio.owner:
@@ -170,13 +168,13 @@ def delete(studio: "Studio", dataset_id: str) -> DatasetInfo:
     return info
 
 
-def rejects(studio: "Studio", dataset_id: str, form: str) -> Iterator[str]:
+def rejects(studio: Studio, dataset_id: str, form: str) -> Iterator[str]:
     """The rows of the source that were left out, with reasons: the text of a jsonl or csv file."""
     return checks.rejects(folder_of(studio, dataset_id), form)
 
 
 def excluding(
-    studio: "Studio", dataset_id: str, kinds: Collection[Kind] = (), examples: Collection[int] = ()
+    studio: Studio, dataset_id: str, kinds: Collection[Kind] = (), examples: Collection[int] = ()
 ) -> Generator[Progress, None, DatasetInfo]:
     """A new version without some examples (numbers from 1), or without those that have findings of these kinds."""
     info = get(studio, dataset_id)
@@ -200,7 +198,7 @@ def excluding(
 
 
 def editing(
-    studio: "Studio", dataset_id: str, example: int, values: Mapping[str, Any]
+    studio: Studio, dataset_id: str, example: int, values: Mapping[str, Any]
 ) -> Generator[Progress, None, DatasetInfo]:
     """A new version with one example (from 1) mended.
 
@@ -219,7 +217,7 @@ def editing(
     return (yield from _revise(studio, info, set(), {example: edited}, f"example {example} mended"))
 
 
-def as_values(studio: "Studio", dataset_id: str, example: int) -> dict[str, Any]:
+def as_values(studio: Studio, dataset_id: str, example: int) -> dict[str, Any]:
     """An example as `editing` takes it."""
     info = get(studio, dataset_id)
     if not 1 <= example <= info.rows:
@@ -235,7 +233,7 @@ def as_values(studio: "Studio", dataset_id: str, example: int) -> dict[str, Any]
 
 
 def _revise(
-    studio: "Studio", info: DatasetInfo, drop: set[int], edits: Mapping[int, Record], changes: str
+    studio: Studio, info: DatasetInfo, drop: set[int], edits: Mapping[int, Record], changes: str
 ) -> Generator[Progress, None, DatasetInfo]:
     base = studio.settings.datasets / info.id
     old = files.load(base)
@@ -270,7 +268,7 @@ def name_for(path: str) -> str:
     return re.split(r"[:@]", name)[0] if "@" in name else name.partition(".")[0] or name
 
 
-def _commit(studio: "Studio", made: Path, provenance: files.Provenance, wish: str) -> DatasetInfo:
+def _commit(studio: Studio, made: Path, provenance: files.Provenance, wish: str) -> DatasetInfo:
     """Give a finished folder its place among the datasets, under a name that is free; or find it there already."""
     address = _address(studio.owner, made.name)
     final = studio.settings.datasets / address
@@ -291,7 +289,7 @@ def _address(whose: str, content: str) -> str:
     return hashlib.sha256(f"{whose}\0{content}".encode()).hexdigest()
 
 
-def _free_name(studio: "Studio", wish: str) -> str:
+def _free_name(studio: Studio, wish: str) -> str:
     """The wished name, or the first free one of name-2, name-3, …"""
     clean = wish.strip()[:80] or "dataset"
     may = owner.shared(studio.owner)
@@ -309,7 +307,7 @@ def judged(checked: Checked) -> Verdict:
     return verdict(report.rows, report.ok, report.counts)
 
 
-def _info(studio: "Studio", found: files.Provenance) -> DatasetInfo:
+def _info(studio: Studio, found: files.Provenance) -> DatasetInfo:
     folder = studio.settings.datasets / found.id
     said = verdict(found.rows + files.left_out(found.findings), found.rows, found.findings)
     return DatasetInfo(
@@ -336,5 +334,5 @@ def _info(studio: "Studio", found: files.Provenance) -> DatasetInfo:
     )
 
 
-def _info_of_row(studio: "Studio", row: Dataset) -> DatasetInfo:
+def _info_of_row(studio: Studio, row: Dataset) -> DatasetInfo:
     return _info(studio, files.provenance(row.provenance))

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from studio.errors import StudioError
 from studio.recipe import Recipe, all_fields
@@ -12,9 +12,7 @@ from studio.rundir import RunDir
 from studio.services import curves
 from studio.services.runs import RunInfo
 from studio.services.states import FINAL
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 Form = Literal["text", "number", "loss", "count", "bytes", "seconds"]
 
@@ -41,7 +39,7 @@ _RESULTS: tuple[tuple[str, str, Form, Callable[[RunInfo], Any]], ...] = (
 )
 
 
-def differences(studio: "Studio", together: Sequence[RunInfo]) -> list[Column]:
+def differences(studio: Studio, together: Sequence[RunInfo]) -> list[Column]:
     """Results first, then fields of the recipe: only those in which the runs differ."""
     recipes = [_recipe(run) for run in together]
     found = [
@@ -74,7 +72,7 @@ def _read(path: Path) -> Recipe:
     return Recipe.load(path)
 
 
-def _verdict(studio: "Studio", run: RunInfo) -> str:
+def _verdict(studio: Studio, run: RunInfo) -> str:
     return curves.verdict(studio, run.id).kind if run.step or run.state in FINAL else "short"
 
 

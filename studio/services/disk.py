@@ -3,14 +3,11 @@
 import contextlib
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from studio.errors import Conflict
 from studio.rundir import RunDir, newest_checkpoint, read_json, verify_folder
 from studio.services import ends, runs
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,7 @@ def taken(run: RunDir) -> int:
     return sum(_size(run, step) for step in ends.checkpoint_steps(run))
 
 
-def prune(studio: "Studio", run_id: str) -> list[int]:
+def prune(studio: Studio, run_id: str) -> list[int]:
     """Delete the oldest checkpoints of a run that is over until they keep to checkpoint_gb; returns their steps.
 
     The best, the last and the newest that verifies always stay. Without a budget nothing goes.

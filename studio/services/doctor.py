@@ -5,14 +5,12 @@ import platform
 import shutil
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from studio import __version__
-from studio.launch import compiling, local
+from studio.launch import compiling
+from studio.launch.environment import allocator
 from studio.services import machine, models
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "gradio", "sqlalchemy")
 
@@ -26,7 +24,7 @@ class Finding:
     text: str
 
 
-def examine(studio: "Studio") -> list[Finding]:
+def examine(studio: Studio) -> list[Finding]:
     """Look at Python, libraries, device, memory, disk and models."""
     now = machine.look(studio)
     found = [
@@ -47,7 +45,7 @@ def examine(studio: "Studio") -> list[Finding]:
             now.memory_total >= 4 * gib,
             f"{(now.memory_total - now.memory_used) / gib:.1f} of {now.memory_total / gib:.1f} GiB free",
         ),
-        Finding("allocator", True, f"{local.allocator()[0]} (on Linux libtcmalloc-minimal4 is the fastest for a CPU)"),
+        Finding("allocator", True, f"{allocator()[0]} (on Linux libtcmalloc-minimal4 is the fastest for a CPU)"),
         Finding("compiler", True, compiling.found() or "none, and steps on a CPU take longer: install g++"),
         Finding("disk", now.disk_free >= 2 * gib, f"{now.disk_free / gib:.1f} GiB free for {studio.settings.home}"),
         Finding(

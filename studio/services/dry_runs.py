@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -15,12 +15,10 @@ from studio.rundir import create
 from studio.services import checks, estimates, evaluation_line, locality, measured, quotas, runs
 from studio.services.checks import Progress
 from studio.services.measured import DryRun
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 
-def running(studio: "Studio", recipe: Recipe) -> Generator[Progress, None, DryRun]:
+def running(studio: Studio, recipe: Recipe) -> Generator[Progress, None, DryRun]:
     """Train a few steps on the longest examples, evaluate one batch and save once, in a real worker, step by step.
 
     Closing the generator ends the worker; nothing of it is left. The result is kept, and later estimates for such
@@ -41,19 +39,19 @@ def running(studio: "Studio", recipe: Recipe) -> Generator[Progress, None, DryRu
 
 
 @quotas.in_turn
-def _begun(studio: "Studio", recipe: Recipe) -> dict[str, str]:
+def _begun(studio: Studio, recipe: Recipe) -> dict[str, str]:
     quotas.check_start(studio)  # it holds up the queue as a run does
     files, _ = runs.inputs(studio, recipe)
     quotas.note(studio, studio.visitor, starts=1)
     return files
 
 
-def run(studio: "Studio", recipe: Recipe, progress: Callable[[str, int, int], None] = lambda *_: None) -> DryRun:
+def run(studio: Studio, recipe: Recipe, progress: Callable[[str, int, int], None] = lambda *_: None) -> DryRun:
     """As `running`, in one go."""
     return checks.drive(running(studio, recipe), progress)
 
 
-def _nothing_trains(studio: "Studio") -> None:
+def _nothing_trains(studio: Studio) -> None:
     busy = next((info for info in runs.list_runs(studio) if not info.final and info.state != "queued"), None)
     if busy is not None:
         raise Conflict(f"{busy.name} is training. A dry run beside it would measure neither: wait until it is over.")
@@ -61,7 +59,7 @@ def _nothing_trains(studio: "Studio") -> None:
         raise Conflict("An evaluation is under way. A dry run beside it would measure neither: wait until it is over.")
 
 
-def _work(studio: "Studio", folder: Path, recipe: Recipe) -> Generator[Progress, None, dict[str, Any]]:
+def _work(studio: Studio, folder: Path, recipe: Recipe) -> Generator[Progress, None, dict[str, Any]]:
     at = Progress("Starting the worker", 0, 0)
     try:
         for line in follow("studio.engine.dry_run", [str(folder)], folder / "log.txt"):
@@ -83,7 +81,7 @@ def _work(studio: "Studio", folder: Path, recipe: Recipe) -> Generator[Progress,
     raise StudioError(f"The dry run of {recipe.model.model} ended without a result. Try again.")
 
 
-def _as_found(studio: "Studio", recipe: Recipe, told: dict[str, Any]) -> DryRun:
+def _as_found(studio: Studio, recipe: Recipe, told: dict[str, Any]) -> DryRun:
     asked = estimates.question(studio, recipe)
     plain = asked.footprint(recipe)
     operations = told["tokens"] * flops.per_token(asked.shape, recipe, told["length"], asked.share)

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from studio.errors import StudioError
 from studio.launch import evidence, local, ram
@@ -18,11 +18,9 @@ from studio.recipe import Recipe
 from studio.rundir import DISK_FULL_STATUS, Beat, Cause, Exit, Identity, RunDir, boot_id, read_json, write_json
 from studio.services import advice, estimates
 from studio.services.states import State
+from studio.services.studio import Studio
 from studio.store import runs as rows
 from studio.store.tables import Run
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 _LOG_BYTES = 4_000
 # A worker that had this share of the memory there is, and was killed, was most likely killed for it.
@@ -60,7 +58,7 @@ class End:
             return None
 
 
-def settle(studio: "Studio", run: RunDir, row: Run, said: Exit | None) -> End:
+def settle(studio: Studio, run: RunDir, row: Run, said: Exit | None) -> End:
     """The end of a run whose worker is over: as it was found out before, else found out now and written down."""
     nonce = nonce_of(run)
     known = End.read(run)
@@ -89,7 +87,7 @@ def _as_said(said: Exit, step: int) -> End:
     )
 
 
-def _gone(studio: "Studio", run: RunDir, row: Run, step: int) -> End:
+def _gone(studio: Studio, run: RunDir, row: Run, step: int) -> End:
     """A worker that left no word: from what is known of its process, the surest evidence first."""
     local.reap()  # it may have ended since the last look
     identity, claim, beat = Identity.read(run), read_json(run.claim) or {}, Beat.read(run)
@@ -171,7 +169,7 @@ def checkpoint_steps(run: RunDir) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def _less_memory(studio: "Studio", run: RunDir) -> str:
+def _less_memory(studio: Studio, run: RunDir) -> str:
     """What would save most memory for this very recipe; empty where it cannot be estimated any more."""
     try:
         recipe = Recipe.load(run.recipe)
@@ -184,3 +182,12 @@ def _less_memory(studio: "Studio", run: RunDir) -> str:
         return ""
     peak = f"Its peak is estimated at {found.total / 2**30:.1f} GiB."
     return f"{peak} Clone it and change: {'; or '.join(changes)}. Or free memory and resume it."
+
+
+def resume_hint(state: str, steps: list[int]) -> str:
+    """What going on would mean for a run in this state with whole-looking checkpoints at these steps."""
+    if state == "completed":
+        return "Finished; it can be trained further by epochs or steps." if steps else ""
+    if steps:
+        return f"It goes on from the checkpoint of step {steps[-1]}."
+    return "It has no checkpoint: it begins again from the first step."

@@ -4,7 +4,6 @@ import statistics
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from studio.dataset import lengths
 from studio.dataset.template import template_source
@@ -17,10 +16,8 @@ from studio.services import advice, datasets, machine, measured, models, speed
 from studio.services.advice import Fix, Question
 from studio.services.measured import DryRun
 from studio.services.speed import Speed
+from studio.services.studio import Studio
 from studio.store import runs as rows
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 __all__ = ["Estimate", "Fix", "Item", "check_modules", "error", "estimate"]
 
@@ -62,7 +59,7 @@ class Estimate:
     exact: bool = False
 
 
-def estimate(studio: "Studio", recipe: Recipe, device_memory: int | None = None, *, ask_hub: bool = False) -> Estimate:
+def estimate(studio: Studio, recipe: Recipe, device_memory: int | None = None, *, ask_hub: bool = False) -> Estimate:
     """Estimate a recipe for this machine; without a dataset, for examples of max_length tokens.
 
     The model may be one of this home, a known one by its hub id, or (ask_hub) any on the hub. device_memory: bytes of
@@ -106,13 +103,13 @@ def estimate(studio: "Studio", recipe: Recipe, device_memory: int | None = None,
     )
 
 
-def question(studio: "Studio", recipe: Recipe) -> Question:
+def question(studio: Studio, recipe: Recipe) -> Question:
     """What is to be known of a recipe on this machine, before any dry run has corrected it."""
     return _question(studio, recipe, None, ask_hub=False)[0]
 
 
 def _question(
-    studio: "Studio", recipe: Recipe, device_memory: int | None, ask_hub: bool
+    studio: Studio, recipe: Recipe, device_memory: int | None, ask_hub: bool
 ) -> tuple[Question, lengths.Lengths | None, machine.Machine]:
     shape = models.known_shape(studio, recipe.model.model, ask_hub=ask_hub)
     check_modules(recipe, shape)
@@ -141,7 +138,7 @@ def check_modules(recipe: Recipe, shape: ModelShape) -> None:
             raise BadInput(f"{shape.name} has no linear layer {name!r}. It has: {has}, or use all-linear.")
 
 
-def error(studio: "Studio") -> tuple[float, int]:
+def error(studio: Studio) -> tuple[float, int]:
     """Median absolute error of this home's estimates, and the runs it is of: those whose peak was measured.
 
     A run tells `predicted_bytes` in its plan and the peak in an event of its own (engine.measure.Meter).
@@ -159,7 +156,7 @@ def error(studio: "Studio") -> tuple[float, int]:
 _seen: dict[Path, tuple[float, object, machine.Machine]] = {}
 
 
-def _machine(studio: "Studio") -> machine.Machine:
+def _machine(studio: Studio) -> machine.Machine:
     """The machine as it was a moment ago."""
     home = studio.settings.home
     kept = _seen.get(home)
@@ -170,7 +167,7 @@ def _machine(studio: "Studio") -> machine.Machine:
     return now
 
 
-def _lengths(studio: "Studio", recipe: Recipe) -> lengths.Lengths | None:
+def _lengths(studio: Studio, recipe: Recipe) -> lengths.Lengths | None:
     if not recipe.data.dataset:
         return None
     try:
@@ -199,7 +196,7 @@ def _rows(recipe: Recipe, sizes: lengths.Lengths, examples: int) -> int:
 
 
 def _minutes(
-    studio: "Studio",
+    studio: Studio,
     asked: Question,
     sizes: lengths.Lengths | None,
     steps: int,

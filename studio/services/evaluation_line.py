@@ -6,16 +6,13 @@ The keeper's part. Nothing of it stands in the database: an evaluation's state i
 import signal
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from studio.errors import Unavailable
 from studio.evaluation.files import ORDER
 from studio.launch import local
 from studio.rundir import Exit, RunDir, read_json
 from studio.services.states import State
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 WORKER = "studio.engine.evaluate"
 _BEFORE_IT_BEGAN = "It was cancelled before it began."
@@ -44,7 +41,7 @@ def state_of(folder: RunDir) -> State:
     return "starting" if found == "claimed" else "running"
 
 
-def look(studio: "Studio") -> Line:
+def look(studio: Studio) -> Line:
     """Look at all that are not over; ends those that were cancelled before they began or do not end by themselves."""
     line = Line([], [])
     for path in studio.settings.evaluations.iterdir():
@@ -63,7 +60,7 @@ def look(studio: "Studio") -> Line:
     return line
 
 
-def at_work(studio: "Studio") -> bool:
+def at_work(studio: Studio) -> bool:
     """Whether an evaluation has the device."""
     return bool(look(studio).active)
 
@@ -78,7 +75,7 @@ def start(folder: RunDir) -> None:
         Exit("failed", str(error), "Free what it needs, then evaluate again.", cause="never_started").write(folder)
 
 
-def _see_it_end(studio: "Studio", folder: RunDir) -> None:
+def _see_it_end(studio: Studio, folder: RunDir) -> None:
     """One that was cancelled and goes on is signalled, first kindly."""
     try:
         asked = (folder.control / "cancel").stat().st_mtime

@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studio.dataset.formats import Record
 from studio.errors import BadInput, Conflict, NotFound
@@ -25,9 +25,7 @@ from studio.services.checks import Progress
 from studio.services.prompt_sets import GENERAL, HELD_OUT
 from studio.services.sources import Source
 from studio.services.states import FINAL, State
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 __all__ = [
     "BASE",
@@ -69,7 +67,7 @@ class EvaluationInfo:
 
 @quotas.in_turn
 def start(
-    studio: "Studio",
+    studio: Studio,
     model: str,
     sets: Sequence[str] = (),
     against: Sequence[str] = (),
@@ -126,7 +124,7 @@ def spread(items: list[Record], limit: int) -> list[Record]:
     return [items[place * len(items) // limit] for place in range(limit)]
 
 
-def _set(studio: "Studio", key: str, held_out: list[Record], limit: int) -> tuple[PromptSet, list[Prompt]]:
+def _set(studio: Studio, key: str, held_out: list[Record], limit: int) -> tuple[PromptSet, list[Prompt]]:
     if key == HELD_OUT:
         asked = [_with_row(prompt_sets.of_record(record), record.row) for record in held_out if record.messages]
         if not held_out:
@@ -146,7 +144,7 @@ def _with_row(prompt: Prompt, row: int) -> Prompt:
     return Prompt(prompt.messages, prompt.reference, prompt.check, prompt.about, row)
 
 
-def _columns(studio: "Studio", keys: Sequence[str]) -> tuple[list[Column], list[Source]]:
+def _columns(studio: Studio, keys: Sequence[str]) -> tuple[list[Column], list[Source]]:
     """The base, then each source that is asked for."""
     if len(keys) >= _MOST_COLUMNS:
         raise BadInput(f"At most {_MOST_COLUMNS - 1} runs and checkpoints can be evaluated together.")
@@ -165,12 +163,12 @@ def _columns(studio: "Studio", keys: Sequence[str]) -> tuple[list[Column], list[
     return [Column(BASE, found[0].model, "", columns[0].data), *columns], found
 
 
-def steps(studio: "Studio", run_id: str) -> list[int]:
+def steps(studio: Studio, run_id: str) -> list[int]:
     """The checkpoints of a run that can be evaluated, by their steps."""
     return ends.checkpoint_steps(studio.run_dir(runs.get(studio, run_id).id))
 
 
-def list_evaluations(studio: "Studio", run_id: str | None = None) -> list[EvaluationInfo]:
+def list_evaluations(studio: Studio, run_id: str | None = None) -> list[EvaluationInfo]:
     """Evaluations, newest first; those with a column of one run if asked."""
     studio.refresh()
     found = []
@@ -196,17 +194,17 @@ def _run_of(column: Column) -> str:
     return str(folder.parents[1] if folder.name.startswith("step-") else folder.parent)
 
 
-def get(studio: "Studio", evaluation_id: str) -> EvaluationInfo:
+def get(studio: Studio, evaluation_id: str) -> EvaluationInfo:
     """One evaluation by its id or the beginning of it."""
     return _info(studio, *_find(studio, evaluation_id))
 
 
-def folder_of(studio: "Studio", evaluation_id: str) -> RunDir:
+def folder_of(studio: Studio, evaluation_id: str) -> RunDir:
     """The directory of an evaluation that the asker owns."""
     return _find(studio, evaluation_id)[0]
 
 
-def _find(studio: "Studio", key: str) -> tuple[RunDir, Order]:
+def _find(studio: Studio, key: str) -> tuple[RunDir, Order]:
     if re.fullmatch(r"[0-9a-f-]{1,40}", key):
         for path in sorted(studio.settings.evaluations.glob(f"{key}*")):
             try:
@@ -218,7 +216,7 @@ def _find(studio: "Studio", key: str) -> tuple[RunDir, Order]:
     raise NotFound(f"There is no evaluation {key!r}. See them with: studio evaluations")
 
 
-def _info(studio: "Studio", folder: RunDir, order: Order) -> EvaluationInfo:
+def _info(studio: Studio, folder: RunDir, order: Order) -> EvaluationInfo:
     state, end = evaluation_line.state_of(folder), Exit.read(folder)
     final = state in FINAL
     at, left = Progress("", 0, 0), None
@@ -256,7 +254,7 @@ def _progress(folder: RunDir) -> tuple[Progress, float | None]:
     return Progress(what, done, of), left
 
 
-def following(studio: "Studio", evaluation_id: str) -> Generator[Progress, None, EvaluationInfo]:
+def following(studio: Studio, evaluation_id: str) -> Generator[Progress, None, EvaluationInfo]:
     """How far it is, again and again until it is over. Closing this leaves it at work."""
     while True:
         studio.refresh()
@@ -275,7 +273,7 @@ def _span(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def cancel(studio: "Studio", evaluation_id: str) -> EvaluationInfo:
+def cancel(studio: Studio, evaluation_id: str) -> EvaluationInfo:
     """Ask an evaluation to end; nothing of it is kept. Raises Conflict when it is over."""
     info = get(studio, evaluation_id)
     if info.final:
@@ -285,7 +283,7 @@ def cancel(studio: "Studio", evaluation_id: str) -> EvaluationInfo:
     return get(studio, info.id)
 
 
-def delete(studio: "Studio", evaluation_id: str) -> EvaluationInfo:
+def delete(studio: Studio, evaluation_id: str) -> EvaluationInfo:
     """Delete an evaluation and what it found; raises Conflict while it waits or is at work."""
     info = get(studio, evaluation_id)
     if not info.final:
@@ -294,7 +292,7 @@ def delete(studio: "Studio", evaluation_id: str) -> EvaluationInfo:
     return info
 
 
-def result(studio: "Studio", evaluation_id: str) -> Result:
+def result(studio: Studio, evaluation_id: str) -> Result:
     """What a finished evaluation found; raises Conflict when there is nothing yet."""
     folder, order = _find(studio, evaluation_id)
     found = files.read_result(folder.path)
@@ -304,12 +302,12 @@ def result(studio: "Studio", evaluation_id: str) -> Result:
     return found
 
 
-def judged(studio: "Studio", evaluation_id: str) -> dict[str, Any] | None:
+def judged(studio: Studio, evaluation_id: str) -> dict[str, Any] | None:
     """What a judge said, if one was asked (services/judge.py)."""
     return read_json(folder_of(studio, evaluation_id).path / "judge.json")
 
 
-def as_dict(studio: "Studio", evaluation_id: str) -> dict[str, Any]:
+def as_dict(studio: Studio, evaluation_id: str) -> dict[str, Any]:
     """An evaluation with all it found, for JSON: figures by set, and every prompt with its answers."""
     info = get(studio, evaluation_id)
     value = asdict(info) | {"path": locality.shown(studio, info.path)}

@@ -6,16 +6,14 @@ RecordWriter makes byte by byte in Python. A file is made while it is read: noth
 
 import zipfile
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from studio.services import curves, export_files, runs
+from studio.services.studio import Studio
 from studio.store.points import COLUMNS
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 # By kind of point: what a column is called there. Of the first there is always a value, if only "not a number".
 TAGS = {
@@ -36,7 +34,7 @@ _ROWS = 4096
 _MASK = np.uint32(0xA282EAD8)
 
 
-def archive_of(studio: "Studio", run_id: str) -> tuple[str, Iterator[bytes]]:
+def archive_of(studio: Studio, run_id: str) -> tuple[str, Iterator[bytes]]:
     """A name and the bytes of a zip with a folder of the run's name, which TensorBoard takes for the name of the run.
 
     Values are there as TensorBoard keeps them, in float32; steps, and wall time in seconds, as they were logged.

@@ -6,7 +6,7 @@ What is shown of an example is made by the code that makes what is trained (data
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +22,7 @@ from studio.recipe import Recipe
 from studio.services import checks, datasets, models
 from studio.services.checks import Progress
 from studio.services.datasets import DatasetInfo
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 # Fewer examples than this are counted at once; more by a child process, with progress.
 _AT_ONCE = 2000
@@ -98,22 +96,20 @@ class LengthView:
     __hash__ = object.__hash__
 
 
-def folder_of(studio: "Studio", key: str) -> Path:
+def folder_of(studio: Studio, key: str) -> Path:
     """The folder behind a dataset's id or name, or behind the token of a check."""
     if checks.is_here(studio, key):
         return checks.folder_of(studio, key)
     return datasets.folder_of(studio, key)
 
 
-def rows(studio: "Studio", key: str, offset: int = 0, limit: int = 50) -> list[dict[str, Any]]:
+def rows(studio: Studio, key: str, offset: int = 0, limit: int = 50) -> list[dict[str, Any]]:
     """A page of examples: number (from 1), row in the file, prompt and answer as plain text."""
     found = files.read_records(folder_of(studio, key), offset, limit)
     return [{"example": offset + at, **_as_row(record)} for at, record in enumerate(found, start=1)]
 
 
-def see(
-    studio: "Studio", key: str, example: int, model_id: str, values: Mapping[str, Any] | None = None
-) -> ExampleView:
+def see(studio: Studio, key: str, example: int, model_id: str, values: Mapping[str, Any] | None = None) -> ExampleView:
     """What the model sees of an example (numbers from 1), by the recipe values that shape it."""
     recipe = Recipe().with_values(values or {})
     found = files.read_records(folder_of(studio, key), example - 1, 1) if example >= 1 else []
@@ -139,7 +135,7 @@ def see(
     return ExampleView(example, found[0].row, whole.text, tokens, len(tokens), trained, cut, note)
 
 
-def try_out(studio: "Studio", dataset: DatasetInfo, recipe: Recipe) -> None:
+def try_out(studio: Studio, dataset: DatasetInfo, recipe: Recipe) -> None:
     """Raise BadInput when template, tokenizer and data do not go together: nothing of the first examples is trained."""
     found = files.read_records(Path(dataset.path), 0, _TRIED)
     refused = Refused()
@@ -155,7 +151,7 @@ def try_out(studio: "Studio", dataset: DatasetInfo, recipe: Recipe) -> None:
 
 
 def measuring(
-    studio: "Studio", key: str, model_id: str, values: Mapping[str, Any] | None = None
+    studio: Studio, key: str, model_id: str, values: Mapping[str, Any] | None = None
 ) -> Generator[Progress, None, LengthView]:
     """Count the tokens of all examples, exactly, and say what max_length does to them.
 
@@ -184,7 +180,7 @@ def measuring(
 
 
 def measure(
-    studio: "Studio",
+    studio: Studio,
     key: str,
     model_id: str,
     values: Mapping[str, Any] | None = None,
@@ -195,7 +191,7 @@ def measure(
 
 
 def findings(
-    studio: "Studio",
+    studio: Studio,
     key: str,
     kinds: Sequence[Kind] = (),
     offset: int = 0,
@@ -248,7 +244,7 @@ def _long(kind: Kind, counts: Counts, place: int, length: int) -> Finding:
     return Finding(row, kind, "", f"has {total:,} tokens; {lost} max_length {length:,}", fix, held_out=held_out)
 
 
-def _counts(studio: "Studio", key: str, model_id: str, recipe: Recipe) -> Generator[Progress, None, Counts]:
+def _counts(studio: Studio, key: str, model_id: str, recipe: Recipe) -> Generator[Progress, None, Counts]:
     """Exact token counts, from the cache, at once, or by a child process."""
     folder, model = folder_of(studio, key), models.folder_of(studio, model_id)
     cache = studio.settings.cache / "tokens"
@@ -265,7 +261,7 @@ def _counts(studio: "Studio", key: str, model_id: str, recipe: Recipe) -> Genera
     return count(folder, model, recipe.data, cache)
 
 
-def _counts_of_file(studio: "Studio", key: str) -> dict[str, int]:
+def _counts_of_file(studio: Studio, key: str) -> dict[str, int]:
     if checks.is_here(studio, key):
         return dict(checks.get(studio, key).report.counts)
     return dict(datasets.get(studio, key).findings)

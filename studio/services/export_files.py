@@ -6,20 +6,17 @@ import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from studio.errors import BadInput, Conflict
 from studio.rundir import MANIFEST, free_space_or_raise
 from studio.services import exports
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 _CHUNK = 2**20
 Member = tuple[str | zipfile.ZipInfo, Iterator[bytes]]
 
 
-def file_of(studio: "Studio", export_id: str, name: str = "") -> Path | None:
+def file_of(studio: Studio, export_id: str, name: str = "") -> Path | None:
     """The file to download of a finished export, or one of its folder by name; None where the whole folder is what is
     downloaded. Raises Conflict when there is nothing yet."""
     info = exports.get(studio, export_id)
@@ -38,7 +35,7 @@ def file_of(studio: "Studio", export_id: str, name: str = "") -> Path | None:
     return known[wanted]
 
 
-def archive_of(studio: "Studio", export_id: str) -> tuple[str, Iterator[bytes]]:
+def archive_of(studio: Studio, export_id: str) -> tuple[str, Iterator[bytes]]:
     """A name and the bytes of a zip of an export's folder, made while they are read: nothing is written to disk."""
     info = exports.get(studio, export_id)
     if info.path is None or not Path(info.path).is_dir():
@@ -93,7 +90,7 @@ def _content(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def copy_to(studio: "Studio", export_id: str, out: Path) -> Path:
+def copy_to(studio: Studio, export_id: str, out: Path) -> Path:
     """Copy a finished export's artefact to a folder of the user's."""
     info = exports.get(studio, export_id)
     if info.path is None:

@@ -12,7 +12,7 @@ import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studio.errors import BadInput, Conflict, NotFound, StudioError
 from studio.evaluation.parity import Parity, digits
@@ -21,9 +21,7 @@ from studio.rundir import Event, Exit, RunDir, about, create, free_space_or_rais
 from studio.services import evaluations, locality, models, quotas, runs, sources, targets
 from studio.services.sources import Source
 from studio.services.states import FINAL, State
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 __all__ = ["Parity", "digits"]  # for pages, which import services only
 _SHARD = re.compile(r"\d{1,6}(KB|MB|GB)")
@@ -71,13 +69,13 @@ class ExportInfo:
     file_name: str | None
 
 
-def tools_ready(studio: "Studio") -> bool:
+def tools_ready(studio: Studio) -> bool:
     """Whether a GGUF can be made without getting llama.cpp first."""
     return gguf_tools.ready(studio.settings)
 
 
 @quotas.in_turn
-def start(studio: "Studio", key: str, kind: str, wish: Wish | None = None) -> ExportInfo:
+def start(studio: Studio, key: str, kind: str, wish: Wish | None = None) -> ExportInfo:
     """Begin an export of a source; raises Conflict when there is nothing whole to export yet."""
     wish = wish or Wish(kind)
     if kind not in targets.KINDS:
@@ -137,7 +135,7 @@ def start(studio: "Studio", key: str, kind: str, wish: Wish | None = None) -> Ex
     return get(studio, made.id)
 
 
-def _dtype(studio: "Studio", source: Source, kind: str) -> str:
+def _dtype(studio: Studio, source: Source, kind: str) -> str:
     """A GGUF is made from a merge in float32 where that fits: 16 bits are then rounded to once, not twice."""
     own = source.recipe.model.dtype
     if kind != "gguf":
@@ -147,7 +145,7 @@ def _dtype(studio: "Studio", source: Source, kind: str) -> str:
     return "float32" if wanted < seen.memory_total - seen.memory_used else own
 
 
-def _room(studio: "Studio", source: Source, wish: Wish, dtype: str) -> int:
+def _room(studio: Studio, source: Source, wish: Wish, dtype: str) -> int:
     """Bytes of disk that an export takes at its most."""
     sizes = targets.sizes(studio, source, dtype)
     if wish.kind == "adapter":
@@ -163,7 +161,7 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"
 
 
-def _talks(studio: "Studio", source: Source) -> list[list[dict[str, str]]]:
+def _talks(studio: Studio, source: Source) -> list[list[dict[str, str]]]:
     """Held-out conversations without their answers, the same ones for the same recipe."""
     talks = [
         [dict(message) for message in record.messages[:-1]]
@@ -174,7 +172,7 @@ def _talks(studio: "Studio", source: Source) -> list[list[dict[str, str]]]:
     return talks[:_ASKED]
 
 
-def _evaluated(studio: "Studio", source: Source) -> list[str]:
+def _evaluated(studio: Studio, source: Source) -> list[str]:
     """What the newest evaluation of these very weights found, in sentences."""
     try:
         every = evaluations.list_evaluations(studio, source.id)
@@ -186,7 +184,7 @@ def _evaluated(studio: "Studio", source: Source) -> list[str]:
     return [f"{one.title} ({one.prompts} prompts): {one.sentences[column]}" for one in sets if column in one.sentences]
 
 
-def list_exports(studio: "Studio", key: str | None = None) -> list[ExportInfo]:
+def list_exports(studio: Studio, key: str | None = None) -> list[ExportInfo]:
     """Exports, newest first; of one run or adapter (its id) if asked."""
     local.reap()
     found = []
@@ -198,14 +196,14 @@ def list_exports(studio: "Studio", key: str | None = None) -> list[ExportInfo]:
     return sorted(found, key=lambda item: item.created, reverse=True)
 
 
-def get(studio: "Studio", export_id: str) -> ExportInfo:
+def get(studio: Studio, export_id: str) -> ExportInfo:
     """One export by its id."""
     local.reap()
     folder, spec = find(studio, export_id)
     return _info(studio, folder, spec, _speeds(studio))
 
 
-def find(studio: "Studio", export_id: str) -> tuple[RunDir, dict[str, Any]]:
+def find(studio: Studio, export_id: str) -> tuple[RunDir, dict[str, Any]]:
     """The directory of an export that the asker owns, and its order."""
     folder = RunDir(studio.settings.exports / export_id)
     spec = read_json(folder.path / "export.json") if re.fullmatch(r"[0-9a-f]{16}", export_id) else None
@@ -214,7 +212,7 @@ def find(studio: "Studio", export_id: str) -> tuple[RunDir, dict[str, Any]]:
     return folder, spec
 
 
-def cancel(studio: "Studio", export_id: str) -> ExportInfo:
+def cancel(studio: Studio, export_id: str) -> ExportInfo:
     """Ask an export to end; nothing of it is kept. Raises Conflict when it is over."""
     info = get(studio, export_id)
     if info.state in FINAL:
@@ -223,7 +221,7 @@ def cancel(studio: "Studio", export_id: str) -> ExportInfo:
     return get(studio, export_id)
 
 
-def delete(studio: "Studio", export_id: str) -> ExportInfo:
+def delete(studio: Studio, export_id: str) -> ExportInfo:
     """Delete an export and its files; raises Conflict while it is being made."""
     info = get(studio, export_id)
     if info.state not in FINAL:
@@ -232,7 +230,7 @@ def delete(studio: "Studio", export_id: str) -> ExportInfo:
     return info
 
 
-def again(studio: "Studio", export_id: str) -> ExportInfo:
+def again(studio: Studio, export_id: str) -> ExportInfo:
     """Start an export that did not finish once more, in place of it."""
     info = get(studio, export_id)
     if info.state not in FINAL or info.state == "completed":
@@ -245,7 +243,7 @@ def again(studio: "Studio", export_id: str) -> ExportInfo:
     return fresh
 
 
-def _speeds(studio: "Studio") -> dict[str, float]:
+def _speeds(studio: Studio) -> dict[str, float]:
     """Seconds a byte of finished exports of each kind, the newest of each."""
     found: dict[str, tuple[float, float]] = {}
     for path in studio.settings.exports.iterdir():
@@ -258,7 +256,7 @@ def _speeds(studio: "Studio") -> dict[str, float]:
     return {kind: speed for kind, (_, speed) in found.items()}
 
 
-def _info(studio: "Studio", folder: RunDir, spec: dict[str, Any], speeds: dict[str, float]) -> ExportInfo:
+def _info(studio: Studio, folder: RunDir, spec: dict[str, Any], speeds: dict[str, float]) -> ExportInfo:
     found, end = local.find(folder), Exit.read(folder)
     state: State = end.state if end else "running" if found in ("alive", "claimed") else "interrupted"
     if state == "interrupted" and found == "gone":
@@ -350,13 +348,13 @@ def _load_lines(spec: dict[str, Any], artefact: Path | None, here: bool) -> str:
     )
 
 
-def pause(studio: "Studio", export_id: str) -> ExportInfo:
+def pause(studio: Studio, export_id: str) -> ExportInfo:
     """Where it stands a moment from now."""
     time.sleep(_POLL)
     return get(studio, export_id)
 
 
-def wait(studio: "Studio", export_id: str) -> ExportInfo:
+def wait(studio: Studio, export_id: str) -> ExportInfo:
     """Wait until an export is over."""
     while (info := get(studio, export_id)).state not in FINAL:
         time.sleep(_POLL)

@@ -10,15 +10,16 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studio.dataset.template import template_source
 from studio.errors import BadInput, StudioError, Unavailable
 from studio.launch import child
+from studio.memory.shapes import Tensor
 from studio.recipe import Recipe
 from studio.rundir import read_json, sha256, write_json
 from studio.services import (
@@ -33,12 +34,7 @@ from studio.services import (
 from studio.services.adapters import AdapterInfo, New
 from studio.services.checks import Progress, take_in
 from studio.services.foreign_files import TOKENIZER, Taken
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from studio.memory.shapes import Tensor
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 Steps = Generator[Progress, None, AdapterInfo]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -54,7 +50,7 @@ class Wish:
     name: str = ""
 
 
-def add(studio: "Studio", source: str, wish: Wish, *, folders: bool = False) -> Steps:
+def add(studio: Studio, source: str, wish: Wish, *, folders: bool = False) -> Steps:
     """Add a folder, a zip of this machine or a hub id, step by step. folders: paths may be given, as on the command
     line; pages ask locality.is_local. Raises BadInput with what is wrong, where and what to do."""
     told = source.strip()
@@ -72,7 +68,7 @@ def add(studio: "Studio", source: str, wish: Wish, *, folders: bool = False) -> 
     raise BadInput(f"{told[:200]!r} is {where} a hub id such as someone/their-adapter.{more}")
 
 
-def from_folder(studio: "Studio", folder: Path, wish: Wish) -> Steps:
+def from_folder(studio: Studio, folder: Path, wish: Wish) -> Steps:
     """A folder of this machine; it stays as it is."""
     yield Progress("Copying what is needed of the folder", 0, 0)
     with _aside(studio) as into:
@@ -80,7 +76,7 @@ def from_folder(studio: "Studio", folder: Path, wish: Wish) -> Steps:
         return (yield from _add(studio, taken, wish, folder.name, {"from": str(folder), "by": "folder"}))
 
 
-def from_zip(studio: "Studio", path: Path, wish: Wish, called: str) -> Steps:
+def from_zip(studio: Studio, path: Path, wish: Wish, called: str) -> Steps:
     """A zip; called: its name as its owner knows it."""
     yield Progress("Unpacking the zip", 0, 0)
     with _aside(studio) as into:
@@ -88,7 +84,7 @@ def from_zip(studio: "Studio", path: Path, wish: Wish, called: str) -> Steps:
         return (yield from _add(studio, taken, wish, Path(called).stem, {"from": called[:200], "by": "zip"}))
 
 
-def from_upload(studio: "Studio", path: str, wish: Wish) -> Steps:
+def from_upload(studio: Studio, path: str, wish: Wish) -> Steps:
     """A zip that was uploaded; it is gone afterwards, whatever happens."""
     kept = Path(take_in(studio, path))
     try:
@@ -97,7 +93,7 @@ def from_upload(studio: "Studio", path: str, wish: Wish) -> Steps:
         shutil.rmtree(kept.parent, ignore_errors=True)
 
 
-def from_hub(studio: "Studio", hub_id: str, wish: Wish) -> Steps:
+def from_hub(studio: Studio, hub_id: str, wish: Wish) -> Steps:
     """A repository of the Hugging Face hub: the same files of it, by their names and sizes there."""
     if studio.settings.offline:
         raise Unavailable(f"{hub_id} would come from the Hugging Face hub, and this studio is set to stay offline.")
@@ -132,7 +128,7 @@ def hub_environment(token: str) -> dict[str, str]:
     return told | ({"HF_TOKEN": token} if token else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"})
 
 
-def _add(studio: "Studio", taken: Taken, wish: Wish, called: str, origin: dict[str, Any]) -> Steps:
+def _add(studio: Studio, taken: Taken, wish: Wish, called: str, origin: dict[str, Any]) -> Steps:
     """Check our copies and put them into the store."""
     yield Progress("Checking the weights", 0, 0)
     folder, where = taken.folder, str(origin["from"]).replace("\\", "/").rstrip("/").rpartition("/")[2] or called
@@ -167,7 +163,7 @@ def _add(studio: "Studio", taken: Taken, wish: Wish, called: str, origin: dict[s
 
 
 def _adapter(
-    studio: "Studio", folder: Path, tensors: "list[Tensor]", wish: Wish, where: str
+    studio: Studio, folder: Path, tensors: "list[Tensor]", wish: Wish, where: str
 ) -> tuple[str, dict[str, Any]]:
     """The base of an adapter that fits it, and its config, written anew."""
     path = folder / "adapter_config.json"
@@ -188,9 +184,7 @@ def _adapter(
     return base, config
 
 
-def _model(
-    studio: "Studio", folder: Path, tensors: "list[Tensor]", wish: Wish, where: str
-) -> tuple[str, dict[str, Any]]:
+def _model(studio: Studio, folder: Path, tensors: "list[Tensor]", wish: Wish, where: str) -> tuple[str, dict[str, Any]]:
     """The base that a whole model was made from, by its shapes, and its config, written anew."""
     told = foreign_configs.read(folder / "config.json", where)
     if (folder / foreign_files.INDEX).is_file():
@@ -225,7 +219,7 @@ def _check_index(folder: Path, tensors: "list[Tensor]", where: str) -> None:
             raise BadInput(f"{foreign_files.INDEX} of {where} names the file {name[:80]!r}, which is not there.")
 
 
-def _known_base(studio: "Studio", named: str) -> str:
+def _known_base(studio: Studio, named: str) -> str:
     """The model of this home that others call so; empty if there is none."""
     if not named:
         return ""
@@ -239,7 +233,7 @@ def _known_base(studio: "Studio", named: str) -> str:
     return found
 
 
-def _probed(studio: "Studio", folder: Path, base: Path, where: str) -> str:
+def _probed(studio: Studio, folder: Path, base: Path, where: str) -> str:
     """Its chat template, tried in a bounded child; empty where it brings none, or its base's own."""
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json"):
         if (folder / name).is_file() and name == "tokenizer_config.json":
@@ -265,7 +259,7 @@ def _probed(studio: "Studio", folder: Path, base: Path, where: str) -> str:
     raise StudioError(f"The tokenizer of {where} could not be tried. Try again.")
 
 
-def _recipe(studio: "Studio", base: str, config: dict[str, Any], template: str, whole: bool) -> Recipe:
+def _recipe(studio: Studio, base: str, config: dict[str, Any], template: str, whole: bool) -> Recipe:
     """How it is asked: with its own template if it brings one, on its base as that is stored."""
     info = models.get(studio, base)
     values: dict[str, Any] = {
@@ -327,7 +321,7 @@ def _names(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _aside(studio: "Studio") -> "Iterator[Path]":
+def _aside(studio: Studio) -> "Iterator[Path]":
     """An empty folder of ours that goes again whatever happens; what a kill leaves goes after a day."""
     made = Path(tempfile.mkdtemp(prefix=time.strftime("import-%H%M%S-"), dir=studio.settings.staging))
     try:

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from studio.errors import BadInput, Unavailable
@@ -23,9 +23,7 @@ from studio.evaluation.scores import BASE, FEWEST, Row, Word
 from studio.rundir import write_json
 from studio.services import evaluations, locality
 from studio.services.checks import Progress
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 KEY = "STUDIO_JUDGE_KEY"
 SECONDS = 60.0
@@ -86,7 +84,7 @@ _opener = urllib.request.build_opener(_NoRedirect)
 
 
 def judging(
-    studio: "Studio", evaluation_id: str, column: str = evaluations.ADAPTED, limit: int = evaluations.LIMIT
+    studio: Studio, evaluation_id: str, column: str = evaluations.ADAPTED, limit: int = evaluations.LIMIT
 ) -> Generator[Progress, None, Judged]:
     """Have every pair of a column and the base judged, step by step, and keep what was said beside the evaluation.
 
@@ -106,7 +104,7 @@ def judging(
     return found
 
 
-def _address(studio: "Studio") -> tuple[str, str]:
+def _address(studio: Studio) -> tuple[str, str]:
     if studio.for_visitors and not locality.is_local(studio):
         raise BadInput("The judge is asked at the expense of this studio's owner: visitors cannot ask it.")
     url, model = studio.settings.judge_url, studio.settings.judge_model

@@ -3,32 +3,30 @@
 import time
 import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studio.errors import BadInput
 from studio.rundir import about
 from studio.rundir.about import NAME_MOST, NOTES_MOST, TAG_MOST, TAGS_MOST
 from studio.services import runs
+from studio.services.runs import RunInfo
+from studio.services.studio import Studio
 from studio.store import ingest
 from studio.store import runs as rows
-
-if TYPE_CHECKING:
-    from studio.services.runs import RunInfo
-    from studio.services.studio import Studio
 
 # What a keeper that is at work needs at most to see a change; a busy one sees it later.
 _PATIENCE = 5.0
 
 
 def change(
-    studio: "Studio",
+    studio: Studio,
     run_id: str,
     *,
     name: str | None = None,
     notes: str | None = None,
     tags: str | Sequence[str] | None = None,
     starred: bool | None = None,
-) -> "RunInfo":
+) -> RunInfo:
     """Say something else of a run; what is None stays. All of it is written, or, where one is wrong, nothing.
 
     Raises NotFound for a run of another owner, BadInput that names what is wrong.
@@ -46,13 +44,13 @@ def change(
     return write(studio, info, **said) if said else info
 
 
-def write(studio: "Studio", info: "RunInfo", **said: Any) -> "RunInfo":
+def write(studio: Studio, info: RunInfo, **said: Any) -> RunInfo:
     """Set fields of a run's about.json and let the index follow. Without the lock, its keeper sees the change."""
     about.edit(studio.run_dir(info.id), **said)
     return follow(studio, info)
 
 
-def follow(studio: "Studio", info: "RunInfo") -> "RunInfo":
+def follow(studio: Studio, info: RunInfo) -> RunInfo:
     """Let the index say of a run what its about.json says now; without the lock, wait for the keeper to do it."""
     run = studio.run_dir(info.id)
     if studio.keeping:
@@ -66,22 +64,22 @@ def follow(studio: "Studio", info: "RunInfo") -> "RunInfo":
     return runs.get(studio, info.id)
 
 
-def rename(studio: "Studio", run_id: str, name: str) -> "RunInfo":
+def rename(studio: Studio, run_id: str, name: str) -> RunInfo:
     """Give a run another name; 1 to 80 characters in one line."""
     return change(studio, run_id, name=name)
 
 
-def note(studio: "Studio", run_id: str, text: str) -> "RunInfo":
+def note(studio: Studio, run_id: str, text: str) -> RunInfo:
     """Put a note to a run; an empty one takes it away."""
     return change(studio, run_id, notes=text)
 
 
-def tag(studio: "Studio", run_id: str, tags: str | Sequence[str]) -> "RunInfo":
+def tag(studio: Studio, run_id: str, tags: str | Sequence[str]) -> RunInfo:
     """Give a run these tags and no others; none takes them away."""
     return change(studio, run_id, tags=tags)
 
 
-def star(studio: "Studio", run_id: str, starred: bool = True) -> "RunInfo":
+def star(studio: Studio, run_id: str, starred: bool = True) -> RunInfo:
     """Give a run a star, or take it away."""
     return change(studio, run_id, starred=starred)
 

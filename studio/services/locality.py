@@ -5,34 +5,31 @@ A visitor is never given what is the machine owner's: folders of this machine by
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from studio import resources
 from studio.rundir import read_json
 from studio.services.owner import EVERYONE, Stranger
+from studio.services.studio import Studio
 from studio.settings import LOOPBACK
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 _OWNER = "local"
 
 
-def is_local(studio: "Studio") -> bool:
+def is_local(studio: Studio) -> bool:
     """True for a studio of one person, listening on this machine alone and not on a Space."""
     settings = studio.settings
     hosted = settings.hosted or studio.for_visitors or bool(os.environ.get("SPACE_ID"))
     return studio.owner == _OWNER and settings.host in LOOPBACK and not hosted
 
 
-def own_token(studio: "Studio") -> str:
+def own_token(studio: Studio) -> str:
     """The Hugging Face token of this machine's environment, for its own person only; empty otherwise."""
     if not is_local(studio):
         return ""
     return (os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or "").strip()
 
 
-def may_name_files(studio: "Studio") -> bool:
+def may_name_files(studio: Studio) -> bool:
     """Whether who asks may have files of this machine read by their path: not a visitor."""
     try:
         return not studio.for_visitors or studio.owner in (_OWNER, EVERYONE)
@@ -40,14 +37,14 @@ def may_name_files(studio: "Studio") -> bool:
         return False
 
 
-def shown(studio: "Studio", text: object) -> str:
+def shown(studio: Studio, text: object) -> str:
     """A text, or an error's message, as who asks may read it: a visitor is not told where on this machine things are
     kept. Whatever a page, a route or an endpoint says of an error goes through here."""
     text = str(text)
     return text if may_name_files(studio) else without_places(studio, text)
 
 
-def without_places(studio: "Studio", text: str) -> str:
+def without_places(studio: Studio, text: str) -> str:
     """`text` without where on this machine the home is, models that are used where they lie, and the studio itself with
     its libraries: for what leaves it."""
     if os.sep not in text:

@@ -9,12 +9,9 @@ import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from studio.rundir import shorten
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 # Bytes of a log that may be there, and those that are left of a longer one: a library that warns at each step.
 MOST, KEPT = 16 * 2**20, 2**20
@@ -29,11 +26,11 @@ class Round:
     due: float = 0.0
 
 
-def chat_log(studio: "Studio") -> Path:
+def chat_log(studio: Studio) -> Path:
     return studio.settings.home / CHAT
 
 
-def warm_log(studio: "Studio") -> Path:
+def warm_log(studio: Studio) -> Path:
     return studio.settings.cache / WARM
 
 
@@ -42,13 +39,13 @@ def bound(path: Path) -> None:
     shorten(path, MOST, KEPT)
 
 
-def look(studio: "Studio") -> None:
+def look(studio: Studio) -> None:
     """For the keeper: bound the logs of all workers but the runs', which it sees to as it looks at them."""
     for path in (chat_log(studio), warm_log(studio)):
         bound(path)
-    if time.monotonic() < studio.logs.due:
+    if time.monotonic() < studio.state(Round).due:
         return
-    studio.logs.due = time.monotonic() + _EVERY
+    studio.state(Round).due = time.monotonic() + _EVERY
     settings = studio.settings
     for root in (settings.exports, settings.evaluations, settings.adapters, settings.staging, settings.models):
         for path in (*root.glob("*/log.txt"), *root.glob("*/*.log"), *root.glob("*.log")):

@@ -3,14 +3,12 @@
 import time
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from studio import processor
 from studio.launch import machine as machine_facts
 from studio.processor import Processor
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class Machine:
 _seen: "weakref.WeakKeyDictionary[Studio, tuple[float, Machine]]" = weakref.WeakKeyDictionary()
 
 
-def lately(studio: "Studio", seconds: float) -> Machine:
+def lately(studio: Studio, seconds: float) -> Machine:
     """The machine as it was at most so long ago: several pages ask again and again."""
     kept = _seen.get(studio)
     if kept is None or time.monotonic() - kept[0] > seconds:
@@ -53,7 +51,7 @@ def answers_in(now: Machine, dtype: str, parameters: int) -> str:
     return "float32" if dtype == "bfloat16" and not now.bf16_fast and room else dtype
 
 
-def look(studio: "Studio") -> Machine:
+def look(studio: Studio) -> Machine:
     """Look at the machine now."""
     facts = machine_facts.look(studio.settings.home)
     gpu = facts.gpu

@@ -3,15 +3,13 @@
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from studio.recipe import Recipe, all_fields
 from studio.rundir import read_json, write_json
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 _KEPT = 100
 # A measurement is of use for another recipe only where these are the same: what the model is and how it is held.
@@ -71,14 +69,14 @@ def values_of(recipe: Recipe) -> dict[str, Any]:
     return {known.name: recipe.get(known.name) for known in all_fields() if known.name not in _FREE}
 
 
-def keep(studio: "Studio", found: DryRun) -> None:
+def keep(studio: Studio, found: DryRun) -> None:
     """Remember a dry run; an older one of the same values is replaced."""
     others = [one for one in _all(studio) if one.values != found.values or one.device != found.device]
     kept = [found, *others][:_KEPT]
     write_json(_path(studio), {"dry_runs": [asdict(one) for one in kept]})
 
 
-def nearest(studio: "Studio", recipe: Recipe, device: str) -> tuple[DryRun | None, bool]:
+def nearest(studio: Studio, recipe: Recipe, device: str) -> tuple[DryRun | None, bool]:
     """The newest dry run that tells something about `recipe`, and whether it was of exactly these values.
 
     device: "cuda" or "cpu".
@@ -93,7 +91,7 @@ def nearest(studio: "Studio", recipe: Recipe, device: str) -> tuple[DryRun | Non
     return exact or next(iter(alike), None), exact is not None
 
 
-def under_way(studio: "Studio") -> bool:
+def under_way(studio: Studio) -> bool:
     """Whether a dry run of this home has the device."""
     lock = FileLock(studio.settings.dry_run_lock)
     try:
@@ -103,7 +101,7 @@ def under_way(studio: "Studio") -> bool:
         return True
 
 
-def _all(studio: "Studio") -> list[DryRun]:
+def _all(studio: Studio) -> list[DryRun]:
     """Newest first; what another version wrote is passed over."""
     found = []
     for one in (read_json(_path(studio)) or {}).get("dry_runs", []):
@@ -114,5 +112,5 @@ def _all(studio: "Studio") -> list[DryRun]:
     return found
 
 
-def _path(studio: "Studio") -> Path:
+def _path(studio: Studio) -> Path:
     return studio.settings.cache / "dry-runs.json"

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from studio.dataset.template import template_source
 from studio.errors import BadInput, NotFound, StudioError, Unavailable
@@ -22,9 +21,7 @@ from studio.memory.shapes import ModelShape, Tensor, flat_config, read_shape, st
 from studio.rundir import free_space_or_raise, read_json, write_json
 from studio.services import machine
 from studio.services.owner import LOCAL
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 SAMPLE = "smollm2-135m-instruct"
 _SAMPLE_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -58,7 +55,7 @@ class ModelInfo:
     source: str
 
 
-def list_models(studio: "Studio") -> list[ModelInfo]:
+def list_models(studio: Studio) -> list[ModelInfo]:
     """All models of this home that can be used, by name."""
     found = []
     for path in sorted(studio.settings.models.iterdir()):
@@ -71,7 +68,7 @@ def list_models(studio: "Studio") -> list[ModelInfo]:
     return found
 
 
-def get(studio: "Studio", model_id: str) -> ModelInfo:
+def get(studio: Studio, model_id: str) -> ModelInfo:
     """The model called `model_id`; raises NotFound with the way out."""
     folder = folder_of(studio, model_id)
     shape = _shape(folder)
@@ -93,7 +90,7 @@ def _source(folder: Path) -> str:
     return str((read_json(folder / _ORIGIN) or {}).get("source") or folder)
 
 
-def known_as(studio: "Studio", model_id: str) -> str:
+def known_as(studio: Studio, model_id: str) -> str:
     """What others know a model by: its hub id; its name here where there is none, and never a folder."""
     try:
         source = _source(folder_of(studio, model_id))
@@ -102,7 +99,7 @@ def known_as(studio: "Studio", model_id: str) -> str:
     return model_id if Path(source).is_absolute() else source
 
 
-def folder_of(studio: "Studio", model_id: str) -> Path:
+def folder_of(studio: Studio, model_id: str) -> Path:
     """Where the model called `model_id` lies."""
     if not _may_use(studio, model_id):
         raise NotFound(_OFFERED.format(", ".join(allowed(studio))))
@@ -124,14 +121,14 @@ def folder_of(studio: "Studio", model_id: str) -> Path:
     raise NotFound(f"There is no model {model_id!r} here (known: {known}). Add it with: studio models add {model_id}")
 
 
-def allowed(studio: "Studio") -> list[str]:
+def allowed(studio: Studio) -> list[str]:
     """What visitors of a hosted studio may use, as its settings name it; nothing where all may be used."""
     if not studio.settings.hosted or studio.owner == LOCAL.owner:
         return []
     return [name.strip() for name in studio.settings.hosted_models.split(",") if name.strip()]
 
 
-def _may_use(studio: "Studio", model_id: str) -> bool:
+def _may_use(studio: Studio, model_id: str) -> bool:
     named = allowed(studio)
     return not named or model_id in {_local_name(name) for name in named}
 
@@ -141,7 +138,7 @@ def _local_name(source: str) -> str:
     return SAMPLE if source.lower() == _SAMPLE_HUB_ID.lower() else _clean(source.rpartition("/")[2].lower())
 
 
-def _check_source(studio: "Studio", source: str) -> None:
+def _check_source(studio: Studio, source: str) -> None:
     """Visitors add no folders of this machine, and of a hosted studio only what its settings allow."""
     named = allowed(studio)
     if named and source.lower() not in {name.lower() for name in named}:
@@ -168,12 +165,12 @@ def _shape_once(folder: Path, _changed: float) -> ModelShape:
     return read_shape(folder)
 
 
-def shape_of(studio: "Studio", model_id: str) -> ModelShape:
+def shape_of(studio: Studio, model_id: str) -> ModelShape:
     """The shape of a model: what the estimate works on."""
     return _shape(folder_of(studio, model_id))
 
 
-def answers_in(studio: "Studio", model_id: str, dtype: str) -> str:
+def answers_in(studio: Studio, model_id: str, dtype: str) -> str:
     """The type in which a model that was trained in `dtype` answers on this machine."""
     try:
         parameters = shape_of(studio, model_id).parameters
@@ -182,7 +179,7 @@ def answers_in(studio: "Studio", model_id: str, dtype: str) -> str:
     return machine.answers_in(machine.lately(studio, _SAME_MACHINE), dtype, parameters)
 
 
-def known_shape(studio: "Studio", model_id: str, *, ask_hub: bool = False) -> ModelShape:
+def known_shape(studio: Studio, model_id: str, *, ask_hub: bool = False) -> ModelShape:
     """The shape of a model of this home, else of a known one by its hub id, else (ask_hub) as the hub tells it.
 
     No weights are needed. Raises NotFound that says which ways there are.
@@ -224,7 +221,7 @@ class LinearKind:
     attention: bool
 
 
-def linear_modules(studio: "Studio", model_id: str) -> dict[str, LinearKind]:
+def linear_modules(studio: Studio, model_id: str) -> dict[str, LinearKind]:
     """The model's linear layers by the name that target_modules takes, in the order of the model's file."""
     found: dict[str, LinearKind] = {}
     for linear in known_shape(studio, model_id).linears:
@@ -237,7 +234,7 @@ def linear_modules(studio: "Studio", model_id: str) -> dict[str, LinearKind]:
     return found
 
 
-def add(studio: "Studio", source: str, progress: Progress) -> ModelInfo:
+def add(studio: Studio, source: str, progress: Progress) -> ModelInfo:
     """Add the sample model, a local folder or a hub id. progress(what, done, of), of = 0 where it is unknown."""
     _check_source(studio, source)
     if source.lower() in (SAMPLE, _SAMPLE_HUB_ID.lower()):
@@ -258,7 +255,7 @@ def _clean(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"
 
 
-def _add_folder(studio: "Studio", folder: Path) -> ModelInfo:
+def _add_folder(studio: Studio, folder: Path) -> ModelInfo:
     read_shape(folder)
     if not (folder / "tokenizer.json").is_file():
         raise BadInput(f"{folder} has no tokenizer.json. Save its tokenizer there in the fast format.")
@@ -273,7 +270,7 @@ def _add_folder(studio: "Studio", folder: Path) -> ModelInfo:
     return get(studio, model_id)
 
 
-def _add_sample(studio: "Studio", progress: Progress) -> ModelInfo:
+def _add_sample(studio: Studio, progress: Progress) -> ModelInfo:
     final = studio.settings.models / SAMPLE
     if final.is_dir():
         return get(studio, SAMPLE)
@@ -302,7 +299,7 @@ def _add_sample(studio: "Studio", progress: Progress) -> ModelInfo:
     return get(studio, SAMPLE)
 
 
-def _add_from_hub(studio: "Studio", hub_id: str, model_id: str, progress: Progress) -> ModelInfo:
+def _add_from_hub(studio: Studio, hub_id: str, model_id: str, progress: Progress) -> ModelInfo:
     if studio.settings.offline:
         raise Unavailable(f"{hub_id} would come from the Hugging Face hub, and this studio is set to stay offline.")
     final = studio.settings.models / model_id

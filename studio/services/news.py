@@ -2,17 +2,14 @@
 
 import contextlib
 import secrets
-from typing import TYPE_CHECKING
 
+from studio.services.studio import Studio
 from studio.store import runs as rows
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 _SALT = secrets.token_hex(4)  # counts of another process are not ours
 
 
-def stamp(studio: "Studio", run_id: str = "") -> str:
+def stamp(studio: Studio, run_id: str = "") -> str:
     """Another text once runs, datasets, notices or the log of a run may have changed; "" when that cannot be known.
 
     Only the keeper can tell: it alone writes the database, so it counts what it wrote.
@@ -23,7 +20,7 @@ def stamp(studio: "Studio", run_id: str = "") -> str:
     return f"{_SALT}.{written}.{hash(tuple(studio.notices))}.{log_size(studio, run_id)}"
 
 
-def take_in(studio: "Studio", run_id: str) -> None:
+def take_in(studio: Studio, run_id: str) -> None:
     """Take in what the journal of a run has new, if it is the asker's and not over.
 
     The keeper looks once a second; who follows a run sees its points when they ask.
@@ -34,7 +31,7 @@ def take_in(studio: "Studio", run_id: str) -> None:
             studio.take_in(run_id)
 
 
-def log_size(studio: "Studio", run_id: str) -> int:
+def log_size(studio: Studio, run_id: str) -> int:
     """Bytes of a run's log; 0 without one."""
     if not run_id or "/" in run_id or run_id.startswith("."):
         return 0

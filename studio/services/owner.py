@@ -11,17 +11,21 @@ import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from studio.errors import StudioError
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 __all__ = ["EVERYONE", "LOCAL", "NOBODY", "Stranger", "Visitor", "acting", "asking"]
 Kind = Literal["local", "anonymous", "account", "nobody"]
 # Owns what all may read and nobody may change: the sample's dataset of a studio that others reach.
 EVERYONE = "everyone"
+
+
+class Asked(Protocol):
+    """What a studio says of who may ask it: its own person, and whether others do."""
+
+    home_owner: str
+    for_visitors: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ def acting(visitor: Visitor) -> Iterator[None]:
         asking.reset(token)
 
 
-def of(studio: "Studio") -> Visitor:
+def of(studio: Asked) -> Visitor:
     """Who asks this studio now; raises Stranger where that cannot be told."""
     visitor = asking.get()
     if visitor is None and not studio.for_visitors:
@@ -75,6 +79,6 @@ def shared(owner: str) -> tuple[str, str]:
     return owner, EVERYONE
 
 
-def new_id(studio: "Studio") -> str:
+def new_id(studio: Asked) -> str:
     """An id for what is made now: the time, then chance; where others ask too, more of it than can be guessed."""
     return time.strftime("%y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(8 if studio.for_visitors else 3)

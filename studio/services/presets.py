@@ -2,7 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -10,9 +10,7 @@ from studio import resources
 from studio.errors import NotFound, StudioError
 from studio.recipe import Recipe
 from studio.services import estimates
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 # In the order in which a newcomer meets them.
 _ORDER = ("sample", "balanced", "best-quality", "smallest-memory", "quick-try")
@@ -28,12 +26,12 @@ class Preset:
     values: dict[str, Any]
 
 
-def list_presets(_studio: "Studio") -> list[Preset]:
+def list_presets(_studio: Studio) -> list[Preset]:
     """All presets, the sample first."""
     return [_read(name) for name in _ORDER]
 
 
-def get(_studio: "Studio", preset_id: str) -> Preset:
+def get(_studio: Studio, preset_id: str) -> Preset:
     """The preset called `preset_id`; raises NotFound with the known ones."""
     if preset_id not in _ORDER:
         raise NotFound(f"There is no preset {preset_id!r}. Known: {', '.join(_ORDER)}.")
@@ -49,7 +47,7 @@ class Cost:
     minutes: float
 
 
-def costs(studio: "Studio", model: str, dataset: str) -> dict[str, Cost]:
+def costs(studio: Studio, model: str, dataset: str) -> dict[str, Cost]:
     """What each preset would cost for this model and dataset, by its id; those that cannot be are left out."""
     found = {}
     for preset in list_presets(studio):

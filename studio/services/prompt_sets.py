@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from studio import resources
 from studio.dataset.formats import Record
@@ -20,9 +19,7 @@ from studio.evaluation.prompts import Prompt
 from studio.rundir import read_json, vanish, whole_folder, write_json, write_text
 from studio.services import checks, datasets
 from studio.services.checks import Checked, Options, Progress
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 GENERAL = "general"
 HELD_OUT = "held-out"
@@ -43,7 +40,7 @@ class SetInfo:
     created: float
 
 
-def list_sets(studio: "Studio") -> list[SetInfo]:
+def list_sets(studio: Studio) -> list[SetInfo]:
     """All sets: a person's own, newest first, and the general one."""
     own = []
     for path in studio.settings.prompts.iterdir():
@@ -58,7 +55,7 @@ def general() -> SetInfo:
     return _info(GENERAL, GENERAL, files.load(_general_file()), "bundled", 0.0)
 
 
-def get(studio: "Studio", key: str) -> SetInfo:
+def get(studio: Studio, key: str) -> SetInfo:
     """The set with this name or id; raises NotFound with the way out."""
     every = list_sets(studio)
     found = next((item for item in every if key in (item.id, item.name)), None)
@@ -68,14 +65,14 @@ def get(studio: "Studio", key: str) -> SetInfo:
     return found
 
 
-def prompts_of(studio: "Studio", key: str) -> list[Prompt]:
+def prompts_of(studio: Studio, key: str) -> list[Prompt]:
     """The prompts of a set."""
     info = get(studio, key)
     path = _general_file() if info.id == GENERAL else studio.settings.prompts / info.id / "prompts.jsonl"
     return files.load(path)
 
 
-def delete(studio: "Studio", key: str) -> SetInfo:
+def delete(studio: Studio, key: str) -> SetInfo:
     """Delete one's own set; what was evaluated with it has its prompts and stays."""
     info = get(studio, key)
     if info.id == GENERAL:
@@ -84,13 +81,13 @@ def delete(studio: "Studio", key: str) -> SetInfo:
     return info
 
 
-def add_typed(studio: "Studio", text: str, name: str = "") -> SetInfo:
+def add_typed(studio: Studio, text: str, name: str = "") -> SetInfo:
     """A set from prompts typed one a line; ` => ` says what is expected (evaluation/prompts.py)."""
     return _keep(studio, files.typed(text), name or "my prompts", "typed")
 
 
 def adding(
-    studio: "Studio", path: str | Path, name: str = "", options: Options | None = None
+    studio: Studio, path: str | Path, name: str = "", options: Options | None = None
 ) -> Generator[Progress, None, SetInfo]:
     """A set from a file, read and checked as datasets are; answers in it become references. Raises BadInput."""
     checked = yield from checks.checking(studio, path, options)
@@ -106,7 +103,7 @@ def adding(
 
 
 def add(
-    studio: "Studio",
+    studio: Studio,
     path: str | Path,
     name: str = "",
     options: Options | None = None,
@@ -126,7 +123,7 @@ def of_record(record: Record) -> Prompt:
     return Prompt(tuple(before), last["content"])
 
 
-def _without_answers(studio: "Studio", checked: Checked, options: Options) -> Generator[Progress, None, Checked]:
+def _without_answers(studio: Studio, checked: Checked, options: Options) -> Generator[Progress, None, Checked]:
     """Read a file again that has prompts only."""
     column = next((name for name in _ALONE if name in checked.report.choices), None)
     if options.mapping or column is None:
@@ -138,7 +135,7 @@ def _without_answers(studio: "Studio", checked: Checked, options: Options) -> Ge
     return again
 
 
-def _keep(studio: "Studio", prompts: Sequence[Prompt], name: str, source: str) -> SetInfo:
+def _keep(studio: Studio, prompts: Sequence[Prompt], name: str, source: str) -> SetInfo:
     if not prompts:
         raise BadInput(f"There is no prompt in {source}.")
     if len(prompts) > MOST:
@@ -159,7 +156,7 @@ def _info(set_id: str, name: str, prompts: Sequence[Prompt], source: str, create
     )
 
 
-def _free_name(studio: "Studio", wish: str) -> str:
+def _free_name(studio: Studio, wish: str) -> str:
     clean = re.sub(r"[^\w .-]+", "-", wish).strip()[:80] or "prompts"
     taken = {HELD_OUT, *(item.name for item in list_sets(studio))}
     if clean not in taken:

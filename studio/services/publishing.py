@@ -14,7 +14,7 @@ import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from studio.errors import BadInput, Conflict, StudioError, Unavailable
@@ -23,9 +23,7 @@ from studio.rundir import MANIFEST, read_json, write_json
 from studio.services import exports, locality
 from studio.services.checks import Progress
 from studio.services.imports import hub_environment
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 _HUB = "https://huggingface.co"
 _NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}")
@@ -74,7 +72,7 @@ class Published:
 Steps = Generator[Progress, None, Published]
 
 
-def preview(studio: "Studio", export_id: str, wish: Wish) -> Preview:
+def preview(studio: Studio, export_id: str, wish: Wish) -> Preview:
     """What publishing would send; raises BadInput or Conflict where it cannot be."""
     folder = _folder(studio, export_id)
     repo = wish.repo.strip()
@@ -91,7 +89,7 @@ def preview(studio: "Studio", export_id: str, wish: Wish) -> Preview:
     )  # fmt: skip
 
 
-def publish(studio: "Studio", export_id: str, wish: Wish, token: str = "") -> Steps:
+def publish(studio: Studio, export_id: str, wish: Wish, token: str = "") -> Steps:
     """Send it, step by step; closing this ends it. token: empty for the one of this machine's environment, which only
     its own person is given."""
     told = preview(studio, export_id, wish)
@@ -140,19 +138,19 @@ def publish(studio: "Studio", export_id: str, wish: Wish, token: str = "") -> St
     raise StudioError("Publishing ended without a result. Look on the hub whether anything appeared, and try again.")
 
 
-def published(studio: "Studio", export_id: str) -> list[Published]:
+def published(studio: Studio, export_id: str) -> list[Published]:
     """Where an export went, newest first."""
     folder, _ = exports.find(studio, export_id)
     told = (read_json(folder.path / _NOTE) or {}).get("published", [])
     return [Published(**entry) for entry in told]
 
 
-def needs_token(studio: "Studio") -> bool:
+def needs_token(studio: Studio) -> bool:
     """Whether one has to be given: there is none in the environment for whoever asks."""
     return not locality.own_token(studio)
 
 
-def _note(studio: "Studio", export_id: str, told: Preview, line: dict[str, Any]) -> Published:
+def _note(studio: Studio, export_id: str, told: Preview, line: dict[str, Any]) -> Published:
     made = Published(
         str(line["repo"]), str(line["url"]), told.private, str(line["commit"]), time.time(), len(told.files), told.size
     )
@@ -162,7 +160,7 @@ def _note(studio: "Studio", export_id: str, told: Preview, line: dict[str, Any])
     return made
 
 
-def _folder(studio: "Studio", export_id: str) -> Path:
+def _folder(studio: Studio, export_id: str) -> Path:
     info = exports.get(studio, export_id)
     if info.state != "completed" or info.path is None:
         raise Conflict(

@@ -1,27 +1,24 @@
 """The queue: runs wait in order for the device. The order stands in each run's about.json and outlives the database."""
 
 import time
-from typing import TYPE_CHECKING
 
 from studio.errors import BadInput, Conflict
 from studio.recipe import Recipe
 from studio.rundir import About, RunDir, about, read_json
 from studio.services import estimates, machine, runs
 from studio.services.owner import acting, keeper_of
+from studio.services.runs import RunInfo
+from studio.services.studio import Studio
 from studio.store import ingest
 from studio.store import runs as rows
 from studio.store.tables import Run
-
-if TYPE_CHECKING:
-    from studio.services.runs import RunInfo
-    from studio.services.studio import Studio
 
 _GIB = 2**30
 # Below this two places can no longer be told apart for sure.
 _NARROW = 1e-4
 
 
-def place_of(studio: "Studio", row: Run) -> float:
+def place_of(studio: Studio, row: Run) -> float:
     """Where a run stands in the queue, as its files say."""
     said = About.read(studio.run_dir(row.id))
     return row.created if said.created is None and said.order is None else ingest.place_of(said)
@@ -32,7 +29,7 @@ def set_place(run: RunDir, place: float) -> None:
     about.edit(run, order=place)
 
 
-def reorder(studio: "Studio", run_id: str, before: str | None = None) -> "RunInfo":
+def reorder(studio: Studio, run_id: str, before: str | None = None) -> RunInfo:
     """Let a waiting run start before another that waits; without `before`, after all others."""
     info = _waiting(studio, run_id)
     waiting = line(studio)
@@ -59,14 +56,14 @@ def after(place: float) -> float:
     return max(time.time(), place + 1e-3)
 
 
-def first(studio: "Studio", run_id: str) -> "RunInfo":
+def first(studio: Studio, run_id: str) -> RunInfo:
     """Let a waiting run be the next to start."""
     info = _waiting(studio, run_id)
     ahead = next((row.id for row in line(studio) if row.id != info.id), None)
     return info if ahead is None else reorder(studio, info.id, ahead)
 
 
-def start_now(studio: "Studio", run_id: str) -> "RunInfo":
+def start_now(studio: Studio, run_id: str) -> RunInfo:
     """Start a waiting run at once, beside what runs; raises Conflict when the memory free now is not enough."""
     info = _waiting(studio, run_id)
     _refuse_overtaking(studio, [*line(studio), *_active(studio)])
@@ -82,7 +79,7 @@ def start_now(studio: "Studio", run_id: str) -> "RunInfo":
     return runs.get(studio, info.id)
 
 
-def lacking(studio: "Studio", row: Run, active: list[Run]) -> int:
+def lacking(studio: Studio, row: Run, active: list[Run]) -> int:
     """Bytes of device memory that a run would lack if it began now; 0 or less where it fits."""
     if not active:
         return 0
@@ -92,27 +89,27 @@ def lacking(studio: "Studio", row: Run, active: list[Run]) -> int:
     return _needed(studio, row) - (now.device_total - now.device_used - coming)
 
 
-def missing(studio: "Studio", row: Run) -> int:
+def missing(studio: Studio, row: Run) -> int:
     """Bytes of device memory that a run would lack if it began now, beside all that has memory; 0 or less if none."""
     now = machine.look(studio)
     return _needed(studio, row) - (now.device_total - now.device_used)
 
 
-def positions(studio: "Studio") -> dict[str, int]:
+def positions(studio: Studio) -> dict[str, int]:
     """The waiting runs by their place in the line, the next to start at 1."""
     return {row.id: number for number, row in enumerate(line(studio), 1)}
 
 
-def line(studio: "Studio") -> list[Run]:
+def line(studio: Studio) -> list[Run]:
     """The runs that wait, in the order in which they will start."""
     return list(rows.waiting(studio.database))
 
 
-def _active(studio: "Studio") -> list[Run]:
+def _active(studio: Studio) -> list[Run]:
     return [row for row in rows.unfinished(studio.database) if row.state != "queued"]
 
 
-def _waiting(studio: "Studio", run_id: str) -> "RunInfo":
+def _waiting(studio: Studio, run_id: str) -> RunInfo:
     studio.look()
     info = runs.get(studio, run_id)
     if info.state != "queued":
@@ -120,7 +117,7 @@ def _waiting(studio: "Studio", run_id: str) -> "RunInfo":
     return info
 
 
-def _refuse_overtaking(studio: "Studio", others: list[Run]) -> None:
+def _refuse_overtaking(studio: Studio, others: list[Run]) -> None:
     """The order among several people is that of asking: nobody puts their runs before another's."""
     if any(row.owner != studio.owner for row in others) and not studio.visitor.admin:
         raise Conflict(
@@ -128,14 +125,14 @@ def _refuse_overtaking(studio: "Studio", others: list[Run]) -> None:
         )
 
 
-def _other(studio: "Studio", run_id: str, before: str) -> str:
+def _other(studio: Studio, run_id: str, before: str) -> str:
     other = _waiting(studio, before)
     if other.id == run_id:
         raise BadInput("A run cannot be moved before itself.")
     return other.id
 
 
-def _needed(studio: "Studio", row: Run) -> int:
+def _needed(studio: Studio, row: Run) -> int:
     """Peak bytes of a run, with the runtime's own."""
     run = studio.run_dir(row.id)
     told = (read_json(run.path / "estimate.json") or {}).get("predicted_bytes")
@@ -148,7 +145,7 @@ def _needed(studio: "Studio", row: Run) -> int:
     return predicted + sum(item.bytes for item in items if item.key == "runtime")
 
 
-def _spread(studio: "Studio", order: list[str], places: dict[str, float]) -> None:
+def _spread(studio: Studio, order: list[str], places: dict[str, float]) -> None:
     """Give the runs of a line the same places again in a new order, each a little after the one before."""
     last = float("-inf")
     for run_id, place in zip(order, sorted(places.values()), strict=True):

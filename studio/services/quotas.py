@@ -13,18 +13,16 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from studio.errors import Conflict
 from studio.rundir import read_json, write_json
 from studio.services.owner import Visitor
 from studio.services.states import FINAL
+from studio.services.studio import Studio
 from studio.store import datasets as dataset_rows
 from studio.store import run_list
 from studio.store import runs as rows
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _GIB = 2**30
@@ -52,19 +50,19 @@ def in_turn(act: _F) -> _F:
     """For what asks for a quota and then uses it up: one after the other, or two at once would both find room."""
 
     @functools.wraps(act)
-    def one(studio: "Studio", *given: Any, **more: Any) -> Any:
+    def one(studio: Studio, *given: Any, **more: Any) -> Any:
         with _turn if applies(studio) else contextlib.nullcontext():
             return act(studio, *given, **more)
 
     return cast("_F", one)
 
 
-def applies(studio: "Studio") -> bool:
+def applies(studio: Studio) -> bool:
     """Whether who asks is held to the quotas."""
     return studio.settings.hosted and studio.for_visitors and not studio.visitor.admin
 
 
-def used(studio: "Studio", owner: str = "") -> Used:
+def used(studio: Studio, owner: str = "") -> Used:
     """What an owner uses now; without one, who asks."""
     owner = owner or studio.owner
     mine = [row for row in rows.unfinished(studio.database) if row.owner == owner]
@@ -74,7 +72,7 @@ def used(studio: "Studio", owner: str = "") -> Used:
     return Used(len(mine) - waiting, waiting, taken, int(day["starts"]), int(day["tokens"]))
 
 
-def storage(studio: "Studio", owner: str) -> int:
+def storage(studio: Studio, owner: str) -> int:
     """Bytes of disk that an owner's runs (as counted last), datasets, exports and adapters take; counted again after a
     few seconds."""
     every, now = _counted.setdefault(studio, {}), time.monotonic()
@@ -86,12 +84,12 @@ def storage(studio: "Studio", owner: str) -> int:
     return kept[1]
 
 
-def count_again(studio: "Studio") -> None:
+def count_again(studio: Studio) -> None:
     """What the asker keeps has changed by much: forget what was counted."""
     _counted.setdefault(studio, {}).pop(studio.owner, None)
 
 
-def _count(studio: "Studio", owner: str) -> int:
+def _count(studio: Studio, owner: str) -> int:
     found = sum(run_list.sums(studio.database, owner, trashed).bytes for trashed in (False, True))
     found += sum(row.size for row in dataset_rows.every(studio.database, [owner]))
     for root, told in ((studio.settings.exports, "export.json"), (studio.settings.adapters, "about.json")):
@@ -101,7 +99,7 @@ def _count(studio: "Studio", owner: str) -> int:
     return found
 
 
-def check_start(studio: "Studio") -> None:
+def check_start(studio: Studio) -> None:
     """Raise Full where who asks may not put one more run into the queue."""
     if not applies(studio):
         return
@@ -123,7 +121,7 @@ def check_start(studio: "Studio") -> None:
     check_storage(studio)
 
 
-def check_work(studio: "Studio", at_work: Sequence[Any]) -> None:
+def check_work(studio: Studio, at_work: Sequence[Any]) -> None:
     """Raise Full where who asks may not begin another export, evaluation or combination. at_work: states of those."""
     most = studio.settings.quota_running
     busy = sum(state not in FINAL for state in at_work)
@@ -135,7 +133,7 @@ def check_work(studio: "Studio", at_work: Sequence[Any]) -> None:
         check_storage(studio)
 
 
-def check_storage(studio: "Studio") -> None:
+def check_storage(studio: Studio) -> None:
     """Raise Full where what who asks keeps takes all the disk that one visitor may."""
     most = studio.settings.quota_storage_gb
     if applies(studio) and most:
@@ -147,7 +145,7 @@ def check_storage(studio: "Studio") -> None:
             )
 
 
-def check_chat(studio: "Studio") -> None:
+def check_chat(studio: Studio) -> None:
     """Raise Full where who asks was answered enough today."""
     most = studio.settings.quota_chat_tokens_day
     if applies(studio) and most and int(_day(read_json(_file(studio, studio.owner)))["tokens"]) >= most:
@@ -157,7 +155,7 @@ def check_chat(studio: "Studio") -> None:
         )
 
 
-def note(studio: "Studio", visitor: Visitor, *, starts: int = 0, tokens: int = 0) -> None:
+def note(studio: Studio, visitor: Visitor, *, starts: int = 0, tokens: int = 0) -> None:
     """Take down what someone began or was answered; of a studio with visitors only."""
     if not studio.for_visitors:
         return
@@ -169,7 +167,7 @@ def note(studio: "Studio", visitor: Visitor, *, starts: int = 0, tokens: int = 0
         write_json(path, day | fresh | {"starts": day["starts"] + starts, "tokens": day["tokens"] + tokens})
 
 
-def noted(studio: "Studio") -> list[dict[str, Any]]:
+def noted(studio: Studio) -> list[dict[str, Any]]:
     """What was taken down of each owner, whoever was seen last first; for the admin's view."""
     folder = studio.settings.home / "usage"
     found = [_day(read_json(path)) for path in folder.glob("*.json")] if folder.is_dir() else []
@@ -192,5 +190,5 @@ def _day(told: dict[str, Any] | None) -> dict[str, Any]:
     return {"starts": 0, "tokens": 0, **told}
 
 
-def _file(studio: "Studio", owner: str) -> Path:
+def _file(studio: Studio, owner: str) -> Path:
     return studio.settings.home / "usage" / f"{hashlib.sha256(owner.encode()).hexdigest()[:32]}.json"

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studio.dataset.plain_rows import PlainRows, plain_rows
 from studio.errors import BadInput, Conflict
@@ -18,9 +18,7 @@ from studio.recipe import Recipe
 from studio.rundir import read_json
 from studio.services import adapters, export_files, models, plain_script, runs
 from studio.services.plain_script import Facts
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
 _CHUNK = 2**20
@@ -41,7 +39,7 @@ class Reproduction:
     notes: tuple[str, ...]
 
 
-def of(studio: "Studio", run_id: str) -> Reproduction:
+def of(studio: Studio, run_id: str) -> Reproduction:
     """The recipe, script, notebook and commands of a run; raises BadInput where they cannot be given."""
     if adapters.find(studio, run_id) is not None:
         raise BadInput("No run of this home trained this adapter, so there is no training to give away. Choose a run.")
@@ -74,7 +72,7 @@ def of(studio: "Studio", run_id: str) -> Reproduction:
     )
 
 
-def archive(studio: "Studio", run_id: str, target: Path) -> Path:
+def archive(studio: Studio, run_id: str, target: Path) -> Path:
     """Write everything as one zip, whole or not at all."""
     found = of(studio, run_id)
     rows = _rows(studio, found.run)
@@ -89,7 +87,7 @@ def archive(studio: "Studio", run_id: str, target: Path) -> Path:
     return target
 
 
-def write(studio: "Studio", run_id: str, out: Path) -> Path:
+def write(studio: Studio, run_id: str, out: Path) -> Path:
     """Write everything into a new folder in `out`; returns that folder."""
     found = of(studio, run_id)
     folder = out.expanduser().absolute() / f"{found.name}-reproduce"
@@ -102,7 +100,7 @@ def write(studio: "Studio", run_id: str, out: Path) -> Path:
     return folder
 
 
-def download(studio: "Studio", run_id: str, form: str) -> tuple[str, Iterator[bytes]]:
+def download(studio: Studio, run_id: str, form: str) -> tuple[str, Iterator[bytes]]:
     """A name and the bytes of one of FORMS."""
     if form not in FORMS:
         raise BadInput(f"A run is given as {', '.join(FORMS)}, not as {form[:20]!r}.")
@@ -177,7 +175,7 @@ def _packages(recipe: Recipe, versions: dict[str, Any]) -> list[str]:
     return [f"{name}=={str(versions[name]).partition('+')[0]}" for name in wanted if versions.get(name)]
 
 
-def _rows(studio: "Studio", run_id: str) -> PlainRows:
+def _rows(studio: Studio, run_id: str) -> PlainRows:
     run = studio.run_dir(run_id)
     pointer = read_json(run.dataset) or {}
     folder = studio.settings.datasets / str(pointer.get("id"))

@@ -5,7 +5,6 @@ Only where that is the same training: with the data and the model it began with,
 
 from dataclasses import replace
 from importlib import metadata
-from typing import TYPE_CHECKING
 
 from studio.dataset import store as dataset_files
 from studio.errors import BadInput, Conflict, NotFound
@@ -13,15 +12,13 @@ from studio.recipe import Recipe
 from studio.rundir import Identity, RunDir, about, newest_checkpoint, read_json
 from studio.services import attempts, models, queue, quotas, runs
 from studio.services.attempts import Plan
-
-if TYPE_CHECKING:
-    from studio.services.runs import RunInfo
-    from studio.services.studio import Studio
+from studio.services.runs import RunInfo
+from studio.services.studio import Studio
 
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 
 
-def resume(studio: "Studio", run_id: str, force: bool = False) -> "RunInfo":
+def resume(studio: Studio, run_id: str, force: bool = False) -> RunInfo:
     """Put a run that was cut short back into the queue, to go on from its newest whole checkpoint.
 
     force: also with other versions of the libraries. Raises Conflict with the reason where it cannot go on.
@@ -42,8 +39,8 @@ def resume(studio: "Studio", run_id: str, force: bool = False) -> "RunInfo":
 
 
 def extend(
-    studio: "Studio", run_id: str, epochs: float | None = None, steps: int | None = None, force: bool = False
-) -> "RunInfo":
+    studio: Studio, run_id: str, epochs: float | None = None, steps: int | None = None, force: bool = False
+) -> RunInfo:
     """Train a run that is over for so many epochs or steps more than it was meant to have."""
     if (epochs is None) == (steps is None) or (epochs if steps is None else steps or 0) <= 0:  # type: ignore[operator]
         raise BadInput("Say how much longer: a number of epochs or of steps, above 0.")
@@ -66,16 +63,7 @@ def extend(
     return _queue(studio, info, run, plan)
 
 
-def hint(info_state: str, steps: list[int]) -> str:
-    """What going on would mean for a run in this state with whole-looking checkpoints at these steps."""
-    if info_state == "completed":
-        return "Finished; it can be trained further by epochs or steps." if steps else ""
-    if steps:
-        return f"It goes on from the checkpoint of step {steps[-1]}."
-    return "It has no checkpoint: it begins again from the first step."
-
-
-def _over(studio: "Studio", run_id: str) -> "RunInfo":
+def _over(studio: Studio, run_id: str) -> RunInfo:
     studio.look()
     info = runs.get(studio, run_id)
     if not info.final:
@@ -85,7 +73,7 @@ def _over(studio: "Studio", run_id: str) -> "RunInfo":
 
 
 @quotas.in_turn
-def _queue(studio: "Studio", info: "RunInfo", run: RunDir, plan: Plan) -> "RunInfo":
+def _queue(studio: Studio, info: RunInfo, run: RunDir, plan: Plan) -> RunInfo:
     quotas.check_start(studio)
     last = max((queue.place_of(studio, row) for row in queue.line(studio)), default=0.0)
     with about.held(run):  # nobody puts it into the trash meanwhile
@@ -98,7 +86,7 @@ def _queue(studio: "Studio", info: "RunInfo", run: RunDir, plan: Plan) -> "RunIn
     return runs.get(studio, info.id)
 
 
-def _same(studio: "Studio", info: "RunInfo", run: RunDir, force: bool) -> None:
+def _same(studio: Studio, info: RunInfo, run: RunDir, force: bool) -> None:
     """Raise Conflict where the run would not go on as the same training."""
     pointer = read_json(run.dataset) or {}
     folder = studio.settings.datasets / str(pointer.get("id"))

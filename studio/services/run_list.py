@@ -2,18 +2,15 @@
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from studio.errors import BadInput
 from studio.services import runs, sizes
 from studio.services.runs import RunInfo
 from studio.services.states import EXPLAINED
+from studio.services.studio import Studio
 from studio.store import run_list as rows
 from studio.store import runs as stored
 from studio.store.run_list import Sums, Wanted
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 PAGE = 50
 MOST = 5_000
@@ -65,7 +62,7 @@ class Listing:
     facets: dict[str, dict[str, int]]
 
 
-def find(studio: "Studio", query: Query) -> Listing:
+def find(studio: Studio, query: Query) -> Listing:
     """The runs that match; raises BadInput for an order or state that does not exist. Reads no run directory."""
     wanted = _wanted(studio, query)
     studio.refresh()
@@ -79,7 +76,7 @@ def find(studio: "Studio", query: Query) -> Listing:
     )
 
 
-def find_whole(studio: "Studio", query: Query) -> list[RunInfo]:
+def find_whole(studio: Studio, query: Query) -> list[RunInfo]:
     """As find, with what only the run directories tell, and with all sizes counted: for a command, which may wait."""
     wanted = _wanted(studio, query)
     studio.refresh()
@@ -89,18 +86,18 @@ def find_whole(studio: "Studio", query: Query) -> list[RunInfo]:
     return [runs.get(studio, row.id) for row in found]
 
 
-def current(studio: "Studio", since: float = 600.0) -> list[RunInfo]:
+def current(studio: Studio, since: float = 600.0) -> list[RunInfo]:
     """Runs that are not over, and those that ended within the last `since` seconds; newest first."""
     studio.refresh()
     return runs.brief(studio, stored.current(studio.database, studio.owner, time.time() - since))
 
 
-def newest_about(studio: "Studio") -> str:
+def newest_about(studio: Studio) -> str:
     """Another text once a run was named, noted, tagged, starred or put into the trash, here or elsewhere."""
     return stored.newest_about(studio.database, studio.owner)
 
 
-def count(studio: "Studio") -> int:
+def count(studio: Studio) -> int:
     """How many runs there are, without the trash."""
     studio.refresh()
     return stored.count(studio.database, studio.owner)
@@ -114,14 +111,14 @@ class Others:
     waiting: int
 
 
-def others(studio: "Studio") -> Others:
+def others(studio: Studio) -> Others:
     """What else is at work here."""
     theirs = [row.state for row in stored.unfinished(studio.database) if row.owner != studio.owner]
     waiting = theirs.count("queued")
     return Others(len(theirs) - waiting, waiting)
 
 
-def _wanted(studio: "Studio", query: Query) -> Wanted:
+def _wanted(studio: Studio, query: Query) -> Wanted:
     sort = _ALIASES.get(query.sort, query.sort)
     if sort not in SORTS:
         raise BadInput(f"Runs cannot be sorted by {query.sort!r}. Known: {', '.join(SORTS)}.")

@@ -7,21 +7,19 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from studio.errors import BadInput, Conflict, NotFound
 from studio.memory.shapes import ModelShape
 from studio.recipe import Recipe
 from studio.rundir import About, RunDir, create, read_json
-from studio.services import datasets, ends, estimates, examples, locality, models, owner, quotas, resuming
+from studio.services import datasets, ends, estimates, examples, locality, models, owner, quotas
 from studio.services.datasets import DatasetInfo
 from studio.services.states import EXPLAINED, FINAL, State
+from studio.services.studio import Studio
 from studio.store import ingest
 from studio.store import runs as rows
 from studio.store.tables import Point, Run
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 _ID = re.compile(
     r"[^/\\\s.][^/\\\0-\x1f\ud800-\udfff]{0,59}"
@@ -92,7 +90,7 @@ class Points:
 
 
 @quotas.in_turn
-def start(studio: "Studio", recipe: Recipe) -> RunInfo:
+def start(studio: Studio, recipe: Recipe) -> RunInfo:
     """Check a recipe against this home and put its run in the queue. Raises BadInput before anything is written."""
     quotas.check_start(studio)
     files, dataset = inputs(studio, recipe)
@@ -117,7 +115,7 @@ def start(studio: "Studio", recipe: Recipe) -> RunInfo:
     return get(studio, run_id)
 
 
-def inputs(studio: "Studio", recipe: Recipe) -> tuple[dict[str, str], DatasetInfo]:
+def inputs(studio: Studio, recipe: Recipe) -> tuple[dict[str, str], DatasetInfo]:
     """What a worker reads of a recipe, as files by name, and its dataset; raises BadInput if it cannot be trained."""
     shape = models.shape_of(studio, recipe.model.model)
     estimates.check_modules(recipe, shape)
@@ -152,32 +150,32 @@ def fingerprint(shape: ModelShape) -> dict[str, Any]:
     return {"architecture": shape.architecture, "parameters": shape.parameters}
 
 
-def _next_name(studio: "Studio", base: str) -> str:
+def _next_name(studio: Studio, base: str) -> str:
     """`base-N` with the first N above those in use."""
     pattern = re.compile(re.escape(base) + r"-(\d+)$")
     numbers = [int(found[1]) for name in rows.names(studio.database, studio.owner) if (found := pattern.match(name))]
     return f"{base}-{max(numbers, default=0) + 1}"
 
 
-def list_runs(studio: "Studio") -> list[RunInfo]:
+def list_runs(studio: Studio) -> list[RunInfo]:
     """All runs but those in the trash, newest first; looks into every run directory."""
     studio.refresh()
     line = _line(studio)
     return [_info(studio, row, line.get(row.id, 0)) for row in rows.every(studio.database, studio.owner)]
 
 
-def brief(studio: "Studio", found: Sequence[Run]) -> list[RunInfo]:
+def brief(studio: Studio, found: Sequence[Run]) -> list[RunInfo]:
     """Rows as a list shows them, without what only the run directories tell: has_adapter, resume_hint and plan."""
     line = _line(studio) if any(row.state == "queued" for row in found) else {}
     return [_info(studio, row, line.get(row.id, 0), looked=False) for row in found]
 
 
-def with_adapter(studio: "Studio") -> list[RunInfo]:
+def with_adapter(studio: Studio) -> list[RunInfo]:
     """The runs that have learned something and can be asked or exported, newest first."""
     return [info for info in list_runs(studio) if info.has_adapter]
 
 
-def newest(studio: "Studio") -> RunInfo | None:
+def newest(studio: Studio) -> RunInfo | None:
     """The run that was made last."""
     studio.refresh()
     row = rows.newest(studio.database, studio.owner)
@@ -190,11 +188,11 @@ def refuse_trashed(run: RunDir, name: str) -> None:
         raise Conflict(f"Run {name} is in the trash: restore it first (studio runs restore {run.id}).")
 
 
-def _line(studio: "Studio") -> dict[str, int]:
+def _line(studio: Studio) -> dict[str, int]:
     return {row.id: number for number, row in enumerate(rows.waiting(studio.database), 1)}
 
 
-def get(studio: "Studio", run_id: str) -> RunInfo:
+def get(studio: Studio, run_id: str) -> RunInfo:
     """One run by its id or the beginning of it; raises NotFound with the way out."""
     studio.refresh()
     row = rows.find(studio.database, studio.owner, run_id) if run_id else None
@@ -206,7 +204,7 @@ def get(studio: "Studio", run_id: str) -> RunInfo:
     raise NotFound(f"There is no run {run_id!r}. See them with: studio runs")
 
 
-def _just_made(studio: "Studio", run: RunDir) -> RunInfo:
+def _just_made(studio: Studio, run: RunDir) -> RunInfo:
     """A run directory that the keeper has not taken in yet: it waits."""
     about = About.read(run)
     if about.owner != studio.owner:
@@ -234,7 +232,7 @@ def _just_made(studio: "Studio", run: RunDir) -> RunInfo:
     return _info(studio, row, len(rows.waiting(studio.database)) + 1)
 
 
-def _info(studio: "Studio", row: Run, position: int, looked: bool = True) -> RunInfo:
+def _info(studio: Studio, row: Run, position: int, looked: bool = True) -> RunInfo:
     """looked: with what only the run directory tells."""
     state: State = row.state  # type: ignore[assignment]
     final = state in FINAL
@@ -273,7 +271,7 @@ def _info(studio: "Studio", row: Run, position: int, looked: bool = True) -> Run
         row.stalled_since,
         row.attempt,
         final and state != "completed" and row.trashed is None,
-        resuming.hint(state, steps) if final and looked else "",
+        ends.resume_hint(state, steps) if final and looked else "",
         position,
         row.notes,
         tuple(row.tags or ()),
@@ -290,12 +288,12 @@ def _words(row: Run, state: State) -> str:
     return f"Its worker lives, but has made no progress since {since}, after step {row.step}. It is left alone."
 
 
-def _predicted(studio: "Studio", recipe: Recipe) -> int:
+def _predicted(studio: Studio, recipe: Recipe) -> int:
     """The estimated peak of allocated bytes: without the runtime's own share and without what may be paged out."""
     return estimates.allocated(estimates.estimate(studio, recipe))
 
 
-def stop(studio: "Studio", run_id: str) -> RunInfo:
+def stop(studio: Studio, run_id: str) -> RunInfo:
     """Ask a run to save what it learned and stop, so that it can be resumed; raises Conflict when it is over."""
     return _ask(studio, run_id, "stop")
 
@@ -303,12 +301,12 @@ def stop(studio: "Studio", run_id: str) -> RunInfo:
 pause = stop
 
 
-def cancel(studio: "Studio", run_id: str) -> RunInfo:
+def cancel(studio: Studio, run_id: str) -> RunInfo:
     """Ask a run to stop without saving; one that waits leaves the queue. Raises Conflict when it is over."""
     return _ask(studio, run_id, "cancel")
 
 
-def _ask(studio: "Studio", run_id: str, what: Literal["stop", "cancel"]) -> RunInfo:
+def _ask(studio: Studio, run_id: str, what: Literal["stop", "cancel"]) -> RunInfo:
     info = get(studio, run_id)
     if info.final:
         raise Conflict(f"Run {info.name} ({info.id}) is already over: {info.state}.")
@@ -317,7 +315,7 @@ def _ask(studio: "Studio", run_id: str, what: Literal["stop", "cancel"]) -> RunI
     return get(studio, info.id)
 
 
-def points(studio: "Studio", run_id: str, after: int = 0) -> Points:
+def points(studio: Studio, run_id: str, after: int = 0) -> Points:
     """What was logged since the cursor `after`: metric points, evaluation points and marks on the step axis."""
     info = get(studio, run_id)
     found = rows.points_after(studio.database, info.id, after)
@@ -369,22 +367,22 @@ def _mark_text(payload: dict[str, object]) -> str:
     return str(payload.get("text") or payload.get("message") or payload.get("state") or "")
 
 
-def recipe_yaml(studio: "Studio", run_id: str) -> str:
+def recipe_yaml(studio: Studio, run_id: str) -> str:
     """The run's recipe, as it was started."""
     return studio.run_dir(get(studio, run_id).id).recipe.read_text(encoding="utf-8")
 
 
-def recipe_of(studio: "Studio", run_id: str) -> Recipe:
+def recipe_of(studio: Studio, run_id: str) -> Recipe:
     """The run's recipe."""
     return Recipe.load(studio.run_dir(get(studio, run_id).id).recipe)
 
 
-def log_tail(studio: "Studio", run_id: str) -> str:
+def log_tail(studio: Studio, run_id: str) -> str:
     """The end of the run's log."""
     return locality.shown(studio, studio.run_dir(get(studio, run_id).id).log_tail())
 
 
-def rebuild(studio: "Studio") -> int:
+def rebuild(studio: Studio) -> int:
     """Build the run tables again from the run directories; returns the number of runs."""
     if not studio.keeping:
         raise Conflict("Another studio keeps this home; stop it before rebuilding its database.")

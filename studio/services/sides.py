@@ -6,15 +6,12 @@ Written as `base`, or as sources are (sources.py): `RUN`, `RUN@STEP`, or an adap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from studio.errors import BadInput
 from studio.rundir import MANIFEST
 from studio.services import models, sources
+from studio.services.studio import Studio
 from studio.themes import Data
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 BASE = "base"
 MOST = 3
@@ -41,12 +38,12 @@ class Side:
         return ("", 0) if self.folder is None else (str(self.folder), (self.folder / MANIFEST).stat().st_mtime_ns)
 
 
-def choices(studio: "Studio") -> list[tuple[str, str]]:
+def choices(studio: Studio) -> list[tuple[str, str]]:
     """Everything that can answer beside a base, as label and written form."""
     return sources.choices(studio)
 
 
-def resolve(studio: "Studio", written: Sequence[str]) -> list[Side]:
+def resolve(studio: Studio, written: Sequence[str]) -> list[Side]:
     """The sides of a comparison; raises BadInput or Conflict with the reason when they cannot stand side by side."""
     wanted = [text.strip() for text in written if text and text.strip()]
     if not wanted:
@@ -70,7 +67,7 @@ def resolve(studio: "Studio", written: Sequence[str]) -> list[Side]:
     return sides
 
 
-def _adapted(studio: "Studio", written: str) -> Side:
+def _adapted(studio: Studio, written: str) -> Side:
     found = sources.find(studio, written)
     dtype = models.answers_in(studio, found.model, found.recipe.model.dtype)
     return Side(written, found.key, found.title, found.words, found.model, dtype, found.recipe.data, found.folder)

@@ -4,12 +4,9 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from studio.services.studio import Studio
 from studio.store import run_list
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 # Of a run that works, its size is of interest soon; one that is over changes only when something is pruned.
 _LIVE_SECONDS = 15.0
@@ -36,7 +33,7 @@ def taken(folder: Path) -> int:
     return size
 
 
-def measure_some(studio: "Studio", budget: float | None = _BUDGET) -> None:
+def measure_some(studio: Studio, budget: float | None = _BUDGET) -> None:
     """Count the runs whose size is not known or old, at least one, for about `budget` seconds; None: all of them."""
     now, began = time.time(), time.monotonic()
     found: dict[str, int] = {}

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from studio.dataset.formats import Record
 from studio.dataset.split import held_out_rows
@@ -18,10 +17,8 @@ from studio.errors import BadInput, Conflict, NotFound
 from studio.recipe import Recipe
 from studio.rundir import MANIFEST, RunDir, newest_checkpoint, read_json, verify_folder
 from studio.services import adapters, ends, models, runs
-
-if TYPE_CHECKING:
-    from studio.services.adapters import AdapterInfo
-    from studio.services.studio import Studio
+from studio.services.adapters import AdapterInfo
+from studio.services.studio import Studio
 
 _WRITTEN = re.compile(r"(?P<run>[^@\s][^@]*?)(?:@(?P<step>\d+))?")
 
@@ -53,7 +50,7 @@ class Source:
         return self.name if self.step is None else f"{self.name}, step {self.step}"
 
 
-def choices(studio: "Studio") -> list[tuple[str, str]]:
+def choices(studio: Studio) -> list[tuple[str, str]]:
     """All of them as label and written form: adapters of the store, then runs, newest first, each with its
     checkpoints. Whether a checkpoint is whole is found out when it is used."""
     found = [(_label(info), info.id) for info in adapters.list_adapters(studio) if info.has_adapter]
@@ -67,11 +64,11 @@ def choices(studio: "Studio") -> list[tuple[str, str]]:
     return found
 
 
-def _label(info: "AdapterInfo") -> str:
+def _label(info: AdapterInfo) -> str:
     return f"{info.name}, {'draft' if info.draft else info.kind}"
 
 
-def find(studio: "Studio", written: str, newest: bool = True) -> Source:
+def find(studio: Studio, written: str, newest: bool = True) -> Source:
     """The source that is written so; newest: of a run that still trains, its newest checkpoint stands for it.
 
     Raises NotFound when there is no such thing, Conflict when it is not whole.
@@ -92,7 +89,7 @@ def find(studio: "Studio", written: str, newest: bool = True) -> Source:
     )
 
 
-def _of_store(studio: "Studio", written: str, info: "AdapterInfo", step: str | None) -> Source:
+def _of_store(studio: Studio, written: str, info: AdapterInfo, step: str | None) -> Source:
     if step is not None:
         raise BadInput(f"{info.name} is no run: it has no checkpoints. Leave @{step} out.")
     run = RunDir(studio.settings.adapters / info.id)
@@ -125,7 +122,7 @@ def _folder(info: "runs.RunInfo", run: RunDir, step: str | None, newest: bool) -
     return last, int(last.name.removeprefix("step-"))
 
 
-def held_out(studio: "Studio", key: str, limit: int = sys.maxsize) -> list[Record]:
+def held_out(studio: Studio, key: str, limit: int = sys.maxsize) -> list[Record]:
     """Examples that none of what a source consists of was trained on, in the order of its dataset. key: an id."""
     key = key.partition("@")[0]
     info = adapters.find(studio, key)
@@ -149,7 +146,7 @@ def _parents(info: "AdapterInfo | None") -> Sequence[str]:
     return [] if info is None else [str(parent["id"]) for parent in info.origin.get("parents", [])]
 
 
-def _trained_rows(studio: "Studio", key: str, dataset: str) -> set[int]:
+def _trained_rows(studio: Studio, key: str, dataset: str) -> set[int]:
     """Rows of a dataset that this source, or what it consists of, was trained on; nothing where it is gone."""
     key = key.partition("@")[0]
     info = adapters.find(studio, key)

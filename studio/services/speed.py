@@ -5,7 +5,6 @@ import statistics
 import time
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import yaml
 
@@ -15,11 +14,9 @@ from studio.memory import flops
 from studio.recipe import Recipe
 from studio.services import models
 from studio.services.machine import Machine
+from studio.services.studio import Studio
 from studio.store import runs as rows
 from studio.store.tables import Run
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 # Operations a second. A CPU's are for one core, from 30 steps of SmolLM2-135M on two cores with AMX (425 tokens/s,
 # benchmarks/RESULTS.md); where bfloat16 is not multiplied in hardware the reference path reaches the last (5 tokens/s
@@ -57,7 +54,7 @@ _OWNERS = 64
 _past: "weakref.WeakKeyDictionary[Studio, dict[str, tuple[float, list[Past]]]]" = weakref.WeakKeyDictionary()
 
 
-def of(studio: "Studio", recipe: Recipe, now: Machine) -> Speed:
+def of(studio: Studio, recipe: Recipe, now: Machine) -> Speed:
     """The speed at which this machine would train `recipe`."""
     kind = "cuda" if now.device_kind == "cuda" else "cpu"
     found = [one for one in _runs(studio) if one.device == kind]
@@ -81,7 +78,7 @@ def of(studio: "Studio", recipe: Recipe, now: Machine) -> Speed:
     return Speed(rate, f"measured in {len(alike)} {plural} on this machine")
 
 
-def _engine(studio: "Studio", recipe: Recipe) -> str:
+def _engine(studio: Studio, recipe: Recipe) -> str:
     """The engine that a CPU would take."""
     try:
         config = models.shape_of(studio, recipe.model.model).config
@@ -103,7 +100,7 @@ def _slower(recipe: Recipe) -> float:
     return dora * (_QUANTIZED if recipe.quantization.quantization != "none" else 1.0)
 
 
-def _runs(studio: "Studio") -> list[Past]:
+def _runs(studio: Studio) -> list[Past]:
     """The owner's runs that have a speed; asked again after a while."""
     mine, owner = _past.setdefault(studio, {}), studio.owner
     kept = mine.get(owner)
@@ -122,7 +119,7 @@ def _recipe(text: str) -> Recipe:
     return Recipe.parse(yaml.safe_load(text), "run")
 
 
-def _read(studio: "Studio", row: Run) -> Past | None:
+def _read(studio: Studio, row: Run) -> Past | None:
     if not row.tokens_per_s or not row.recipe:
         return None
     try:

@@ -2,17 +2,15 @@
 
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studio.launch import local
 from studio.rundir import Beat, Exit, Identity, RunDir, read_json
 from studio.services import attempts, disk, ends, locality, runs
 from studio.services.disk import Checkpoint
 from studio.services.runs import RunInfo
+from studio.services.studio import Studio
 from studio.store import runs as rows
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 _LOG_LINES = 20
 
@@ -64,7 +62,7 @@ class Story:
     log: list[str]
 
 
-def tell(studio: "Studio", run_id: str) -> Story:
+def tell(studio: Studio, run_id: str) -> Story:
     """The story of one run; reads and verifies every checkpoint."""
     info = runs.get(studio, run_id)
     run = studio.run_dir(info.id)
@@ -95,7 +93,7 @@ def as_dict(story: Story) -> dict[str, Any]:
     return run | told
 
 
-def _states(studio: "Studio", info: RunInfo) -> list[Happening]:
+def _states(studio: Studio, info: RunInfo) -> list[Happening]:
     found = [Happening(info.created, "queued", "")]
     for event in rows.events_after(studio.database, info.id, 0, ("state", "resumed")):
         if event.kind == "resumed":
@@ -108,7 +106,7 @@ def _states(studio: "Studio", info: RunInfo) -> list[Happening]:
     return found
 
 
-def _attempt(studio: "Studio", number: int, run: RunDir) -> Attempt:
+def _attempt(studio: Studio, number: int, run: RunDir) -> Attempt:
     identity, claim, beat = Identity.read(run), read_json(run.claim) or {}, Beat.read(run)
     said, end = Exit.read(run), ends.End.read(run)
     last = end or said
@@ -133,11 +131,11 @@ def _bytes(value: object) -> int | None:
     return int(value) if isinstance(value, int | float) else None
 
 
-def samples(studio: "Studio", run_id: str) -> list[dict[str, Any]]:
+def samples(studio: Studio, run_id: str) -> list[dict[str, Any]]:
     """What a run answered to the user's prompts while it trained, oldest first."""
     return samples_of(studio, runs.get(studio, run_id))
 
 
-def samples_of(studio: "Studio", info: RunInfo) -> list[dict[str, Any]]:
+def samples_of(studio: Studio, info: RunInfo) -> list[dict[str, Any]]:
     """As `samples`, of a run that is at hand."""
     return [event.payload for event in rows.events_after(studio.database, info.id, 0, ("sample",))]

@@ -7,21 +7,18 @@ older. What does not do: touch what an account owns, or a run that is not over.
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from studio.dataset import kept
 from studio.evaluation.files import ORDER
 from studio.rundir import read_json, vanish
+from studio.services.studio import Studio
 from studio.store import runs as rows
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 ANONYMOUS = "anon-"
 _SECONDS = 8 * 86_400.0
 
 
-def sweep(studio: "Studio", now: float | None = None) -> int:
+def sweep(studio: Studio, now: float | None = None) -> int:
     """Delete what anonymous visitors made more than eight days ago; returns how many things went."""
     before = (time.time() if now is None else now) - _SECONDS
     unfinished = {row.id for row in rows.unfinished(studio.database)}
@@ -41,7 +38,7 @@ def sweep(studio: "Studio", now: float | None = None) -> int:
     return count
 
 
-def _old(studio: "Studio", before: float) -> Iterator[Path]:
+def _old(studio: Studio, before: float) -> Iterator[Path]:
     settings = studio.settings
     for root, told in (
         (settings.exports, "export.json"),

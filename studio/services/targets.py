@@ -1,13 +1,10 @@
 """What a source can be exported to, and how large that will be. What it does not do: export (exports.py)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from studio.services import models, sources
 from studio.services.sources import Source
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 KINDS = {
     "adapter": ("Adapter", "A few MB in PEFT's layout, to load beside the base model. Many adapters share one base."),
@@ -35,7 +32,7 @@ class Target:
     sizes: dict[str, int]
 
 
-def find(studio: "Studio", key: str) -> list[Target]:
+def find(studio: Studio, key: str) -> list[Target]:
     """What a source can be exported to. What its method cannot give is left out."""
     source = sources.find(studio, key)
     return [
@@ -44,7 +41,7 @@ def find(studio: "Studio", key: str) -> list[Target]:
     ]
 
 
-def sizes(studio: "Studio", source: Source, dtype: str = "") -> dict[str, int]:
+def sizes(studio: Studio, source: Source, dtype: str = "") -> dict[str, int]:
     """Bytes expected of each target; dtype: that weights are merged in, empty for the run's own."""
     recipe = source.recipe
     width = 4 if (dtype or recipe.model.dtype) == "float32" else 2
@@ -56,7 +53,7 @@ def sizes(studio: "Studio", source: Source, dtype: str = "") -> dict[str, int]:
     return found
 
 
-def gguf_sizes(studio: "Studio", source: Source) -> dict[str, int]:
+def gguf_sizes(studio: Studio, source: Source) -> dict[str, int]:
     """Bytes expected of a GGUF, by quant."""
     parameters = models.shape_of(studio, source.model).parameters
     return {quant: int(parameters * width) for quant, (_, width) in QUANTS.items()}

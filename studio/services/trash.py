@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from studio.errors import Conflict
 from studio.launch import local
@@ -17,11 +16,9 @@ from studio.rundir import GONE, About, RunDir, about
 from studio.services import attempts, chat, evaluations, exports, labels, runs, sizes
 from studio.services.runs import RunInfo
 from studio.services.states import FINAL
+from studio.services.studio import Studio
 from studio.store import filing, run_list
 from studio.store import runs as rows
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,7 @@ class Emptied:
     kept: list[tuple[str, str]]
 
 
-def throw(studio: "Studio", run_id: str) -> RunInfo:
+def throw(studio: Studio, run_id: str) -> RunInfo:
     """Put a run that is over into the trash; raises Conflict with the reason where it is in use."""
     studio.look()
     info = runs.get(studio, run_id)
@@ -50,7 +47,7 @@ def throw(studio: "Studio", run_id: str) -> RunInfo:
     return labels.follow(studio, info)
 
 
-def restore(studio: "Studio", run_id: str) -> RunInfo:
+def restore(studio: Studio, run_id: str) -> RunInfo:
     """Take a run out of the trash again; raises Conflict when it is not in it."""
     info = runs.get(studio, run_id)
     if info.trashed is None:
@@ -58,7 +55,7 @@ def restore(studio: "Studio", run_id: str) -> RunInfo:
     return labels.write(studio, info, trashed=None)
 
 
-def contents(studio: "Studio") -> list[RunInfo]:
+def contents(studio: Studio) -> list[RunInfo]:
     """The runs in the trash with their sizes counted now, last thrown first."""
     studio.refresh()
     ids = [one for one in run_list.trashed_ids(studio.database, studio.owner) if studio.run_dir(one).path.is_dir()]
@@ -68,7 +65,7 @@ def contents(studio: "Studio") -> list[RunInfo]:
     return [runs.get(studio, one) for one in ids]
 
 
-def empty(studio: "Studio", only: Sequence[str] | None = None) -> Emptied:
+def empty(studio: Studio, only: Sequence[str] | None = None) -> Emptied:
     """Delete the runs in the trash for good, or `only` those of them; one that is in use stays, with the reason."""
     freed, deleted, kept = 0, [], []
     for info in contents(studio):
@@ -93,7 +90,7 @@ def empty(studio: "Studio", only: Sequence[str] | None = None) -> Emptied:
     return Emptied(freed, deleted, kept)
 
 
-def finish(studio: "Studio") -> None:
+def finish(studio: Studio) -> None:
     """Delete what a deletion that was killed has left, of runs and of all else."""
     settings = studio.settings
     for root in (
@@ -104,7 +101,7 @@ def finish(studio: "Studio") -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _in_use(studio: "Studio", info: RunInfo) -> str:
+def _in_use(studio: Studio, info: RunInfo) -> str:
     """Why a run that is over must not go away now; empty when nothing uses it."""
     run: RunDir = studio.run_dir(info.id)
     if local.find(run) in ("alive", "claimed"):

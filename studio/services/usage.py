@@ -9,17 +9,16 @@ import time
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from studio.launch import local
 from studio.launch import usage as facts
 from studio.launch.usage import Held, Sample
 from studio.rundir import Identity
 from studio.services import chat
+from studio.services.studio import Studio
+from studio.services.warm import Warm
 from studio.store import runs as rows
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 __all__ = ["EVERY", "Holder", "Sample", "Usage", "look", "now", "sample_if_due"]
 EVERY = 5.0  # seconds
@@ -65,11 +64,11 @@ class _Ring:
 _rings: "weakref.WeakKeyDictionary[Studio, _Ring]" = weakref.WeakKeyDictionary()
 
 
-def _ring(studio: "Studio") -> _Ring:
+def _ring(studio: Studio) -> _Ring:
     return _rings.setdefault(studio, _Ring())
 
 
-def sample_if_due(studio: "Studio") -> None:
+def sample_if_due(studio: Studio) -> None:
     """For the keeper: look at the machine when five seconds have passed since the last look."""
     ring = _ring(studio)
     moment = time.monotonic()
@@ -81,7 +80,7 @@ def sample_if_due(studio: "Studio") -> None:
             ring.samples.append(taken)
 
 
-def look(studio: "Studio", after: float = 0.0) -> Usage:
+def look(studio: Studio, after: float = 0.0) -> Usage:
     """What the keeper saw in the last hour after a moment, and who holds the memory now."""
     ring = _ring(studio)
     since = max(after, time.time() - HOUR)
@@ -94,21 +93,21 @@ def look(studio: "Studio", after: float = 0.0) -> Usage:
     return Usage([one for one in list(ring.samples) if one.time > since], holders)
 
 
-def now(studio: "Studio", seconds: float = 0.5) -> Usage:
+def now(studio: Studio, seconds: float = 0.5) -> Usage:
     """The machine at this moment, for a command: the processor over the next half second."""
     facts.sample(studio.settings.home)
     time.sleep(seconds)
     return Usage([facts.sample(studio.settings.home)], _holders(studio))
 
 
-def _holders(studio: "Studio") -> list[Holder]:
+def _holders(studio: Studio) -> list[Holder]:
     """Who holds memory. Of a run that is not the visitor's own, neither name nor id is told."""
     trainers = _trainers(studio)
     roots: dict[int, str] = {pid: f"run {run}" for pid, (run, _) in trainers.items()}
     worker = chat.worker_pid(studio)
     if worker is not None:
         roots[worker] = "chat"
-    if (waiting := studio.warm.spare) is not None:
+    if (waiting := studio.state(Warm).spare) is not None:
         roots[waiting.process.pid] = "warm"
     if studio.keeping:
         roots[facts.this_process()] = "studio"
@@ -135,7 +134,7 @@ def _holders(studio: "Studio") -> list[Holder]:
     return sorted((one for one in found if one.memory or one.gpu), key=lambda one: -(one.memory + (one.gpu or 0)))
 
 
-def _trainers(studio: "Studio") -> dict[int, tuple[str, str]]:
+def _trainers(studio: Studio) -> dict[int, tuple[str, str]]:
     """Trainers that live, by pid: run, and its name if it is the visitor's own."""
     found = {}
     for row in rows.unfinished(studio.database):

@@ -13,16 +13,14 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studio.errors import BadInput, Conflict, NotFound
 from studio.rundir import write_json
 from studio.services.comparisons import TIE, Turn
 from studio.services.owner import LOCAL
 from studio.services.sides import BASE
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
+from studio.services.studio import Studio
 
 _Z = 1.959964  # of a normal, two-sided 95%
 WHOSE = "owner.json"  # beside a visitor's votes: whose they are
@@ -55,7 +53,7 @@ class Tally:
     words: str
 
 
-def cast(studio: "Studio", turn: Turn, better: str) -> Tally:
+def cast(studio: Studio, turn: Turn, better: str) -> Tally:
     """Take down a vote on a turn with two sides; better: the key of a side, or `tie`."""
     keys = [who.key for who in turn.sides]
     if len(keys) != 2:
@@ -72,7 +70,7 @@ def cast(studio: "Studio", turn: Turn, better: str) -> Tally:
     return tally(studio, turn)
 
 
-def tally(studio: "Studio", turn: Turn) -> Tally:
+def tally(studio: Studio, turn: Turn) -> Tally:
     """The votes on the two sides of a turn so far."""
     first, second = _pair([who.key for who in turn.sides])
     names = {who.key: who.title for who in turn.sides}
@@ -83,7 +81,7 @@ def tally(studio: "Studio", turn: Turn) -> Tally:
     return Tally(first, second, wins, losses, ties, low, high, words)
 
 
-def of_pair(studio: "Studio", keys: list[str]) -> list[Vote]:
+def of_pair(studio: Studio, keys: list[str]) -> list[Vote]:
     """All votes on two sides, oldest first."""
     try:
         lines = _path(studio, keys).read_bytes().split(b"\n")
@@ -100,12 +98,12 @@ def of_pair(studio: "Studio", keys: list[str]) -> list[Vote]:
     return list(found.values())
 
 
-def files(studio: "Studio") -> list[Path]:
+def files(studio: Studio) -> list[Path]:
     """The files of all the asker's votes."""
     return sorted(_folder(studio).glob("*.jsonl"))
 
 
-def delete(studio: "Studio", name: str) -> None:
+def delete(studio: Studio, name: str) -> None:
     """Delete one of the files of the asker's votes, by its name."""
     path = next((path for path in files(studio) if path.name == name), None)
     if path is None:
@@ -141,12 +139,12 @@ def _pair(keys: list[str]) -> list[str]:
     return sorted(keys, key=lambda key: (key != BASE, key))
 
 
-def _path(studio: "Studio", keys: list[str]) -> Path:
+def _path(studio: Studio, keys: list[str]) -> Path:
     name = "--".join(re.sub(r"[^\w@.-]", "_", key) for key in _pair(keys))
     return _folder(studio) / f"{name}.jsonl"
 
 
-def _folder(studio: "Studio") -> Path:
+def _folder(studio: Studio) -> Path:
     """Where an owner's votes lie; those of this machine's own person, as ever, at the top."""
     folder = studio.settings.home / "votes"
     whose = studio.owner

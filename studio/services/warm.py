@@ -7,14 +7,11 @@ and when memory runs short. What it does not do: start runs (the keeper does, an
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from studio.launch.spare import Spare
 from studio.services import logs, machine
+from studio.services.studio import Studio
 from studio.store import runs as rows
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 _log = logging.getLogger(__name__)
 _MODULE = "studio.engine.warm"
@@ -43,14 +40,14 @@ class Warm:
             self.spare = None
 
 
-def expect(studio: "Studio") -> None:
+def expect(studio: Studio) -> None:
     """Someone may start a run soon. The keeper sees to it at its next look."""
-    studio.warm.wanted = time.monotonic()
+    studio.state(Warm).wanted = time.monotonic()
 
 
-def tend(studio: "Studio") -> None:
+def tend(studio: Studio) -> None:
     """For the keeper: have a worker ready while it is wanted, and none otherwise."""
-    warm = studio.warm
+    warm = studio.state(Warm)
     if warm.spare is not None and not warm.spare.alive:
         warm.dismiss()
         warm.wanted = float("-inf")  # a start is tried, and told of, without one
@@ -64,7 +61,7 @@ def tend(studio: "Studio") -> None:
             _log.info("No worker could be made ready: %s", error)
 
 
-def _room(studio: "Studio") -> bool:
+def _room(studio: Studio) -> bool:
     now = machine.lately(studio, _LOOK)
     busy = any(row.state != "queued" for row in rows.unfinished(studio.database))
     return not busy and now.memory_total - now.memory_used > LEAST_FREE

@@ -11,23 +11,35 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from studio.errors import BadInput
 from studio.rundir import RunDir, read_json
 from studio.services.ends import End
+from studio.services.studio import Studio
 from studio.store.tables import Run
-
-if TYPE_CHECKING:
-    from studio.services.studio import Studio
 
 _log = logging.getLogger(__name__)
 _SECONDS = 5.0
 _TRIES = 2
 # An end that is older when it is first seen (a run copied here) is no news.
 _NEWS_SECONDS = 7 * 86_400.0
+
+
+@dataclass(slots=True)
+class Sending:
+    """The threads that are sending."""
+
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def forget_finished(self) -> None:
+        self.threads = [thread for thread in self.threads if thread.is_alive()]
+
+    def finish(self) -> None:
+        """Wait until all is sent or given up."""
+        for thread in self.threads:
+            thread.join()
 
 
 def check(url: str) -> str:
@@ -37,7 +49,7 @@ def check(url: str) -> str:
     return url
 
 
-def tell(studio: "Studio", run: RunDir, row: Run, end: End) -> None:
+def tell(studio: Studio, run: RunDir, row: Run, end: End) -> None:
     """Tell of an end, unless it was told before or nobody wants to know."""
     url = studio.settings.webhook_url
     if not url or end.told or time.time() - end.time > _NEWS_SECONDS:
@@ -58,7 +70,7 @@ def tell(studio: "Studio", run: RunDir, row: Run, end: End) -> None:
     }
     thread = threading.Thread(target=_send, args=(url, body, run, end), name=f"webhook {run.id}")
     thread.start()
-    studio.sending.append(thread)
+    studio.state(Sending).threads.append(thread)
 
 
 def _send(url: str, body: dict[str, object], run: RunDir, end: End) -> None:

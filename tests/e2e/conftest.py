@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from studio.services import models
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.browser import FLAGS, ensure
 from tests.serving import free_port
@@ -122,7 +122,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, studios: Studios) -> Iterat
 def little_home(tmp_path: Path, tiny: Path, little: Path) -> Path:
     """A home with the tiny model and the dataset `little`."""
     settings = Settings(home=tmp_path / "home", offline=True)
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         models.add(studio, str(tiny), lambda *_: None)
         shutil.copytree(little, settings.datasets / little.name)
         studio.refresh()
@@ -133,7 +133,7 @@ def little_home(tmp_path: Path, tiny: Path, little: Path) -> Path:
 def sample_home(tmp_path: Path, sample_model: Path) -> Path:
     """A home with the real sample model."""
     home = tmp_path / "home"
-    with Studio(Settings(home=home, offline=True)) as studio:
+    with Keeper(Settings(home=home, offline=True)) as studio:
         models.add(studio, str(sample_model), lambda *_: None)
     return home
 

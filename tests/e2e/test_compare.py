@@ -12,8 +12,8 @@ from playwright.sync_api import Page, Route, expect
 from studio.services import chat, sides
 from studio.services.chat import Answer, ChatState
 from studio.services.comparisons import plain
+from studio.services.keeper import Keeper
 from studio.services.sides import Side
-from studio.services.studio import Studio
 from studio.settings import Settings
 from studio.themes import Data
 from studio.ui.server import make_app
@@ -62,7 +62,7 @@ def mouthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
     monkeypatch.setattr(chat, "held_out_prompts", lambda *_: [])
     port = free_port()
     with (
-        Studio(Settings(home=tmp_path / "mouthy", offline=True, port=port)) as studio,
+        Keeper(Settings(home=tmp_path / "mouthy", offline=True, port=port)) as studio,
         serving(studio, make_app(studio)),
     ):
         yield f"http://127.0.0.1:{port}", says

@@ -17,7 +17,7 @@ from playwright.sync_api import Page, expect
 
 from studio.launch.forkserver import possible
 from studio.services import datasets, examples
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from studio.ui.server import make_app
 from tests.conftest import little_rows, write_jsonl
@@ -197,7 +197,7 @@ def test_a_filter_chosen_while_the_findings_are_drawn_stays(
     path.write_text("\n".join(["{", "[", '{"instruction": "?", "output": ""}', *map(json.dumps, little_rows())]) + "\n")
     settings = Settings(home=little_home, offline=True, port=free_port())
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(settings.uploads))
-    with Studio(settings).keep() as studio, serving(studio, make_app(studio)):
+    with Keeper(settings).start() as studio, serving(studio, make_app(studio)):
         page.goto(f"http://127.0.0.1:{settings.port}")
         upload(page, path)
         expect(page.locator("#lengths")).to_contain_text("you lose", timeout=CHECKS)
@@ -289,7 +289,7 @@ def test_a_file_in_another_encoding_is_read_as_it_was_written(
     expect(page.locator("#add-dataset")).to_be_visible(timeout=CHECKS)
     expect(page.locator("#what-it-is")).to_contain_text("semicolon")
     add(page, "kunden")
-    with Studio(Settings(home=little_home, offline=True)) as reader:
+    with Keeper(Settings(home=little_home, offline=True)) as reader:
         found = examples.rows(reader, datasets.get(reader, "kunden").id)
     assert [row["answer"] for row in found] == ["Gegenüber, für 5 €", "Jürgen Groß – “der Große”"]
     expect(page.locator("#all-examples")).to_be_visible()

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from studio.launch import gguf_tools
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.artefacts import adapter_run, real_words
 from tests.e2e.conftest import Served
@@ -24,7 +24,7 @@ def home(little_home: Path, tiny: Path) -> Path:
     """A home with two runs that are over."""
     for number, name in enumerate(("one", "two")):
         adapter_run(little_home / "runs" / name, tiny, number)
-    with Studio(Settings(home=little_home, offline=True)) as studio:
+    with Keeper(Settings(home=little_home, offline=True)) as studio:
         studio.look()
     return little_home
 
@@ -113,7 +113,7 @@ def test_a_gguf_with_its_modelfile(
 
     monkeypatch.setenv("STUDIO_GGUF_TOOLS", str(TOOLS))
     words = real_words(tmp_path / "words", sample_model)
-    with Studio(Settings(home=little_home, offline=True)) as studio:
+    with Keeper(Settings(home=little_home, offline=True)) as studio:
         models.add(studio, str(words), lambda *_: None)
         adapter_run(little_home / "runs" / "one", words, model="words")
         studio.look()

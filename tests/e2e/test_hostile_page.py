@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from studio.rundir import read_json
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.e2e.conftest import Served
 from tests.unit.test_run_list import make
@@ -147,7 +147,7 @@ def test_a_hostile_page_gets_nothing(
     browser: Browser, start: Callable[[Path], Served], elsewhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    with Studio(Settings(home=tmp_path / "home", offline=True)) as studio:
+    with Keeper(Settings(home=tmp_path / "home", offline=True)) as studio:
         run = make(studio, NAME)
     served = start(tmp_path / "home")
     context = browser.new_context()
@@ -169,5 +169,5 @@ def test_a_hostile_page_gets_nothing(
     context.close()
     assert read_json(run.about) == about
     assert not [path for path in (tmp_path / "uploads").rglob("*") if path.is_file()]
-    with Studio(Settings(home=tmp_path / "home", offline=True)) as reader:
+    with Keeper(Settings(home=tmp_path / "home", offline=True)) as reader:
         assert not list(reader.settings.staging.iterdir())

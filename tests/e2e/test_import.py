@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from studio.rundir import write_json
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.artefacts import adapter_run
 from tests.e2e.conftest import Served
@@ -27,7 +27,7 @@ def home(little_home: Path, tiny: Path) -> Path:
     """A home with a run that is over, on the dataset that is there."""
     run = adapter_run(little_home / "runs" / "one", tiny)
     write_json(run.path / "worker.json", {"versions": {"python": "3.11.7", "torch": "2.13.0+cpu", "trl": "1.16.0"}})
-    with Studio(Settings(home=little_home, offline=True)) as studio:
+    with Keeper(Settings(home=little_home, offline=True)) as studio:
         found = next(studio.settings.datasets.iterdir())
         write_json(run.dataset, {"id": found.name, "name": "little", "sha256": found.name, "path": str(found)})
         studio.look()

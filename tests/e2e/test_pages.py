@@ -143,10 +143,10 @@ def test_a_closed_page_and_a_killed_studio_do_not_touch_training(page: Page, lit
     expect(page.locator("#compare-run")).to_be_visible()
     expect(page.locator("#stop-run")).to_be_hidden()
     from studio.services import runs
-    from studio.services.studio import Studio
+    from studio.services.keeper import Keeper
     from studio.settings import Settings
 
-    with Studio(Settings(home=little_home, offline=True)) as reader:
+    with Keeper(Settings(home=little_home, offline=True)) as reader:
         steps = [point["step"] for point in runs.points(reader, run).metrics]
     assert steps == list(range(1, 401))
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from studio.rundir import read_json, write_json
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.e2e.conftest import Served
 from tests.unit.test_run_list import make
@@ -21,7 +21,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    with Studio(Settings(home=tmp_path / "home", offline=True)) as studio:
+    with Keeper(Settings(home=tmp_path / "home", offline=True)) as studio:
         make(studio, "tickets 2", created=1000.0, loss=0.5, tags=["night"])
         make(studio, "tickets 10", created=2000.0, loss=0.2, state="failed")
         make(studio, "poems", created=3000.0, model="other/tiny-2", dataset="verse", notes="about the sea")
@@ -202,7 +202,7 @@ def test_into_the_trash_back_and_gone(page: Page, home: Path, start: Start) -> N
 
 def test_a_long_list_is_turned_page_by_page(page: Page, tmp_path: Path, start: Start) -> None:
     home = tmp_path / "home"
-    with Studio(Settings(home=home, offline=True)) as studio:
+    with Keeper(Settings(home=home, offline=True)) as studio:
         for number in range(180):
             make(studio, f"run {number}", created=1000.0 + number, steps=1)
     page.goto(f"{start(home).url}/?tab=runs")
@@ -225,7 +225,7 @@ def test_a_long_list_is_turned_page_by_page(page: Page, tmp_path: Path, start: S
 
 def test_opening_a_run_styles_no_row_anew(page: Page, tmp_path: Path, start: Start) -> None:
     """One rule whose `:has()` hides whatever is in a place had every change on the page style every element anew."""
-    with Studio(Settings(home=tmp_path / "home", offline=True)) as studio:
+    with Keeper(Settings(home=tmp_path / "home", offline=True)) as studio:
         for number in range(40):
             make(studio, f"run {number}", created=1000.0 * (number + 1))
     served = start(tmp_path / "home")
@@ -248,7 +248,7 @@ def test_opening_a_run_styles_no_row_anew(page: Page, tmp_path: Path, start: Sta
 def test_the_list_moves_under_nobodys_hands(page: Page, tmp_path: Path, start: Start) -> None:
     """New runs and new figures come in; rows that did not change are the same nodes, focus and scroll stay."""
     home = tmp_path / "home"
-    with Studio(Settings(home=home, offline=True)) as studio:
+    with Keeper(Settings(home=home, offline=True)) as studio:
         for number in range(70):
             make(studio, f"run {number}", created=1000.0 + number, steps=1)
     served = start(home)

@@ -22,6 +22,7 @@ from studio.evaluation.prompts import Prompt
 from studio.evaluation.scores import Row
 from studio.rundir import About, Exit, Journal, RunDir
 from studio.services import datasets, evaluations, models, prompt_sets, quotas
+from studio.services.keeper import Keeper
 from studio.services.owner import Visitor
 from studio.services.studio import Studio
 from studio.settings import Settings
@@ -46,7 +47,7 @@ EVIL = "<img src=x onerror=window.ran=1>"
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """All of them as names, notes, tags, rows and answers; and a model that says them one after the other."""
-    with Studio(Settings(home=tmp_path / "home", offline=True)) as studio:
+    with Keeper(Settings(home=tmp_path / "home", offline=True)) as studio:
         models.add(studio, str(saying(tmp_path / "tiny", SCRIPTS)), lambda *_: None)
         rows = [{"instruction": text, "input": text, "output": text} for text in SCRIPTS]
         first = Path(datasets.add(studio, write_jsonl(tmp_path / f"{EVIL}.jsonl", rows)).path)
@@ -230,7 +231,7 @@ def test_names_of_people_are_text(browser: Browser, tmp_path: Path) -> None:
     """In the admin's view, where all of them stand; and where one reads one's own."""
     home, port = tmp_path / "home", space.free_port()
     cookies = {}
-    with Studio(Settings(home=home, offline=True, hosted=True, admins="host")) as studio:
+    with Keeper(Settings(home=home, offline=True, hosted=True, admins="host")) as studio:
         desk = Desk(studio.open_to_visitors(), "hosted")
         people = [Visitor(f"account-{number}", text) for number, text in enumerate(SCRIPTS, 10)]
         for one in people:

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from studio.services import models
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests import oidc
 from tests.conftest import little_rows, write_jsonl
@@ -24,7 +24,7 @@ TRAINS = 900_000  # ms; no shorter wait makes it more right
 def space(tmp_path: Path, tiny: Path) -> Iterator[str]:
     """The address of a Space whose disk holds the tiny model, and whose provider is ours."""
     home = tmp_path / "home"
-    with Studio(Settings(home=home, offline=True)) as studio:
+    with Keeper(Settings(home=home, offline=True)) as studio:
         models.add(studio, str(tiny), lambda *_: None)
     port = free_port()
     address = f"127.0.0.1:{port}"

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Error, Page, Request, expect
 
 from studio.services import models
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.artefacts import adapter_run
 from tests.e2e.conftest import Served
@@ -33,7 +33,7 @@ def home(little_home: Path, tiny: Path, tmp_path: Path) -> Path:
     broken = shutil.copytree(tiny, tmp_path / "broken")
     told = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps(told | {"hidden_act": "no-such-thing"}))
-    with Studio(Settings(home=little_home, offline=True)) as studio:
+    with Keeper(Settings(home=little_home, offline=True)) as studio:
         models.add(studio, str(broken), lambda *_: None)
         exported(studio)
     adapter_run(little_home / "runs" / "one", tiny)  # where there is nothing to export, no exports are shown

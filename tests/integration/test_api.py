@@ -13,7 +13,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from studio.services import models
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.conftest import little_rows
 from tests.e2e.conftest import Served, serve
@@ -28,7 +28,7 @@ CALLS = {
 @pytest.fixture
 def served(tiny: Path, tmp_path: Path) -> Iterator[Served]:
     home = tmp_path / "home"
-    with Studio(Settings(home=home, offline=True)) as studio:
+    with Keeper(Settings(home=home, offline=True)) as studio:
         models.add(studio, str(tiny), lambda *_: None)
     found = serve(home)
     yield found

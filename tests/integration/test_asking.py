@@ -15,6 +15,8 @@ from studio.errors import BadInput, Conflict, StudioError, Unavailable
 from studio.recipe import Recipe
 from studio.services import chat, comparisons, datasets, models, runs, sides
 from studio.services.chat import ChatState, Sampling
+from studio.services.keeper import Keeper
+from studio.services.room import Room
 from studio.services.states import FINAL
 from studio.services.studio import Studio
 from studio.settings import Settings
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.engine
 def asked(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Studio, str, str]]:
     """A studio with a LoRA run that has a checkpoint at step 2, and a DoRA run."""
     folder = tmp_path_factory.mktemp("asked")
-    with Studio(Settings(home=folder / "home", offline=True, keeper_interval=0.1)) as studio:
+    with Keeper(Settings(home=folder / "home", offline=True, keeper_interval=0.1)) as studio:
         models.add(studio, str(tiny), lambda *_: None)
         datasets.add(studio, write_jsonl(folder / "little.jsonl", little_rows()))
         values = {"model": "tiny", "dataset": "little", "max_steps": 4, "save_steps": 2, "dtype": "float32", "r": 4}
@@ -52,13 +54,13 @@ def test_sides_share_a_base_that_is_loaded_once(asked: tuple[Studio, str, str]) 
     studio, lora, dora = asked
     *_, first = ask(studio, ["base", lora])
     assert first.finished and all(answer.done and answer.tokens for answer in first.answers) and not first.notes
-    assert studio.chat.talker is not None
-    pid = studio.chat.talker.pid
+    assert studio.state(Room).talker is not None
+    pid = studio.state(Room).talker.pid
     *_, again = ask(studio, ["base", f"{lora}@2", lora])
     assert [again.answers[0].text, again.answers[2].text] == [answer.text for answer in first.answers]
     *_, third = ask(studio, ["base", dora])
     assert third.answers[0].text == first.answers[0].text and "a DoRA adapter" in third.notes[0]
-    assert studio.chat.talker.pid == pid and chat.loaded(studio).adapters == 3
+    assert studio.state(Room).talker.pid == pid and chat.loaded(studio).adapters == 3
     for written, said in (
         ([f"{lora}@99"], "has no checkpoint of step 99. It has: 2, 4"),
         ([lora, f"{lora}@4"], "The same weights are chosen twice"),
@@ -110,7 +112,7 @@ def test_a_run_that_needs_the_memory_gets_it(asked: tuple[Studio, str, str], mon
     states = ask(studio, ["base", lora], max_new_tokens=950)
     while not any(answer.text for answer in next(states).answers):
         pass
-    studio.chat.make_room("local", "large")
+    studio.state(Room).make_room("local", "large")
     with pytest.raises(Unavailable, match="The model made room for the run large; ask again to load it"):
         list(states)
     *_, after = ask(studio, ["base", lora])

@@ -10,8 +10,8 @@ import pytest
 from studio.errors import Unavailable
 from studio.recipe import Recipe
 from studio.services import chat, datasets, models, runs, sides
+from studio.services.keeper import Keeper
 from studio.services.states import FINAL
-from studio.services.studio import Studio
 from studio.settings import Settings
 from tests.conftest import little_rows, write_jsonl
 
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.engine
 
 
 def test_closing_cuts_an_answer_short(settings: Settings, tiny: Path, tmp_path: Path) -> None:
-    studio = Studio(settings)
+    keeper = Keeper(settings)
+    studio = keeper.studio
     models.add(studio, str(tiny), lambda *_: None)
     datasets.add(studio, write_jsonl(tmp_path / "little.jsonl", little_rows()))
     values = {"model": "tiny", "dataset": "little", "max_steps": 2, "dtype": "float32", "held_out": 0}
@@ -44,7 +45,7 @@ def test_closing_cuts_an_answer_short(settings: Settings, tiny: Path, tmp_path: 
     asker = threading.Thread(target=listen)
     asker.start()
     assert answering.wait(120)
-    studio.close()
+    keeper.close()
     asker.join(60)
     assert ends == ["cut short"]
     alive = [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]

@@ -14,7 +14,7 @@ import pytest
 from studio.recipe import Recipe
 from studio.rundir import Exit, Identity, RunDir, create, newest_checkpoint, read_events, verify_folder
 from studio.services import datasets
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.conftest import write_jsonl
 
@@ -27,7 +27,7 @@ QUICK = {"dtype": "float32", "held_out": 0.0, "per_device_train_batch_size": 2, 
 def make_run(tmp_path: Path, tiny: Path) -> Any:
     """A run directory over twelve rows of arithmetic."""
     rows: list[dict[str, object]] = [{"instruction": f"{n} + {n} = ?", "output": str(2 * n)} for n in range(12)]
-    with Studio(Settings(home=tmp_path / "home", offline=True)) as studio:
+    with Keeper(Settings(home=tmp_path / "home", offline=True)) as studio:
         dataset = datasets.add(studio, write_jsonl(tmp_path / "sums.jsonl", rows))
     (tmp_path / "runs").mkdir()
 

@@ -20,7 +20,7 @@ from studio.evaluation.prompts import Check, of_text
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, create, read_events
 from studio.services import datasets, prompt_sets
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.conftest import little_rows, write_jsonl
 from tests.tiny import tiny_model
@@ -37,7 +37,7 @@ QUICK = {
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small dataset, some of whose rows are cut by max_length."""
     folder = tmp_path_factory.mktemp("data")
-    with Studio(Settings(home=folder / "home", offline=True)) as studio:
+    with Keeper(Settings(home=folder / "home", offline=True)) as studio:
         return Path(datasets.add(studio, write_jsonl(folder / "little.jsonl", little_rows())).path)
 
 

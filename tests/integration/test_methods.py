@@ -25,7 +25,7 @@ from studio.errors import BadInput
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, create, read_events, verify_folder
 from studio.services import datasets
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.conftest import write_jsonl
 from tests.tiny import HEADS, HIDDEN, KV_HEADS, LAYERS, tiny_model
@@ -123,7 +123,7 @@ def biased(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a dataset of 16 sums."""
     folder = tmp_path_factory.mktemp("sums")
-    with Studio(Settings(home=folder / "home", offline=True)) as studio:
+    with Keeper(Settings(home=folder / "home", offline=True)) as studio:
         return Path(datasets.add(studio, write_jsonl(folder / "sums.jsonl", ROWS)).path)
 
 

@@ -18,7 +18,7 @@ from studio.engine.worker import Ended
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, create, read_events, verify_folder
 from studio.services import datasets
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.conftest import write_jsonl
 
@@ -38,7 +38,7 @@ Drive = Callable[..., RunDir]
 @pytest.fixture(scope="module")
 def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sums")
-    with Studio(Settings(home=folder / "home", offline=True)) as studio:
+    with Keeper(Settings(home=folder / "home", offline=True)) as studio:
         return Path(datasets.add(studio, write_jsonl(folder / "sums.jsonl", ROWS)).path)
 
 

@@ -20,7 +20,7 @@ import pytest
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, create, read_events, verify_folder, write_json
 from studio.services import datasets
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.conftest import write_jsonl
 from tests.warm import Workers, resume
@@ -52,7 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the runs of this file are, and their dataset."""
     folder = tmp_path_factory.mktemp("resume")
     (folder / "runs").mkdir()
-    with Studio(Settings(home=folder / "home", offline=True)) as studio:
+    with Keeper(Settings(home=folder / "home", offline=True)) as studio:
         (folder / "dataset").write_text(datasets.add(studio, write_jsonl(folder / "sums.jsonl", ROWS)).path)
     return folder
 

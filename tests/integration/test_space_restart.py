@@ -12,7 +12,7 @@ from gradio_client import Client
 
 from studio.rundir import Identity, RunDir, verify_folder
 from studio.services import models
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests import space
 from tests.conftest import little_rows
@@ -34,7 +34,7 @@ def until(ask: Callable[[], dict[str, Any]], is_so: Callable[[dict[str, Any]], b
 
 def test_what_trained_and_what_waited_when_a_space_was_started_anew(tiny: Path, tmp_path: Path) -> None:
     home, port = tmp_path / "home", space.free_port()
-    with Studio(Settings(home=home, offline=True)) as studio:
+    with Keeper(Settings(home=home, offline=True)) as studio:
         models.add(studio, str(tiny), lambda *_: None)
     url = f"http://127.0.0.1:{port}"
     process = space.begin(home, port, {})

@@ -11,6 +11,7 @@ from studio.recipe import Recipe
 from studio.rundir import Exit, Identity, RunDir, read_events
 from studio.services import runs, usage, warm
 from studio.services.studio import Studio
+from studio.services.warm import Warm
 
 pytestmark = pytest.mark.engine
 LITTLE = {"model": "tiny", "dataset": "little", "max_steps": 3, "dtype": "float32", "held_out": 0.2, "eval_steps": 2}
@@ -27,7 +28,7 @@ def waiting(studio: Studio) -> Spare:
     """The worker that waits once someone has looked at the form."""
     warm.expect(studio)
     warm.tend(studio)
-    spare = studio.warm.spare
+    spare = studio.state(Warm).spare
     assert spare is not None
     wait(lambda: spare.ready)
     return spare
@@ -53,7 +54,7 @@ def test_a_run_takes_the_worker_that_waits_and_is_the_same_run(ready: Studio) ->
     assert told is not None and told.pid == spare.process.pid and told.nonce == spare.nonce
     assert len(losses(run)) == 3 and losses(run) == losses(cold)
     assert "Loading the model" in run.log.read_text()
-    assert spare.process.wait(60) == 0 and ready.warm.spare is None
+    assert spare.process.wait(60) == 0 and ready.state(Warm).spare is None
 
 
 def test_it_leaves_with_its_studio(ready: Studio) -> None:
@@ -63,7 +64,7 @@ def test_it_leaves_with_its_studio(ready: Studio) -> None:
     spare.process.stdin.close()  # what a studio that dies leaves behind
     assert spare.process.wait(60) == 0
     warm.tend(ready)
-    assert ready.warm.spare is None
+    assert ready.state(Warm).spare is None
 
     spare = waiting(ready)
     ready.close()
@@ -72,25 +73,25 @@ def test_it_leaves_with_its_studio(ready: Studio) -> None:
 
 def test_it_is_let_go_when_it_is_not_wanted(ready: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     spare = waiting(ready)
-    ready.warm.wanted -= ready.settings.warm_seconds
+    ready.state(Warm).wanted -= ready.settings.warm_seconds
     warm.tend(ready)
-    assert ready.warm.spare is None and not spare.alive
+    assert ready.state(Warm).spare is None and not spare.alive
 
     spare = waiting(ready)
     monkeypatch.setattr(warm, "LEAST_FREE", 2**60)
     warm.tend(ready)
-    assert ready.warm.spare is None and not spare.alive
+    assert ready.state(Warm).spare is None and not spare.alive
 
 
 def test_one_that_is_gone_or_not_yet_ready_is_not_waited_for(ready: Studio) -> None:
     gone = waiting(ready).process
     gone.kill()
     gone.wait()
-    assert ready.warm.take() is None
+    assert ready.state(Warm).take() is None
 
     warm.expect(ready)
     warm.tend(ready)  # begun a moment ago: it has imported nothing yet
-    half = ready.warm.spare
+    half = ready.state(Warm).spare
     run = trained(ready)
     assert half is not None and not half.alive
 

@@ -17,12 +17,12 @@ def test_the_wheel_serves_from_any_folder(tmp_path: Path) -> None:
     subprocess.run([*install, str(wheel)], check=True, capture_output=True, timeout=300)
     code = (
         "import sys; from pathlib import Path; from starlette.testclient import TestClient\n"
-        "import studio; from studio.settings import Settings; from studio.services.studio import Studio, welcome\n"
+        "import studio; from studio.settings import Settings; from studio.services.keeper import Keeper, welcome\n"
         "from studio.services import datasets; from studio.ui.server import make_app\n"
         "from studio.launch import compiling\n"
         "assert Path(studio.__file__).is_relative_to(sys.argv[1]), studio.__file__\n"
         "assert all(file.is_file() for file in (*compiling.SOURCES, *compiling.HEADERS))\n"
-        "with Studio(Settings(home=Path(sys.argv[2]), offline=True)) as opened:\n"
+        "with Keeper(Settings(home=Path(sys.argv[2]), offline=True)) as opened:\n"
         "    welcome(opened); assert datasets.get(opened, 'tickets').rows == 360\n"
         "    with TestClient(make_app(opened), base_url='http://127.0.0.1') as client:\n"
         "        for path in ('/healthz', '/static/theme.css', '/static/vendor/uPlot.min.js', '/'):\n"

@@ -14,6 +14,7 @@ import pytest
 from fastapi import FastAPI
 from filelock import FileLock
 
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 from studio.ui.server import make_app
@@ -89,7 +90,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
         port = free_port()
         settings = Settings(home=folder / "home", offline=True, port=port, requests_per_second=0)
-        with FileLock(settings.prepare().dry_run_lock, thread_local=False), Studio(settings).keep() as studio:
+        with FileLock(settings.prepare().dry_run_lock, thread_local=False), Keeper(settings).start() as studio:
             run = make(studio, SECRET, notes=SECRET)
             studio.look()
             app = make_app(studio)

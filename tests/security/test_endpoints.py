@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.routing import Mount
 
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from studio.ui.gradio_gate import NEEDED, Gate, needed
 from studio.ui.server import make_app
@@ -194,7 +194,7 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             told = stack.enter_context(oidc.provider("http://127.0.0.1")).environment()
             for name, value in ({"SPACE_ID": "someone/studio", "SPACE_HOST": "127.0.0.1"} | told).items():
                 patch.setenv(name, value)
-        studio = stack.enter_context(Studio(Settings(home=folder / "home", offline=True)))
+        studio = stack.enter_context(Keeper(Settings(home=folder / "home", offline=True)))
         yield known, make_app(studio, "team" if known == "team" else "hosted")
 
 

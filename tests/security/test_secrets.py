@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from studio.launch.local import worker_environment
+from studio.launch.environment import worker_environment
 from studio.redaction import STRUCK, strike
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.conftest import little_rows, write_jsonl
 from tests.e2e.conftest import serve
@@ -85,7 +85,7 @@ def test_a_served_studio_keeps_none_and_tells_none(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("STUDIO_JUDGE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("STUDIO_WEBHOOK_URL", f"http://me:{WORD}@127.0.0.1:9/hook")
     home = tmp_path / "home"
-    with Studio(Settings(home=home, offline=True)) as studio:
+    with Keeper(Settings(home=home, offline=True)) as studio:
         run = make(studio, "one")
     served = serve(home)
     try:

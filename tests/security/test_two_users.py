@@ -28,6 +28,7 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 
 from studio.errors import StudioError
+from studio.services.keeper import Keeper
 from studio.services.owner import Visitor
 from studio.services.studio import Studio
 from studio.ui.server import make_app
@@ -70,7 +71,7 @@ class Two:
 
 
 @pytest.fixture
-def two(nothing_starts: None, ready: Studio, tmp_path: Path) -> Iterator[Two]:
+def two(nothing_starts: None, keeper: Keeper, ready: Studio, tmp_path: Path) -> Iterator[Two]:
     none = dict.fromkeys(("queue_most", "quota_running", "quota_queued", "quota_storage_gb", "quota_starts_day",
                           "quota_chat_tokens_day", "requests_per_second"), 0)  # fmt: skip
     # Without limits, so that nothing is refused for another reason than whose it is.
@@ -83,7 +84,7 @@ def two(nothing_starts: None, ready: Studio, tmp_path: Path) -> Iterator[Two]:
     plain = list(dict.fromkeys(spelled(word) for spelled in ENCODINGS for word in ids))
     paths = list(dict.fromkeys([*plain, *encoded(every, MANY)]))[:MANY]
     (tmp_path / "outside.txt").write_text("outside-the-home")
-    ready.keep()  # as it is served: no request looks through the runs itself
+    keeper.start()  # as it is served: no request looks through the runs itself
     yield Two(ready, app, hers, his, every[:MANY], paths)
     ready.for_visitors = False
 

@@ -14,7 +14,8 @@ import pytest
 from studio.launch import local
 from studio.recipe import Recipe
 from studio.rundir import RunDir, read_events, write_json
-from studio.services import datasets, keeper, models, runs
+from studio.services import datasets, models, rounds, runs
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 from tests.conftest import REPOSITORY, little_rows, write_jsonl
@@ -35,13 +36,13 @@ def said(what: str, counts: dict[str, int]) -> None:
 @contextlib.contextmanager
 def fake_trainer() -> Iterator[None]:
     """Within, the keeper starts the fake trainer."""
-    path, trainer = os.environ.get("PYTHONPATH"), keeper.TRAINER
+    path, trainer = os.environ.get("PYTHONPATH"), rounds.TRAINER
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(REPOSITORY), path)))
-    keeper.TRAINER = WORKER
+    rounds.TRAINER = WORKER
     try:
         yield
     finally:
-        keeper.TRAINER = trainer
+        rounds.TRAINER = trainer
         if path is None:
             del os.environ["PYTHONPATH"]
         else:
@@ -52,7 +53,7 @@ def furnish(home: Path, **settings: Any) -> Settings:
     """A home with the tiny model and a small dataset."""
     made = Settings(home=home, offline=True, **{"keeper_interval": 0.05, **settings})
     model = tiny_model(home.parent / "tiny")
-    with Studio(made) as studio:
+    with Keeper(made) as studio:
         models.add(studio, str(model), lambda *_: None)
         datasets.add(studio, write_jsonl(home.parent / "little.jsonl", little_rows()))
     return made

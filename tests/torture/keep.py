@@ -4,13 +4,13 @@ import sys
 import time
 from pathlib import Path
 
-from studio.services import keeper
-from studio.services.studio import Studio
+from studio.services import rounds
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.torture.house import WORKER
 
 if __name__ == "__main__":
-    keeper.TRAINER = WORKER
-    with Studio(Settings(home=Path(sys.argv[1]), offline=True, keeper_interval=0.05)).keep():
+    rounds.TRAINER = WORKER
+    with Keeper(Settings(home=Path(sys.argv[1]), offline=True, keeper_interval=0.05)).start():
         print("kept", flush=True)
         time.sleep(3600)

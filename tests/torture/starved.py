@@ -9,8 +9,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from studio.services import keeper
-from studio.services.studio import Studio
+from studio.services import rounds
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.torture.house import WORKER, new_run, wait_for_end
 
@@ -20,8 +20,8 @@ def main() -> None:
     files = [group / name for name in ("memory.max", "memory.limit_in_bytes")]
     next(path for path in files if path.exists()).write_text(limit)
     (group / "cgroup.procs").write_text(str(os.getpid()))
-    keeper.TRAINER = WORKER
-    with Studio(Settings(home=home, offline=True, keeper_interval=0.05)) as studio:
+    rounds.TRAINER = WORKER
+    with Keeper(Settings(home=home, offline=True, keeper_interval=0.05)) as studio:
         run = new_run(studio, end="eat", at=7)
         print(json.dumps(asdict(wait_for_end(studio, run))))
 

@@ -12,6 +12,7 @@ import pytest
 from studio.launch import evidence, local
 from studio.rundir import Beat, Identity, RunDir, read_json, write_json
 from studio.services import runs
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 from tests.torture.house import TIMES, new_run, said, wait_for, wait_for_end, workers_of
@@ -85,7 +86,7 @@ def test_every_end_is_told_rightly(home: Settings, monkeypatch: pytest.MonkeyPat
     dice, right = random.Random(2), Counter[str]()
     kills, slowest = 0, 0.0
     monkeypatch.setattr(evidence, "oom_kills", lambda: kills)
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         for _ in range(TIMES):
             for name in dice.sample(list(ENDS), len(ENDS)):
                 make, state, cause = ENDS[name]

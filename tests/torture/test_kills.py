@@ -12,7 +12,7 @@ from statistics import median
 
 from studio.rundir import RunDir, write_json
 from studio.services import resuming, runs
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.torture.house import (
@@ -65,7 +65,7 @@ def test_kills_at_any_moment(furnished: Path, home: Settings) -> None:
 def kill_again_and_again(home: Settings, dice: random.Random, times: int, counts: "Counter[str]") -> None:
     """One run, of which the worker, the studio or both are killed so many times, brought to its end after all."""
     process = keep(home.home)
-    with Studio(home) as reader:
+    with Keeper(home) as reader:
         assert not reader.keeping
         run = new_run(reader, steps=10**6, delay=0.002, save=50)
         for _ in range(times):
@@ -103,7 +103,7 @@ def kill_again_and_again(home: Settings, dice: random.Random, times: int, counts
         process.send_signal(signal.SIGKILL)
         process.wait()
     home.database.unlink()
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         assert lost_doubled_gaps(studio, run) == (0, 0, 0)
         assert len(runs.points(studio, run.id).metrics) == points
     counts["points acknowledged"] += len(acknowledged(run))

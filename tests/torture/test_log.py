@@ -4,7 +4,7 @@ import pytest
 
 from studio.rundir import Exit
 from studio.services import runs
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.torture.house import lost_doubled_gaps, new_run, wait_for, wait_for_end
 from tests.torture.test_kills import keep
@@ -14,7 +14,7 @@ STEPS, FLOOD = 200, 10 * 2**20
 
 def test_ten_megabytes_of_log_with_the_studio_killed(home: Settings) -> None:
     process = keep(home.home)
-    with Studio(home) as reader:
+    with Keeper(home) as reader:
         run = new_run(reader, steps=STEPS, delay=0.005, log=FLOOD // STEPS)
         wait_for(reader, lambda: runs.get(reader, run.id).step > 3)
         process.kill()
@@ -23,7 +23,7 @@ def test_ten_megabytes_of_log_with_the_studio_killed(home: Settings) -> None:
         wait_for(reader, run.exit.exists)
     end = Exit.read(run)
     assert end is not None and end.cause == "finished" and run.log.stat().st_size >= FLOOD
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         info = wait_for_end(studio, run)
         assert (info.state, info.step) == ("completed", STEPS) and lost_doubled_gaps(studio, run) == (0, 0, 0)
         assert 0 < len(runs.log_tail(studio, run.id)) <= 8_000
@@ -33,7 +33,7 @@ def test_a_log_without_end_is_shortened_while_it_is_written(home: Settings, monk
     most = 2**20
     monkeypatch.setattr("studio.services.logs.MOST", most)
     monkeypatch.setattr("studio.services.logs.KEPT", most // 8)
-    with Studio(home).keep() as studio:
+    with Keeper(home).start() as studio:
         run = new_run(studio, steps=STEPS, delay=0.005, log=FLOOD // STEPS)
         wait_for(
             studio, lambda: run.log.exists() and run.log.read_bytes().startswith(b"[what came before was left out")

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from studio.launch import local
 from studio.rundir import RunDir
 from studio.services import queue, resuming, runs
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.torture.house import (
     TIMES,
@@ -50,7 +50,8 @@ class Machine(RuleBasedStateMachine):
     def open(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="torture-"))
         self.settings: Settings = copy_of(self.home, self.folder / "home")
-        self.studio = Studio(self.settings)
+        self.keeper = Keeper(self.settings)
+        self.studio = self.keeper.studio
         self.runs: list[RunDir] = []
         self.line: list[str] = []
         for steps in (100_000, 5, 30, 100_000):
@@ -92,12 +93,13 @@ class Machine(RuleBasedStateMachine):
     @rule(orderly=st.booleans())
     def restart(self, orderly: bool) -> None:
         if orderly:
-            self.studio.close()
+            self.keeper.close()
         else:  # as after a kill: nothing is closed in order, and what the process knew is forgotten
-            self.studio._lock.release()
+            self.studio.unlock()
             local._children.clear()
             local._codes.clear()
-        self.studio = Studio(self.settings)
+        self.keeper = Keeper(self.settings)
+        self.studio = self.keeper.studio
         DONE["restarts"] += 1
 
     @rule(number=st.integers(0, 5))
@@ -179,7 +181,7 @@ class Machine(RuleBasedStateMachine):
             for before, after in zip(shown, runs.list_runs(self.studio), strict=True):
                 now, then = dataclasses.asdict(after), dataclasses.asdict(before)
                 assert {name: (then[name], now[name]) for name in now if now[name] != then[name]} == {}
-            self.studio.close()
+            self.keeper.close()
         finally:
             end_all(self.settings.home)
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -18,7 +18,7 @@ from studio.launch import local
 from studio.recipe import Recipe
 from studio.rundir import Identity, RunDir, newest_checkpoint, read_events, verify_folder
 from studio.services import runs
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.torture.house import TIMES, copy_of, said, wait_for
 from tests.warm import Workers
@@ -92,7 +92,7 @@ def test_stops_at_any_moment(furnished: Path, tmp_path: Path, scratch: Path, for
     counts = {"stops": 0, "before the first step": 0, "checkpoints saved": 0}
     seconds: list[float] = []
     settings: Settings = copy_of(furnished, tmp_path / "home")
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         for _ in range(STOPS):
             run = studio.run_dir(runs.start(studio, Recipe().with_values(VALUES)).id)
             wait_for(studio, moment(dice, run))

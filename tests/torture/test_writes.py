@@ -23,7 +23,7 @@ import pytest
 from studio.recipe import Recipe
 from studio.rundir import RunDir, create, newest_checkpoint, tidy, verify_folder
 from studio.services import exports
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.torture.house import PATIENCE, TIMES, said
@@ -177,7 +177,7 @@ def test_kills_while_an_export_is_written(
     began = time.monotonic()
     assert workers.work(old, "export").cause == "finished", old.log_tail()
     took = time.monotonic() - began
-    with Studio(Settings(home=home, offline=True)) as studio:
+    with Keeper(Settings(home=home, offline=True)) as studio:
         while counts["kills"] < KILLS:
             # One is written over a finished one, so that there is something to lose; the other is the first.
             fresh = dice.random() < 0.5

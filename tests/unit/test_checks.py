@@ -13,6 +13,7 @@ import pytest
 from studio.errors import BadInput, NotFound
 from studio.services import checks, datasets, examples
 from studio.services.checks import Options
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 from tests.conftest import little_rows, write_jsonl
@@ -267,7 +268,7 @@ def _holds(path: Path, words: bytes) -> bool:
 )
 def test_a_limit_that_is_hit_is_named(tmp_path: Path, limit: dict[str, Any], said: str) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", little_rows(2000))
-    with Studio(Settings(home=tmp_path / "home", offline=True, **limit)) as studio:
+    with Keeper(Settings(home=tmp_path / "home", offline=True, **limit)) as studio:
         with pytest.raises(BadInput, match=said):
             checks.check(studio, path)
         assert list(studio.settings.staging.iterdir()) == [] and list(studio.settings.datasets.iterdir()) == []
@@ -275,18 +276,18 @@ def test_a_limit_that_is_hit_is_named(tmp_path: Path, limit: dict[str, Any], sai
 
 def test_results_nobody_came_back_for_are_removed_after_a_day(settings: Settings, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", little_rows())
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         old, young = (checks.check(studio, path).token for _ in range(2))
         os.utime(settings.staging / old, (0, 0))
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         assert checks.get(studio, young).report.ok == 24
         assert [folder.name for folder in settings.staging.iterdir()] == [young]
 
 
 def test_what_another_checked_is_not_shown(settings: Settings, tmp_path: Path) -> None:
-    with Studio(settings, owner="ann") as studio:
+    with Keeper(settings, owner="ann") as studio:
         token = checks.check(studio, write_jsonl(tmp_path / "rows.jsonl", little_rows())).token
-    with Studio(settings, owner="bob") as studio:
+    with Keeper(settings, owner="bob") as studio:
         for ask in (checks.get, checks.folder_of, datasets.keep, examples.rows):
             with pytest.raises(NotFound):
                 ask(studio, token)

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DatabaseError
 from studio.errors import Unavailable
 from studio.rundir import Exit, Journal, write_json
 from studio.services import runs
+from studio.services.keeper import Keeper
 from studio.services.runs import Points, RunInfo
 from studio.services.studio import Studio
 from studio.settings import Settings
@@ -44,14 +45,14 @@ def ended_runs(studio: Studio) -> None:
 @pytest.fixture
 def full(settings: Settings) -> tuple[Settings, Any]:
     """A home with some runs that are over, closed in order; and what it showed."""
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         ended_runs(studio)
         studio.refresh()
         return settings, everything(studio)
 
 
 def opened(settings: Settings) -> tuple[Any, list[str]]:
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         return everything(studio), studio.notices
 
 
@@ -86,9 +87,9 @@ def test_a_file_cut_short_is_found(full: tuple[Settings, Any], share: float) -> 
 def killed_in_use(settings: Settings) -> None:
     """Leave the home as a studio that was killed does: the latest writes in the WAL, no sum."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from studio.services.studio import Studio\n"
+        "import os, signal, sys; from pathlib import Path; from studio.services.keeper import Keeper\n"
         "from studio.settings import Settings; from tests.unit.test_database import ended_runs\n"
-        "studio = Studio(Settings(home=Path(sys.argv[1]), offline=True))\n"
+        "studio = Keeper(Settings(home=Path(sys.argv[1]), offline=True)).studio\n"
         "ended_runs(studio); studio.refresh(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(settings.home)], check=False, cwd=Path(__file__).parents[2])
@@ -128,11 +129,12 @@ def test_a_locked_database_is_said_and_not_taken_for_a_damaged_one(
 ) -> None:
     settings, before = full
     monkeypatch.setattr(db.Database.__init__, "__defaults__", (True, 0.1))
-    with Studio(settings) as studio, other_program(settings):
+    keeper = Keeper(settings)
+    with keeper as studio, other_program(settings):
         run = make_run(studio, "another")
-        studio._look_safely()
+        keeper.look_safely()
         assert "locked by another program" in studio.notices[0]
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         assert runs.get(studio, run.id).name == "another" and not studio.notices
         with contextlib.closing(sqlite3.connect(settings.database, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode")
@@ -140,14 +142,14 @@ def test_a_locked_database_is_said_and_not_taken_for_a_damaged_one(
     other.execute("PRAGMA locking_mode = EXCLUSIVE")
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(Unavailable, match="locked by another program"):
-        Studio(settings)
+        Keeper(settings)
     other.close()
     assert len(opened(settings)[0][0]) == len(before[0]) + 1
 
 
 def test_damage_in_use_does_not_end_the_keeping(full: tuple[Settings, Any]) -> None:
     settings, before = full
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         size = settings.database.stat().st_size
         with settings.database.open("r+b") as file:
             for place in range(0, size, 4096):
@@ -164,7 +166,7 @@ def test_damage_in_use_does_not_end_the_keeping(full: tuple[Settings, Any]) -> N
 
 def test_a_database_deleted_in_use_is_made_again(full: tuple[Settings, Any]) -> None:
     settings, before = full
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         settings.database.unlink()
         assert everything(studio) == before
         assert settings.database.exists()
@@ -268,7 +270,7 @@ def test_a_database_of_a_newer_studio_is_set_aside(full: tuple[Settings, Any]) -
 
 
 def test_points_that_were_superseded_stay_away(settings: Settings) -> None:
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         run = make_run(studio)
         journal_of(run, 10)
         with Journal(run.events) as journal:

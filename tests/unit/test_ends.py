@@ -14,6 +14,7 @@ from studio.engine import worker
 from studio.launch import evidence, local, ram
 from studio.rundir import DISK_FULL_STATUS, Beat, Exit, Identity, Journal, RunDir, read_json, write_json
 from studio.services import ends, runs, story
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 from tests.torture.house import new_run, wait_for, wait_for_end, workers_of
@@ -47,7 +48,7 @@ def kill_at_step(studio: Studio, run: RunDir, number: int) -> None:
     ],
 )
 def test_ends(home: Settings, fake: dict[str, object], state: str, cause: str, said: str) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, **fake)
         info = wait_for_end(studio, run)
         assert (info.state, info.cause) == (state, cause) and said in info.message
@@ -57,7 +58,7 @@ def test_ends(home: Settings, fake: dict[str, object], state: str, cause: str, s
         if cause == "memory":
             assert "max_length" in info.remedy and "GiB" in info.remedy
     home.database.unlink()
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         assert runs.get(studio, run.id) == info
         assert runs.rebuild(studio) == 1 and runs.get(studio, run.id) == info
 
@@ -65,7 +66,7 @@ def test_ends(home: Settings, fake: dict[str, object], state: str, cause: str, s
 def test_a_kill_for_memory_is_told_from_another(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     kills = 3
     monkeypatch.setattr(evidence, "oom_kills", lambda: kills)
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, steps=10_000, delay=0.01)
         wait_for(studio, lambda: runs.get(studio, run.id).step >= 6)
         kills = 4
@@ -74,7 +75,7 @@ def test_a_kill_for_memory_is_told_from_another(home: Settings, monkeypatch: pyt
     assert (info.state, info.cause) == ("interrupted", "killed_for_memory")
     assert "memory ran out" in info.message and "Clone it and change" in info.remedy
     kills = 3
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         assert runs.get(studio, run.id) == info
 
 
@@ -123,7 +124,7 @@ def test_where_nobody_counts_the_workers_own_memory_tells(
 ) -> None:
     monkeypatch.setattr(evidence, "oom_kills", lambda: None)
     monkeypatch.setattr(ram, "look", lambda: ram.Ram(2**30, 2**29))
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, steps=100, end="wait", at=7)
         wait_for(studio, lambda: runs.get(studio, run.id).step == 7)
         Beat(time.time(), time.time(), 7, memory=int(share * 2**30)).write(run)
@@ -152,7 +153,7 @@ def test_the_kernels_log_names_its_victim(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(("lie", "cause"), [("boot_id", "rebooted"), ("pid", "gone")])
 def test_what_is_found_after_a_while(home: Settings, lie: str, cause: str) -> None:
     """A studio that comes back to the traces of a worker it did not see end."""
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, steps=10_000, delay=0.01)
         kill_at_step(studio, run, signal.SIGKILL)
         (pid,) = local._children  # it is reaped here, unseen by the keeper
@@ -164,7 +165,7 @@ def test_what_is_found_after_a_while(home: Settings, lie: str, cause: str) -> No
 
 
 def test_who_was_killed_unseen_is_told_as_killed(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, steps=10_000, delay=0.01)
         kill_at_step(studio, run, signal.SIGKILL)
         (pid,) = local._children
@@ -177,7 +178,7 @@ def test_a_child_that_is_just_ending_lives_until_its_exit_status_is_known(
     home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel takes a process's memory, its command line in it, a moment before the process is over."""
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, steps=100, end="wait", at=7)
         wait_for(studio, lambda: runs.get(studio, run.id).step == 7)
         pids = workers_of(run)
@@ -189,7 +190,7 @@ def test_a_child_that_is_just_ending_lives_until_its_exit_status_is_known(
 
 
 def test_standing_still_is_told_with_its_time_and_left_alone(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, steps=100, end="wait", at=7)
         wait_for(studio, lambda: runs.get(studio, run.id).step == 7)
         since = time.time() - 4000
@@ -204,7 +205,7 @@ def test_standing_still_is_told_with_its_time_and_left_alone(home: Settings) -> 
 
 
 def test_a_worker_that_ended_between_its_last_word_and_its_end(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio)
         wait_for_end(studio, run)
         for path in (run.exit, run.ended):
@@ -215,7 +216,7 @@ def test_a_worker_that_ended_between_its_last_word_and_its_end(home: Settings) -
 
 
 def test_its_last_word_in_the_journal_tells_the_cause(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, end="disk", at=7)
         wait_for_end(studio, run)
         for path in (run.exit, run.ended):
@@ -225,7 +226,7 @@ def test_its_last_word_in_the_journal_tells_the_cause(home: Settings) -> None:
 
 
 def test_a_launcher_that_died_before_it_launched(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio)
         write_json(run.claim, {"nonce": "nobody", "time": time.time() - 60, "boot_id": local.boot_id()})
         assert wait_for_end(studio, run).state == "completed"
@@ -233,7 +234,7 @@ def test_a_launcher_that_died_before_it_launched(home: Settings) -> None:
 
 
 def test_the_story_tells_all_of_it(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, name="told", end="signal9", at=7)
         wait_for_end(studio, run)
         told = story.tell(studio, run.id)

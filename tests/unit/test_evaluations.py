@@ -17,9 +17,11 @@ import pytest
 from studio import cli
 from studio.errors import BadInput, Conflict, NotFound, Unavailable
 from studio.launch import local
+from studio.launch.environment import worker_environment
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, read_json, whole_folder, write_json
 from studio.services import checks, evaluation_line, evaluations, judge, machine, prompt_sets, runs, sides, sources
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 from studio.ui import evaluation_page, scores_view
@@ -48,7 +50,7 @@ def trained(studio: Studio, name: str = "sums", steps: tuple[int, ...] = (2,)) -
 def made(home: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
     """A studio whose evaluations are worked on by the fake evaluator."""
     monkeypatch.setattr(evaluation_line, "WORKER", "tests.torture.evaluator")
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         yield studio
         for info in evaluations.list_evaluations(studio):
             if not info.final:
@@ -105,7 +107,7 @@ def test_a_lost_database_loses_no_evaluation(made: Studio) -> None:
     info = finished(made, evaluations.start(made, trained(made), ["general"]).id)
     made.close()
     made.settings.database.unlink()
-    with Studio(made.settings) as again:
+    with Keeper(made.settings) as again:
         assert [item.id for item in evaluations.list_evaluations(again)] == [info.id]
         assert evaluations.result(again, info.id).rows
 
@@ -333,7 +335,7 @@ def test_a_judge_that_prefers_the_better_answer_is_believed(court: tuple[Studio,
     assert "wise preferred" in evaluation_page.share(studio, evaluation_id, "html")
     kept = [path for path in studio.settings.home.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
     assert kept == []
-    assert "STUDIO_JUDGE_KEY" not in local.worker_environment()
+    assert "STUDIO_JUDGE_KEY" not in worker_environment()
 
 
 def test_a_judge_that_always_takes_the_first_says_nothing(court: tuple[Studio, type[_Judge], str]) -> None:
@@ -394,7 +396,7 @@ def test_the_commands_say_what_the_page_says(
                 raise
         return capsys.readouterr().out
 
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = trained(studio)
     (tmp_path / "mine.txt").write_text("Capital of Peru? => Lima\nHello", encoding="utf-8")
     assert json.loads(command("prompts", "add", str(tmp_path / "mine.txt"), "--json"))["with_check"] == 1

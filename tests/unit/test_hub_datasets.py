@@ -15,6 +15,7 @@ from studio.errors import BadInput, Unavailable
 from studio.launch.hub import choose
 from studio.services import checks, datasets, examples
 from studio.services.checks import Options
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 
@@ -67,7 +68,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, b
 
 @pytest.fixture
 def online(tmp_path: Path) -> Iterator[Studio]:
-    with Studio(Settings(home=tmp_path / "home")) as studio:
+    with Keeper(Settings(home=tmp_path / "home")) as studio:
         yield studio
 
 

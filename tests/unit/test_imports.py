@@ -26,6 +26,7 @@ from studio.recipe import Recipe
 from studio.rundir import verify_folder
 from studio.services import adapters, foreign_files, imports, locality, models, sources
 from studio.services.imports import Wish
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 from tests.hub import Hub, served
@@ -171,15 +172,15 @@ def test_a_visitor_gives_no_folders(ready: Studio, tmp_path: Path, settings: Set
     with pytest.raises(Unavailable, match="stay offline"):
         next(imports.add(ready, "some/one", Wish("tiny")))
     assert locality.is_local(ready)
-    with Studio(Settings(home=tmp_path / "other", host="0.0.0.0", offline=True)) as served:
+    with Keeper(Settings(home=tmp_path / "other", host="0.0.0.0", offline=True)) as served:
         assert not locality.is_local(served)
-    with Studio(Settings(home=tmp_path / "third", offline=True), owner="someone") as served:
+    with Keeper(Settings(home=tmp_path / "third", offline=True), owner="someone") as served:
         assert not locality.is_local(served)
 
 
 def test_the_machine_s_token_is_no_visitor_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    with Studio(Settings(home=tmp_path / "one", offline=True)) as studio:
+    with Keeper(Settings(home=tmp_path / "one", offline=True)) as studio:
         assert locality.own_token(studio) == "hf_secret"
         monkeypatch.setenv("SPACE_ID", "some/space")
         assert locality.own_token(studio) == ""
@@ -555,7 +556,7 @@ def test_an_adapter_of_the_hub_joins_without_its_pickles(
     (folder / "training_args.bin").write_bytes(pickled(tmp_path / "trace"))
     (folder / "adapter_model.bin").write_bytes(pickled(tmp_path / "trace"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with served() as hub, Studio(replace(settings, offline=False)) as studio:
+    with served() as hub, Keeper(replace(settings, offline=False)) as studio:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         models.add(studio, str(tiny), lambda *_: None)
         listed_at(hub, folder)

@@ -12,7 +12,8 @@ import pytest
 from studio.errors import Conflict, NotFound, Unavailable
 from studio.recipe import Recipe
 from studio.rundir import Beat, Exit, Identity, Journal, RunDir, boot_id, process_started, write_json
-from studio.services import keeper, runs
+from studio.services import rounds, runs
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 
@@ -96,7 +97,7 @@ def test_rebuilding_the_index_gives_the_same_runs(studio: Studio) -> None:
 
 @pytest.mark.parametrize("damage", ["deleted", "truncated", "overwritten"])
 def test_losing_the_database_loses_nothing(settings: Settings, damage: str) -> None:
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         run = make_run(studio)
         journal_of(run, 6)
         ended(run)
@@ -108,7 +109,7 @@ def test_losing_the_database_loses_nothing(settings: Settings, damage: str) -> N
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     else:
         path.write_bytes(b"not a database at all" * 400)
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         assert runs.list_runs(studio) == before
         assert (studio.database.set_aside is not None) == (damage != "deleted")
 
@@ -139,7 +140,7 @@ def test_another_process_is_not_taken_for_the_worker(
 
 
 def test_a_worker_that_does_not_stop_is_ended(settings: Settings) -> None:
-    with Studio(Settings(home=settings.home, stop_grace=0.0)) as studio:
+    with Keeper(Settings(home=settings.home, stop_grace=0.0)) as studio:
         run = make_run(studio)
         code = (
             "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
@@ -147,11 +148,11 @@ def test_a_worker_that_does_not_stop_is_ended(settings: Settings) -> None:
         process = subprocess.Popen([sys.executable, "-c", code, "n1"], start_new_session=True, stdout=subprocess.PIPE)
         assert process.stdout is not None and process.stdout.readline()
         Identity(process.pid, process_started(process.pid) or 0, boot_id(), "n1").write(run)
-        keeper.look_round(studio)
+        rounds.look_round(studio)
         run.ask("stop")
         deadline = time.monotonic() + 20
         while process.poll() is None and time.monotonic() < deadline:
-            keeper.look_round(studio)
+            rounds.look_round(studio)
         assert process.returncode == -9
         info = runs.get(studio, run.id)
         assert info.state == "stopped" and "did not stop within" in info.message
@@ -192,19 +193,20 @@ def test_an_id_that_names_no_run_is_refused(studio: Studio, name: str) -> None:
 
 
 def test_one_home_has_one_keeper(settings: Settings) -> None:
-    with Studio(settings) as first:
+    with Keeper(settings) as first:
         run = make_run(first)
         journal_of(run, 2)
         ended(run)
         first.refresh()
-        with Studio(settings) as second:
+        other = Keeper(settings)
+        with other as second:
             assert first.keeping and not second.keeping
             assert runs.get(second, "run-1").state == "completed"
             with pytest.raises(Unavailable, match="already looking after"):
-                second.keep()
+                other.start()
             with pytest.raises(Conflict, match="Another studio keeps"):
                 runs.rebuild(second)
-    with Studio(settings) as third:
+    with Keeper(settings) as third:
         assert third.keeping
 
 
@@ -226,6 +228,6 @@ def test_the_keeper_goes_on_when_no_worker_can_be_kept_ready(
         raise RuntimeError("the database is locked")
 
     monkeypatch.setattr("studio.services.warm.tend", broken)
-    with Studio(settings).keep():
+    with Keeper(settings).start():
         for _ in range(3):
             assert tried.acquire(timeout=30)

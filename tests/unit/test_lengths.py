@@ -15,7 +15,7 @@ from studio.dataset.ready import encode_dataset
 from studio.dataset.store import read_records
 from studio.errors import BadInput
 from studio.services import datasets
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from studio.themes import Data
 from tests.conftest import write_jsonl
@@ -37,7 +37,7 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         rows.append({"messages": turns})
     folder = tmp_path_factory.mktemp("talks")
-    with Studio(Settings(home=folder / "home", offline=True)) as opened:
+    with Keeper(Settings(home=folder / "home", offline=True)) as opened:
         return Path(datasets.add(opened, write_jsonl(folder / "talks.jsonl", rows)).path)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from studio.rundir import begin_log, tail
 from studio.services import checks, logs
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 
@@ -35,7 +36,7 @@ def test_a_log_is_shortened_while_it_is_written(
     monkeypatch.setattr(logs, "KEPT", most // 8)
     log = settings.prepare().home / place
     log.parent.mkdir(exist_ok=True)
-    with Studio(settings).keep(), begin_log(log) as errors:
+    with Keeper(settings).start(), begin_log(log) as errors:
         writer = subprocess.Popen([sys.executable, "-c", _FLOOD, str(log)], stderr=errors)
         assert writer.wait() == 0
         assert tail(log, 100).endswith("the last words\n")
@@ -72,10 +73,11 @@ def test_uploads_and_checks_that_nobody_came_back_for_go(studio: Studio) -> None
 
 
 def test_the_keeper_cleans_up_while_the_studio_lives(settings: Settings) -> None:
-    with Studio(settings) as studio:
+    keeper = Keeper(settings)
+    with keeper:
         old = settings.staging / "0123"
         old.mkdir()
         os.utime(old, (0, 0))
-        studio.keep()
+        keeper.start()
         while old.exists():
             time.sleep(0.05)

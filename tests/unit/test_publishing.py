@@ -15,6 +15,7 @@ from studio.errors import BadInput, Conflict, StudioError, Unavailable
 from studio.rundir import Exit, RunDir, whole_folder, write_json
 from studio.services import publishing
 from studio.services.checks import Progress
+from studio.services.keeper import Keeper
 from studio.services.publishing import Published, Wish
 from studio.services.studio import Studio
 from studio.settings import Settings
@@ -36,7 +37,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 @pytest.fixture
 def online(settings: Settings) -> Iterator[Studio]:
     """A studio that may reach the hub, with an export that is whole."""
-    with Studio(replace(settings, offline=False)) as studio:
+    with Keeper(replace(settings, offline=False)) as studio:
         exported(studio)
         yield studio
 
@@ -171,12 +172,12 @@ def test_cancelled_nothing_appears(online: Studio, hub: Hub) -> None:
 
 def test_the_machine_s_token_is_its_own_person_s(settings: Settings, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with Studio(replace(settings, offline=False)) as studio:
+    with Keeper(replace(settings, offline=False)) as studio:
         exported(studio)
         assert not publishing.needs_token(studio)
         publish(studio, Wish("mine"), "")
     hub.tokens.clear()
-    with Studio(replace(settings, offline=False, home=settings.home / "served", host="0.0.0.0")) as studio:
+    with Keeper(replace(settings, offline=False, home=settings.home / "served", host="0.0.0.0")) as studio:
         exported(studio)
         assert publishing.needs_token(studio)
         with pytest.raises(BadInput, match="needs a token"):

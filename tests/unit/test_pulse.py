@@ -11,6 +11,7 @@ from sqlalchemy import event
 
 from studio.rundir import Exit, Journal
 from studio.services import labels
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 from studio.store import runs as rows
@@ -138,11 +139,12 @@ def test_no_timer_of_gradios_ticks_and_no_hidden_progress_is_kept_by_many(studio
 def test_a_question_takes_in_the_journals_of_the_runs_that_are_watched(
     settings: Settings, nothing_starts: None
 ) -> None:
-    with Studio(dataclasses.replace(settings, keeper_interval=60.0)) as studio:
+    keeper = Keeper(dataclasses.replace(settings, keeper_interval=60.0))
+    with keeper as studio:
         for name, owner in ((NAME, "local"), ("theirs", "somebody")):
             Path(make(studio, name, owner=owner).exit).unlink()
         studio.look()
-        studio.keep()
+        keeper.start()
         with TestClient(make_app(studio), base_url="http://127.0.0.1") as client:
             cursor, since = client.get(f"/curves/{RUN}").json()["cursor"], ask(client).json()["since"]
             for run in (RUN, "id-theirs"):

@@ -17,7 +17,8 @@ from filelock import FileLock
 from studio.errors import BadInput, Conflict
 from studio.launch import local
 from studio.rundir import Identity, RunDir, read_json, write_json
-from studio.services import attempts, disk, keeper, machine, queue, resuming, runs
+from studio.services import attempts, disk, machine, queue, resuming, rounds, runs
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 from tests.torture.house import lost_doubled_gaps, new_run, wait_for, wait_for_end, workers_of
@@ -35,7 +36,7 @@ def names(studio: Studio) -> list[str]:
 @pytest.fixture
 def line(home: Settings) -> Iterator[tuple[Studio, dict[str, RunDir]]]:
     """One run that trains, and a, b, c, d that wait."""
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         running = new_run(studio, "running", **SLOW)
         wait_for(studio, lambda: runs.get(studio, running.id).step > 0)
         yield studio, {"running": running} | {name: new_run(studio, name) for name in "abcd"}
@@ -91,7 +92,7 @@ def test_start_now_is_granted_by_memory(
 
 
 def test_a_dry_run_holds_the_queue(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         with FileLock(home.dry_run_lock):
             run = new_run(studio)
             for _ in range(3):
@@ -101,7 +102,7 @@ def test_a_dry_run_holds_the_queue(home: Settings) -> None:
 
 
 def test_a_killed_run_goes_on_as_the_same_run(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, steps=60, delay=0.002, save=10, end="signal9", at=37)
         assert wait_for_end(studio, run).resume_hint == "It goes on from the checkpoint of step 30."
         write_json(run.path / "fake.json", {"steps": 60, "save": 10})
@@ -124,7 +125,7 @@ def test_a_killed_run_goes_on_as_the_same_run(home: Settings) -> None:
 
 
 def test_a_damaged_checkpoint_is_passed_over(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, save=10, end="signal9", at=17)
         wait_for_end(studio, run)
         (run.checkpoints / "step-10" / "weights").write_bytes(b"bad")
@@ -136,7 +137,7 @@ def test_a_damaged_checkpoint_is_passed_over(home: Settings) -> None:
 
 
 def test_extending_adds_to_what_was_meant(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio)
         wait_for_end(studio, run)
         with pytest.raises(Conflict, match="--epochs 1"):
@@ -158,7 +159,7 @@ def test_extending_adds_to_what_was_meant(home: Settings) -> None:
 
 
 def test_what_would_not_be_the_same_training_is_refused(home: Settings, tmp_path: Path) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, end="signal9", at=7)
         wait_for_end(studio, run)
         identity = Identity.read(run)
@@ -190,7 +191,7 @@ def test_what_would_not_be_the_same_training_is_refused(home: Settings, tmp_path
 
 
 def test_a_stop_that_came_too_late_does_not_stop_the_next_worker(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, steps=50, end="wait", at=7)
         wait_for(studio, lambda: runs.get(studio, run.id).step == 7)
         run.ask("stop")
@@ -203,7 +204,7 @@ def test_a_stop_that_came_too_late_does_not_stop_the_next_worker(home: Settings)
 
 
 def test_a_move_of_files_that_was_cut_short_is_finished(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, end="signal9", at=7)
         before = wait_for_end(studio, run)
         write_json(run.path / "fake.json", {})
@@ -230,7 +231,7 @@ def test_a_move_of_files_that_was_cut_short_is_finished(home: Settings, monkeypa
 
 
 def test_many_launchers_claim_a_run_once(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         waiting = [new_run(studio, steps=3) for _ in range(4)]
     code = (
         "import sys; from pathlib import Path; from studio.rundir import RunDir; from studio.launch import local\n"
@@ -252,11 +253,11 @@ def test_many_launchers_claim_a_run_once(home: Settings) -> None:
 STUDIO = """
 import sys, time
 from pathlib import Path
-from studio.services import keeper
-from studio.services.studio import Studio
+from studio.services import rounds
+from studio.services.keeper import Keeper
 from studio.settings import Settings
-keeper.TRAINER = "tests.torture.worker"
-with Studio(Settings(home=Path(sys.argv[1]), offline=True)).keep() as studio:
+rounds.TRAINER = "tests.torture.worker"
+with Keeper(Settings(home=Path(sys.argv[1]), offline=True)).start() as studio:
     print("kept", flush=True)
     time.sleep(600)
 """
@@ -269,7 +270,7 @@ def test_a_killed_studio_finds_its_workers_again(home: Settings) -> None:
         return process
 
     first = begin()
-    with Studio(home) as reader:
+    with Keeper(home) as reader:
         assert not reader.keeping
         run = new_run(reader, **SLOW)
         wait_for(reader, lambda: runs.get(reader, run.id).step > 3)
@@ -316,7 +317,7 @@ class Listener:
 
 
 def told(home: Settings, url: str, **fake: Any) -> RunDir:
-    with Studio(Settings(home=home.home, offline=True, webhook_url=url)) as studio:
+    with Keeper(Settings(home=home.home, offline=True, webhook_url=url)) as studio:
         run = new_run(studio, "heard of", **fake)
         wait_for_end(studio, run)
     return run
@@ -331,7 +332,7 @@ def test_the_webhook_is_told_once_of_each_end(home: Settings) -> None:
     assert (body["state"], body["cause"]) == ("interrupted", "killed") and "after step 7" in body["message"]
     home.database.unlink()
     write_json(run.path / "fake.json", {})
-    with Studio(Settings(home=home.home, offline=True, webhook_url=listener.url)) as studio:
+    with Keeper(Settings(home=home.home, offline=True, webhook_url=listener.url)) as studio:
         runs.rebuild(studio)
         assert len(listener.heard) == 2
         resuming.resume(studio, run.id)
@@ -345,11 +346,11 @@ def test_a_webhook_that_nobody_hears_harms_nothing(home: Settings) -> None:
     run = told(home, "http://127.0.0.1:9/nobody")
     assert (read_json(run.ended) or {})["told"].startswith("not told")
     with pytest.raises(BadInput, match="must begin with http"):
-        Studio(Settings(home=home.home, webhook_url="file:///etc/passwd"))
+        Keeper(Settings(home=home.home, webhook_url="file:///etc/passwd"))
 
 
 def test_checkpoints_keep_within_their_budget(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         run = new_run(studio, steps=50, save=5)
         wait_for_end(studio, run)
         sizes = [one.bytes for one in disk.checkpoints(run)]
@@ -360,14 +361,14 @@ def test_checkpoints_keep_within_their_budget(home: Settings) -> None:
         )
         (run.checkpoints / "step-45" / "weights").write_bytes(b"bad")
     tight = Settings(home=home.home, offline=True, checkpoint_gb=2.9 * sizes[0] / 2**30)
-    with Studio(tight) as studio:
+    with Keeper(tight) as studio:
         assert disk.prune(studio, run.id) == [5, 15, 20, 25, 30, 35, 40]
         assert [one.step for one in disk.checkpoints(run)] == [10, 45, 50]
 
 
 def test_nothing_is_left_to_chance_in_memory(home: Settings) -> None:
     """What is free and not spoken for by what runs."""
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         running = new_run(studio, **SLOW)
         wait_for(studio, lambda: runs.get(studio, running.id).step > 0)
         waiting = new_run(studio)
@@ -381,4 +382,4 @@ def test_nothing_is_left_to_chance_in_memory(home: Settings) -> None:
         write_json(running.path / "estimate.json", {"predicted_bytes": now.device_total})
         assert queue.lacking(studio, row, [busy]) > alone + now.device_total // 2
         assert queue.lacking(studio, row, []) == 0
-        assert keeper.TRAINER == "tests.torture.worker" and local.find(running) == "alive"
+        assert rounds.TRAINER == "tests.torture.worker" and local.find(running) == "alive"

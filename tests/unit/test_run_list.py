@@ -12,6 +12,7 @@ from studio.errors import BadInput, Conflict, NotFound
 from studio.recipe import Recipe
 from studio.rundir import About, Exit, Journal, RunDir, read_json, write_json
 from studio.services import labels, queue, run_list, runs, sizes
+from studio.services.keeper import Keeper
 from studio.services.run_list import Query
 from studio.services.studio import Studio
 from studio.settings import Settings
@@ -161,7 +162,7 @@ def test_a_database_of_before_learns_it_from_the_files(several: Studio) -> None:
         )
     engine.dispose()
     settings.database.with_name("studio.db.sha256").unlink(missing_ok=True)
-    with Studio(settings) as again:
+    with Keeper(settings) as again:
         assert said(again) == before and not again.notices
 
 
@@ -272,18 +273,19 @@ def test_changes_of_many_at_once_are_all_kept(several: Studio) -> None:
 
 
 def test_a_reader_writes_the_file_and_hears_when_the_keeper_has_followed(settings: Settings) -> None:
-    with Studio(settings) as keeper:
-        make(keeper, "one")
-        keeper.refresh()
-        keeper.keep()
-        with Studio(settings) as reader:
+    keeper = Keeper(settings)
+    with keeper as studio:
+        make(studio, "one")
+        studio.refresh()
+        keeper.start()
+        with Keeper(settings) as reader:
             assert not reader.keeping
             assert labels.rename(reader, "id-one", "other").name == "other"
-            assert names(keeper) == ["other"] and names(reader) == ["other"]
+            assert names(studio) == ["other"] and names(reader) == ["other"]
 
 
 def test_a_waiting_run_can_be_named_before_it_starts(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         running = new_run(studio, "first", steps=100_000, delay=0.01)
         waits = new_run(studio, "second")
         studio.refresh()
@@ -322,7 +324,7 @@ def test_the_command_line_finds_and_says(tmp_path: Path, capsys: pytest.CaptureF
             assert end.code == 0, capsys.readouterr().err
         return json.loads(capsys.readouterr().out)
 
-    with Studio(Settings(home=tmp_path / "home", offline=True)) as studio:
+    with Keeper(Settings(home=tmp_path / "home", offline=True)) as studio:
         make(studio, "a 2", tags=["x"])
         make(studio, "a 10", state="failed")
         shutil.copytree(studio.run_dir("id-a-2").path, studio.settings.runs / "id-b")

@@ -26,7 +26,8 @@ from studio.services import (
     speed,
     usage,
 )
-from studio.services.studio import Studio, welcome
+from studio.services.keeper import Keeper, welcome
+from studio.services.studio import Studio
 from tests.conftest import little_rows, write_jsonl
 from tests.tiny import tiny_model
 
@@ -98,7 +99,7 @@ def test_the_index_of_datasets_is_found_again_on_disk(ready: Studio) -> None:
     settings = ready.settings
     ready.close()
     settings.database.unlink()
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         assert datasets.get(studio, "little").rows == 24
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 from studio.ui import app as pages
 from studio.ui import sessions
@@ -17,7 +17,7 @@ A_PAGE = 5_000  # bytes; a copy of the page's configuration is more than a hundr
 
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[sessions.Sessions]:
-    with Studio(Settings(home=tmp_path / "home", offline=True)) as studio:
+    with Keeper(Settings(home=tmp_path / "home", offline=True)) as studio:
         holder = sessions.Sessions()
         holder.set_blocks(pages.build(studio, Desk(studio, "hosted")))
         yield holder

@@ -18,6 +18,7 @@ from studio import cli
 from studio.errors import BadInput, NotFound
 from studio.rundir import read_json
 from studio.services import accounts
+from studio.services.keeper import Keeper
 from studio.services.studio import Studio
 from studio.settings import Settings
 from studio.ui import signing_in
@@ -157,11 +158,10 @@ def test_a_space_keeps_its_cookie_in_its_frame(space: Any, monkeypatch: pytest.M
 
 
 @pytest.fixture
-def team(settings: Settings) -> Iterator[Any]:
+def team(keeper: Keeper, settings: Settings) -> Any:
     accounts.add(settings, "ann", "correct horse battery")
     accounts.add(settings, "ben", "another long password")
-    with Studio(settings) as studio:
-        yield make_app(studio, "team")
+    return make_app(keeper.studio, "team")
 
 
 def sign_in(client: TestClient, name: str, password: str) -> httpx.Response:
@@ -183,14 +183,16 @@ def test_a_team_signs_in_first(team: Any) -> None:
     assert ann.get("/runs.json").status_code == 401
 
 
-def test_who_signed_out_stays_out_when_the_studio_is_started_anew(team: Any, settings: Settings) -> None:
+def test_who_signed_out_stays_out_when_the_studio_is_started_anew(
+    keeper: Keeper, team: Any, settings: Settings
+) -> None:
     ann, ben = browser(team), browser(team)
     sign_in(ann, "ann", "correct horse battery")
     sign_in(ben, "ben", "another long password")
     stolen = ann.cookies[COOKIE]
     ann.post("/sign-out")
-    desk_of(team).studio.close()
-    with Studio(settings) as studio:
+    keeper.close()
+    with Keeper(settings) as studio:
         app = make_app(studio, "team")
         thief, again = browser(app), browser(app)
         thief.cookies.set(COOKIE, stolen)

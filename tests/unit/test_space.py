@@ -45,8 +45,10 @@ from studio.services import (
     trash,
 )
 from studio.services.adapters import New
+from studio.services.keeper import Keeper, welcome
 from studio.services.owner import LOCAL, Visitor, acting
-from studio.services.studio import Studio, welcome
+from studio.services.room import Room
+from studio.services.studio import Studio
 from studio.settings import Settings
 from studio.ui import app as pages
 from studio.ui import handlers, visit_view
@@ -74,7 +76,7 @@ def test_the_front_matter_is_true() -> None:
 def test_signing_in_asks_for_no_right_to_act(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who one is, and nothing else: what the Space is registered with, and what the provider is asked for."""
     told = yaml.safe_load((REPOSITORY / "README.md").read_text(encoding="utf-8").split("---")[1])
-    with oidc.provider() as provider, Studio(replace(settings, hosted=True)) as studio:
+    with oidc.provider() as provider, Keeper(replace(settings, hosted=True)) as studio:
         for name, value in {"SPACE_ID": "someone/studio", **provider.environment()}.items():
             monkeypatch.setenv(name, value)
         # More that a Space was registered for is not taken up.
@@ -123,17 +125,17 @@ def test_the_settings_of_a_space(tmp_path: Path) -> None:
 
 def test_a_restart_knows_its_visitors_again(settings: Settings) -> None:
     hosted = replace(settings, hosted=True)
-    with Studio(hosted) as studio:
+    with Keeper(hosted) as studio:
         first = TestClient(make_app(studio, "hosted"), base_url="http://127.0.0.1")
         cookie = first.get("/").headers["set-cookie"].partition(";")[0]
     assert (hosted.home / "cookie.secret").stat().st_mode & 0o777 == 0o600
-    with Studio(hosted) as studio:
+    with Keeper(hosted) as studio:
         again = TestClient(make_app(studio, "hosted"), base_url="http://127.0.0.1", headers={"Cookie": cookie})
         assert "set-cookie" not in again.get("/").headers
 
 
 def test_all_share_the_sample_and_nobody_owns_it(settings: Settings) -> None:
-    with Studio(replace(settings, hosted=True)) as studio:
+    with Keeper(replace(settings, hosted=True)) as studio:
         welcome(studio.open_to_visitors())
         for visitor in (ANN, BEN):
             with acting(visitor):
@@ -313,7 +315,7 @@ def test_the_admin_stops_all_that_is_at_work_of_one_visitor(
         evaluation = evaluations.start(studio, things.ids["run"], [things.ids["prompts"]]).id
         made = adapters.put(studio, New("draft", "combined", runs.recipe_of(studio, things.ids["run"]), {})).id
         working = (export, made)
-    line = studio.chat.line
+    line = studio.state(Room).line
     with line.join(f"{BEN.owner}\0page") as bens, line.join(f"{ANN.owner}\0page") as anns:
         with acting(ADMIN):
             told = visit_view.stopped(admin.stop(studio, _anns(studio)))

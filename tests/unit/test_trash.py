@@ -12,6 +12,8 @@ from studio.errors import Conflict, NotFound
 from studio.rundir import Exit, RunDir, create, read_json, write_json
 from studio.services import evaluations, exports, queue, resuming, run_list, runs, sides, sizes, trash
 from studio.services.attempts import Plan
+from studio.services.keeper import Keeper
+from studio.services.room import Room
 from studio.services.run_list import Query
 from studio.services.studio import Studio
 from studio.settings import Settings
@@ -84,7 +86,7 @@ def test_nobody_throws_or_empties_what_is_anothers(two: Studio) -> None:
 
 
 def test_what_works_or_waits_stays(home: Settings) -> None:
-    with Studio(home) as studio:
+    with Keeper(home) as studio:
         running, waits = new_run(studio, "running", steps=100_000, delay=0.01), new_run(studio, "waits")
         wait_for(studio, lambda: runs.get(studio, running.id).state == "running")
         for run, word in ((running, "running"), (waits, "queued")):
@@ -147,8 +149,8 @@ def test_a_run_that_is_exported_stays_until_that_is_done(two: Studio, monkeypatc
 
 
 def test_a_run_that_is_being_asked_stays(two: Studio) -> None:
-    two.chat.answering = frozenset({"id-one"})
-    with two.chat.line.join("somebody"):
+    two.state(Room).answering = frozenset({"id-one"})
+    with two.state(Room).line.join("somebody"):
         with pytest.raises(Conflict, match="it is being asked"):
             trash.throw(two, "id-one")
         trash.throw(two, "id-two")
@@ -160,14 +162,14 @@ def test_a_run_that_is_being_asked_stays(two: Studio) -> None:
 
 
 def test_what_a_killed_emptying_left_is_deleted_at_the_next_start(settings: Settings) -> None:
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         make(studio, "one")
         studio.refresh()
         trash.throw(studio, "id-one")
         run = studio.run_dir("id-one")
         run.path.rename(run.path.with_name(".id-one.gone"))  # and then the power went
         (run.path.with_name(".id-one.gone") / "recipe.yaml").unlink()
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         assert listed(studio, trashed=True) == listed(studio) == []
         assert [path.name for path in settings.runs.iterdir()] == [".about.lock"] and not studio.notices
 
@@ -176,7 +178,7 @@ KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
 from studio.services import trash
-from studio.services.studio import Studio
+from studio.services.keeper import Keeper
 from studio.settings import Settings
 
 count = 0
@@ -189,7 +191,7 @@ def dies(function):
         return function(*values, **more)
     return wrapped
 
-with Studio(Settings(home=Path(sys.argv[1]), offline=True)) as studio:
+with Keeper(Settings(home=Path(sys.argv[1]), offline=True)) as studio:
     os.unlink, os.rmdir, os.rename = dies(os.unlink), dies(os.rmdir), dies(os.rename)
     Path.rename = dies(Path.rename)
     trash.empty(studio)
@@ -198,7 +200,7 @@ with Studio(Settings(home=Path(sys.argv[1]), offline=True)) as studio:
 
 @pytest.mark.parametrize("at", [1, 2, 3, 5, 8])
 def test_a_kill_at_any_moment_leaves_a_run_whole_or_gone(settings: Settings, at: int) -> None:
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         for name in ("one", "two"):
             make(studio, name)
             trash.throw(studio, f"id-{name}")
@@ -206,7 +208,7 @@ def test_a_kill_at_any_moment_leaves_a_run_whole_or_gone(settings: Settings, at:
     done = subprocess.run([sys.executable, "-c", KILLED, str(settings.home), str(at)], check=False,
                           cwd=Path(__file__).parents[2])  # fmt: skip
     assert done.returncode == -9
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         left = trash.contents(studio)
         for info in left:
             assert sorted(path.name for path in studio.run_dir(info.id).path.rglob("*")) == files
@@ -224,16 +226,17 @@ def test_a_run_taken_out_meanwhile_is_not_deleted(two: Studio, monkeypatch: pyte
 
 
 def test_a_reader_empties_and_the_keeper_forgets(settings: Settings) -> None:
-    with Studio(settings) as keeper:
-        make(keeper, "one")
-        keeper.refresh()
-        keeper.keep()
-        with Studio(settings) as reader:
+    keeper = Keeper(settings)
+    with keeper as studio:
+        make(studio, "one")
+        studio.refresh()
+        keeper.start()
+        with Keeper(settings) as reader:
             trash.throw(reader, "id-one")
-            assert listed(keeper) == [] and listed(reader, trashed=True) == ["one"]
+            assert listed(studio) == [] and listed(reader, trashed=True) == ["one"]
             assert trash.empty(reader).deleted == ["one"] and trash.contents(reader) == []
-            keeper.look()
-            assert listed(keeper, trashed=True) == []
+            studio.look()
+            assert listed(studio, trashed=True) == []
 
 
 def test_a_folder_that_was_copied_back_is_a_run_again(two: Studio, tmp_path: Path) -> None:

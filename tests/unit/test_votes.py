@@ -9,6 +9,7 @@ from studio.errors import BadInput, Conflict
 from studio.services import comparisons, votes
 from studio.services.chat import Answer, ChatState, Sampling
 from studio.services.comparisons import TIE, Turn
+from studio.services.keeper import Keeper
 from studio.services.sides import Side
 from studio.services.studio import Studio
 from studio.settings import Settings
@@ -50,7 +51,7 @@ def test_two_runs_are_called_by_their_names(studio: Studio) -> None:
 
 
 def test_votes_are_files_and_survive_a_torn_line(settings: Settings) -> None:
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         one = turn("base", "run@3")
         votes.cast(studio, one, "base")
         votes.cast(studio, one, TIE)  # thought better of it
@@ -60,7 +61,7 @@ def test_votes_are_files_and_survive_a_torn_line(settings: Settings) -> None:
         votes.cast(studio, turn("base", "run@3"), "run@3")
     for database in settings.home.glob("studio.db*"):
         database.unlink()
-    with Studio(settings) as studio:
+    with Keeper(settings) as studio:
         told = votes.tally(studio, one)
     assert (told.wins, told.losses, told.ties) == (1, 0, 1)
 
