@@ -1,17 +1,20 @@
 # make run: set everything up and serve the studio at http://localhost:7860
 # make test: set everything up and pass every test, browser included
 # make security: what strangers may try, in a minute; make audit: known holes in what is installed
+# make lock: pin all that the ranges of pyproject.toml bring; make latest: every test with the newest they allow
 # make check: format, lint, types, architecture, fast tests; under a minute once installed
 
 PYTHON ?= python3
 # Files of tests at a time
 JOBS ?= 2
 VENV ?= .venv
+# The environment of make latest
+LATEST ?= .venv-latest
 BIN := $(VENV)/bin
 # What pip would compile one file after the other, by all cores. Some files that libraries bring are no Python of today.
 COMPILE = $(BIN)/python -m compileall -qq -j 0 "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || true
 
-.PHONY: run test check install format lint types unit integration e2e security audit browser wheel clean
+.PHONY: run test check install format lint types unit integration e2e security audit lock latest browser wheel clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/studio serve --sample $(if $(PORT),--port $(PORT),)
@@ -41,6 +44,7 @@ install: $(VENV)/.installed
 
 wheel: $(VENV)/.tested
 	$(BIN)/python -m build --wheel
+	cp constraints.txt dist
 
 # An environment is complete when its mark is newer than what it was made from.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -67,6 +71,26 @@ audit: $(VENV)/.installed
 		--path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') >$(VENV)/audit.txt; \
 		found=$$?; cat $(VENV)/audit.txt; if grep -q "could not be audited" $(VENV)/audit.txt; then \
 		echo "Not everything could be looked up, so this says nothing of it."; exit 1; fi; exit $$found
+
+# constraints.txt: everything the ranges of pyproject.toml bring, for each Python and platform from 3.11 on. Only looked up,
+# not installed. Versions stay as they are; ARGS=--upgrade takes the newest, ARGS="--upgrade-package torch" those of one.
+lock:
+	@test -x $(VENV)/lock/bin/uv || { $(PYTHON) -m venv $(VENV)/lock && \
+		$(VENV)/lock/bin/python -m pip install --disable-pip-version-check --quiet 'uv>=0.9,<0.14'; }
+	@cp constraints.txt $(VENV)/lock/constraints.txt
+	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python $(VENV)/lock/bin/python --python-version 3.11 --all-extras \
+		--no-annotate --no-header $(ARGS) --output-file $(VENV)/lock/constraints.txt pyproject.toml
+	@{ echo "# The tested set, made by: make lock"; cat $(VENV)/lock/constraints.txt; } >$(VENV)/lock/new.txt
+	@mv $(VENV)/lock/new.txt constraints.txt
+
+# What an upgrade would bring, for a nightly job: the newest that the ranges allow, without the lock, in an environment of its
+# own. Says first where that differs from the lock. On Linux the newest torch brings CUDA, some gigabytes, GPU or not.
+latest:
+	@test -x $(LATEST)/bin/python || $(PYTHON) -m venv $(LATEST)
+	$(LATEST)/bin/python -m pip install --disable-pip-version-check --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
+	$(LATEST)/bin/python -m tests.lock
+	$(LATEST)/bin/python -m tests.browser
+	STUDIO_LATEST=1 $(LATEST)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
