@@ -16,6 +16,6 @@ kept = DISK.is_dir() and os.access(DISK, os.W_OK)
 os.environ.setdefault("STUDIO_HOME", str((DISK if kept else Path.home()) / "lora-studio"))
 
 if __name__ == "__main__":
-    from studio.cli import serve_space
+    from studio.cli.app import serve_space
 
     serve_space()

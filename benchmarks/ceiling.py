@@ -20,12 +20,13 @@ from typing import Any
 import torch
 
 from benchmarks.train import ours, plain_rows
-from studio.dataset.ready import encode_dataset
-from studio.engine.fast.batches import RowCollator
+from studio.dataset.tokens.training_set import encode_dataset
+from studio.engine.fast.collator import RowCollator
 from studio.recipe import Recipe
-from studio.services import datasets, models
-from studio.services.keeper import Keeper
-from studio.services.studio import Studio
+from studio.services.core.keeper import Keeper
+from studio.services.core.studio import Studio
+from studio.services.data import datasets
+from studio.services.models import models
 from studio.settings import Settings
 
 R = 16

@@ -27,10 +27,10 @@ from typing import Any
 
 import torch
 
-from studio.dataset.encode import Encoder
-from studio.engine import generation, loading
-from studio.engine.seats import BASE, Seats
-from studio.themes import Data
+from studio.dataset.tokens.encode import Encoder
+from studio.engine.inference import generation, loading
+from studio.engine.inference.adapter_slots import BASE, Seats
+from studio.recipe.fields import Data
 
 QUESTION = "My parcel has not arrived after nine days. What should I write to the shop?"
 

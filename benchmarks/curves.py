@@ -33,16 +33,16 @@ from fastapi.testclient import TestClient
 
 from studio.recipe import Recipe
 from studio.rundir import Exit, Journal, RunDir, write_json
-from studio.services import curves, event_files
-from studio.services.curves import Look
-from studio.services.keeper import Keeper
-from studio.services.studio import Studio
+from studio.services.core.keeper import Keeper
+from studio.services.core.studio import Studio
+from studio.services.curves import curves, tensorboard
+from studio.services.curves.curves import Look
 from studio.settings import Settings
-from studio.store import filing
 from studio.store import runs as rows
+from studio.store.series import sync as series_sync
 from studio.store.tables import Run
-from studio.ui.curves import encode, one
-from studio.ui.server import make_app
+from studio.ui.runs.curves import encode, one
+from studio.ui.web.server import make_app
 
 PEER = """
 import json, sys, time
@@ -90,7 +90,7 @@ def fill(studio: Studio, name: str, count: int, every: int) -> None:
                 some.append((name, seq, now, step, epoch, None, level + 0.1 * b, *[None] * 6, c))
         with studio.database.write() as session:
             session.connection().exec_driver_sql(INSERT, some)
-        filing.catch_up(studio.database, name, seq)
+        series_sync.catch_up(studio.database, name, seq)
     with studio.database.write() as session:
         session.get_one(Run, name).last_seq = seq
 
@@ -179,7 +179,7 @@ def ours(home: Path, count: int, together: int) -> float:
         cursor = curves.window(studio, "run-1", Look()).cursor
         print(f"three new points: {timed(lambda: encode(curves.news(studio, 'run-1', 'step', cursor - 3)))}")
         print(f"verdict: {timed(lambda: curves.verdict(studio, 'run-1'))}")
-        filing.drop(studio.database, "run-1")
+        series_sync.drop(studio.database, "run-1")
     with Keeper(Settings(home=home, offline=True)) as studio:
         began = time.perf_counter()
         serve(studio, ["run-1"], Look("tokens", None, None, 1100, 0.6))
@@ -202,15 +202,15 @@ def ingest_rate(studio: Studio, count: int) -> None:
 def event_file(home: Path, folder: Path) -> None:
     """The first run's ten series as an event file in a folder; prints how long that takes, and others meanwhile."""
     alone = {kind: {name: tag for name, tag in tags.items() if name != "epoch"}
-             for kind, tags in event_files.TAGS.items()}  # fmt: skip
+             for kind, tags in tensorboard.TAGS.items()}  # fmt: skip
     archive = folder / "events.zip"
-    with Keeper(Settings(home=home, offline=True)) as studio, mock.patch.object(event_files, "TAGS", alone):
+    with Keeper(Settings(home=home, offline=True)) as studio, mock.patch.object(tensorboard, "TAGS", alone):
         taken: list[float] = []
 
         def make() -> None:
             began = time.perf_counter(), time.thread_time()
             with archive.open("wb") as file:
-                file.writelines(event_files.archive_of(studio, "run-1")[1])
+                file.writelines(tensorboard.archive_of(studio, "run-1")[1])
             taken.extend((time.perf_counter() - began[0], time.thread_time() - began[1]))
 
         look = Look("tokens", None, None, 1100, 0.6)

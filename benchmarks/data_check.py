@@ -97,8 +97,9 @@ def peer(model: str, path: str, batched: bool, cache: str) -> None:
 
 def ours(model: str, path: str, home: str) -> None:
     """The check and the counts, as the page and the command line make them; then the counts again, from the cache."""
-    from studio.services import checks, examples, models
-    from studio.services.keeper import Keeper
+    from studio.services.core.keeper import Keeper
+    from studio.services.data import checks, examples
+    from studio.services.models import models
     from studio.settings import Settings
 
     with Keeper(Settings(home=Path(home), offline=True)) as studio:

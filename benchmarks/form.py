@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from studio.recipe import Recipe
-from studio.services import estimates
-from studio.services.keeper import Keeper
-from studio.services.studio import Studio
+from studio.services.core.keeper import Keeper
+from studio.services.core.studio import Studio
+from studio.services.planning import estimates
 from studio.settings import Settings
 
 EDITS: dict[str, list[Any]] = {

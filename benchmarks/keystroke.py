@@ -13,8 +13,8 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from studio.recipe import Recipe
-from studio.services import runs
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.runs import runs
 from studio.settings import Settings
 from tests.browser import FLAGS, ensure
 from tests.e2e.conftest import serve

@@ -29,10 +29,11 @@ import httpx
 import psutil
 
 from studio.rundir import RunDir, read_events
-from studio.services import datasets, models
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.data import datasets
+from studio.services.models import models
 from studio.settings import Settings
-from studio.ui.visitors import COOKIE, SECRET, Desk
+from studio.ui.web.auth import COOKIE, SECRET, Desk
 from tests.conftest import little_rows, write_jsonl
 from tests.e2e.conftest import Served, serve
 from tests.tiny import tiny_model

@@ -21,7 +21,8 @@ BLOCK = 10
 
 def work() -> int:
     """The worker: the engine's own, that says how long each step took, and writes in every other block."""
-    from studio.engine import callbacks, train
+    from studio.engine.training import callbacks
+    from studio.engine.workers import train
 
     told = json.loads((Path(sys.argv[1]) / "flood.json").read_text())
     lines = "\n".join(["x" * 99] * (told["bytes"] // 100))
@@ -41,11 +42,11 @@ def work() -> int:
 
 
 def main() -> None:
-    from studio.launch import local
+    from studio.launch import workers
     from studio.recipe import Recipe
     from studio.rundir import create
-    from studio.services import runs
-    from studio.services.keeper import Keeper
+    from studio.services.core.keeper import Keeper
+    from studio.services.runs import runs
     from studio.settings import Settings
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.log_flood")
@@ -64,11 +65,11 @@ def main() -> None:
     root = given.home.resolve() / "log-flood"
     root.mkdir(exist_ok=True)
     run = create(root, f"flood-{time.time_ns()}", {**files, "flood.json": json.dumps({"bytes": share})})
-    local.start(run, "benchmarks.log_flood")
+    workers.start(run, "benchmarks.log_flood")
     while not (run.path / "steps.json").exists():
         time.sleep(1.0)
-        local.reap()
-        if local.find(run) == "gone" and not (run.path / "steps.json").exists():
+        workers.reap()
+        if workers.find(run) == "gone" and not (run.path / "steps.json").exists():
             raise SystemExit(run.log_tail())
     begun = json.loads((run.path / "steps.json").read_text())
     steps = [after - before for before, after in itertools.pairwise(begun)]

@@ -23,9 +23,9 @@ from playwright.sync_api import Page, sync_playwright
 
 from studio.recipe import Recipe
 from studio.rundir import Exit, Journal, RunDir, write_json
-from studio.services import run_list, trash
-from studio.services.keeper import Keeper
-from studio.services.run_list import Query
+from studio.services.core.keeper import Keeper
+from studio.services.runs import run_list, trash
+from studio.services.runs.run_list import Query
 from studio.settings import Settings
 from tests.browser import FLAGS, ensure
 from tests.e2e.conftest import serve

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from benchmarks.train import plain_rows
 from studio.recipe import Recipe
-from studio.services import datasets, models, runs
-from studio.services.keeper import Keeper
-from studio.services.states import FINAL
-from studio.services.studio import Studio
+from studio.services.core.keeper import Keeper
+from studio.services.core.states import FINAL
+from studio.services.core.studio import Studio
+from studio.services.data import datasets
+from studio.services.models import models
+from studio.services.runs import runs
 from studio.settings import Settings
 
 

@@ -26,10 +26,12 @@ from typing import Any
 
 from studio.launch import environment
 from studio.recipe import Recipe
-from studio.services import datasets, models, runs
-from studio.services.keeper import Keeper
-from studio.services.states import FINAL
-from studio.services.studio import Studio
+from studio.services.core.keeper import Keeper
+from studio.services.core.states import FINAL
+from studio.services.core.studio import Studio
+from studio.services.data import datasets
+from studio.services.models import models
+from studio.services.runs import runs
 from studio.settings import Settings
 
 PEERS = {side: Path(__file__).with_name(f"peer_{'unsloth' if side == 'unsloth' else 'trl'}.py")

@@ -27,8 +27,9 @@ import psutil
 from playwright.sync_api import Browser, CDPSession, sync_playwright
 
 from studio.rundir import Beat, Journal
-from studio.services import datasets, models
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.data import datasets
+from studio.services.models import models
 from studio.settings import Settings
 from tests.browser import FLAGS, ensure
 from tests.conftest import little_rows, write_jsonl

@@ -25,9 +25,10 @@ import psutil
 from playwright.sync_api import Browser, sync_playwright
 
 from studio.rundir import Exit, RunDir, read_events
-from studio.services import datasets, models
-from studio.services.checks import Options
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.data import datasets
+from studio.services.data.checks import Options
+from studio.services.models import models
 from studio.settings import Settings
 from tests.browser import FLAGS, ensure
 from tests.conftest import write_jsonl

@@ -54,7 +54,7 @@ export class Aligned {
   }
 }
 
-/* One more value for a line: s_t = w·s_{t-1} + (1-w)·v_t, shown as s_t / (1 - w^t); see studio/services/thinning.py. */
+/* One more value for a line: s_t = w·s_{t-1} + (1-w)·v_t, shown as s_t / (1 - w^t); see studio/services/curves/downsample.py. */
 export function append(line, x, y, weight) {
   line.x.push(x);
   line.y.push(y);

@@ -1,4 +1,4 @@
-/* Before Gradio's own scripts (studio/ui/early.py).
+/* Before Gradio's own scripts (studio/ui/gradio_compat/early.py).
 
    Gradio's sign that the page is loading counts seconds at every animation frame and goes on when it has left the page:
    sixty frames a second, for ever. That callback comes once a second here; all others come as they did. */

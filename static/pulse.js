@@ -1,7 +1,7 @@
 /* The one clock of an open page: a small question every 1.9 seconds while something is at work, every three otherwise, answered
    with what changed or with nothing (204). Gradio's own timers would have every part of the page copied at each tick.
 
-   Parts are views of the server's (studio/ui/pulse.py) that are put in place here, only where they differ; each carries
+   Parts are views of the server's (studio/ui/web/pulse.py) that are put in place here, only where they differ; each carries
    the mark by which the server knows it. Whoever joins may put something into the question and hears the answer. */
 import { children } from "/static/morph.js";
 

@@ -1,6 +1,6 @@
 """The `studio` command; `python -m studio` is the same."""
 
-from studio.cli import main
+from studio.cli.app import main
 
 __all__ = ["main"]
 

@@ -7,27 +7,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from studio.launch import local
+from studio.launch import workers
 from studio.recipe import Recipe
+from studio.recipe.fields import Data
 from studio.rundir import Exit, RunDir, whole_folder
-from studio.services import (
-    adapters,
-    checks,
-    comparisons,
-    datasets,
-    evaluations,
-    exports,
-    labels,
-    prompt_sets,
-    runs,
-    votes,
-)
-from studio.services.adapters import New
-from studio.services.chat import Answer, ChatState, Sampling
-from studio.services.owner import Visitor, acting
-from studio.services.sides import BASE, Side
-from studio.services.studio import Studio
-from studio.themes import Data
+from studio.services.chat import comparisons, votes
+from studio.services.chat.chat import Answer, ChatState, Sampling
+from studio.services.chat.participants import BASE, Side
+from studio.services.core.identity import Visitor, acting
+from studio.services.core.studio import Studio
+from studio.services.data import checks, datasets
+from studio.services.evals import evaluations, prompt_sets
+from studio.services.exports import exports
+from studio.services.models import adapters
+from studio.services.models.adapters import New
+from studio.services.runs import labels, runs
 from tests.conftest import write_jsonl
 
 
@@ -49,12 +43,12 @@ def rows(mark: str, count: int = 24) -> list[dict[str, object]]:
 
 @contextmanager
 def no_worker() -> Iterator[None]:
-    start = local.start
-    local.start = lambda *_, **__: False  # type: ignore[assignment]
+    start = workers.start
+    workers.start = lambda *_, **__: False  # type: ignore[assignment]
     try:
         yield
     finally:
-        local.start = start
+        workers.start = start
 
 
 def make(studio: Studio, visitor: Visitor, mark: str, folder: Path) -> Things:

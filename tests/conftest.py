@@ -19,9 +19,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from studio.launch.forkserver import ForkServer
-from studio.services import chat, datasets, models
-from studio.services.keeper import Keeper
-from studio.services.studio import FILE_READER, Studio
+from studio.services.chat import chat
+from studio.services.core.keeper import Keeper
+from studio.services.core.studio import FILE_READER, Studio
+from studio.services.data import datasets
+from studio.services.models import models
 from studio.settings import Settings
 from tests.tiny import tiny_model
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import uvicorn
 from fastapi import FastAPI
 
-from studio.services.studio import Studio
-from studio.ui.server import listening
+from studio.services.core.studio import Studio
+from studio.ui.web.server import listening
 
 
 def free_port() -> int:

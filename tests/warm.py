@@ -21,7 +21,7 @@ from studio.rundir import Exit, RunDir, newest_checkpoint, write_json
 WARM = """
 import json, os, sys
 import torch, transformers, trl, peft, bitsandbytes, datasets
-from studio.engine import export, merge, train, worker
+from studio.engine.workers import export, train, harness as worker; from studio.engine.artefacts import merge
 WORK = {"train": train.train, "export": export.export}
 for line in sys.stdin:
     work, folder, nonce = json.loads(line)
@@ -39,8 +39,8 @@ for line in sys.stdin:
 # Whoever is forked is nobody's to wait for: it is gone when it ends.
 SERVING = """
 import json, os, signal, sys
-from studio import cli
-from studio.ui import server
+from studio.cli import app as cli
+from studio.ui.web import server
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
     words, log = json.loads(line)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.estimator import measure, shapes
 from benchmarks.estimator.configurations import SMOLLM2, Configuration, all_configurations, subset
-from studio.launch import machine
+from studio.machine import facts as machine_facts
 from studio.memory.estimate import footprint
 from studio.memory.shapes import ModelShape, read_shape
 from studio.recipe import Recipe
@@ -59,7 +59,7 @@ def run(one: Configuration, folder: Path, cuda: bool) -> Result:
     measured = measure.measure(folder, recipe, one.length, one.share)
     shape = read_shape(folder)
     share = measure.trained_share(recipe, one.length, one.share)
-    here = machine.found_by_training()
+    here = machine_facts.found_by_training()
     found = footprint(shape, recipe, "cuda" if cuda else "cpu", one.length, share, here)
     return Result(
         one, found.allocated, measured.peak, accelerate_rule(shape, recipe), found.trainable == measured.trainable
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def _table(chosen: Sequence[Configuration], models: Path, smollm2: Path | None) -> list[Result]:
-    from studio.engine import loading
+    from studio.engine.inference import loading
 
     cuda, began, results = loading.pick_device().is_cuda, time.monotonic(), []
     print("| model | batch | length | recipe | predicted MiB | measured MiB | error | accelerate MiB |")

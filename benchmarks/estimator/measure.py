@@ -1,7 +1,7 @@
 """Measures one configuration: the peak bytes of tensors on the device in a real step and in an evaluation.
 
-The trainer is the engine's own (`studio.engine.train.build_trainer`), on rows of exactly the wanted length. On CUDA it
-is torch.cuda.max_memory_allocated, on a CPU the same quantity counted (studio.engine.measure).
+The trainer is the engine's own (`studio.engine.workers.train.build_trainer`), on rows of exactly the wanted length. On
+CUDA it is torch.cuda.max_memory_allocated, on a CPU the same quantity counted (studio.engine.training.peak_memory).
 """
 
 import contextlib
@@ -33,8 +33,8 @@ def measure(folder: Path, recipe: Recipe, length: int, share: float) -> Measured
 
     share: of the tokens of an example that have a label.
     """
-    from studio.engine import loading
-    from studio.engine.measure import Meter, live_bytes
+    from studio.engine.inference import loading
+    from studio.engine.training.peak_memory import Meter, live_bytes
 
     # CUDA's counter counts from what is allocated; a CPU's counts whatever an earlier configuration left behind.
     before = 0 if loading.pick_device().is_cuda else live_bytes()
@@ -69,7 +69,7 @@ def rows(count: int, batch: int, length: int, share: float, seed: int = 0) -> li
     """
     import random
 
-    from studio.dataset.encode import Example
+    from studio.dataset.tokens.encode import Example
 
     dice = random.Random(seed)
     made = []
@@ -95,10 +95,11 @@ def trained_share(recipe: Recipe, length: int, share: float) -> float:
 def _trainer(folder: Path, recipe: Recipe, length: int, share: float, work: Path) -> Any:
     from torch.utils.data import SequentialSampler
 
-    from studio.dataset.ready import Encoded
-    from studio.engine import loading, train
-    from studio.engine.fast.batches import sparing_nothing
-    from studio.engine.inputs import Inputs
+    from studio.dataset.tokens.training_set import Encoded
+    from studio.engine.fast.collator import sparing_nothing
+    from studio.engine.inference import loading
+    from studio.engine.workers import train
+    from studio.engine.workers.inputs import Inputs
 
     schedule, batch = recipe.schedule, recipe.schedule.per_device_train_batch_size
     eval_batch = recipe.evaluation.per_device_eval_batch_size
@@ -120,7 +121,7 @@ def _trainer(folder: Path, recipe: Recipe, length: int, share: float, work: Path
 
 
 def _worker(work: Path) -> Any:
-    from studio.engine.worker import Worker
+    from studio.engine.workers.harness import Worker
     from studio.rundir import Identity, Journal, RunDir
 
     run = RunDir(work)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from studio.dataset import columns as column_names
-from studio.dataset.formats import FORMATS, Format, Layout, Record, as_json, detect
-from studio.dataset.limits import Limits
-from studio.dataset.read import How, Source, open_rows
-from studio.dataset.rows import Finding, Kind, Row
+from studio.dataset.read.formats import FORMATS, Format, Layout, Record, as_json, detect
+from studio.dataset.read.limits import Limits
+from studio.dataset.read.reader import How, Source, open_rows
+from studio.dataset.read.rows import Finding, Kind, Row
+from studio.dataset.read.strict import clip, named
 from studio.dataset.store import Writer
-from studio.dataset.strict import clip, named
 from studio.errors import BadInput
 
 # So many rows are looked at to name the format and the columns.

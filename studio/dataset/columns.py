@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from studio.dataset.rows import Kind
-from studio.dataset.strict import clip, listed, named
+from studio.dataset.read.rows import Kind
+from studio.dataset.read.strict import clip, listed, named
 from studio.errors import BadInput
 
 _PLACE = re.compile(r"\{([^{}]+)\}")
@@ -24,7 +24,7 @@ _WISHES = {
 
 
 class Unfit(Exception):
-    """A row that cannot become a record; formats.py makes a Finding of it."""
+    """A row that cannot become a record; dataset/read/formats.py makes a Finding of it."""
 
     def __init__(self, kind: Kind, field: str, reason: str, fix: str) -> None:
         self.kind, self.field, self.reason, self.fix = kind, field, reason, fix

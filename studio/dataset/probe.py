@@ -12,9 +12,9 @@ from pathlib import Path
 import jinja2
 from jinja2 import nodes
 
-from studio.dataset.encode import load_tokenizer
-from studio.dataset.template import ChatTemplate, environment, special_tokens, template_source
-from studio.dataset.work import bound_memory
+from studio.dataset.tokens.encode import load_tokenizer
+from studio.dataset.tokens.template import ChatTemplate, environment, special_tokens, template_source
+from studio.dataset.worker import bound_memory
 from studio.errors import BadInput
 from studio.rundir import read_json
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from studio.dataset.formats import Record
+from studio.dataset.read.formats import Record
 
 if TYPE_CHECKING:
     from datasketch import MinHash, MinHashLSH

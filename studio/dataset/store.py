@@ -3,7 +3,7 @@
     datasets/<sha256>/
       rows.parquet       one Record a row: row, messages, instruction, input, text, held_out
       groups.npy         int64 a row: the same number for rows that repeat each other, exactly or nearly
-      findings.parquet   what was found about rows, those left out included (rows.py)
+      findings.parquet   what was found about rows, those left out included (dataset/read/rows.py)
       provenance.json    name, source, format, why, mapping, counts, what it was made from, owner, created
 
 The sha256 is over the records as canonical JSON lines, so the same examples have the same address on any machine
@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from studio.dataset.formats import Record
-from studio.dataset.rows import FAULTS, Finding, Kind
+from studio.dataset.read.formats import Record
+from studio.dataset.read.rows import FAULTS, Finding, Kind
 from studio.errors import NotFound
 from studio.rundir import read_json
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from studio.dataset.counts import Cut
-from studio.dataset.rows import FAULTS, Kind
+from studio.dataset.read.rows import FAULTS, Kind
+from studio.dataset.tokens.counts import Cut
 
 Mark = Literal["good", "warn", "bad"]
 # Beyond these shares something is wrong with the file or the settings rather than with some rows.

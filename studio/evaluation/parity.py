@@ -1,8 +1,8 @@
 """Parity: whether an artefact answers as the model that was chatted with did. Figures, bounds and words; no torch.
 
-What is compared (engine/parity.py measures it): some held-out prompts are put to the trained model as the chat loads
-it, and it answers greedily. The artefact, loaded from disk by the loader that others will use, then reads the same
-prompts and answers. At the last places of each prompt and at each token of the answer two things are asked:
+What is compared (engine/artefacts/parity.py measures it): some held-out prompts are put to the trained model as the
+chat loads it, and it answers greedily. The artefact, loaded from disk by the loader that others will use, then reads
+the same prompts and answers. At the last places of each prompt and at each token of the answer two things are asked:
 
     correlation   Pearson's, between the two rows of logits over the whole vocabulary, at each place
     agreement     whether both hold the same token for the likeliest next one, over the places of the answer

@@ -41,7 +41,7 @@ def possible() -> bool:
 
 
 class Forked:
-    """A piece of work at work, with as much of Popen's ways as `studio.launch.child` asks for."""
+    """A piece of work at work, with as much of Popen's ways as `studio.launch.short_tasks` asks for."""
 
     def __init__(self, stdout: IO[str], line: socket.socket) -> None:
         self.stdout = stdout

@@ -8,7 +8,7 @@ weights        stored bytes; 4 bits a parameter of every decoder linear layer pl
                parameters, or with double quantization 8 bits for 64 and one fp32 for 256 of those (Dettmers et al.
                2023, section 3); 8 bits plus one fp32 a row for int8. What bitsandbytes leaves alone (embeddings, norms,
                head) PEFT's prepare_model_for_kbit_training casts to fp32. Fully trained weights are fp32. On the fast
-               path what is laid out for products (engine/fast/weights.py) comes on top.
+               path what is laid out for products (engine/fast/ops/prepacked.py) comes on top.
 adapter        LoRA: r * (in + out) for every adapted layer (Hu et al. 2021, section 4.1), DoRA one more for each of its
                outputs; fp32 over a plain base (PEFT's autocast_adapter_dtype), A and B bf16 over a quantised one (TRL
                follows the QLoRA paper there). IA3, prompt and prefix: fp32.
@@ -24,14 +24,14 @@ runtime        the libraries' own: the CUDA context, or the Python process on a 
 import functools
 from dataclasses import dataclass, replace
 
-from studio.fast_path import SCORES, laid_out
+from studio.machine.cpu import USUAL, Processor
 from studio.memory.fast import FastPasses
 from studio.memory.parameters import Trainable, trainable
-from studio.memory.passes import Passes, Stage
+from studio.memory.peaks import Passes, Stage
 from studio.memory.setup import Setup, setup_of
 from studio.memory.shapes import Linear, ModelShape
-from studio.processor import USUAL, Processor
 from studio.recipe import Recipe
+from studio.recipe.fast_path import SCORES, laid_out
 
 GIB = 2**30
 # The CUDA context with cuBLAS workspaces, and a Python process with torch, transformers and TRL in it.

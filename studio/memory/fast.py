@@ -5,11 +5,21 @@ norms, gates, attention and the vocabulary in pieces. An evaluation runs the ref
 head.
 """
 
-from studio.fast_path import BLOCK, KEPT_KEYS, PIECE, POOL, SCORES, STEP, attention_bytes, attention_parts, blocks
+from studio.memory.autograd_tape import Tape, Tensor
 from studio.memory.layers import Layers
-from studio.memory.passes import Passes
+from studio.memory.peaks import Passes
 from studio.memory.shapes import Linear
-from studio.memory.tape import Tape, Tensor
+from studio.recipe.fast_path import (
+    BLOCK,
+    KEPT_KEYS,
+    PIECE,
+    POOL,
+    SCORES,
+    STEP,
+    attention_bytes,
+    attention_parts,
+    blocks,
+)
 
 # float32 numbers that a norm has of each of a piece, at most; and the head of the scores of one.
 _HELD, _HEAD_HELD, _HEAD_PIECE = 3 * 4, 3 * 4, 2**19

@@ -5,10 +5,10 @@ listing the tensors alive between forward and backward pass of real models (tran
 0.50, torch 2.13) and by reading their code; benchmarks/estimator measures the sum.
 """
 
+from studio.memory.autograd_tape import Tape, Tensor
 from studio.memory.setup import Setup
 from studio.memory.shapes import Linear, ModelShape
 from studio.memory.structure import Block
-from studio.memory.tape import Tape, Tensor
 
 
 class Layers:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from studio.memory.shapes import ModelShape
 from studio.recipe import Recipe
-from studio.themes.method import ia3_modules
+from studio.recipe.fields.method import ia3_modules
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ prepare_model_for_kbit_training; trained weights are float32, but A and B over a
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from studio.fast_path import products, why_not
+from studio.machine.cpu import Processor
 from studio.memory.shapes import Linear, ModelShape
-from studio.processor import Processor
 from studio.recipe import PLAIN_ATTENTION_TOKENS, Recipe
-from studio.themes.method import ia3_modules
+from studio.recipe.fast_path import products, why_not
+from studio.recipe.fields.method import ia3_modules
 
 Method = Literal["lora", "ia3", "prompt", "prefix", "full"]
 

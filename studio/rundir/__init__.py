@@ -22,16 +22,7 @@ when a process began): no database, no torch, nothing is started or signalled he
 """
 
 from studio.rundir.about import About
-from studio.rundir.files import (
-    MANIFEST,
-    begin_log,
-    read_json,
-    shorten,
-    tail,
-    write_json,
-    write_new_json,
-    write_text,
-)
+from studio.rundir.files import MANIFEST, begin_log, read_json, shorten, tail, write_json, write_new_json, write_text
 from studio.rundir.folders import (
     GONE,
     commit_folder,
@@ -43,17 +34,8 @@ from studio.rundir.folders import (
     verify_folder,
     whole_folder,
 )
-from studio.rundir.journal import (
-    Event,
-    Journal,
-    Reading,
-    read_events,
-)
-from studio.rundir.paths import (
-    Control,
-    RunDir,
-    create,
-)
+from studio.rundir.journal import Event, Journal, Reading, read_events
+from studio.rundir.paths import Control, RunDir, create
 from studio.rundir.worker import (
     DISK_FULL_STATUS,
     Beat,

@@ -38,7 +38,7 @@ class RunDir:
 
     @property
     def resume(self) -> Path:
-        """What a worker that goes on is told: resume.json, see engine/resume.py."""
+        """What a worker that goes on is told: resume.json, see engine/training/resume.py."""
         return self.path / "resume.json"
 
     @property
@@ -97,7 +97,7 @@ class RunDir:
 
     @property
     def ended(self) -> Path:
-        """What the studio found out about the end of a worker, see services/ends.py."""
+        """What the studio found out about the end of a worker, see services/runs/ends.py."""
         return self.path / "ended.json"
 
     def ask(self, what: Control) -> None:

@@ -1,8 +1,8 @@
 """The database file: opened for one writer and many readers, migrated, set aside when damaged.
 
 SQLite with WAL; busy_timeout is set before the journal mode, foreign keys are on, writes begin IMMEDIATE and are
-serialised by one lock, readers use an engine of their own that cannot write. Only the keeper of a home opens the
-writer (see services/keeper.py). What is in the file can be built again from files: a damaged one is never repaired.
+serialised by one lock, readers use an engine of their own that cannot write. Only the keeper of a home opens the writer
+(see services/core/keeper.py). What is in the file can be built again from files: a damaged one is never repaired.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class Database:
         self.why = ""
         self.damaged = False
         self.writes = 0
-        # What filing.py keeps beside the tables: where, one at a time, and up to which seq of each run.
+        # What store/series/sync.py keeps beside the tables: where, one at a time, and up to which seq of each run.
         self.curves = path.parent / "cache" / "curves"
         self.filing = threading.RLock()
         self.filed: dict[str, int] = {}

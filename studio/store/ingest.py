@@ -16,8 +16,8 @@ from studio.recipe import Recipe
 from studio.rundir import About, RunDir, read_events, read_json
 from studio.rundir import Event as JournalEvent
 from studio.rundir.about import stamp
-from studio.store import filing
 from studio.store.db import Database
+from studio.store.series import sync as series_sync
 from studio.store.tables import Event, Point, Run, RunTag
 
 _POINT_FIELDS = (
@@ -132,7 +132,7 @@ def ingest(database: Database, run: RunDir) -> int:
             last = row.last_seq
         taken += len(fresh)
         if fresh:
-            filing.catch_up(database, run.id, last)
+            series_sync.catch_up(database, run.id, last)
         if len(news.events) + news.damaged < _PIECE:
             return taken
         offset = news.offset
@@ -195,7 +195,7 @@ def _go_back(session: Session, row: Run, seq: int, step: int) -> None:
 
 def again(database: Database, run: RunDir) -> None:
     """Take in a run's journal from its start, whatever was taken in before: a power cut may have taken its end."""
-    filing.drop(database, run.id)
+    series_sync.drop(database, run.id)
     with database.write() as session:
         for table in (Point, Event):
             session.execute(delete(table).where(table.run == run.id))
@@ -243,7 +243,7 @@ def rebuild(database: Database, folder: Path) -> int:
     for path in sorted(folder.iterdir()):
         run = RunDir(path)
         if not path.name.startswith(".") and register(database, run):
-            filing.drop(database, run.id)
+            series_sync.drop(database, run.id)
             ingest(database, run)
             count += 1
     return count

@@ -1,6 +1,6 @@
 """The sidebar: this machine, what is running, what waits, and in a shared studio who one is there.
 
-What changes comes with the pulse (ui/pulse.py).
+What changes comes with the pulse (ui/web/pulse.py).
 """
 
 import json
@@ -9,14 +9,16 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from studio.services import admin as admins
-from studio.services import machine, run_list, runs
-from studio.services.machine import Machine
-from studio.services.runs import RunInfo
-from studio.services.studio import Studio
-from studio.ui import markup, units, visit_view
-from studio.ui.handlers import PRIVATE, Step, Updates, told, view
-from studio.ui.markup import esc
+from studio.services.core.studio import Studio
+from studio.services.host import admin as admins
+from studio.services.host import machine
+from studio.services.host.machine import Machine
+from studio.services.runs import run_list, runs
+from studio.services.runs.runs import RunInfo
+from studio.ui import account_panel
+from studio.ui.parts import markup, units
+from studio.ui.parts.handlers import PRIVATE, Step, Updates, told, view
+from studio.ui.parts.markup import esc
 
 NEWS_SECONDS = 600.0
 _FRESH = 6.0  # seconds for which the machine is taken to be as it was: on a GPU a look is a process
@@ -41,7 +43,7 @@ def build(studio: Studio) -> Sidebar:
     def refresh() -> Updates:
         told_of = parts(studio, run_list.current(studio, NEWS_SECONDS))
         places = {"studio-notices": noticed, "machine": about, "now": now, "visit": visit}
-        return {places[name]: html for name, html in told_of.items()} | {admin: visit_view.admin(studio)}
+        return {places[name]: html for name, html in told_of.items()} | {admin: account_panel.admin(studio)}
 
     def stop(event: gr.EventData) -> Updates:
         if "stop" in event._data:
@@ -52,12 +54,12 @@ def build(studio: Studio) -> Sidebar:
         """What the admin's buttons do; nothing is cleared before it was said what that would be."""
         below = ""
         if "halt" in event._data:
-            below = visit_view.stopped(admins.stop(studio, event.halt))
+            below = account_panel.stopped(admins.stop(studio, event.halt))
         if "clear" in event._data:
-            below = visit_view.clearing(admins.would_clear(studio, event.clear), event.clear)
+            below = account_panel.clearing(admins.would_clear(studio, event.clear), event.clear)
         if "really" in event._data:
-            below = visit_view.cleared(admins.clear(studio, event.really))
-        return {admin: visit_view.admin(studio, below)}
+            below = account_panel.cleared(admins.clear(studio, event.really))
+        return {admin: account_panel.admin(studio, below)}
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     step: Step = {
@@ -74,7 +76,7 @@ def build(studio: Studio) -> Sidebar:
 def parts(studio: Studio, current: list[RunInfo]) -> dict[str, str]:
     """What the sidebar shows, by the id of its place."""
     notices = "".join(markup.note(text, "warn") for text in studio.notices)
-    visit = visit_view.shown(studio)
+    visit = account_panel.shown(studio)
     return {"machine": machine_now(studio), "now": _now(current), "studio-notices": notices, "visit": visit}
 
 

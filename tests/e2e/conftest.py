@@ -16,8 +16,8 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
-from studio.services import models
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.models import models
 from studio.settings import Settings
 from tests.browser import FLAGS, ensure
 from tests.serving import free_port

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from studio.services import chat, sides
-from studio.services.chat import Answer, ChatState
-from studio.services.comparisons import plain
-from studio.services.keeper import Keeper
-from studio.services.sides import Side
+from studio.recipe.fields import Data
+from studio.services.chat import chat, participants
+from studio.services.chat.chat import Answer, ChatState
+from studio.services.chat.comparisons import plain
+from studio.services.chat.participants import Side
+from studio.services.core.keeper import Keeper
 from studio.settings import Settings
-from studio.themes import Data
-from studio.ui.server import make_app
+from studio.ui.web.server import make_app
 from tests.e2e.conftest import Served
 from tests.serving import free_port, serving
-from tests.unit.test_comparisons import NASTY
+from tests.unit.services.chat.test_comparisons import NASTY
 
 pytestmark = pytest.mark.browser
 Start = Callable[[Path], Served]
@@ -56,8 +56,8 @@ def mouthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
             yield ChatState("Answering", cut)
         yield ChatState("", tuple(Answer(text, done=True, tokens=9) for text in says), finished=True)
 
-    monkeypatch.setattr(sides, "choices", lambda _: [("<i>run</i>", "r")])
-    monkeypatch.setattr(sides, "resolve", lambda *_: pair)
+    monkeypatch.setattr(participants, "choices", lambda _: [("<i>run</i>", "r")])
+    monkeypatch.setattr(participants, "resolve", lambda *_: pair)
     monkeypatch.setattr(chat, "ask", answer)
     monkeypatch.setattr(chat, "held_out_prompts", lambda *_: [])
     port = free_port()

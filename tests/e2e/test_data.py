@@ -16,10 +16,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from studio.launch.forkserver import possible
-from studio.services import datasets, examples
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.data import datasets, examples
 from studio.settings import Settings
-from studio.ui.server import make_app
+from studio.ui.web.server import make_app
 from tests.conftest import little_rows, write_jsonl
 from tests.e2e.conftest import Served
 from tests.serving import free_port, serving
@@ -27,7 +27,7 @@ from tests.serving import free_port, serving
 pytestmark = pytest.mark.browser
 Start = Callable[[Path], Served]
 CHECKS = 120_000
-WORK = "studio.dataset.work"
+WORK = "studio.dataset.worker"
 
 
 def upload(page: Page, path: Path, box: str = "dataset-file") -> None:

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from studio.launch import gguf_tools
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
 from studio.settings import Settings
 from tests.artefacts import adapter_run, real_words
 from tests.e2e.conftest import Served
@@ -109,7 +109,7 @@ def test_a_gguf_with_its_modelfile(
     page: Page, little_home: Path, sample_model: Path, start: Callable[[Path], Served], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from studio.services import models
+    from studio.services.models import models
 
     monkeypatch.setenv("STUDIO_GGUF_TOOLS", str(TOOLS))
     words = real_words(tmp_path / "words", sample_model)

@@ -12,10 +12,10 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from studio.rundir import read_json
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
 from studio.settings import Settings
 from tests.e2e.conftest import Served
-from tests.unit.test_run_list import make
+from tests.unit.services.runs.test_run_list import make
 
 pytestmark = pytest.mark.browser
 NAME = "mine-and-nobody-elses"

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from studio.rundir import write_json
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
 from studio.settings import Settings
 from tests.artefacts import adapter_run
 from tests.e2e.conftest import Served

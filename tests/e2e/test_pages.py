@@ -142,8 +142,8 @@ def test_a_closed_page_and_a_killed_studio_do_not_touch_training(page: Page, lit
     expect(page.locator("#open-run .state-completed")).to_be_visible()
     expect(page.locator("#compare-run")).to_be_visible()
     expect(page.locator("#stop-run")).to_be_hidden()
-    from studio.services import runs
-    from studio.services.keeper import Keeper
+    from studio.services.core.keeper import Keeper
+    from studio.services.runs import runs
     from studio.settings import Settings
 
     with Keeper(Settings(home=little_home, offline=True)) as reader:

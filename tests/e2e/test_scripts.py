@@ -21,13 +21,16 @@ from studio.evaluation import files
 from studio.evaluation.prompts import Prompt
 from studio.evaluation.scores import Row
 from studio.rundir import About, Exit, Journal, RunDir
-from studio.services import datasets, evaluations, models, prompt_sets, quotas
-from studio.services.keeper import Keeper
-from studio.services.owner import Visitor
-from studio.services.studio import Studio
+from studio.services.core import quotas
+from studio.services.core.identity import Visitor
+from studio.services.core.keeper import Keeper
+from studio.services.core.studio import Studio
+from studio.services.data import datasets
+from studio.services.evals import evaluations, prompt_sets
+from studio.services.models import models
 from studio.settings import Settings
-from studio.ui.evaluation_page import PAGE
-from studio.ui.visitors import COOKIE, Desk
+from studio.ui.compare.evaluation_page import PAGE
+from studio.ui.web.auth import COOKIE, Desk
 from tests import space
 from tests.artefacts import adapter_run
 from tests.belongings import no_worker
@@ -36,7 +39,7 @@ from tests.e2e.conftest import Served
 from tests.e2e.test_whole_path import tab
 from tests.security.scripts import SCRIPTS
 from tests.tiny import saying
-from tests.unit.test_run_list import make
+from tests.unit.services.runs.test_run_list import make
 
 pytestmark = pytest.mark.browser
 WORKS = 600_000  # ms; a worker imports torch, and a busy machine is no failure

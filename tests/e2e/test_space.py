@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from studio.services import models
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.models import models
 from studio.settings import Settings
 from tests import oidc
 from tests.conftest import little_rows, write_jsonl

@@ -14,14 +14,14 @@ import psutil
 import pytest
 from playwright.sync_api import Error, Page, Request, expect
 
-from studio.services import models
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.models import models
 from studio.settings import Settings
 from tests.artefacts import adapter_run
 from tests.e2e.conftest import Served
 from tests.hub import TOKEN, served
 from tests.security.test_secrets import KEY, held
-from tests.unit.test_publishing import exported
+from tests.unit.services.exports.test_publishing import exported
 
 pytestmark = [pytest.mark.browser, pytest.mark.engine]
 WORKS = 600_000  # ms; a worker imports torch, and a busy machine is no failure
@@ -117,9 +117,9 @@ def test_a_token_that_was_typed_stays_nowhere(
                 shown += one.url + json.dumps(one.all_headers()) + one.text()
         assert len(answers) > 20 and TOKEN not in shown and KEY not in shown
         assert not [command for command in watch.commands if TOKEN in command or KEY in command]
-        for module in ("studio.launch.hub_upload", "studio.engine"):
+        for module in ("studio.hub.upload", "studio.engine"):
             assert any(module in command for command in watch.commands), module
-        assert watch.told and all("studio.launch.hub_upload" in command for command in watch.told), watch.told
+        assert watch.told and all("studio.hub.upload" in command for command in watch.told), watch.told
         page.close()
         studio.end()
     told = json.loads((home / "runs" / run / "exit.json").read_text())

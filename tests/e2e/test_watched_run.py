@@ -16,10 +16,10 @@ from PIL import Image, ImageColor
 from playwright.sync_api import Locator, Page, expect
 
 from studio.rundir import Exit, Journal, RunDir, read_events
-from studio.services.verdicts import Curve, judge
+from studio.services.curves.diagnosis import Curve, judge
 from tests.e2e.conftest import Served
 from tests.e2e.test_curves import alive, make_run, metric, shown, zoomed
-from tests.unit import test_curves as events_of
+from tests.unit.services.curves import test_curves as events_of
 
 pytestmark = pytest.mark.browser
 LONG = 900_000  # ms; a busy machine is no failure

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import FrameType
 
 from studio.dataset.checking import Order, check
-from studio.dataset.limits import Limits
-from studio.dataset.read import How, Proposal, Undecodable, open_rows
-from studio.dataset.rows import FAULTS, Finding
+from studio.dataset.read.limits import Limits
+from studio.dataset.read.reader import How, Proposal, Undecodable, open_rows
+from studio.dataset.read.rows import FAULTS, Finding
 from studio.dataset.store import iter_findings, iter_records
 from studio.errors import BadInput
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from studio.dataset.limits import Limits
+from studio.dataset.read.limits import Limits
 
 MIB = 2**20
 GOOD = '{"instruction": "a", "output": "b"}'

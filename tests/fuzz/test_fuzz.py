@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from studio.dataset.read import How
+from studio.dataset.read.reader import How
 from tests.fuzz.driver import drive, examine, judge, watchdog
 from tests.fuzz.mutate import mutated, seeds
 from tests.fuzz.nasty import NASTY, Nasty

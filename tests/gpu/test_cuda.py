@@ -10,9 +10,10 @@ import pytest
 
 from studio.recipe import Recipe
 from studio.rundir import verify_folder
-from studio.services import machine, runs
-from studio.services.states import FINAL
-from studio.services.studio import Studio
+from studio.services.core.states import FINAL
+from studio.services.core.studio import Studio
+from studio.services.host import machine
+from studio.services.runs import runs
 
 pytestmark = [
     pytest.mark.engine,

@@ -11,16 +11,17 @@ from unittest.mock import Mock
 
 import pytest
 
-from studio.dataset.encode import Encoder
-from studio.dataset.formats import Record
-from studio.engine.inputs import Inputs
-from studio.engine.worker import Worker
+from studio.dataset.read.formats import Record
+from studio.dataset.tokens.encode import Encoder
+from studio.engine.workers.harness import Worker
+from studio.engine.workers.inputs import Inputs
 from studio.recipe import Recipe
+from studio.recipe.fields import Data
 from studio.rundir import RunDir
-from studio.services import datasets, examples, runs
-from studio.services.states import FINAL
-from studio.services.studio import Studio
-from studio.themes import Data
+from studio.services.core.states import FINAL
+from studio.services.core.studio import Studio
+from studio.services.data import datasets, examples
+from studio.services.runs import runs
 from tests.conftest import little_rows, write_jsonl
 from tests.tiny import CHATML
 
@@ -122,7 +123,8 @@ def test_the_text_and_tokens_are_those_of_transformers(sample_model: Path) -> No
 def test_what_is_shown_is_what_the_trainer_gets(
     ready: Studio, tiny: Path, tmp_path: Path, train_on: str, engine: str
 ) -> None:
-    from studio.engine import loading, train
+    from studio.engine.inference import loading
+    from studio.engine.workers import train
 
     talks = [
         {

@@ -12,8 +12,8 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from studio.services import models
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.models import models
 from studio.settings import Settings
 from tests.conftest import little_rows
 from tests.e2e.conftest import Served, serve

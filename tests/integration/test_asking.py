@@ -13,12 +13,15 @@ import pytest
 
 from studio.errors import BadInput, Conflict, StudioError, Unavailable
 from studio.recipe import Recipe
-from studio.services import chat, comparisons, datasets, models, runs, sides
-from studio.services.chat import ChatState, Sampling
-from studio.services.keeper import Keeper
-from studio.services.room import Room
-from studio.services.states import FINAL
-from studio.services.studio import Studio
+from studio.services.chat import chat, comparisons, participants
+from studio.services.chat.chat import ChatState, Sampling
+from studio.services.chat.session import Room
+from studio.services.core.keeper import Keeper
+from studio.services.core.states import FINAL
+from studio.services.core.studio import Studio
+from studio.services.data import datasets
+from studio.services.models import models
+from studio.services.runs import runs
 from studio.settings import Settings
 from tests.conftest import little_rows, write_jsonl
 
@@ -45,7 +48,7 @@ def asked(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
 
 
 def ask(studio: Studio, written: list[str], session: str = "", **sampling: float) -> Iterator[ChatState]:
-    found = sides.resolve(studio, written)
+    found = participants.resolve(studio, written)
     turn = comparisons.ask(found, "Hello?", Sampling(**{"max_new_tokens": 12, **sampling}))  # type: ignore[arg-type]
     return chat.ask(studio, found, comparisons.messages(comparisons.begin(), turn), turn.sampling, session)
 
@@ -67,10 +70,10 @@ def test_sides_share_a_base_that_is_loaded_once(asked: tuple[Studio, str, str]) 
         (["base", lora, dora, f"{lora}@2"], "At most 3"),
     ):
         with pytest.raises(BadInput, match=said):
-            sides.resolve(studio, written)
+            participants.resolve(studio, written)
     (studio.run_dir(lora).checkpoints / "step-2" / "adapter_model.safetensors").write_bytes(b"damaged")
     with pytest.raises(Conflict, match="is damaged"):
-        sides.resolve(studio, [f"{lora}@2"])
+        participants.resolve(studio, [f"{lora}@2"])
 
 
 def test_sessions_wait_for_each_other_and_stop_only_their_own(asked: tuple[Studio, str, str]) -> None:
@@ -107,7 +110,7 @@ def test_sessions_wait_for_each_other_and_stop_only_their_own(asked: tuple[Studi
 
 def test_a_run_that_needs_the_memory_gets_it(asked: tuple[Studio, str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     studio, lora, _ = asked
-    from studio.services import queue
+    from studio.services.runs import queue
 
     states = ask(studio, ["base", lora], max_new_tokens=950)
     while not any(answer.text for answer in next(states).answers):
@@ -143,4 +146,4 @@ def test_the_command_asks_several(asked: tuple[Studio, str, str]) -> None:
     assert list(told["answers"]) == ["base", dora, "adapted"] and told["answers"]["adapted"]["side"] == f"{lora}@4"
     assert all(0 < answer["tokens"] <= 5 for answer in told["answers"].values())
     with pytest.raises(StudioError):
-        sides.resolve(studio, [f"{lora}@x"])
+        participants.resolve(studio, [f"{lora}@x"])

@@ -9,9 +9,12 @@ import pytest
 
 from studio.errors import Unavailable
 from studio.recipe import Recipe
-from studio.services import chat, datasets, models, runs, sides
-from studio.services.keeper import Keeper
-from studio.services.states import FINAL
+from studio.services.chat import chat, participants
+from studio.services.core.keeper import Keeper
+from studio.services.core.states import FINAL
+from studio.services.data import datasets
+from studio.services.models import models
+from studio.services.runs import runs
 from studio.settings import Settings
 from tests.conftest import little_rows, write_jsonl
 
@@ -34,7 +37,7 @@ def test_closing_cuts_an_answer_short(settings: Settings, tiny: Path, tmp_path: 
     def listen() -> None:
         try:
             talk = [{"role": "user", "content": "Hello?"}]
-            found = sides.resolve(studio, ["base", run.id])
+            found = participants.resolve(studio, ["base", run.id])
             for state in chat.ask(studio, found, [talk, talk], chat.Sampling(max_new_tokens=900)):
                 if state.status == "Answering":
                     answering.set()
@@ -49,4 +52,4 @@ def test_closing_cuts_an_answer_short(settings: Settings, tiny: Path, tmp_path: 
     asker.join(60)
     assert ends == ["cut short"]
     alive = [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
-    assert [child.pid for child in alive if "studio.engine.chat" in child.cmdline()] == []
+    assert [child.pid for child in alive if "studio.engine.workers.chat" in child.cmdline()] == []

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from studio.engine import combine, worker
+from studio.engine.workers import combine, harness
 from studio.errors import BadInput
-from studio.launch import local
+from studio.launch import workers
 from studio.rundir import Exit, RunDir, verify_folder, write_json
-from studio.services import adapters, combining, sides, sources, targets
-from studio.services.combining import Wish
-from studio.services.studio import Studio
+from studio.services.chat import participants
+from studio.services.core.studio import Studio
+from studio.services.exports import targets
+from studio.services.models import adapters, combining, trained_weights
+from studio.services.models.combining import Wish
 from tests.artefacts import adapter_run
 
 pytestmark = pytest.mark.engine
@@ -35,11 +37,11 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker in this process: importing torch for each would take most of the time."""
 
     def start(run: RunDir, module: str) -> None:
-        assert module == "studio.engine.combine"
+        assert module == "studio.engine.workers.combine"
         write_json(run.claim, {"nonce": "n"})
-        worker.serve("", combine.combine, [str(run.path), "--nonce", "n"])
+        harness.serve("", combine.combine, [str(run.path), "--nonce", "n"])
 
-    monkeypatch.setattr(local, "start", start)
+    monkeypatch.setattr(workers, "start", start)
 
 
 def change(folder: Path) -> dict[str, np.ndarray]:
@@ -80,7 +82,7 @@ def test_combined(two: Studio, parents: tuple[str, str], method: str, rank: int,
     assert (apart < 1e-5) is exact
     assert "0.7" in (folder / "README.md").read_text()
     # It stands where a run would.
-    (side,) = sides.resolve(two, ["both"])
+    (side,) = participants.resolve(two, ["both"])
     assert side.folder == folder
     assert [target.kind for target in targets.find(two, "both")] == ["adapter", "merged", "gguf"]
 
@@ -107,7 +109,7 @@ def test_a_combination_can_be_combined_again_and_a_failed_one_is_told(two: Studi
     combining.start(two, Wish(("one", "two"), (0.5, 0.5), name="both"))
     again = combining.start(two, Wish(("both", "small"), (1, 1)))
     assert again.has_adapter and again.name == "both + small"
-    assert sources.held_out(two, again.id) == []
+    assert trained_weights.held_out(two, again.id) == []
     (two.run_dir("one").adapter / "adapter_model.safetensors").write_bytes(b"")
     broken = combining.start(two, Wish(("one", "two"), (1, 1)))
     assert (broken.state, broken.has_adapter) == ("failed", False) and "damaged" in broken.message

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from studio.engine import generation, loading
-from studio.engine.seats import BASE, Seats
+from studio.engine.inference import generation, loading
+from studio.engine.inference.adapter_slots import BASE, Seats
 
 pytestmark = pytest.mark.engine
 CPU = loading.Device("cpu", "CPU")

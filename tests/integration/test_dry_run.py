@@ -8,8 +8,9 @@ import pytest
 
 from studio.errors import BadInput, Conflict
 from studio.recipe import Recipe
-from studio.services import dry_runs, estimates, runs
-from studio.services.studio import Studio
+from studio.services.core.studio import Studio
+from studio.services.planning import dry_runs, estimates
+from studio.services.runs import runs
 
 pytestmark = pytest.mark.engine
 LITTLE = {"model": "tiny", "dataset": "little", "max_length": 64, "per_device_train_batch_size": 2}

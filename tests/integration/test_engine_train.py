@@ -13,8 +13,8 @@ import pytest
 
 from studio.recipe import Recipe
 from studio.rundir import Exit, Identity, RunDir, create, newest_checkpoint, read_events, verify_folder
-from studio.services import datasets
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.data import datasets
 from studio.settings import Settings
 from tests.conftest import write_jsonl
 
@@ -56,7 +56,7 @@ def make_run(tmp_path: Path, tiny: Path) -> Any:
 def start(module: str, folder: Path) -> subprocess.Popen[bytes]:
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", f"studio.engine.{module}", str(folder), "--nonce", "n"],
+            [sys.executable, "-m", f"studio.engine.workers.{module}", str(folder), "--nonce", "n"],
             stdout=log,
             stderr=log,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
@@ -168,8 +168,8 @@ def test_evaluating_a_4_bit_model_does_not_cut_its_gradients(tiny: Path) -> None
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from studio.engine.loading import load_base, pick_device
-    from studio.themes import Quantization
+    from studio.engine.inference.loading import load_base, pick_device
+    from studio.recipe.fields import Quantization
 
     device = pick_device()
     model = load_base(tiny, "bfloat16", device, Quantization(quantization="nf4"))
@@ -228,7 +228,7 @@ def test_chat_answers_side_by_side_as_each_model_does_alone(make_run: Any, tiny:
         [
             sys.executable,
             "-m",
-            "studio.engine.chat",
+            "studio.engine.workers.chat",
             "--model",
             str(tiny),
             "--dtype",

@@ -8,11 +8,11 @@ import pytest
 from benchmarks.estimator import shapes
 from benchmarks.estimator.__main__ import recipe_of, run
 from benchmarks.estimator.configurations import Configuration, subset
-from studio import processor
-from studio.fast_path import why_not
+from studio.machine import cpu
 from studio.memory import catalogue
 from studio.memory.shapes import read_shape
 from studio.recipe import PLAIN_ATTENTION_TOKENS
+from studio.recipe.fast_path import why_not
 
 pytestmark = pytest.mark.engine
 
@@ -26,22 +26,22 @@ def test_the_counter_counts_a_case_done_by_hand() -> None:
     """Two tensors of 4 MB at once are the peak; a third of 2 MB comes when one of them is gone."""
     import torch
 
-    from studio.engine import measure
+    from studio.engine.training import peak_memory
 
     million = 1_000_000
     before = torch.zeros(million)
-    base = measure.live_bytes()
-    with measure.peak_of(base, cuda=False) as peak:
+    base = peak_memory.live_bytes()
+    with peak_memory.peak_of(base, cuda=False) as peak:
         first = torch.zeros(million)
         second = first + 1
         del first
         third = torch.zeros(million // 2)
     assert peak.bytes - base == pytest.approx(8 * million, abs=1000)
-    assert measure.live_bytes() - base == 4 * (second.numel() + third.numel())
+    assert peak_memory.live_bytes() - base == 4 * (second.numel() + third.numel())
     del before
-    assert measure.live_bytes() - base == 2 * million
+    assert peak_memory.live_bytes() - base == 2 * million
     kept = torch.ops.mkldnn._reorder_linear_weight(torch.zeros(1000, 1000), 1024)
-    assert measure.live_bytes() - base == 2 * million + 4 * kept.numel()
+    assert peak_memory.live_bytes() - base == 2 * million + 4 * kept.numel()
 
 
 @pytest.mark.parametrize("one", subset(), ids=lambda one: f"{one.model}-{one.words}")
@@ -59,7 +59,7 @@ def emulated(one: Configuration, folder: Path) -> bool:
     """Whether the reference path would multiply bfloat16 on a processor that has no such products."""
     recipe = recipe_of(one)
     reference = bool(why_not(recipe, read_shape(folder).config, cuda=False))
-    return reference and recipe.model.dtype == "bfloat16" and not processor.multiplies_bf16()
+    return reference and recipe.model.dtype == "bfloat16" and not cpu.multiplies_bf16()
 
 
 WIDENED = [{}, {"gradient_checkpointing": True}, {"target_modules": ["q_proj"]}, {"quantization": "nf4"}]
@@ -69,7 +69,7 @@ WIDENED = [{}, {"gradient_checkpointing": True}, {"target_modules": ["q_proj"]},
 def test_predicted_and_measured_peak_without_bfloat16(
     models: Path, values: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processor, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(cpu, "multiplies_bf16", lambda: False)
     result = run(Configuration("llama", 2, 160, 0.1, values), shapes.make(models, "llama"), cuda=False)
     assert abs(result.error) < 0.05
     assert result.exact_parameters

@@ -8,19 +8,21 @@ from typing import Any
 
 import pytest
 
-from studio.dataset.encode import Encoder
-from studio.dataset.ready import encode_dataset
 from studio.dataset.store import read_records
-from studio.engine import answering, loading, train, worker
-from studio.engine import evaluate as evaluating
-from studio.engine.seats import Seats
+from studio.dataset.tokens.encode import Encoder
+from studio.dataset.tokens.training_set import encode_dataset
+from studio.engine.inference import batch_eval, loading
+from studio.engine.inference.adapter_slots import Seats
+from studio.engine.workers import evaluate as evaluating
+from studio.engine.workers import harness, train
 from studio.evaluation import files
 from studio.evaluation.files import Column, Order, PromptSet
 from studio.evaluation.prompts import Check, of_text
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, create, read_events
-from studio.services import datasets, prompt_sets
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.data import datasets
+from studio.services.evals import prompt_sets
 from studio.settings import Settings
 from tests.conftest import little_rows, write_jsonl
 from tests.tiny import tiny_model
@@ -54,7 +56,7 @@ def trained(root: Path, data: Path, base: Path, **values: Any) -> RunDir:
               "model.json": json.dumps({"id": "tiny", "path": str(base)})}  # fmt: skip
     root.mkdir(exist_ok=True)
     run = create(root, f"r{len(list(root.iterdir()))}", inputs)
-    worker.serve("", train.train, [str(run.path), "--nonce", "n"])
+    harness.serve("", train.train, [str(run.path), "--nonce", "n"])
     end = Exit.read(run)
     assert end is not None and end.state == "completed", end
     return run
@@ -92,7 +94,7 @@ def evaluated(
     folder = create(root, f"e{len(list(root.iterdir()))}", {
         files.ORDER: json.dumps(asdict(order)), "prompts.jsonl": files.dump_prompts(sets.items()),
     })  # fmt: skip
-    worker.serve("", evaluating.evaluate, [str(folder.path), "--nonce", "n"])
+    harness.serve("", evaluating.evaluate, [str(folder.path), "--nonce", "n"])
     end = Exit.read(folder)
     assert end is not None
     return folder, end
@@ -191,11 +193,13 @@ def test_checkpoints_are_columns_of_the_same_table(tmp_path: Path, data: Path, b
 def test_a_prompt_that_does_not_fit_takes_nothing_from_others(tmp_path: Path, data: Path, base: Path) -> None:
     run = trained(tmp_path / "runs", data, base)
     assert run.trained is not None
-    ask = answering.Ask
+    ask = batch_eval.Ask
     seats = Seats(base, "float32", loading.Device("cpu", "CPU"), lambda _: None)
     seats.load("adapted", run.trained)
     encoder = Encoder(base, Recipe.load(run.recipe).data)
-    asker = answering.Asker(seats, ["base", "adapted"], loading.Device("cpu", "CPU"), "float32", encoder, lambda: False)
+    asker = batch_eval.Asker(
+        seats, ["base", "adapted"], loading.Device("cpu", "CPU"), "float32", encoder, lambda: False
+    )
     short, tight, long = [20] * 10, [20] * 1020, [20] * 1024  # the model reads 1,024
     alone = asker.answers([ask(0, {"base": short, "adapted": short}, 9)], lambda _: None)
     asks = [ask(place, {"base": ids, "adapted": ids}, 9) for place, ids in enumerate((short, tight, long))]

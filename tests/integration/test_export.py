@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from studio.engine import export as exporting
-from studio.engine import merge, worker
+from studio.engine.artefacts import merge
+from studio.engine.workers import export as exporting
+from studio.engine.workers import harness
 from studio.rundir import Exit, RunDir, read_json, verify_folder
 from tests.artefacts import adapter_run, order
 from tests.tiny import CHATML
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.engine
 
 
 def do(folder: RunDir) -> Exit:
-    worker.serve("", exporting.export, [str(folder.path), "--nonce", "n"])
+    harness.serve("", exporting.export, [str(folder.path), "--nonce", "n"])
     end = Exit.read(folder)
     assert end is not None
     return end

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from studio import processor
-from studio.dataset.encode import Example
-from studio.dataset.ready import Encoded
-from studio.engine.inputs import Inputs
-from studio.engine.worker import Worker
-from studio.launch import compiling
+from studio.dataset.tokens.encode import Example
+from studio.dataset.tokens.training_set import Encoded
+from studio.engine.workers.harness import Worker
+from studio.engine.workers.inputs import Inputs
+from studio.machine import compiling, cpu
 from studio.recipe import Recipe
 from studio.rundir import Identity, Journal, RunDir
 from tests.tiny import byte_tokenizer
 
 if TYPE_CHECKING:
-    from studio.engine.fast.arithmetic import Arithmetic
+    from studio.engine.fast.ops.torch_ops import Arithmetic
 
 pytestmark = pytest.mark.engine
 
@@ -94,7 +93,8 @@ def trainer_of(
     **values: object,
 ) -> Any:
     """The trainer of a run, as its worker builds it."""
-    from studio.engine import loading, train
+    from studio.engine.inference import loading
+    from studio.engine.workers import train
 
     recipe = Recipe().with_values(
         {
@@ -145,18 +145,19 @@ def likeness(one: Any, other: Any) -> float:
 @pytest.fixture(params=["bf16", "no bf16"])
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A processor that multiplies bfloat16 in hardware, or one that does not: what is computed follows from it."""
-    monkeypatch.setattr(processor, "multiplies_bf16", lambda: request.param == "bf16")
+    monkeypatch.setattr(cpu, "multiplies_bf16", lambda: request.param == "bf16")
     return str(request.param)
 
 
 @pytest.fixture(params=["compiled", "torch"])
 def beside_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> "Arithmetic":
     """Who computes what is no product: the compiled library, or torch where there is no compiler."""
-    from studio.engine.fast import arithmetic, kernels, trainer
+    from studio.engine.fast import kernels, trainer
+    from studio.engine.fast.ops import torch_ops
 
     if request.param == "compiled" and not compiling.found():
         pytest.skip("no C++ compiler here")
-    by, why_not = kernels.kernels() if request.param == "compiled" else (arithmetic.Arithmetic(), "")
+    by, why_not = kernels.kernels() if request.param == "compiled" else (torch_ops.Arithmetic(), "")
     assert not why_not
     assert isinstance(by, kernels.Kernels) == (request.param == "compiled")
     monkeypatch.setattr(trainer, "kernels", lambda: (by, ""))
@@ -230,9 +231,9 @@ def test_what_is_not_kept_is_made_again_to_the_bit(
     import torch
     from torch.autograd.graph import saved_tensors_hooks
 
-    from studio.engine.fast.model import Batch
+    from studio.engine.fast.patch import Batch
 
-    monkeypatch.setattr(processor, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(cpu, "multiplies_bf16", lambda: False)
     found = {}
     for way in ("again", "kept"):
         if way == "kept":
@@ -296,7 +297,7 @@ def test_weights_of_16_bits_are_widened_as_they_are_used_and_stay_16_bits(
                 multiplied.update(one.dtype for one in args if isinstance(one, torch.Tensor))
             return function(*args, **(kwargs or {}))
 
-    monkeypatch.setattr(processor, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(cpu, "multiplies_bf16", lambda: False)
     trainer = trainer_of(family("qwen2"), tmp_path / "run", "auto", rows(), dtype="bfloat16", target_modules=["q_proj"])
     held = {name: one.dtype for name, one in trainer.model.named_parameters()}
     with Watch():
@@ -352,7 +353,7 @@ def test_what_nobody_asks_for_is_not_computed_and_what_several_do_once(
     family: Callable[[str], Path], tmp_path: Path, kind: str, checkpointing: bool
 ) -> None:
     """The reference's losses and gradients from fewer tokens; apart, as a run tries its longest batch, from all."""
-    from studio.engine.fast.batches import sparing_nothing
+    from studio.engine.fast.collator import sparing_nothing
 
     found, computed = {}, {}
     for engine in ("auto", "trl"):
@@ -421,9 +422,9 @@ def test_a_gpu_s_kernel_is_asked_for_the_same_attention(monkeypatch: pytest.Monk
     import torch
     from torch.nn.attention import varlen
 
-    from studio.engine.fast.arithmetic import Arithmetic
-    from studio.engine.fast.attention import RowAttention, flash
-    from studio.engine.fast.rows import Rows
+    from studio.engine.fast.layout import Rows
+    from studio.engine.fast.ops.attention import RowAttention, flash
+    from studio.engine.fast.ops.torch_ops import Arithmetic
 
     def as_documented(
         query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, max_q: int, max_k: int,
@@ -460,7 +461,7 @@ def test_a_gpu_s_kernel_is_asked_for_the_same_attention(monkeypatch: pytest.Monk
 def test_dropout_drops_its_share_anew_each_time(dtype: str) -> None:
     import torch
 
-    from studio.engine.fast.dropout import Pool
+    from studio.engine.fast.ops.dropout import Pool
 
     x = torch.ones(2000, 64, dtype=getattr(torch, dtype))
     torch.manual_seed(0)
@@ -479,16 +480,16 @@ def test_the_head_holds_one_stretch_of_scores_at_a_time(
 ) -> None:
     import torch
 
-    from studio.engine import measure
-    from studio.engine.fast import arithmetic, head, weights
+    from studio.engine.fast.ops import lm_head, prepacked, torch_ops
+    from studio.engine.training import peak_memory
 
-    monkeypatch.setattr(arithmetic, "SCORES", 2**20)
-    monkeypatch.setattr(arithmetic, "SCORES_PIECE", 2**14)
+    monkeypatch.setattr(torch_ops, "SCORES", 2**20)
+    monkeypatch.setattr(torch_ops, "SCORES_PIECE", 2**14)
     torch.manual_seed(0)
     hidden, weight, labels = torch.randn(4000, 16), torch.randn(1024, 16), torch.randint(1024, (4000,))
-    with measure.peak_of(0, False) as peak:
-        words = weights.Weight(lambda: weight)
-        chances, best = head.TokenScores.apply(hidden.requires_grad_(), words, labels, beside_products)
+    with peak_memory.peak_of(0, False) as peak:
+        words = prepacked.Weight(lambda: weight)
+        chances, best = lm_head.TokenScores.apply(hidden.requires_grad_(), words, labels, beside_products)
     wanted = -torch.nn.functional.cross_entropy(hidden @ weight.t(), labels, reduction="none")
     assert torch.allclose(chances, wanted, atol=1e-4)
     assert torch.equal(best, (hidden @ weight.t()).argmax(-1) == labels)
@@ -501,21 +502,22 @@ def test_weights_laid_out_for_products_change_no_bit(
 ) -> None:
     import torch
 
-    from studio.engine.fast import products, weights
+    from studio.engine.fast.ops import matmul as products
+    from studio.engine.fast.ops import prepacked
 
-    if dtype == "bfloat16" and not processor.multiplies_bf16():
+    if dtype == "bfloat16" and not cpu.multiplies_bf16():
         pytest.skip("this processor does not multiply bfloat16: nothing of it is laid out")
     monkeypatch.setattr(products, "_better_than_mkl", lambda: True)  # whoever multiplies what is not laid out
-    lay_out, laid_out = weights._laid_out, list[torch.Tensor]()
+    lay_out, laid_out = prepacked._laid_out, list[torch.Tensor]()
 
     def watched(weight: torch.Tensor) -> torch.Tensor:
         laid_out.append(weight)
         return lay_out(weight)
 
-    monkeypatch.setattr(weights, "_laid_out", watched)
+    monkeypatch.setattr(prepacked, "_laid_out", watched)
 
     def found(*types: str) -> tuple[float, torch.Tensor]:
-        monkeypatch.setattr(processor, "lays_out", lambda: frozenset(types))
+        monkeypatch.setattr(cpu, "lays_out", lambda: frozenset(types))
         values = {"dtype": dtype, "target_modules": ["q_proj", "down_proj"]}
         trainer = awake(trainer_of(family("qwen2"), tmp_path / f"laid-{len(types)}", "auto", rows(), **values))
         first_gradient(trainer)
@@ -537,10 +539,10 @@ def test_a_weight_laid_out_multiplies_as_before_whatever_the_number(
     """A run that goes on takes its first step by weights as they lie, one that was never cut has them laid out."""
     import torch
 
-    from studio.engine.fast import products
-    from studio.engine.fast.weights import LaidOut, LaidOutBothWays, Weight
+    from studio.engine.fast.ops import matmul as products
+    from studio.engine.fast.ops.prepacked import LaidOut, LaidOutBothWays, Weight
 
-    if dtype == "bfloat16" and not processor.multiplies_bf16():
+    if dtype == "bfloat16" and not cpu.multiplies_bf16():
         pytest.skip("this processor does not multiply bfloat16: nothing of it is laid out")
     monkeypatch.setattr(products, "_better_than_mkl", lambda: True)
     torch.manual_seed(0)
@@ -575,9 +577,9 @@ def test_compiled_attention_is_attention(
     """Beside torch's own in float64, row by row under a mask; and to the bit the same each time."""
     import torch
 
-    from studio.engine.fast.attention import attend
     from studio.engine.fast.kernels import Kernels, kernels
-    from studio.engine.fast.rows import Rows
+    from studio.engine.fast.layout import Rows
+    from studio.engine.fast.ops.attention import attend
 
     if not compiling.found():
         pytest.skip("no C++ compiler here")
@@ -590,7 +592,7 @@ def test_compiled_attention_is_attention(
     # As they come: queries and keys by heads, values by tokens.
     given = [torch.randn(heads, tokens, width), torch.randn(kv_heads, tokens, width)]
     given = [one.to(kind) for one in (*given, torch.randn(tokens, kv_heads, width).transpose(0, 1))]
-    if dtype == "bfloat16" and "avx512_bf16" not in processor.features():
+    if dtype == "bfloat16" and "avx512_bf16" not in cpu.features():
         pytest.skip("nothing is compiled for bfloat16 on a processor without AVX512-BF16")
     assert by.attends(*given)
     pull = torch.randn(tokens, heads, width).to(kind)
@@ -626,7 +628,7 @@ def test_the_estimate_knows_what_compiled_attention_works_in(width: int) -> None
     import ctypes
 
     from studio.engine.fast.kernels import Kernels, kernels
-    from studio.fast_path import attention_bytes
+    from studio.recipe.fast_path import attention_bytes
 
     if not compiling.found():
         pytest.skip("no C++ compiler here")
@@ -643,7 +645,7 @@ def test_the_estimate_knows_what_compiled_attention_works_in(width: int) -> None
 def test_types_that_nothing_is_compiled_for_are_torch_s(beside_products: "Arithmetic") -> None:
     import torch
 
-    from studio.engine.fast.arithmetic import Arithmetic
+    from studio.engine.fast.ops.torch_ops import Arithmetic
 
     torch.manual_seed(0)
     x, half = torch.randn(5, 64), torch.randn(64).half()
@@ -665,9 +667,9 @@ def test_types_that_nothing_is_compiled_for_are_torch_s(beside_products: "Arithm
 def test_products_are_torch_s_whoever_multiplies(monkeypatch: pytest.MonkeyPatch, dtype: str, amd: bool) -> None:
     import torch
 
-    from studio.engine.fast import products
+    from studio.engine.fast.ops import matmul as products
 
-    monkeypatch.setattr(processor, "made_by_amd", lambda: amd)
+    monkeypatch.setattr(cpu, "made_by_amd", lambda: amd)
     products._better_than_mkl.cache_clear()
     try:
         torch.manual_seed(0)

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from studio.dataset.encode import Encoder
-from studio.engine import export as exporting
-from studio.engine import gguf as converting
-from studio.engine import merge, worker
-from studio.engine.modelfile import modelfile
+from studio.dataset.tokens.encode import Encoder
+from studio.engine.artefacts import gguf as converting
+from studio.engine.artefacts import merge
+from studio.engine.artefacts.modelfile import modelfile
+from studio.engine.workers import export as exporting
+from studio.engine.workers import harness
 from studio.errors import Unavailable
 from studio.evaluation import parity
 from studio.launch import gguf_tools
+from studio.recipe.fields import Data
 from studio.rundir import Exit, RunDir, read_json
-from studio.themes import Data
 from tests.artefacts import adapter_run, order, real_words
 from tests.conftest import REPOSITORY
 from tests.tiny import tiny_model
@@ -35,7 +36,7 @@ with_llama = pytest.mark.skipif(
 
 
 def do(folder: RunDir) -> Exit:
-    worker.serve("", exporting.export, [str(folder.path), "--nonce", "n"])
+    harness.serve("", exporting.export, [str(folder.path), "--nonce", "n"])
     end = Exit.read(folder)
     assert end is not None
     return end
@@ -77,8 +78,8 @@ def test_what_is_converted_is_what_was_merged(converter: Path, run: RunDir, mode
     from gguf import GGUFReader
     from safetensors.torch import load_file
 
-    from studio.engine import loading
-    from studio.engine.order import Order
+    from studio.engine.artefacts.request import Order
+    from studio.engine.inference import loading
 
     told = Order.read(order(tmp_path / "export", run, model, "gguf", tools=str(TOOLS)).path)
     merge.write_merged(told, loading.Device("cpu", "CPU"), tmp_path / "merged", lambda _: None)

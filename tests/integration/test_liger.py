@@ -17,8 +17,8 @@ import pytest
 from tests.integration.test_fast import agree, family  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
-    from studio.engine.fast.arithmetic import Arithmetic
-    from studio.engine.fast.liger import Liger
+    from studio.engine.fast.ops.liger import Liger
+    from studio.engine.fast.ops.torch_ops import Arithmetic
 
 pytestmark = pytest.mark.engine
 INTERPRETED = bool(find_spec("liger_kernel")) and os.environ.get("TRITON_INTERPRET") == "1"
@@ -30,7 +30,7 @@ def as_documented(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from torch.nn.functional import cross_entropy, gelu, silu
 
-    from studio.engine.fast.arithmetic import Arithmetic
+    from studio.engine.fast.ops.torch_ops import Arithmetic
 
     def rms_norm_forward(X: Any, W: Any, eps: float, offset: float, casting_mode: str, row_mode: Any) -> Any:
         assert casting_mode == ("llama" if X.dtype == W.dtype else "gemma") and row_mode is None
@@ -105,7 +105,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["as documented", "interpreted"])
 def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> "Liger":
-    from studio.engine.fast import liger
+    from studio.engine.fast.ops import liger
 
     if request.param == "interpreted" and not INTERPRETED:
         pytest.skip(WHY_NOT)
@@ -115,7 +115,7 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> "Lige
 
 @pytest.fixture
 def torch_s() -> "Arithmetic":
-    from studio.engine.fast.arithmetic import Arithmetic
+    from studio.engine.fast.ops.torch_ops import Arithmetic
 
     return Arithmetic()
 
@@ -156,7 +156,7 @@ def test_gates_are_torch_s(by: "Liger", torch_s: "Arithmetic", act: str) -> None
 def test_the_loss_of_the_head_is_torch_s(by: "Liger", torch_s: "Arithmetic") -> None:
     import torch
 
-    from studio.engine.fast.weights import Weight
+    from studio.engine.fast.ops.prepacked import Weight
 
     torch.manual_seed(0)
     hidden, weight, labels = torch.randn(9, 64), torch.randn(300, 64) / 8, torch.randint(300, (9,))
@@ -184,7 +184,7 @@ def test_loss_and_gradients_of_a_step_are_those_of_the_reference(
 
 
 def test_without_liger_it_is_torch_s_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from studio.engine.fast import liger
+    from studio.engine.fast.ops import liger
 
     for name in ("liger_kernel", "liger_kernel.ops"):
         monkeypatch.setitem(sys.modules, name, None)

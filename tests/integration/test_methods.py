@@ -17,15 +17,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from studio.dataset.encode import Example
-from studio.dataset.packing import pack
-from studio.engine import export as exporting
-from studio.engine import loading, seats, train, worker
+from studio.dataset.tokens.encode import Example
+from studio.dataset.tokens.packing import pack
+from studio.engine.inference import adapter_slots, loading
+from studio.engine.workers import export as exporting
+from studio.engine.workers import harness, train
 from studio.errors import BadInput
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, create, read_events, verify_folder
-from studio.services import datasets
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.data import datasets
 from studio.settings import Settings
 from tests.conftest import write_jsonl
 from tests.tiny import HEADS, HIDDEN, KV_HEADS, LAYERS, tiny_model
@@ -197,7 +198,7 @@ def drive(tmp_path: Path, sums: Path, biased: Path, monkeypatch: pytest.MonkeyPa
         with monkeypatch.context() as patched:
             patched.setattr(train, "build_trainer", built)
             patched.setattr(train, "save", saved)
-            worker.serve("", train.train, [str(seen.run.path), "--nonce", "n"])
+            harness.serve("", train.train, [str(seen.run.path), "--nonce", "n"])
         return seen
 
     return drive_one
@@ -232,7 +233,7 @@ def exported(seen: Seen, tmp_path: Path, model: Path, kind: str) -> tuple[RunDir
     order = {"kind": kind, "run": str(seen.run.path), "source": str(seen.run.adapter), "name": "sums",
              "model": {"id": "tiny", "path": str(model)}}  # fmt: skip
     (folder.path / "export.json").write_text(json.dumps(order))
-    worker.serve("", exporting.export, [str(folder.path), "--nonce", "n"])
+    harness.serve("", exporting.export, [str(folder.path), "--nonce", "n"])
     end = Exit.read(folder)
     assert end is not None
     return folder, end
@@ -243,7 +244,7 @@ def check_chat(seen: Seen, base: Path) -> None:
     import torch
 
     assert seen.run.trained is not None
-    taken = seats.Seats(base, "float32", CPU, lambda _: None)
+    taken = adapter_slots.Seats(base, "float32", CPU, lambda _: None)
     taken.load("adapted", seen.run.trained)
     expected = {"base": logits(plain_base(base)), "adapted": seen.trained}
     for group in taken.groups(["base", "adapted"]):
@@ -398,7 +399,7 @@ def test_generated_answers_are_those_of_whole_passes(drive: Drive, biased: Path,
 
     seen = drive(**(LORA | OTHERS)[name] | {"learning_rate": 0.3, "max_steps": 16})
     assert seen.run.trained is not None
-    taken = seats.Seats(biased, "float32", CPU, lambda _: None)
+    taken = adapter_slots.Seats(biased, "float32", CPU, lambda _: None)
     taken.load("adapted", seen.run.trained)
     alone = {"base": plain_base(biased), "adapted": plain_peft(seen.run.adapter)}
     answers = {}
@@ -439,7 +440,7 @@ def test_neftune_shakes_training_and_nothing_else(drive: Drive) -> None:
 def test_early_stopping_takes_the_best_evaluation(
     drive: Drive, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
 ) -> None:
-    from studio.engine.callbacks import Conductor
+    from studio.engine.training.callbacks import Conductor
 
     judge, at = Conductor._judge, {}
 
@@ -485,8 +486,8 @@ def test_what_the_model_cannot_do_is_said_plainly(drive: Drive, values: dict[str
 def test_ia3_names_the_layers_of_a_model_it_does_not_know() -> None:
     import torch
 
-    from studio.engine.methods import adapter_config
-    from studio.engine.worker import Ended
+    from studio.engine.training.methods import adapter_config
+    from studio.engine.workers.harness import Ended
 
     class Odd(torch.nn.Module):
         def __init__(self) -> None:
@@ -504,12 +505,12 @@ def test_ia3_names_the_layers_of_a_model_it_does_not_know() -> None:
 def test_as_processes_train_and_chat(tmp_path: Path, sums: Path, biased: Path, name: str) -> None:
     much = {"max_steps": 16, "learning_rate": 0.3 if name == "prefix" else 0.01}
     run = new_run(tmp_path, sums, biased, OTHERS[name] | much)
-    command = [sys.executable, "-m", "studio.engine.train", str(run.path), "--nonce", "n"]
+    command = [sys.executable, "-m", "studio.engine.workers.train", str(run.path), "--nonce", "n"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    command = [sys.executable, "-m", "studio.engine.chat", "--model", str(biased), "--dtype", "float32"]
+    command = [sys.executable, "-m", "studio.engine.workers.chat", "--model", str(biased), "--dtype", "float32"]
     asked = [{"role": "user", "content": "3 + 3 = ?"}]
     load = {"op": "load", "id": 1, "name": "adapted", "folder": str(run.trained)}
     sides = [{"column": name, "name": name, "messages": asked} for name in ("base", "adapted")]

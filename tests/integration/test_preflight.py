@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from studio.engine import train, worker
-from studio.engine.watches import DIVERGED, LossWatch
-from studio.engine.worker import Ended
+from studio.engine.training.loss_guards import DIVERGED, LossWatch
+from studio.engine.workers import harness, train
+from studio.engine.workers.harness import Ended
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, create, read_events, verify_folder
-from studio.services import datasets
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.data import datasets
 from studio.settings import Settings
 from tests.conftest import write_jsonl
 
@@ -56,7 +56,7 @@ def drive(tmp_path: Path, sums: Path, tiny: Path) -> Drive:
         run = create(tmp_path / "runs", f"r{len(list((tmp_path / 'runs').iterdir()))}", files)
         helper = threading.Thread(target=beside or (lambda _: None), args=(run,))
         helper.start()
-        worker.serve("", train.train, [str(run.path), "--nonce", "n"])
+        harness.serve("", train.train, [str(run.path), "--nonce", "n"])
         helper.join(60)
         return run
 
@@ -114,7 +114,7 @@ def test_preflight_and_samples_change_no_number(drive: Drive, monkeypatch: pytes
     ], notes(run)
     assert all(0 < one["tokens"] <= 8 for one in samples)
     with monkeypatch.context() as patched:
-        patched.setattr("studio.engine.preflight.Preflight._try_out", lambda *_: None)
+        patched.setattr("studio.engine.training.preflight.Preflight._try_out", lambda *_: None)
         plain = drive(**WAYS[name])
     assert not events(plain, "preflight") and not events(plain, "sample")
     assert numbers(plain) == numbers(run)
@@ -148,7 +148,7 @@ def test_memory_that_does_not_suffice_is_said_with_what_to_change(
 
 
 def test_what_cannot_be_read_back_is_said(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
-    from studio.engine.weights import Trained
+    from studio.engine.artefacts.trained import Trained
 
     save = Trained.save
 
@@ -226,7 +226,7 @@ def test_a_rising_loss_is_said_once_and_a_lost_one_ended() -> None:
 
 def test_a_far_too_high_rate_is_said_and_then_ended(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
     # A model that knows nothing has nothing to lose, and comes back sooner than a trained one.
-    monkeypatch.setattr("studio.engine.watches.DIVERGED", 6)
+    monkeypatch.setattr("studio.engine.training.loss_guards.DIVERGED", 6)
     run = drive(
         method="full", learning_rate=1.0, max_steps=100, max_grad_norm=0.0, save_steps=1, eval_steps=0, held_out=0.0,
         warmup_ratio=0.03, save_total_limit=60, lr_scheduler_type="constant_with_warmup", train_on="everything",
@@ -298,7 +298,7 @@ def test_samples_answer_as_the_chat_does_and_are_of_the_weights_that_are_kept(dr
     import torch
     from peft import AutoPeftModelForCausalLM
 
-    from studio.dataset.encode import Encoder
+    from studio.dataset.tokens.encode import Encoder
 
     run = drive(sample_prompts=["3 + 3 = ?"], sample_tokens=12, learning_rate=0.05)
     sample = events(run, "sample")[-1]

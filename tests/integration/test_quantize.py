@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from studio.launch import compiling
-from studio.themes import Quantization
+from studio.machine import compiling
+from studio.recipe.fields import Quantization
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,8 +71,8 @@ def test_weights_at_the_edges_and_kept_as_other_types() -> None:
 
 
 def test_a_model_is_loaded_by_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from studio.engine import loading
     from studio.engine.fast.kernels import Kernels
+    from studio.engine.inference import loading
 
     called: list[tuple[int, ...]] = []
     kernel = Kernels.quantize_4bit

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from studio.services import event_files
+from studio.services.curves import tensorboard
 from tests.integration.test_engine_train import events, make_run, work
-from tests.unit.test_curves import read_events
+from tests.unit.services.curves.test_curves import read_events
 
 __all__ = ["make_run"]
 pytestmark = pytest.mark.engine
@@ -31,7 +31,7 @@ def test_tensorboard_files_are_in_the_run_directory_and_the_run_is_the_same(make
 
     # A file made of the journal afterwards says the same under the same names.
     ours = {}
-    for kind, tags in event_files.TAGS.items():
+    for kind, tags in tensorboard.TAGS.items():
         for name, tag in tags.items():
             name = "eval_token_accuracy" if tag == "eval/mean_token_accuracy" else name
             ours.setdefault(tag, []).extend(

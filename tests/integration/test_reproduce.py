@@ -13,8 +13,10 @@ import pytest
 
 from studio.errors import BadInput
 from studio.recipe import Recipe
-from studio.services import datasets, reproduce, runs
-from studio.services.studio import Studio
+from studio.services.core.studio import Studio
+from studio.services.data import datasets
+from studio.services.exports import reproduce
+from studio.services.runs import runs
 from tests.conftest import little_rows, write_jsonl
 from tests.integration.test_against_trl import finished
 

@@ -19,8 +19,8 @@ import pytest
 
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, create, read_events, verify_folder, write_json
-from studio.services import datasets
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.data import datasets
 from studio.settings import Settings
 from tests.conftest import write_jsonl
 from tests.warm import Workers, resume
@@ -291,8 +291,8 @@ def test_the_state_of_8_bit_optimizers_comes_back(tmp_path: Path, kind: str) -> 
     import bitsandbytes
     import torch
 
-    from studio.engine import resume as resuming
-    from studio.engine.trees import write_tree
+    from studio.engine.artefacts.tensor_tree import write_tree
+    from studio.engine.training import resume as resuming
 
     class Trainer:
         def __init__(self, weight: Any) -> None:
@@ -323,8 +323,8 @@ def test_a_start_made_otherwise_is_set_right(make: Any, workers: Workers, tiny: 
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from studio.engine.loading import load_base, pick_device
-    from studio.engine.weights import Trained
+    from studio.engine.artefacts.trained import Trained
+    from studio.engine.inference.loading import load_base, pick_device
 
     def begun(seed: int) -> Trained:
         torch.manual_seed(seed)

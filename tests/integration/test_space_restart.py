@@ -11,8 +11,8 @@ import pytest
 from gradio_client import Client
 
 from studio.rundir import Identity, RunDir, verify_folder
-from studio.services import models
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.models import models
 from studio.settings import Settings
 from tests import space
 from tests.conftest import little_rows

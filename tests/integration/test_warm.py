@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import pytest
 
-from studio.launch import local
-from studio.launch.spare import Spare
+from studio.launch import workers
+from studio.launch.idle_worker import Spare
 from studio.recipe import Recipe
 from studio.rundir import Exit, Identity, RunDir, read_events
-from studio.services import runs, usage, warm
-from studio.services.studio import Studio
-from studio.services.warm import Warm
+from studio.services.core.studio import Studio
+from studio.services.host import usage, warm
+from studio.services.host.warm import Warm
+from studio.services.runs import runs
 
 pytestmark = pytest.mark.engine
 LITTLE = {"model": "tiny", "dataset": "little", "max_steps": 3, "dtype": "float32", "held_out": 0.2, "eval_steps": 2}
@@ -97,5 +98,5 @@ def test_one_that_is_gone_or_not_yet_ready_is_not_waited_for(ready: Studio) -> N
 
     # Nor does a run that has its worker already take another.
     spare = waiting(ready)
-    assert local.start(run, "studio.engine.train", 0, spare) is None
+    assert workers.start(run, "studio.engine.workers.train", 0, spare) is None
     assert not spare.alive

@@ -17,9 +17,9 @@ def test_the_wheel_serves_from_any_folder(tmp_path: Path) -> None:
     subprocess.run([*install, str(wheel)], check=True, capture_output=True, timeout=300)
     code = (
         "import sys; from pathlib import Path; from starlette.testclient import TestClient\n"
-        "import studio; from studio.settings import Settings; from studio.services.keeper import Keeper, welcome\n"
-        "from studio.services import datasets; from studio.ui.server import make_app\n"
-        "from studio.launch import compiling\n"
+        "import studio; from studio.settings import Settings; from studio.services.core.keeper import Keeper, welcome\n"
+        "from studio.services.data import datasets; from studio.ui.web.server import make_app\n"
+        "from studio.machine import compiling\n"
         "assert Path(studio.__file__).is_relative_to(sys.argv[1]), studio.__file__\n"
         "assert all(file.is_file() for file in (*compiling.SOURCES, *compiling.HEADERS))\n"
         "with Keeper(Settings(home=Path(sys.argv[2]), offline=True)) as opened:\n"

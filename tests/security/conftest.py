@@ -14,12 +14,12 @@ import pytest
 from fastapi import FastAPI
 from filelock import FileLock
 
-from studio.services.keeper import Keeper
-from studio.services.studio import Studio
+from studio.services.core.keeper import Keeper
+from studio.services.core.studio import Studio
 from studio.settings import Settings
-from studio.ui.server import make_app
+from studio.ui.web.server import make_app
 from tests.serving import free_port, serving
-from tests.unit.test_run_list import make
+from tests.unit.services.runs.test_run_list import make
 
 SECRET = "mine-and-nobody-elses"
 

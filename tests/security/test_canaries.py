@@ -1,6 +1,6 @@
 """Files of strangers, each with a canary: code that would leave a trace if anything ran it, or ask an address.
 
-Adapters have theirs in tests/unit/test_imports.py, chat templates in test_templates.py. Here: files that come as
+Adapters have theirs in tests/unit/services/models/test_imports.py, chat templates in test_templates.py. Here: files that come as
 datasets, model folders, recipes, and run directories that were copied into the home. Each goes through the door that a
 person would use; nothing may run, nothing be asked, and whatever is refused is refused in a sentence.
 """
@@ -27,14 +27,18 @@ import pytest
 from studio.errors import StudioError
 from studio.recipe import Recipe
 from studio.rundir import RunDir
-from studio.services import checks, datasets, estimates, examples, exports, models, run_list, runs
-from studio.services.run_list import Query
-from studio.services.studio import Studio
+from studio.services.core.studio import Studio
+from studio.services.data import checks, datasets, examples
+from studio.services.exports import exports
+from studio.services.models import models
+from studio.services.planning import estimates
+from studio.services.runs import run_list, runs
+from studio.services.runs.run_list import Query
 from tests.fuzz.driver import examine
 from tests.security.watch import watched
 from tests.tiny import tiny_model
-from tests.unit.test_imports import Canary
-from tests.unit.test_run_list import make
+from tests.unit.services.models.test_imports import Canary
+from tests.unit.services.runs.test_run_list import make
 
 Make = Callable[[Path], bytes]
 
@@ -307,9 +311,9 @@ def test_no_model_folder_runs_anything(
 ) -> None:
     import shutil
 
-    from studio.dataset import template_bounds
+    from studio.dataset.tokens import sandbox
 
-    monkeypatch.setattr(template_bounds, "STEPS", 10_000)
+    monkeypatch.setattr(sandbox, "STEPS", 10_000)
     trace = tmp_path / "trace"
     folder = tiny_model(tmp_path / "given" / "strange")
     MODELS[what](folder, trace)

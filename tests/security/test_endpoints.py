@@ -15,10 +15,10 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.routing import Mount
 
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
 from studio.settings import Settings
-from studio.ui.gradio_gate import NEEDED, Gate, needed
-from studio.ui.server import make_app
+from studio.ui.gradio_compat.gate import NEEDED, Gate, needed
+from studio.ui.web.server import make_app
 from tests import oidc
 from tests.security.conftest import House
 
@@ -107,34 +107,37 @@ REFUSED = {
         "/pwa_icon/{size}"),
 }  # fmt: skip
 
-# Handlers of the page's events, by module: all but those of `api` are private. What each is:
+# Handlers of the page's events, by module: all but those of `web.api` are private. What each is:
 #   owned  works on what is the asker's, by an id, through services
 #   form   computes from what stands in the form, and from models and presets that everybody has
 #   page   changes only what this page shows
 EVENTS = {
-    "api": {"owned": "add_dataset chat check datasets estimate export exports models run runs stop train"},
-    "adding": {"owned": "decode discard fetch keep look open_mapping read take"},
-    "app": {"owned": "after_start arrive ask_adapter clone use_dataset when_first_ends", "page": "open_name <lambda>"},
-    "busy": {"page": "cancel"},
-    "combine_box": {"owned": "begin pick"},
-    "compare_more": {"owned": "take_over"},
-    "compare_tab": {
+    "web.api": {"owned": "add_dataset chat check datasets estimate export exports models run runs stop train"},
+    "data.adding": {"owned": "decode discard fetch keep look open_mapping read take"},
+    "web.app": {
+        "owned": "after_start arrive ask_adapter clone use_dataset when_first_ends",
+        "page": "open_name <lambda>",
+    },
+    "parts.busy": {"page": "cancel"},
+    "export.combining": {"owned": "begin pick"},
+    "compare.evaluation_fold": {"owned": "take_over"},
+    "compare.tab": {
         "owned": "anew ask choose drawn edit free look reopen retry stop take vote",
         "page": "blinded <lambda>",
     },
-    "data_tab": {"owned": "pick revisit show"},
-    "export_tab": {"owned": "begin pick refresh reopen"},
-    "import_view": {"owned": "bring"},
-    "model_box": {"form": "fetch"},
-    "publish_view": {"owned": "look open_for send"},
-    "reproduce_view": {"owned": "show"},
-    "run_acts": {"owned": "handler go_on"},
-    "runs_tab": {"owned": "anew arrange pick refresh", "page": "tell"},
-    "scores_view": {"owned": "add_own begin follow open_run show turn"},
+    "data.tab": {"owned": "pick revisit show"},
+    "export.tab": {"owned": "begin pick refresh reopen"},
+    "export.import_view": {"owned": "bring"},
+    "train.model_box": {"form": "fetch"},
+    "export.publish_view": {"owned": "look open_for send"},
+    "export.reproduce_view": {"owned": "show"},
+    "runs.actions": {"owned": "handler go_on"},
+    "runs.tab": {"owned": "anew arrange pick refresh", "page": "tell"},
+    "compare.scores_view": {"owned": "add_own begin follow open_run show turn"},
     "sidebar": {"owned": "act refresh stop"},
-    "findings": {"owned": "judge leave_out turn"},
-    "steps": {"owned": "leaf measure open_editor save see", "page": "<lambda>"},
-    "train_tab": {
+    "data.findings": {"owned": "judge leave_out turn"},
+    "data.steps": {"owned": "leaf measure open_editor save see", "page": "<lambda>"},
+    "train.tab": {
         "owned": "begin begin_sample open_tab price rehearse use_model",
         "form": "apply choose_model choose_modules choose_preset edited open_recipe reset",
     },
@@ -288,11 +291,11 @@ def events_are_listed(app: FastAPI) -> None:
     assert found - listed == set(), "say in EVENTS what these are for"
     assert listed - found == set(), "these are gone"
     public = {event.api_name for event in blocks_of(app).fns.values() if event.api_visibility != "private"}
-    assert public == {name for names in EVENTS["api"].values() for name in names.split()}
+    assert public == {name for names in EVENTS["web.api"].values() for name in names.split()}
 
 
 def test_only_the_public_api_is_offered(house: House) -> None:
     answer = house.ask("GET", "/gradio_api/info")
     told = json.loads(answer.body)
     assert answer.status == 200 and told["unnamed_endpoints"] == {}
-    assert {name.strip("/") for name in told["named_endpoints"]} == set(EVENTS["api"]["owned"].split())
+    assert {name.strip("/") for name in told["named_endpoints"]} == set(EVENTS["web.api"]["owned"].split())

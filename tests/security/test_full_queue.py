@@ -9,7 +9,7 @@ from gradio_client import Client
 from gradio_client.utils import QueueError
 
 from studio.errors import BadInput
-from studio.services import models
+from studio.services.models import models
 from tests.security.conftest import Answer, House, told
 from tests.security.test_endpoints import blocks_of, handler
 
@@ -22,7 +22,7 @@ def test_a_full_queue_says_so_and_empties(house: House, monkeypatch: pytest.Monk
     assert page._queue.max_size == MOST
     # Of these, one is worked on at a time.
     (number,) = [number for number, event in page.fns.items() if event.fn and handler(event.fn)[1] == "fetch"
-                 and handler(event.fn)[0] == "model_box"]  # fmt: skip
+                 and handler(event.fn)[0] == "train.model_box"]  # fmt: skip
 
     def held(_: Any, source: str, __: Any) -> None:
         begun.set()

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from studio.settings import Settings
-from studio.ui import connections
-from studio.ui.guard import Guard, Policy
-from studio.ui.guard_limits import Bounded, Buckets
+from studio.ui.gradio_compat import connections
+from studio.ui.web.guard import Guard, Policy
+from studio.ui.web.rate_limits import Bounded, Buckets
 from tests.security.conftest import House
 from tests.security.test_request_shapes import fetch
 

@@ -10,12 +10,12 @@ import pytest
 
 from studio.launch.environment import worker_environment
 from studio.redaction import STRUCK, strike
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
 from studio.settings import Settings
 from tests.conftest import little_rows, write_jsonl
 from tests.e2e.conftest import serve
 from tests.security.test_endpoints import OURS
-from tests.unit.test_run_list import make
+from tests.unit.services.runs.test_run_list import make
 
 TOKEN = "hf_seededTOKENforTHEbyteSEARCH0123456789"
 KEY = "sk-seededKEYforTHEjudge0123456789"

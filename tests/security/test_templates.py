@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from studio.dataset import template_bounds
-from studio.dataset.template import ChatTemplate
+from studio.dataset.tokens import sandbox
+from studio.dataset.tokens.template import ChatTemplate
 from studio.errors import BadInput
 from tests.security.watch import watched
 
@@ -98,7 +98,7 @@ GREEDY = {
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, bound in (("STEPS", 4_000), ("LONGEST", 2**20), ("PARTS", 50_000)):
-        monkeypatch.setattr(template_bounds, name, bound)
+        monkeypatch.setattr(sandbox, name, bound)
 
 
 @pytest.mark.parametrize("marked", [False, True], ids=["render", "marked"])

@@ -28,18 +28,18 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 
 from studio.errors import StudioError
-from studio.services.keeper import Keeper
-from studio.services.owner import Visitor
-from studio.services.studio import Studio
-from studio.ui.server import make_app
-from studio.ui.visitors import Desk
+from studio.services.core.identity import Visitor
+from studio.services.core.keeper import Keeper
+from studio.services.core.studio import Studio
+from studio.ui.web.auth import Desk
+from studio.ui.web.server import make_app
 from tests.belongings import Things, make
 from tests.payloads import ENCODINGS, encoded, words
 from tests.security.conftest import told
 from tests.security.test_endpoints import blocks_of, handler, routes_of
 from tests.security.test_payloads import FIELDS, HERE, LEAKS, _apart, asked
 from tests.security.watch import watched
-from tests.unit.test_matrix import given_to, request_of
+from tests.unit.services.core.test_matrix import given_to, request_of
 
 ANN, BEN = Visitor("account-1", "ann"), Visitor("account-7", "ben")
 MARK, HIS = "zebrafinch", "osprey"

@@ -2,8 +2,8 @@
 
 import time
 
-from studio.engine import worker
-from studio.engine.worker import Ended, Worker
+from studio.engine.workers import harness
+from studio.engine.workers.harness import Ended, Worker
 from studio.evaluation import files, scores
 from studio.evaluation.files import Order
 from studio.evaluation.scores import Row
@@ -32,4 +32,4 @@ def evaluate(work: Worker) -> Exit:
 
 
 if __name__ == "__main__":
-    raise SystemExit(worker.serve("A fake.", evaluate))
+    raise SystemExit(harness.serve("A fake.", evaluate))

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from studio.engine import artefacts, callbacks, export, merge, train, worker
+from studio.engine.artefacts import artefacts, merge
+from studio.engine.training import callbacks
+from studio.engine.workers import export, harness, train
 from studio.rundir import Exit, RunDir, read_json, tidy, verify_folder, write_json
 
 PAGE = 4096
@@ -45,7 +47,7 @@ class Disk:
             try:
                 result = save(lambda pages=pages: self.fill(pages))  # type: ignore[misc]
             except Exception as error:
-                assert worker._disk_full(error), repr(error)
+                assert harness._disk_full(error), repr(error)
                 counts["full"] += 1
             else:
                 self.free()
@@ -93,7 +95,7 @@ def main() -> None:
     artefacts.save_adapter = adapter  # type: ignore[assignment]
     log = (root / "log").open("w")
     with contextlib.redirect_stdout(log):
-        worker.serve("", train.train, [str(run.path), "--nonce", "n"])
+        harness.serve("", train.train, [str(run.path), "--nonce", "n"])
     end = Exit.read(run)
     assert end is not None and end.cause == "finished", end
 
@@ -102,7 +104,7 @@ def main() -> None:
     spec = {"kind": "merged", "run": str(run.path), "source": str(run.adapter), "name": "sums"}
     write_json(made.path / "export.json", spec | {"model": {"id": "tiny", "path": str(model)}})
 
-    def body(work: worker.Worker) -> Exit:
+    def body(work: harness.Worker) -> Exit:
         asked = export.Order.read(made.path)
         proof = export.Proof.take(work, asked)  # what the chat says is the same each time
         export.Proof.take = lambda *_: proof  # type: ignore[method-assign, assignment]
@@ -121,7 +123,7 @@ def main() -> None:
         return how
 
     with contextlib.redirect_stdout(log):
-        worker.serve("", body, [str(made.path), "--nonce", "n"])
+        harness.serve("", body, [str(made.path), "--nonce", "n"])
     end = Exit.read(made)
     assert end is not None and end.cause == "finished", end
     for folder in (run.path, run.checkpoints, made.path):

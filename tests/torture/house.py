@@ -11,12 +11,15 @@ from typing import Any
 import psutil
 import pytest
 
-from studio.launch import local
+from studio.launch import workers
 from studio.recipe import Recipe
 from studio.rundir import RunDir, read_events, write_json
-from studio.services import datasets, models, rounds, runs
-from studio.services.keeper import Keeper
-from studio.services.studio import Studio
+from studio.services.core import rounds
+from studio.services.core.keeper import Keeper
+from studio.services.core.studio import Studio
+from studio.services.data import datasets
+from studio.services.models import models
+from studio.services.runs import runs
 from studio.settings import Settings
 from tests.conftest import REPOSITORY, little_rows, write_jsonl
 from tests.tiny import tiny_model
@@ -151,5 +154,5 @@ def end_all(home: Path) -> None:
         if any(str(home) in word for word in process.info["cmdline"] or []):
             with contextlib.suppress(psutil.Error):
                 process.kill()
-    local.reap()
+    workers.reap()
     shutil.rmtree(home, ignore_errors=True)

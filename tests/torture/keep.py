@@ -4,8 +4,8 @@ import sys
 import time
 from pathlib import Path
 
-from studio.services import rounds
-from studio.services.keeper import Keeper
+from studio.services.core import rounds
+from studio.services.core.keeper import Keeper
 from studio.settings import Settings
 from tests.torture.house import WORKER
 

@@ -9,8 +9,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from studio.services import rounds
-from studio.services.keeper import Keeper
+from studio.services.core import rounds
+from studio.services.core.keeper import Keeper
 from studio.settings import Settings
 from tests.torture.house import WORKER, new_run, wait_for_end
 

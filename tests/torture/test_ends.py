@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
-from studio.launch import evidence, local
+from studio.launch import workers
+from studio.machine import exit_evidence
 from studio.rundir import Beat, Identity, RunDir, read_json, write_json
-from studio.services import runs
-from studio.services.keeper import Keeper
-from studio.services.studio import Studio
+from studio.services.core.keeper import Keeper
+from studio.services.core.studio import Studio
+from studio.services.runs import runs
 from studio.settings import Settings
 from tests.torture.house import TIMES, new_run, said, wait_for, wait_for_end, workers_of
 
@@ -39,7 +40,7 @@ def unseen(**lie: object) -> Callable[[Studio], RunDir]:
         identity = Identity.read(run)
         assert identity is not None
         os.kill(identity.pid, signal.SIGKILL)
-        local._children.pop(identity.pid)[1].wait()
+        workers._children.pop(identity.pid)[1].wait()
         write_json(run.worker, (read_json(run.worker) or {}) | lie)
         return run
 
@@ -85,7 +86,7 @@ ENDS: dict[str, tuple[Callable[[Studio], RunDir], str, str]] = {
 def test_every_end_is_told_rightly(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     dice, right = random.Random(2), Counter[str]()
     kills, slowest = 0, 0.0
-    monkeypatch.setattr(evidence, "oom_kills", lambda: kills)
+    monkeypatch.setattr(exit_evidence, "oom_kills", lambda: kills)
     with Keeper(home) as studio:
         for _ in range(TIMES):
             for name in dice.sample(list(ENDS), len(ENDS)):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from studio.launch import ram
+from studio.machine import ram
 from studio.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.torture.house import TIMES, said

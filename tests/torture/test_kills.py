@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import median
 
 from studio.rundir import RunDir, write_json
-from studio.services import resuming, runs
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.runs import resuming, runs
 from studio.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.torture.house import (

@@ -3,8 +3,8 @@
 import pytest
 
 from studio.rundir import Exit
-from studio.services import runs
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.runs import runs
 from studio.settings import Settings
 from tests.torture.house import lost_doubled_gaps, new_run, wait_for, wait_for_end
 from tests.torture.test_kills import keep
@@ -31,8 +31,8 @@ def test_ten_megabytes_of_log_with_the_studio_killed(home: Settings) -> None:
 
 def test_a_log_without_end_is_shortened_while_it_is_written(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     most = 2**20
-    monkeypatch.setattr("studio.services.logs.MOST", most)
-    monkeypatch.setattr("studio.services.logs.KEPT", most // 8)
+    monkeypatch.setattr("studio.services.runs.logs.MOST", most)
+    monkeypatch.setattr("studio.services.runs.logs.KEPT", most // 8)
     with Keeper(home).start() as studio:
         run = new_run(studio, steps=STEPS, delay=0.005, log=FLOOD // STEPS)
         wait_for(

@@ -19,10 +19,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from studio.launch import local
+from studio.launch import workers
 from studio.rundir import RunDir
-from studio.services import queue, resuming, runs
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.runs import queue, resuming, runs
 from studio.settings import Settings
 from tests.torture.house import (
     TIMES,
@@ -96,8 +96,8 @@ class Machine(RuleBasedStateMachine):
             self.keeper.close()
         else:  # as after a kill: nothing is closed in order, and what the process knew is forgotten
             self.studio.unlock()
-            local._children.clear()
-            local._codes.clear()
+            workers._children.clear()
+            workers._codes.clear()
         self.keeper = Keeper(self.settings)
         self.studio = self.keeper.studio
         DONE["restarts"] += 1

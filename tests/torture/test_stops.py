@@ -14,11 +14,11 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from studio.launch import local
+from studio.launch import workers as local
 from studio.recipe import Recipe
 from studio.rundir import Identity, RunDir, newest_checkpoint, read_events, verify_folder
-from studio.services import runs
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.runs import runs
 from studio.settings import Settings
 from tests.torture.house import TIMES, copy_of, said, wait_for
 from tests.warm import Workers

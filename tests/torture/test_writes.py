@@ -22,8 +22,8 @@ import pytest
 
 from studio.recipe import Recipe
 from studio.rundir import RunDir, create, newest_checkpoint, tidy, verify_folder
-from studio.services import exports
-from studio.services.keeper import Keeper
+from studio.services.core.keeper import Keeper
+from studio.services.exports import exports
 from studio.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.torture.house import PATIENCE, TIMES, said

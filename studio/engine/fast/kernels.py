@@ -1,5 +1,5 @@
 """The arithmetic in one pass each, and attention: kernels.cpp and attention.cpp, where they could be compiled
-(launch/compiling.py).
+(machine/compiling.py).
 
 What it does not do: other products, GPUs, types other than float32 and bfloat16. That stays torch's.
 """
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studio.engine.fast.arithmetic import Arithmetic
-from studio.engine.fast.rows import Rows
-from studio.fast_path import STEP, attention_parts
-from studio.launch import compiling
+from studio.engine.fast.layout import Rows
+from studio.engine.fast.ops.torch_ops import Arithmetic
+from studio.machine import compiling
+from studio.recipe.fast_path import STEP, attention_parts
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _C = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
@@ -116,7 +116,8 @@ class Kernels(Arithmetic):
         return packed, largest
 
     def attends(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
-        """Whether `attention` takes tensors like these; otherwise it is products and softmaxes (attention.py)."""
+        """Whether `attention` takes tensors like these; otherwise it is products and softmaxes
+        (engine/fast/ops/attention.py)."""
         alike = len({one.dtype for one in (query, key, value)}) == 1
         even = all(one.stride(2) == 1 and one.stride(0) % 2 == one.stride(1) % 2 == 0 for one in (query, key, value))
         return _known(query) and alike and even and self.attends_in(query.dtype, query.shape[2])

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from studio import processor
-from studio.dataset.encode import Example
+from studio.dataset.tokens.encode import Example
 from studio.engine.fast.kernels import Kernels, kernels
-from studio.engine.fast.liger import Liger, liger
-from studio.engine.fast.model import gate_of
+from studio.engine.fast.ops.liger import Liger, liger
+from studio.engine.fast.patch import gate_of
 from studio.engine.fast.prefixes import common_prefix
-from studio.fast_path import products, why_not
+from studio.machine import cpu
 from studio.recipe import Recipe
+from studio.recipe.fast_path import products, why_not
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ def choose(recipe: Recipe, causal: Any, cuda: bool, examples: Sequence[Example] 
     if reason:
         return Choice(False, reason)
     held = recipe.model.dtype
-    wide = products(held, cuda, processor.multiplies_bf16()) != held
+    wide = products(held, cuda, cpu.multiplies_bf16()) != held
     more = f" This processor has no {held} arithmetic: products are in float32." if wide else ""
     if cuda:
         more += _on_a_gpu()
     else:
-        compute = getattr(torch, products(held, cuda, processor.multiplies_bf16()))
+        compute = getattr(torch, products(held, cuda, cpu.multiplies_bf16()))
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         more += _beside_products(compute, head_dim) + _begun_alike(recipe, examples)
     return Choice(True, f"LoRA on a model of the {config.model_type} family.{more}")

@@ -1,12 +1,12 @@
 """What rows of a batch begin with alike: a system prompt, a template's words, a question with several answers.
 
 Under causal attention nothing behind a token changes what a model computes for it, so the tokens that a row shares with
-one before it need no second computation. What it does not do: use that (rows.py, attention.py).
+one before it need no second computation. What it does not do: use that (layout.py, engine/fast/ops/attention.py).
 """
 
 import bisect
 
-from studio.fast_path import LEAST_SHARED
+from studio.recipe.fast_path import LEAST_SHARED
 
 APART = (-1, 0)
 

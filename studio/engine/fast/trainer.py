@@ -6,22 +6,22 @@ from typing import Any
 
 import torch
 
-from studio import processor
-from studio.engine.fast.batches import RowCollator
-from studio.engine.fast.head import score_trained_positions
+from studio.engine.fast.collator import RowCollator
 from studio.engine.fast.kernels import kernels
-from studio.engine.fast.liger import liger
-from studio.engine.fast.model import is_plain_linear, speed_up
-from studio.engine.fast.weights import LaidOut, LaidOutBothWays, Weight, can_be_laid_out
-from studio.fast_path import laid_out, products
-from studio.launch import machine
+from studio.engine.fast.ops.liger import liger
+from studio.engine.fast.ops.lm_head import score_trained_positions
+from studio.engine.fast.ops.prepacked import LaidOut, LaidOutBothWays, Weight, can_be_laid_out
+from studio.engine.fast.patch import is_plain_linear, speed_up
+from studio.machine import cpu
+from studio.machine import facts as machine_facts
 from studio.recipe import Recipe
+from studio.recipe.fast_path import laid_out, products
 
 
 def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
     """Let `trainer` make its batches and compute its losses here. `causal`: its model without PEFT's wrapper."""
     cuda = causal.device.type == "cuda"
-    dtype = products(recipe.model.dtype, cuda, processor.multiplies_bf16())
+    dtype = products(recipe.model.dtype, cuda, cpu.multiplies_bf16())
     compute: torch.dtype = getattr(torch, dtype)
     by = (liger() if cuda else kernels())[0]
     kind, weights = weights_of(causal, recipe), list[Weight]()
@@ -53,7 +53,7 @@ def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
 def weights_of(causal: Any, recipe: Recipe) -> type[Weight]:
     """How the model's frozen weights are multiplied with on this machine."""
     frozen = {id(module.weight): module.weight.numel() for module in causal.modules() if is_plain_linear(module)}
-    cuda, here = causal.device.type == "cuda", machine.found_by_training()
+    cuda, here = causal.device.type == "cuda", machine_facts.found_by_training()
     if not can_be_laid_out() or not laid_out(recipe, sum(frozen.values()), cuda, here):
         return Weight
     return LaidOut if recipe.model.dtype == "float32" else LaidOutBothWays

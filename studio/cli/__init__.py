@@ -1,0 +1,1 @@
+"""The command line: one module a noun; each command calls the same service as the page."""

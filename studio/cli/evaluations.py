@@ -1,0 +1,135 @@
+"""The commands about evaluations and prompt sets: each calls the same service as the page."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from studio.cli import output as out
+from studio.cli.datasets import Json, Maps, pairs
+from studio.errors import BadInput, StudioError
+from studio.services.core.keeper import Keeper
+from studio.services.core.studio import Studio
+from studio.services.data import checks
+from studio.services.data.checks import Options
+from studio.services.evals import evaluations as evaluation_service
+from studio.services.evals import judge, prompt_sets
+from studio.services.evals.evaluations import EvaluationInfo, evidence, said
+from studio.ui.compare import evaluation_page
+
+prompts_app = typer.Typer(help="Prompt sets of this home.", no_args_is_help=True)
+_FORMS = (".json", ".html")
+
+
+def evaluate(
+    context: typer.Context,
+    run: str,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="held-out, general, or a set of your own; more than once for several."),
+    ] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Another run, or a checkpoint as RUN@STEP, in the same table.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Most prompts of a set.")] = evaluation_service.LIMIT,
+    ask_judge: Annotated[bool, typer.Option("--judge", help="Ask the judge in STUDIO_JUDGE_URL as well.")] = False,
+    to_file: Annotated[Path | None, typer.Option("--out", help="Write it to a file.html or file.json.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a run (or a checkpoint, RUN@STEP) against its base: loss, answers, and what was forgotten."""
+    if to_file is not None and to_file.suffix not in _FORMS:
+        raise BadInput(f"--out takes a name that ends in {' or '.join(_FORMS)}, not {to_file.name}.")
+    with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
+        begun = evaluation_service.start(studio, run, sets or (), against or (), limit)
+        info = checks.drive(evaluation_service.following(studio, begun.id), progress)
+        if info.state != "completed":
+            raise StudioError(f"{info.message} {info.remedy}".strip())
+        if ask_judge:
+            checks.drive(judge.judging(studio, info.id), progress)
+        _show(studio, info, to_file, as_json)
+
+
+def evaluations(
+    context: typer.Context,
+    evaluation: Annotated[str, typer.Argument(help="Show this one; without, list all.")] = "",
+    to_file: Annotated[Path | None, typer.Option("--out", help="Write it to a file.html or file.json.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the evaluations, or show one."""
+    if to_file is not None and (to_file.suffix not in _FORMS or not evaluation):
+        raise BadInput(f"--out takes one evaluation and a name that ends in {' or '.join(_FORMS)}.")
+    with Keeper(context.obj) as studio:
+        if evaluation:
+            _show(studio, evaluation_service.get(studio, evaluation), to_file, as_json)
+            return
+        found = evaluation_service.list_evaluations(studio)
+        out.table(found, ("id", "name", "state", "columns", "sets"), as_json, "evaluations")
+
+
+def _show(studio: Studio, info: EvaluationInfo, to_file: Path | None, as_json: bool) -> None:
+    if to_file is not None:
+        _write(studio, info, to_file)
+    if as_json:
+        print(json.dumps(evaluation_service.as_dict(studio, info.id), ensure_ascii=False, indent=1))
+        return
+    if info.state != "completed":
+        print(f"Evaluation {info.id} of {info.name} is {info.state}. {info.message} {info.remedy}".rstrip())
+        return
+    print(f"Evaluation {info.id} of {info.name}, in {info.path}")
+    for one in evaluation_service.result(studio, info.id).sets:
+        print(f"\n{one.title} ({one.prompts} prompts)")
+        for column, sentence in one.sentences.items():
+            print(f"  {info.columns[column]}: {sentence}")
+        for score in one.scores:
+            for column, difference in score.differences.items():
+                figures = f"{said(score, 'base')} -> {said(score, column)}"
+                print(f"    {score.label:<12} {figures:<24} {difference.word:<12} {evidence(score, column)}")
+    told = evaluation_service.judged(studio, info.id)
+    if told:
+        print(f"\nJudge: {told['sentence']}")
+
+
+def _write(studio: Studio, info: EvaluationInfo, path: Path) -> None:
+    """One self-contained file to give away."""
+    try:
+        path.write_text(evaluation_page.share(studio, info.id, path.suffix[1:]), encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror}.") from None
+    print(f"Wrote {path}", file=sys.stderr)
+
+
+@prompts_app.command("add")
+def prompts_add(
+    context: typer.Context,
+    file: Path,
+    name: Annotated[str, typer.Option(help="What to call it; by default the file's name.")] = "",
+    maps: Maps = None,
+    as_json: Json = False,
+) -> None:
+    """Add a prompt set: a file of any format that datasets have, or a .txt with one prompt a line."""
+    with Keeper(context.obj) as studio, out.progress(as_json, watched=True) as progress:
+        if file.suffix == ".txt":
+            info = prompt_sets.add_typed(studio, _text(file), name or file.stem)
+        else:
+            info = prompt_sets.add(studio, file, name, Options(mapping=pairs(maps)), progress)
+    words = (
+        f"{info.name}: {info.prompts} prompts, {info.with_reference} with a reference, {info.with_check} with a check."
+    )
+    out.show(info, words, as_json)
+
+
+@prompts_app.command("list")
+def prompts_list(context: typer.Context, as_json: Json = False) -> None:
+    """List the prompt sets; a run's held-out rows are one more, called held-out."""
+    with Keeper(context.obj) as studio:
+        columns = ("name", "prompts", "with_reference", "with_check", "source", "id")
+        out.table(prompt_sets.list_sets(studio), columns, as_json, "prompts")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} cannot be read as UTF-8 text: {error}.") from None

@@ -1,0 +1,362 @@
+"""What the command line prints: plain lines for people, one JSON object for programs."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from studio.services.core.studio import Studio
+from studio.services.data.checks import FAULTS, Checked, Finding
+from studio.services.data.datasets import DatasetInfo, judged
+from studio.services.data.examples import LengthView
+from studio.services.host.doctor import Finding as MachineFinding
+from studio.services.host.usage import Usage
+from studio.services.planning.estimates import Estimate
+from studio.services.runs import history
+from studio.services.runs import runs as run_service
+from studio.services.runs.history import Story
+from studio.services.runs.runs import RunInfo
+from studio.services.runs.trash import Emptied
+
+GIB = 2**30
+_SHOWN = 20
+_REJECTED = ("row", "kind", "field", "reason", "fix", "held_out")
+
+
+def _json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def show_json(value: Any) -> None:
+    """One object for programs."""
+    _json(value)
+
+
+def show(info: Any, words: str, as_json: bool, extra: dict[str, Any] | None = None) -> None:
+    """One thing: its JSON or its sentence."""
+    _json(asdict(info) | (extra or {})) if as_json else print(words)
+
+
+def table(items: Sequence[Any], columns: Sequence[str], as_json: bool, name: str) -> None:
+    """A list of things as aligned columns."""
+    rows = [asdict(item) for item in items]
+    if as_json:
+        _json({name: rows})
+        return
+    if not rows:
+        print(f"No {name} yet.")
+        return
+    cells = [[column for column in columns]] + [[_cell(row[column]) for column in columns] for row in rows]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    text = f"{value:,}" if isinstance(value, int) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def show_check(
+    checked: Checked,
+    findings: Sequence[Finding],
+    lengths: LengthView | None,
+    told: tuple[str | None, float],
+    as_json: bool,
+) -> None:
+    """What `check` found in a file; told: the model whose tokens were counted, and the seconds it all took."""
+    report, (model, seconds) = checked.report, told
+    verdict = lengths.verdict if lengths else judged(checked)
+    if as_json:
+        extra = {"model": model, "verdict": asdict(verdict), "seconds": round(seconds, 3)}
+        _json(_check_json(checked, findings, lengths) | extra)
+        return
+    print(f"Format {report.format}: {report.why} ({report.note}).")
+    for item in findings[:_SHOWN]:
+        where = f", field {item.field}" if item.field else ""
+        place = f"held-out row {item.row}" if item.held_out else f"row {item.row}"
+        print(f"  {place}{where}: {item.reason}; {item.fix}")
+    if len(findings) > _SHOWN:
+        print(f"  and {len(findings) - _SHOWN:,} more; write all that are left out with --rejects FILE.csv")
+    if lengths:
+        sizes = lengths.tokens
+        print(
+            f"Tokens for {model}: {sizes['total']:,}, {sizes['trained']:,} of them trained; an example has "
+            f"{sizes['min']:,} to {sizes['max']:,}, half of them up to {sizes['p50']:,}, 95% up to {sizes['p95']:,}."
+        )
+    print(verdict.text)
+
+
+def _check_json(checked: Checked, findings: Sequence[Finding], lengths: LengthView | None) -> dict[str, Any]:
+    report = checked.report
+    rejected = [item for item in findings if FAULTS[item.kind].left_out]
+    return {
+        "format": report.format,
+        "why": report.why,
+        "note": report.note,
+        "columns": report.columns,
+        "mapping": report.mapping,
+        "rows": report.rows,
+        "ok": report.ok,
+        "held_out": report.held_out,
+        "rejected": [{name: getattr(item, name) for name in _REJECTED} for item in rejected],
+        "duplicates": report.counts.get("duplicate", 0),
+        "near_duplicates": report.counts.get("near_duplicate", 0),
+        "leaks": report.counts.get("leak", 0),
+        "tokens": lengths.tokens if lengths else None,
+        "max_length": lengths.max_length if lengths else None,
+        "truncated": lengths.rows_cut if lengths else None,
+        "answers_lost": lengths.answers_lost if lengths else None,
+        "untrained": lengths.rows_untrained if lengths else None,
+        "sha256": report.sha256,
+    }
+
+
+def show_dataset(info: DatasetInfo, as_json: bool, rows: Sequence[dict[str, Any]] | None = None) -> None:
+    """A dataset, with rows if given."""
+    if as_json:
+        _json(asdict(info) | ({"first": list(rows)} if rows is not None else {}))
+        return
+    refused = f"; {info.rejected:,} could not be used" if info.rejected else ""
+    apart = f", {info.held_out:,} of them held out" if info.held_out else ""
+    print(f"{info.name}: {info.rows:,} rows{apart}{refused}. Format {info.format}: {info.why}.")
+    print(f"id {info.id[:12]} in {info.path}")
+    for row in rows or []:
+        print(f"\n#{row['row']}\n{row['prompt']}\n  -> {row['answer']}")
+
+
+def show_estimate(found: Estimate, as_json: bool) -> None:
+    """An estimate by item."""
+    if as_json:
+        _json(asdict(found) | {"items": {item.key: item.bytes for item in found.items}})
+        return
+    for item in found.items:
+        print(f"{item.label:20} {item.bytes / GIB:8.3f} GiB  {item.note}")
+    verdict = "fits" if found.fits else "does not fit"
+    room = f"{found.available / GIB:.1f} GiB free on {found.device}"
+    print(f"{'Total':20} {found.total / GIB:8.3f} GiB  {verdict} in the {room}")
+    print(
+        f"{found.trainable:,} of {found.parameters:,} parameters are trained ({found.trainable / found.parameters:.2%})"
+    )
+    if (dry := found.dry_run) and found.exact:
+        print(
+            f"Measured in a dry run: {dry.measured / GIB:.3f} GiB (predicted {dry.predicted / GIB:.3f}), "
+            f"{dry.step_seconds:.2f} s for a step of {dry.rows} of the longest examples, {dry.length} tokens"
+        )
+    elif dry:
+        print(f"Corrected by a dry run of a like recipe: what comes and goes is multiplied by {dry.correction:.2f}")
+    if found.minutes:
+        print(f"About {found.minutes:,.1f} minutes for {found.steps:,} steps ({found.minutes_from})")
+    if found.fits:
+        print(f"Batches up to {found.largest_batch:,} fit, or max_length up to {found.longest_length:,}")
+    for line in found.warnings:
+        print(f"- {line}")
+    for fix in found.fixes:
+        enough = " It then fits." if fix.enough else ""
+        settings = " ".join(f"--set {name}={_setting(value)}" for name, value in fix.values.items())
+        print(f"- {fix.words}: {fix.saved / GIB:.1f} GiB less, {fix.price}.{enough}  {settings}")
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _run_json(info: RunInfo) -> dict[str, Any]:
+    return run_service.as_dict(info)
+
+
+def show_run(info: RunInfo, as_json: bool) -> None:
+    """One run."""
+    if as_json:
+        _json(_run_json(info))
+        return
+    place = f", number {info.position} in the queue" if info.position else ""
+    print(f"{info.name} ({info.id}): {info.state}{place}, {info.message}")
+    print(f"step {info.step} of {info.total_steps}, loss {_cell(info.loss)}, evaluation loss {_cell(info.eval_loss)}")
+    print(f"model {info.model}, dataset {info.dataset}, in {info.path}")
+    if info.remedy:
+        print(info.remedy)
+
+
+def show_story(told: Story, as_json: bool) -> None:
+    """The whole story of a run."""
+    if as_json:
+        _json(history.as_dict(told))
+        return
+    show_run(told.run, as_json=False)
+    if told.run.cause:
+        print(f"cause {told.run.cause}; {told.run.resume_hint}".rstrip("; "))
+    print(f"dataset sha256 {told.dataset.get('sha256', '-')}")
+    if told.predicted or told.measured:
+        print(f"memory: predicted {_gib(told.predicted)}, measured {_gib(told.measured)}")
+    if told.run.plan.get("engine"):
+        print(f"engine {told.run.plan['engine']}: {told.run.plan.get('engine_why', '')}")
+    print("\nWhat happened")
+    for event in told.states:
+        print(f"  {_when(event.time)}  {event.state}  {event.message}".rstrip())
+    print("\nWorkers")
+    for one in told.attempts:
+        state = "alive" if one.alive else one.state or "not started"
+        where = f"pid {one.pid} on {one.host or 'this machine'}, {one.device or 'no device yet'}" if one.pid else ""
+        where += f", {_gib(one.memory)} of RAM when last seen" if one.memory else ""
+        print(f"  {one.number}: {state}  {where}  {one.message}".rstrip())
+        if one.versions:
+            print("     " + ", ".join(f"{name} {version}" for name, version in one.versions.items()))
+    print("\nCheckpoints" if told.checkpoints else "\nNo checkpoints")
+    for point in told.checkpoints:
+        print(f"  step {point.step}: {point.bytes / 2**20:.1f} MiB, {point.fault or 'whole'}")
+    for sample in told.samples:
+        print(f"\nSample at step {sample.get('step')}\n  {sample.get('prompt')}\n  -> {sample.get('answer')}")
+    if told.webhook:
+        print(f"\nWebhook: {told.webhook}")
+    print(f"\nRecipe\n{told.recipe.rstrip()}")
+    if told.log:
+        print("\nLast lines of the log\n" + "\n".join(told.log))
+
+
+def _gib(value: int | None) -> str:
+    return "-" if value is None else f"{value / GIB:.3f} GiB"
+
+
+def _when(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def show_runs(infos: Sequence[RunInfo], as_json: bool, notices: Sequence[str] = ()) -> None:
+    """The list of runs; notices are on stderr already and go into the JSON for programs."""
+    if as_json:
+        _json({"runs": [_run_json(info) for info in infos]} | ({"notices": list(notices)} if notices else {}))
+        return
+    columns = ("id", "name", "state", "position", "cause", "step", "total_steps", "loss", "eval_loss")
+    table(infos, (*columns, "model", "dataset", "tags", "bytes"), False, "runs")
+
+
+def show_labels(info: RunInfo, as_json: bool) -> None:
+    """What is said of a run now."""
+    if as_json:
+        _json(_run_json(info))
+        return
+    tags = ", ".join(info.tags) or "no tags"
+    print(f"{info.name} ({info.id}): {'starred, ' if info.starred else ''}{tags}")
+    if info.notes:
+        print(info.notes)
+
+
+def show_moved(infos: Sequence[RunInfo], words: str, as_json: bool) -> None:
+    """Runs that went into the trash or out of it."""
+    if as_json:
+        show_runs(infos, True)
+        return
+    for info in infos:
+        print(f"{info.name} ({info.id}) {words}.")
+
+
+def show_trash(infos: Sequence[RunInfo]) -> None:
+    """What is in the trash, and how much of the disk it takes."""
+    for info in infos:
+        print(f"{info.name} ({info.id}): {_size(info.bytes)}")
+    print(f"{len(infos):,} runs, {_size(sum(info.bytes or 0 for info in infos))}")
+
+
+def show_emptied(emptied: Emptied, as_json: bool) -> None:
+    """What was deleted, and what had to stay."""
+    if as_json:
+        kept = [{"name": name, "reason": reason} for name, reason in emptied.kept]
+        _json({"freed": emptied.freed, "deleted": emptied.deleted, "kept": kept})
+        return
+    print(f"{len(emptied.deleted):,} runs deleted, {_size(emptied.freed)} freed.")
+    for name, reason in emptied.kept:
+        print(f"{name} stays: {reason}")
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "-"
+    return f"{count / GIB:.2f} GiB" if count >= GIB else f"{count / 2**20:.2f} MiB"
+
+
+def follow(studio: Studio, run_id: str, quiet: bool) -> RunInfo:
+    """Wait for a run to end and say each step on stderr. Leaving (Ctrl-C) does not touch the run."""
+    cursor, doing = 0, ""
+    while True:
+        info = run_service.get(studio, run_id)
+        news = run_service.points(studio, run_id, cursor)
+        cursor = news.after
+        if not quiet:
+            if info.doing and info.doing != doing:
+                print(info.doing, file=sys.stderr)
+            doing = info.doing
+            for point in news.metrics:
+                speed = f", {point['tokens_per_s']:.0f} tokens/s" if point["tokens_per_s"] else ""
+                print(f"step {point['step']}/{info.total_steps}  loss {_cell(point['loss'])}{speed}", file=sys.stderr)
+            for point in news.evals:
+                print(f"step {point['step']}  evaluation loss {_cell(point['eval_loss'])}", file=sys.stderr)
+        if info.final:
+            return info
+        time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def progress(quiet: bool, watched: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress(what, done, of) that writes one line on stderr, rewritten on a terminal; watched: there only."""
+    last = ""
+    terminal = sys.stderr.isatty()
+    quiet = quiet or (watched and not terminal)
+
+    def report(what: str, done: int, of: int) -> None:
+        nonlocal last
+        if quiet or not what:
+            return
+        size = ""
+        if of > 10**6 or (not of and done > 10**6):
+            size = f" {done / 2**20:.0f}" + (f" of {of / 2**20:.0f} MiB" if of else " MiB")
+        elif of:
+            size = f" {done / of:.0%}"
+        if terminal:
+            print(f"\r\x1b[K{what}{size}", end="", file=sys.stderr, flush=True)
+        elif what != last:
+            print(what, file=sys.stderr, flush=True)
+        last = what
+
+    try:
+        yield report
+    finally:
+        if terminal and last:
+            print(file=sys.stderr)
+
+
+def show_doctor(findings: Sequence[MachineFinding], as_json: bool) -> None:
+    """What the doctor found."""
+    if as_json:
+        _json({"findings": [asdict(item) for item in findings]})
+        return
+    for item in findings:
+        print(f"{'ok ' if item.ok else '!! '} {item.name}: {item.text}")
+
+
+def show_usage(found: Usage, as_json: bool) -> None:
+    """How much of the machine is in use now, and by whom."""
+    one = found.samples[-1]
+    if as_json:
+        _json(asdict(one) | {"holders": [asdict(holder) for holder in found.holders]})
+        return
+    print(f"processor  {100 * one.cpu:.0f} % in use")
+    lines = [("memory", one.memory_used, one.memory_total), ("disk", one.disk_used, one.disk_total)]
+    if one.gpu_used is not None and one.gpu_total is not None:
+        lines.insert(0, ("GPU memory", one.gpu_used, one.gpu_total))
+    for name, used, total in lines:
+        print(f"{name:10} {used / GIB:.1f} of {total / GIB:.1f} GiB")
+    for holder in found.holders:
+        gpu = "" if holder.gpu is None else f", GPU {holder.gpu / GIB:.1f} GiB"
+        print(f"  {holder.memory / GIB:6.1f} GiB  {holder.name}{gpu}")

@@ -1,0 +1,181 @@
+"""The commands about runs and their queue: each calls the same service as the page."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from studio.cli import output as out
+from studio.cli.datasets import Json
+from studio.errors import BadInput
+from studio.services.core.keeper import Keeper
+from studio.services.runs import history, labels, queue, resuming, run_list, trash
+from studio.services.runs import runs as run_service
+from studio.services.runs.run_list import Query
+
+app = typer.Typer(help="Runs of this home.")
+queue_app = typer.Typer(help="The runs that wait.", no_args_is_help=True)
+
+
+@app.callback(invoke_without_command=True)
+def runs(
+    context: typer.Context,
+    as_json: Json = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build the database again from the run directories.")
+    ] = False,
+    search: Annotated[str, typer.Option(help="Words in name, notes, tags, id, model or dataset.")] = "",
+    state: Annotated[str, typer.Option(help="Only these states: failed,interrupted.")] = "",
+    model: Annotated[str, typer.Option(help="Only runs of this model.")] = "",
+    dataset: Annotated[str, typer.Option(help="Only runs on the dataset of this name.")] = "",
+    tag: Annotated[str, typer.Option(help="Only runs with this tag.")] = "",
+    starred: Annotated[bool, typer.Option("--starred", help="Only runs with a star.")] = False,
+    in_trash: Annotated[bool, typer.Option("--trash", help="The runs in the trash instead.")] = False,
+    sort: Annotated[str, typer.Option(help=f"By: {', '.join(run_list.SORTS)}.")] = "created",
+) -> None:
+    """List the runs: all, or those that were searched for."""
+    if context.invoked_subcommand is not None:
+        return
+    with Keeper(context.obj) as studio:
+        if rebuild:
+            count = run_service.rebuild(studio)
+            print(f"Built the index of {count} runs again.", file=sys.stderr)
+        query = Query(search, state, model, dataset, tag, starred, in_trash, sort, limit=run_list.MOST)
+        found = run_list.find_whole(studio, query)
+        out.show_runs(found, as_json, studio.notices)
+
+
+@app.command("show")
+def show(context: typer.Context, run: str, as_json: Json = False) -> None:
+    """Tell the whole story of a run: recipe, states, workers, checkpoints, memory, its last words."""
+    with Keeper(context.obj) as studio:
+        out.show_story(history.tell(studio, run), as_json)
+
+
+@app.command("rename")
+def rename(context: typer.Context, run: str, name: str, as_json: Json = False) -> None:
+    """Give a run another name."""
+    with Keeper(context.obj) as studio:
+        out.show_labels(labels.rename(studio, run, name), as_json)
+
+
+@app.command("note")
+def note(context: typer.Context, run: str, text: str, as_json: Json = False) -> None:
+    """Put a note to a run; an empty one ("") takes it away."""
+    with Keeper(context.obj) as studio:
+        out.show_labels(labels.note(studio, run, text), as_json)
+
+
+@app.command("tag")
+def tag(
+    context: typer.Context,
+    run: str,
+    tags: Annotated[list[str] | None, typer.Argument(help="Plain words; none takes all tags away.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Give a run these tags and no others."""
+    with Keeper(context.obj) as studio:
+        out.show_labels(labels.tag(studio, run, ",".join(tags or [])), as_json)
+
+
+@app.command("star")
+def star(
+    context: typer.Context,
+    run: str,
+    off: Annotated[bool, typer.Option("--off", help="Take the star away.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Give a run a star."""
+    with Keeper(context.obj) as studio:
+        out.show_labels(labels.star(studio, run, not off), as_json)
+
+
+@app.command("trash")
+def throw(context: typer.Context, runs: list[str], as_json: Json = False) -> None:
+    """Put runs that are over into the trash; `studio runs --trash` lists it, `restore` takes out of it."""
+    with Keeper(context.obj) as studio:
+        out.show_moved([trash.throw(studio, run) for run in runs], "is in the trash", as_json)
+
+
+@app.command("restore")
+def restore(context: typer.Context, runs: list[str], as_json: Json = False) -> None:
+    """Take runs out of the trash."""
+    with Keeper(context.obj) as studio:
+        out.show_moved([trash.restore(studio, run) for run in runs], "is out of the trash", as_json)
+
+
+@app.command("empty-trash")
+def empty_trash(
+    context: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete the runs in the trash for good; says first which, and how much they take."""
+    with Keeper(context.obj) as studio:
+        there = trash.contents(studio)
+        if there and not yes:
+            if as_json or not sys.stdin.isatty():
+                raise BadInput("Deleting runs for good wants a yes: studio runs empty-trash --yes")
+            out.show_trash(there)
+            if not typer.confirm("Delete them for good?"):
+                return
+        out.show_emptied(trash.empty(studio, [info.id for info in there]), as_json)
+
+
+def stop(
+    context: typer.Context,
+    run: str,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Do not save what it learned since its checkpoint.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask a run to save what it learned and stop; `studio resume` lets it go on."""
+    with Keeper(context.obj) as studio:
+        out.show_run((run_service.cancel if cancel else run_service.stop)(studio, run), as_json)
+
+
+def resume(
+    context: typer.Context,
+    run: str,
+    force: Annotated[bool, typer.Option("--force", help="Also with other versions of the libraries.")] = False,
+    epochs: Annotated[float | None, typer.Option(help="Train so many epochs more than was meant.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Train so many steps more than was meant.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Let a run go on from its newest whole checkpoint, or, with --epochs or --steps, longer than it was meant to."""
+    with Keeper(context.obj) as studio:
+        if epochs is None and steps is None:
+            info = resuming.resume(studio, run, force)
+        else:
+            info = resuming.extend(studio, run, epochs, steps, force)
+        out.show_run(info, as_json)
+
+
+@queue_app.command("move")
+def move(
+    context: typer.Context,
+    run: str,
+    first: Annotated[bool, typer.Option("--first", help="The next to start.")] = False,
+    last: Annotated[bool, typer.Option("--last", help="After all others.")] = False,
+    before: Annotated[str | None, typer.Option(help="Before this run.")] = None,
+    now: Annotated[bool, typer.Option("--now", help="Start it at once, beside what runs, if memory allows.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Give a waiting run another place in the queue, or start it now."""
+    if sum((first, last, now, before is not None)) != 1:
+        raise BadInput("Say where to: one of --first, --last, --before RUN, --now.")
+    with Keeper(context.obj) as studio:
+        if now:
+            info = queue.start_now(studio, run)
+        elif first:
+            info = queue.first(studio, run)
+        else:
+            info = queue.reorder(studio, run, before)
+        out.show_run(info, as_json)
+
+
+@queue_app.command("list")
+def waiting(context: typer.Context, as_json: Json = False) -> None:
+    """List the runs that wait, the next to start first."""
+    with Keeper(context.obj) as studio:
+        line = [info for info in run_service.list_runs(studio) if info.state == "queued"]
+        out.show_runs(sorted(line, key=lambda info: info.position), as_json, studio.notices)

@@ -1,0 +1,1 @@
+"""Reading dataset files: format, encoding and dialect found, rows numbered, faults named."""

@@ -1,0 +1,197 @@
+"""Reads csv and tsv, record by record."""
+
+import csv
+import re
+from collections.abc import Iterator
+
+from studio.dataset.read.decoding import Text
+from studio.dataset.read.dialect import LINE_END, Dialect, delimiter_of, find_dialect
+from studio.dataset.read.limits import Limits, limit
+from studio.dataset.read.rows import Finding, Row
+from studio.dataset.read.source import MIB
+from studio.dataset.read.strict import judged, too_long, unreadable
+from studio.errors import BadInput
+
+_CHECK = "check the quotes and separators of this record"
+
+
+# A record of very many short lines is kept as a few long texts: each text by itself takes more than its letters.
+_HELD = 4096
+
+
+class _Lines:
+    """The lines of a text as csv.reader takes them; keeps those of the record that is being read. first: the number
+    of its first line."""
+
+    def __init__(self, table: "Table", text: Text) -> None:
+        self._lines = text.lines(LINE_END, table.limits.max_row_mb * MIB)
+        self._table = table
+        self._held: list[str] = []
+        self._joined: list[str] = []
+        self._length = 0
+        self.count = 0
+        self.first = 1
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line, whole = next(self._lines)
+        self._held.append(line)
+        self.count += 1
+        if len(self._held) > _HELD:
+            self._joined.append("".join(self._held))
+            self._held.clear()
+        self._length += len(line)
+        if not whole or self._length > self._table.limits.max_row_mb * MIB:
+            raise self._table.too_long()
+        return line
+
+    def begin(self) -> None:
+        """The next line begins a record."""
+        self._held.clear()
+        self._joined.clear()
+        self._length = 0
+        self.first = self.count + 1
+
+    def raw(self) -> str:
+        """The record as it stands in the file."""
+        return "".join(self._joined) + "".join(self._held)
+
+
+class Table:
+    """A csv or tsv text: its header is read at once, its records by `rows`. Raises BadInput for a header that is none.
+
+    columns: the names in the header. note: how it is written, for people.
+    """
+
+    def __init__(self, name: str, text: Text, limits: Limits, delimiter: str, tab_first: bool) -> None:
+        self.name = name
+        self.limits = limits
+        # A field may be as long as a record here; the limit of the csv module, for the whole process, is only raised.
+        csv.field_size_limit(max(csv.field_size_limit(), min((limits.max_row_mb + 1) * MIB, 2**31 - 1)))
+        delimiter = delimiter_of(delimiter) if delimiter else _declared(text)
+        self._number = 0
+        self._lines = _Lines(self, text)
+        self._dialect = find_dialect(text.buffer[text.pos :], text.ended, delimiter, tab_first)
+        self._reader = self._dialect.reader(self._lines)
+        self.note = self._dialect.note
+        self.columns = [cell.strip() for cell in self._next() or []]
+        if not self.columns:
+            raise BadInput(f"{name} holds nothing but white space. It needs at least one example.")
+        self._check_header()
+
+    def rows(self) -> Iterator[Row | Finding]:
+        """The records after the header. Lines of nothing but white space are none."""
+        names = self.columns
+        while True:
+            self._number += 1
+            cells = self._next()
+            if cells is None:
+                return
+            raw = self._lines.raw()
+            if len(cells) != len(names):
+                reason = f"{len(cells)} {'field' if len(cells) == 1 else 'fields'} where the header names {len(names)}"
+                yield unreadable(self._number, reason, _CHECK, raw.rstrip("\r\n"))
+            elif "\x00" in raw or 4 * len(raw) > self.limits.max_field_mb * MIB:
+                if too_long(raw, self.limits.max_row_mb):
+                    raise self.too_long()
+                yield judged(self._number, dict(zip(names, cells, strict=True)), self.limits, raw.rstrip("\r\n"))
+            else:
+                yield Row(self._number, dict(zip(names, cells, strict=True)))
+
+    def too_long(self) -> BadInput:
+        """The error for a record that does not end."""
+        quoted = self._open_quote().replace("It", "A quote", 1)
+        return BadInput(
+            f"{self.name}: {self._which()}, which begins on line {self._lines.first:,}, is longer than "
+            f"{self.limits.max_row_mb} MiB ({limit('max_row_mb')}).{quoted} Shorten it, or close its quotes."
+        )
+
+    def _next(self) -> list[str] | None:
+        """The next record that is no empty line, or None at the end."""
+        while True:
+            self._lines.begin()
+            try:
+                cells = next(self._reader, None)
+            except csv.Error as error:
+                raise self._broken(error) from None
+            if cells is None or len(cells) > 1 or self._lines.raw().strip():
+                return cells
+
+    def _which(self) -> str:
+        return f"record {self._number:,}" if self._number else "the header"
+
+    def _broken(self, error: csv.Error) -> BadInput:
+        line = self._lines.count
+        where = f"{self.name}, {self._which()}"
+        if "unexpected end" in str(error):
+            return BadInput(f"{where}: a quote is never closed.{self._open_quote()} Close it and try again.")
+        if "expected after" in str(error):
+            said = f"{where}, line {line:,}: text follows a quoted text.{self._open_quote()}"
+            return BadInput(f'{said} Write quotes inside a quoted text twice (""), and check that all are closed.')
+        return BadInput(f"{where}, line {line:,}: {error}. Check the quotes near this line.")
+
+    def _open_quote(self) -> str:
+        """Where the last quote of the record was opened, as a sentence; "" when it has none."""
+        line = _quote_line(self._lines.raw(), self._dialect)
+        return f" It was opened on line {self._lines.first + line:,}." if line is not None else ""
+
+    def _check_header(self) -> None:
+        header = self.columns
+        seen: set[str] = set()
+        twice = [name for name in header if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+        if "" in header:
+            raise BadInput(
+                f"{self.name}: column {header.index('') + 1} of the header has no name. Give every column a name."
+            )
+        if twice:
+            raise BadInput(
+                f"{self.name}: the column {twice[0][:80]!r} stands twice in the header. Give each its own name."
+            )
+        for place, column in enumerate(header, start=1):
+            if "\x00" in column:
+                raise BadInput(f"{self.name}: the name of column {place} holds a NUL character. Remove it.")
+            if too_long(column, self.limits.max_field_mb):
+                raise BadInput(
+                    f"{self.name}: the name of column {place} is longer than {self.limits.max_field_mb} MiB "
+                    f"({limit('max_field_mb')}). Check the quotes of the header."
+                )
+
+
+def _declared(text: Text) -> str:
+    """The separator that a first line `sep=;` declares, as Excel writes it; the line is used up then."""
+    start = text.buffer[text.pos : text.pos + 7]
+    if start[:4].lower() == "sep=" and len(start) > 5 and start[5] in "\r\n" and not start[4].isalnum():
+        text.pos += 7 if start[5:7] == "\r\n" else 6
+        return delimiter_of(start[4])
+    return ""
+
+
+def _quote_line(record: str, dialect: Dialect) -> int | None:
+    """The line, from 0, on which the quote was opened that is open at the end, or the last one when all are closed;
+    None when there is none. Follows csv's own rules."""
+    quote, separator = re.escape(dialect.quote), re.escape(dialect.delimiter)
+    if not quote:
+        return None
+    escaped = r"\\.|" if dialect.backslash else ""
+    inside = re.compile(f"{escaped}{quote}", re.DOTALL)
+    outside = re.compile(rf"{escaped}{quote}|{separator}|\r\n|\n|\r", re.DOTALL)
+    place = after = 0
+    last = closed = -1
+    is_open = False
+    while found := (inside if is_open else outside).search(record, place):
+        place = found.end()
+        if found[0][0] == "\\" and dialect.backslash:
+            continue
+        if is_open:
+            is_open, closed = False, place
+        elif found[0] != dialect.quote:
+            # A separator or the end of a line: here a quoted text could begin.
+            after = place
+        elif found.start() == closed:
+            # A doubled quote inside a quoted text closes it and opens it again at once.
+            is_open = True
+        elif not record[after : found.start()].strip(" " if dialect.spaced else "\0"):
+            is_open, last = True, found.start()
+    return sum(1 for _ in LINE_END.finditer(record, 0, last)) if last >= 0 else None

@@ -1,0 +1,255 @@
+"""Gives columns their meaning: names a file's format and says why, and turns each row into one `Record`.
+
+Formats: alpaca (instruction, input, output, also system and history), prompt/completion, messages, sharegpt, text,
+and `mapped`: any columns, named by a mapping from our field to the file's column (columns.py).
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from studio.dataset.columns import Source, Unfit, as_text, optional, required, source_of
+from studio.dataset.read.rows import Finding, Row
+from studio.dataset.read.strict import clip, listed
+from studio.errors import BadInput
+
+Format = Literal["alpaca", "prompt/completion", "messages", "sharegpt", "text", "mapped"]
+Message = dict[str, str]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+# The fields a mapping may name. `output` is what the model learns to answer.
+FIELDS = ("instruction", "input", "output", "system", "history", "text")
+_ALPACA = {name: name for name in ("instruction", "input", "output", "system", "history")}
+_PAIR = {"instruction": "prompt", "output": "completion", "system": "system"}
+# Columns that hold conversations, by the format they are in.
+_TALKS: dict[Format, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "sharegpt": ("conversations", "conversation"),
+}
+# Names other tools give the roles; trained on unmapped they would teach a template of their own.
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "system": "system",
+}
+_NEEDS = {
+    "alpaca": "the columns instruction and output",
+    "prompt/completion": "the columns prompt and completion",
+    "messages": "a column messages with a list of {role, content}",
+    "sharegpt": "a column conversations with a list of {from, value}",
+    "text": "a column text",
+    "mapped": "a mapping that says which column is which",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One example, whatever format it came in.
+
+    row: its number in the source file. messages: the conversation, empty for plain text. instruction and input:
+    as Alpaca's headings want them, empty where the example has more than one turn. text: plain text only.
+    held_out: from a file of its own, to measure on. group: the same number for rows that repeat each other, 0 when
+    nobody looked.
+    """
+
+    row: int
+    messages: list[Message]
+    instruction: str = ""
+    input: str = ""
+    text: str = ""
+    held_out: bool = False
+    group: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """The format found (None: a mapping is needed) and the reason, for people."""
+
+    format: Format | None
+    why: str
+
+
+def detect(columns: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> Detection:
+    """Name the format of a file from its columns and first rows."""
+    names = list(columns)
+    present = set(names)
+    for form, talks in _TALKS.items():
+        for name in talks:
+            if name in present and any(_is_talk(row.get(name)) for row in rows):
+                return Detection(form, f"it has a column {name} that holds conversations")
+    if {"instruction", "output"} <= present:
+        extra = [name for name in ("input", "system", "history") if name in present]
+        return Detection("alpaca", f"it has the columns {', '.join(['instruction', *extra, 'output'])}")
+    if {"prompt", "completion"} <= present:
+        return Detection("prompt/completion", "it has the columns prompt and completion")
+    if "text" in present:
+        return Detection("text", "it has a column text")
+    return Detection(None, f"its columns ({listed(names)}) are none of the known formats: say which column is which")
+
+
+def _is_talk(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
+
+
+class Layout:
+    """How the columns of one file become records. Raises BadInput when the file lacks what the format needs."""
+
+    def __init__(self, form: Format, mapping: Mapping[str, str], columns: Sequence[str]) -> None:
+        self.format = form
+        self._talk = ""
+        self._sources: dict[str, Source] = {}
+        if form in _TALKS:
+            self._talk = next((name for name in _TALKS[form] if name in columns), "")
+            if not self._talk:
+                raise _lacks(form, columns)
+            return
+        if form == "mapped":
+            _check_mapping(mapping, columns)
+            wanted = dict(mapping)
+        else:
+            wanted = {"alpaca": _ALPACA, "prompt/completion": _PAIR, "text": {"text": "text"}}[form]
+            must = ["text"] if form == "text" else [wanted["instruction"], wanted["output"]]
+            if not set(must) <= set(columns):
+                raise _lacks(form, columns)
+        self._sources = {name: source_of(name, told, columns) for name, told in wanted.items()}
+
+    def record(self, row: Row) -> Record | Finding:
+        """One row as a Record, or why it cannot be one."""
+        try:
+            if self._talk:
+                return _conversation(row.number, row.values.get(self._talk), self._talk)
+            if "text" in self._sources:
+                return Record(row.number, [], text=required(self._sources["text"], row.values))
+            if self.format == "prompt/completion" and isinstance(row.values.get("prompt"), list):
+                after = row.values.get("completion")
+                both = [*row.values["prompt"], *(after if isinstance(after, list) else [after])]
+                return _conversation(row.number, both, "completion")
+            return self._turns(row)
+        except Unfit as unfit:
+            return Finding(row.number, unfit.kind, unfit.field, unfit.reason, unfit.fix, raw=as_json(row.values))
+
+    def unused(self, row: Row) -> Finding | None:
+        """What the mapping leaves unread of a row that is kept: items of a list beyond the one it names."""
+        for source in self._sources.values():
+            told = source.unread(row.values)
+            if told:
+                fix = "split such rows into several, or map another item"
+                return Finding(row.number, "unused", source.name, told, fix)
+        return None
+
+    def _turns(self, row: Row) -> Record:
+        values = row.values
+        instruction = required(self._sources["instruction"], values)
+        output = required(self._sources["output"], values)
+        extra = optional(self._sources.get("input"), values)
+        system = optional(self._sources.get("system"), values)
+        earlier = _history(self._sources.get("history"), values)
+        question = f"{instruction}\n\n{extra}" if extra else instruction
+        messages = [*earlier, {"role": "user", "content": question}, {"role": "assistant", "content": output}]
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
+        if earlier:
+            return Record(row.number, messages)
+        return Record(row.number, messages, instruction=instruction, input=extra)
+
+
+def as_json(values: Any) -> str:
+    """A row as it stood, as far as JSON can write it, clipped as other raw text is."""
+    return clip(json.dumps(values, ensure_ascii=False, default=str))
+
+
+def _lacks(form: Format, columns: Iterable[str]) -> BadInput:
+    return BadInput(f"The format {form} needs {_NEEDS[form]}. The file has: {listed(columns)}.")
+
+
+def _check_mapping(mapping: Mapping[str, str], columns: Sequence[str]) -> None:
+    """Raise BadInput when a mapping names an unknown field, a missing column or no output."""
+    for name in mapping:
+        if name not in FIELDS:
+            raise BadInput(f"{name!r} is no field of an example. Map one of: {', '.join(FIELDS)}.")
+    if "text" in mapping:
+        others = [name for name in mapping if name != "text"]
+        if others:
+            raise BadInput(f"text stands for the whole example: map text alone, or {', '.join(others)} without it.")
+    elif not {"instruction", "output"} <= set(mapping):
+        missing = "output" if "instruction" in mapping else "instruction"
+        raise BadInput(f"The mapping lacks {missing}: which of {listed(columns)} is it?")
+
+
+def _history(source: Source | None, values: Mapping[str, Any]) -> list[Message]:
+    """Alpaca's history, a list of [question, answer] pairs, as messages."""
+    value = source.find(values) if source else None
+    if value is None or value == "" or value == []:
+        return []
+    field = source.name if source else ""
+    if isinstance(value, str):
+        value = _from_json(value, field)
+    messages: list[Message] = []
+    for position, pair in enumerate(value if isinstance(value, list) else [None], start=1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise Unfit("wrong_type", field, f"item {position} is no pair", "write it as [[question, answer], …]")
+        for role, content in zip(("user", "assistant"), pair, strict=True):
+            text = as_text(content, field)
+            if not text.strip():
+                raise Unfit("empty", field, f"item {position} has an empty {role} turn", "write it or remove the pair")
+            messages.append({"role": role, "content": text})
+    return messages
+
+
+def _from_json(text: str, field: str) -> Any:
+    """A conversation that a table keeps as JSON text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise Unfit("wrong_type", field, "holds text that is no JSON list", "write it as a list") from None
+
+
+def _conversation(row: int, value: Any, column: str) -> Record:
+    if isinstance(value, str):
+        value = _from_json(value, column)
+    if value is None:
+        raise Unfit("missing", column, "the field is missing", f"give the row {column}")
+    if not isinstance(value, list):
+        raise Unfit("wrong_type", column, "holds no list of messages", 'write it as [{"role": …, "content": …}, …]')
+    if not value:
+        raise Unfit("empty", column, "the conversation is empty", "write its messages or remove the row")
+    messages = []
+    for position, item in enumerate(value, start=1):
+        field = f"{column}[{position}]"
+        if not isinstance(item, dict):
+            fix = 'write it as {"role": …, "content": …}'
+            raise Unfit("wrong_type", field, f"message {position} is not an object", fix)
+        # Rows of either kind appear with the other's pair of keys.
+        role = item.get("role", item.get("from"))
+        if not isinstance(role, str) or role.lower() not in _ROLES:
+            raise Unfit("turns", field, f"message {position} has the role {role!r}", "use system, user or assistant")
+        content = as_text(item.get("content", item.get("value")), field)
+        messages.append({"role": _ROLES[role.lower()], "content": content})
+    _check_order(messages, column)
+    turns = [message for message in messages if message["role"] != "system"]
+    return Record(row, messages, instruction=turns[0]["content"] if len(turns) == 2 else "")
+
+
+def _check_order(messages: list[Message], column: str) -> None:
+    roles = [message["role"] for message in messages]
+    if "system" in roles[1:]:
+        place = roles.index("system", 1) + 1
+        raise Unfit("turns", f"{column}[{place}]", "a system message stands after the first", "put it first")
+    first = 1 if roles[0] == "system" else 0
+    for position, role in enumerate(roles[first:]):
+        if role != ("user", "assistant")[position % 2]:
+            place = first + position + 1
+            fix = "user and assistant must take turns, user first"
+            raise Unfit("turns", f"{column}[{place}]", f"message {place} is {role}'s out of turn", fix)
+    if len(roles) == first or roles[-1] != "assistant":
+        raise Unfit("turns", column, "the last message is not the assistant's", "end the conversation with an answer")
+    for position, message in enumerate(messages, start=1):
+        if message["role"] != "system" and not message["content"].strip():
+            fix = "write it or remove the row"
+            raise Unfit("empty", f"{column}[{position}]", f"message {position} ({message['role']}) is empty", fix)

@@ -1,0 +1,255 @@
+"""Reads JSON, strictly and item by item: one object a line (jsonl), or an array of objects, or columns (json)."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from studio.dataset.read.decoding import Text
+from studio.dataset.read.limits import Limits, limit
+from studio.dataset.read.rows import Finding, Row
+from studio.dataset.read.source import MIB
+from studio.dataset.read.strict import Bad, judged, too_deep, too_long, unreadable
+from studio.errors import BadInput
+
+# An error this close to the end of what was read so far may only mean that more is to come.
+_MARGIN = 1024
+_MEND = "mend or remove the line"
+
+
+def strict_decoder(limits: Limits) -> json.JSONDecoder:
+    """A decoder that puts a Bad in the place of what is JSON to Python alone or would lose something: NaN, numbers
+    out of range, keys that stand twice. So one bad value costs its row and not the file."""
+
+    def whole_number(digits: str) -> int | Bad:
+        # Python's own limit, which this one stays below by default, belongs to the whole process.
+        try:
+            return int(digits) if len(digits.lstrip("-")) <= limits.max_digits else _too_many_digits(limits)
+        except ValueError:
+            return _too_many_digits(limits)
+
+    def real_number(digits: str) -> float | Bad:
+        if len(digits) > limits.max_digits and sum(map(str.isdigit, digits)) > limits.max_digits:
+            return _too_many_digits(limits)
+        value = float(digits)
+        if value in (float("inf"), float("-inf")):
+            return Bad(f"the number {digits[:40]} is too large", "write a smaller number, or a text")
+        return value
+
+    def constant(name: str) -> Bad:
+        return Bad(f"{name} is not JSON", "write null, a number or a text")
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Bad:
+        found = dict(pairs)
+        if len(found) == len(pairs):
+            return found
+        names = [name for name, _ in pairs]
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        return Bad(f"the key {twice[:80]!r} stands twice", "keep one of them")
+
+    return json.JSONDecoder(
+        object_pairs_hook=members, parse_float=real_number, parse_int=whole_number, parse_constant=constant
+    )
+
+
+def _too_many_digits(limits: Limits) -> Bad:
+    return Bad(
+        f"holds a number of more than {limits.max_digits} digits ({limit('max_digits')})",
+        "write it as a text, or shorten it",
+    )
+
+
+def many_objects(text: Text, limits: Limits) -> bool:
+    """Whether the first line is an object by itself and more follows: one object a line."""
+    start = len(text.buffer) - len(text.buffer.lstrip())
+    end = -1
+    while end < 0:
+        end = text.buffer.find("\n", start)
+        if end < 0 and (len(text.buffer) > limits.max_row_mb * MIB or not text.fill()):
+            return False
+    try:
+        first = strict_decoder(limits).decode(text.buffer[start:end])
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(first, dict | Bad):
+        return False
+    while not text.buffer[end:].strip():
+        if len(text.buffer) - end > limits.max_row_mb * MIB or not text.fill():
+            return False
+    return True
+
+
+def read_jsonl(text: Text, limits: Limits) -> Iterator[Row | Finding]:
+    """One row a line. Lines of nothing but white space are no rows, but count."""
+    decoder = strict_decoder(limits)
+    # Only \n ends a line in JSON Lines (not U+2028 inside a string), but for files of old Macs.
+    ends = re.compile("\r" if "\r" in text.buffer and "\n" not in text.buffer else "\n")
+    for number, (line, whole) in enumerate(text.lines(ends, limits.max_row_mb * MIB), start=1):
+        if not whole or too_long(line, limits.max_row_mb):
+            reason = f"the line is longer than {limits.max_row_mb} MiB ({limit('max_row_mb')})"
+            yield unreadable(number, reason, "shorten or remove it", line)
+            continue
+        if not line.strip():
+            continue
+        raw = line.strip("\r\n")
+        try:
+            value = decoder.decode(raw)
+        except json.JSONDecodeError as error:
+            yield unreadable(number, f"not valid JSON: {_fault(error)} at column {error.colno}", _MEND, raw)
+        except RecursionError:
+            deep = too_deep(limits)
+            yield unreadable(number, deep.reason, deep.fix, raw)
+        else:
+            yield _row(number, value, limits, raw)
+
+
+def read_json(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
+    """The rows of an array, of an object of columns, or of an object that wraps one array. name: the file's."""
+    if not text.skip_space():
+        raise BadInput(f"{name} holds nothing but white space. It needs at least one example.")
+    if text.buffer[text.pos] == "[":
+        yield from _array(name, text, limits)
+    else:
+        yield from _whole(name, text, limits)
+
+
+def _array(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
+    decoder = strict_decoder(limits)
+    text.pos += 1
+    number = 0
+    while True:
+        if not text.skip_space():
+            raise _broken(name, text, text.pos, number, "the array is not closed")
+        mark = text.buffer[text.pos]
+        if mark == "]":
+            break
+        if number:
+            if mark != ",":
+                raise _broken(name, text, text.pos, number, "a comma or ] is missing")
+            text.pos += 1
+            if not text.skip_space():
+                raise _broken(name, text, text.pos, number, "the array is not closed")
+            if text.buffer[text.pos] == "]":
+                raise _broken(name, text, text.pos, number, "a comma stands before the ]")
+        number += 1
+        value, raw = _item(name, text, decoder, number, limits)
+        yield _row(number, value, limits, raw)
+    text.pos += 1
+    if text.skip_space():
+        raise _broken(name, text, text.pos, number, "something follows the array")
+
+
+def _item(name: str, text: Text, decoder: json.JSONDecoder, number: int, limits: Limits) -> tuple[Any, str]:
+    """The item that begins at the window's place, and its text. The window grows by doubling, so that a long item is
+    not decoded anew for every piece."""
+    most = limits.max_row_mb * MIB
+    while True:
+        try:
+            value, end = decoder.raw_decode(text.buffer, text.pos)
+        except json.JSONDecodeError as error:
+            sure = error.pos < len(text.buffer) - _MARGIN and not error.msg.startswith("Unterminated")
+            if sure or text.ended:
+                raise _broken(name, text, error.pos, number - 1, _fault(error)) from None
+        except RecursionError:
+            line, column = text.where(text.pos)
+            raise BadInput(
+                f"{name}: example {number} (line {line}, column {column}): {too_deep(limits).reason}. "
+                "Flatten or remove it."
+            ) from None
+        else:
+            # A number at the very end may go on in the next piece.
+            if text.ended or end < len(text.buffer) - _MARGIN or isinstance(value, dict | list | str):
+                raw = text.buffer[text.pos : end]
+                if too_long(raw, limits.max_row_mb):
+                    raise _too_long(name, text, number, limits)
+                text.pos = end
+                return value, raw
+        held = len(text.buffer) - text.pos
+        if held > most:
+            raise _too_long(name, text, number, limits)
+        while len(text.buffer) - text.pos < 2 * held and text.fill():
+            pass
+
+
+def _too_long(name: str, text: Text, number: int, limits: Limits) -> BadInput:
+    line, column = text.where(text.pos)
+    return BadInput(
+        f"{name}: example {number}, which begins at line {line}, column {column}, is longer than "
+        f"{limits.max_row_mb} MiB ({limit('max_row_mb')}). Shorten it, or close what it leaves open."
+    )
+
+
+def _broken(name: str, text: Text, pos: int, number: int, why: str) -> BadInput:
+    line, column = text.where(pos)
+    after = f", after example {number}" if number else ""
+    return BadInput(
+        f"{name} is not valid JSON: {why} at line {line}, column {column}{after}. "
+        "Mend it there, or save one object a line as .jsonl."
+    )
+
+
+def _whole(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
+    line, column = text.where(text.pos)
+    content = text.rest()
+    try:
+        value = strict_decoder(limits).decode(content)
+    except json.JSONDecodeError as error:
+        column = error.colno + (column - 1 if error.lineno == 1 else 0)
+        raise BadInput(
+            f"{name} is not valid JSON: {_fault(error)} at line {line + error.lineno - 1}, column {column}. "
+            "Mend it there, or save one object a line as .jsonl."
+        ) from None
+    except RecursionError:
+        raise BadInput(f"{name}: {too_deep(limits).reason}. Flatten it.") from None
+    if isinstance(value, Bad):
+        raise BadInput(f"{name}: {value.reason}; {value.fix}.")
+    if not isinstance(value, dict):
+        raise BadInput(f"{name} holds {_word(value)}. A dataset is an array of objects, one per example.")
+    yield from _from_object(name, value, content, limits)
+
+
+def _from_object(name: str, value: dict[str, Any], content: str, limits: Limits) -> Iterator[Row | Finding]:
+    """One object: of equally long arrays (columns), or one that wraps a single array of objects ("data": […])."""
+    arrays = {key: item for key, item in value.items() if isinstance(item, list)}
+    wrapped = [item for item in arrays.values() if item and all(isinstance(row, dict | Bad) for row in item)]
+    if len(wrapped) == 1 and len(arrays) == 1 and not {"messages", "conversations"} & set(arrays):
+        for number, row in enumerate(wrapped[0], start=1):
+            yield _row(number, row, limits, _dump(row))
+        return
+    if arrays and len(arrays) == len(value) and not wrapped:
+        lengths = {key: len(item) for key, item in arrays.items()}
+        if len(set(lengths.values())) != 1:
+            shown = ", ".join(f"{key} {length:,}" for key, length in list(lengths.items())[:12])
+            raise BadInput(f"{name}: the columns differ in length ({shown}). Every column needs one value per row.")
+        for number, cells in enumerate(zip(*arrays.values(), strict=True), start=1):
+            row = dict(zip(arrays, cells, strict=True))
+            yield _row(number, row, limits, _dump(row))
+        return
+    yield _row(1, value, limits, content)
+
+
+def _row(number: int, value: Any, limits: Limits, raw: str) -> Row | Finding:
+    if isinstance(value, Bad):
+        return unreadable(number, value.reason, value.fix, raw)
+    if not isinstance(value, dict):
+        return unreadable(number, f"{_word(value)} instead of an object", "write it as {…} with named fields", raw)
+    return judged(number, value, limits, raw)
+
+
+def _dump(value: Any) -> str:
+    """A row as JSON, for showing it: where it stood as pieces, or in one array with all others."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=lambda item: getattr(item, "reason", str(item)))
+    except (RecursionError, ValueError):
+        return ""
+
+
+def _fault(error: json.JSONDecodeError) -> str:
+    # "Invalid control character at" and "Unterminated string starting at" wait for the place, which follows.
+    text = error.msg.removesuffix(": ").removesuffix(" at")
+    return text[0].lower() + text[1:]
+
+
+def _word(value: Any) -> str:
+    names = {str: "a text", int: "a number", float: "a number", bool: "true or false", list: "a list"}
+    return names.get(type(value), "nothing (null)")

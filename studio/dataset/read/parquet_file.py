@@ -1,0 +1,167 @@
+"""Reads parquet in small batches, as plain Python values."""
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from studio.dataset.read.limits import Limits, limit
+from studio.dataset.read.rows import Finding, Row
+from studio.dataset.read.source import MIB, Bytes
+from studio.dataset.read.strict import Bad, judged, unreadable
+from studio.errors import BadInput
+
+MAGIC = b"PAR1"
+# A batch holds few rows, however small: pages of repeated texts unpack to far more than the file declares.
+_BATCH = 128
+_BATCH_BYTES = 4 * MIB
+# Bounds for what the footer may make the library allocate.
+_FOOTER = 64 * MIB
+# What asking for a Python value raises where there is none: a day beyond year 9999, a zone nobody knows, broken text.
+_NO_VALUE = (ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError)
+
+
+class Parquet:
+    """An open parquet file. columns: its names. Raises BadInput for a file that is broken, cut short or too large."""
+
+    def __init__(self, source: Bytes, limits: Limits, scratch: Path | None) -> None:
+        self.name = source.name
+        self._limits = limits
+        self._seen = 0
+        self._unpacked: IO[bytes] | None = None
+        try:
+            path = self._unpack(source, scratch) if source.packed else source.path
+            self._check_end(path)
+            self._open(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def share(self) -> float:
+        """How much of the rows was read, 0 to 1."""
+        return self._seen / self._rows if self._rows else 1.0
+
+    def close(self) -> None:
+        if self._unpacked:
+            self._unpacked.close()
+            self._unpacked = None
+
+    def rows(self) -> Iterator[Row | Finding]:
+        """Row by row; NaN becomes None."""
+        import pyarrow as pa
+
+        each = _BATCH_BYTES * self._rows // max(self._declared, 1)
+        total = 0
+        try:
+            for batch in self._file.iter_batches(batch_size=min(max(each, 1), _BATCH), use_threads=False):
+                total += batch.nbytes
+                if total > self._limits.max_file_mb * MIB:
+                    raise self._too_large()
+                columns = [self._values(batch.column(place), name) for place, name in enumerate(self.columns)]
+                for cells in zip(*columns, strict=True):
+                    self._seen += 1
+                    yield self._row(dict(zip(self.columns, cells, strict=True)))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._broken(error, f" after row {self._seen}" if self._seen else "") from None
+
+    def _row(self, values: dict[str, Any]) -> Row | Finding:
+        size = sum(len(value) for value in values.values() if isinstance(value, str | bytes))
+        if size > self._limits.max_row_mb * MIB:
+            reason = f"the row is longer than {self._limits.max_row_mb} MiB ({limit('max_row_mb')})"
+            return unreadable(self._seen, reason, "shorten or remove it", "")
+        made = judged(self._seen, values, self._limits, "")
+        if isinstance(made, Finding):
+            raw = json.dumps(values, ensure_ascii=False, default=lambda item: getattr(item, "reason", str(item)))
+            return unreadable(made.row, made.reason, made.fix, raw, made.field)
+        return made
+
+    def _open(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            self._file = pq.ParquetFile(
+                path,
+                buffer_size=2**16,
+                pre_buffer=False,
+                thrift_string_size_limit=_FOOTER,
+                thrift_container_size_limit=10**6,
+            )
+            metadata = self._file.metadata
+            self.columns = [str(name) for name in self._file.schema_arrow.names]
+            groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+            self._declared = sum(max(group.total_byte_size, 0) for group in groups)
+            self._rows = max(metadata.num_rows, 0)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._broken(error, "") from None
+        if self._declared > self._limits.max_file_mb * MIB:
+            raise self._too_large()
+        if self._rows > self._limits.max_rows:
+            raise BadInput(f"{self.name} has {self._rows:,} rows, too many ({limit('max_rows')}).")
+        twice = [name for place, name in enumerate(self.columns) if name in self.columns[:place]]
+        if twice:
+            raise BadInput(f"{self.name}: the column {twice[0][:80]!r} stands twice. Give each its own name.")
+        if not self.columns:
+            raise BadInput(f"{self.name} has no columns. It needs at least one example.")
+
+    def _values(self, column: Any, name: str) -> list[Any]:
+        """A column's values as Python has them, or cell by cell where one of them has no such value."""
+        try:
+            values = column.to_pylist()
+        except _NO_VALUE:
+            values = [self._value(cell) for cell in column]
+        return [_plain(value) for value in values]
+
+    def _value(self, cell: Any) -> Any:
+        import pyarrow as pa
+
+        try:
+            return cell.as_py()
+        except UnicodeError:
+            return Bad("holds bytes that are not UTF-8 text", "write the text anew as UTF-8")
+        except _NO_VALUE:
+            # Times finer or further away than Python's are given as text, with nothing lost.
+            try:
+                return cell.cast(pa.string()).as_py()
+            except (pa.ArrowException, *_NO_VALUE):
+                return Bad(f"holds a {cell.type} that cannot be read", "save the column as text")
+
+    def _unpack(self, source: Bytes, scratch: Path | None) -> Path:
+        # Parquet is read from its end, so a gzipped one must lie unpacked.
+        self._unpacked = tempfile.NamedTemporaryFile(dir=scratch, suffix=".parquet")  # noqa: SIM115
+        while data := source.read():
+            self._unpacked.write(data)
+        self._unpacked.flush()
+        return Path(self._unpacked.name)
+
+    def _check_end(self, path: Path) -> None:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            size = file.tell()
+            if size >= 12:
+                file.seek(-4, 2)
+                if file.read() == MAGIC:
+                    return
+        raise BadInput(f"{self.name} is cut short: a parquet file ends with PAR1. Copy or download it again.")
+
+    def _too_large(self) -> BadInput:
+        return BadInput(f"{self.name} unpacks to more than {self._limits.max_file_mb:,} MiB ({limit('max_file_mb')}).")
+
+    def _broken(self, error: Exception, where: str) -> BadInput:
+        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        return BadInput(f"{self.name} is a broken parquet file{where} ({reason}). Copy or download it again.")
+
+
+def _plain(value: Any) -> Any:
+    """NaN as None, tuples (of maps) as lists, infinities as a fault; other values as they are."""
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return Bad("holds an infinite number", "write a smaller number, or a text") if math.isinf(value) else value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

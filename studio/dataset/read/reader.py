@@ -1,0 +1,182 @@
+"""Reads dataset files row by row, in bounded memory, and says plainly where a file is wrong.
+
+Files: json, jsonl, csv, tsv and parquet, each also gzipped. A row is a dict with its number in the file: the line
+for jsonl, the record for csv and tsv (the header not counted), the position for json and parquet; all from 1.
+What it does not do: give the columns a meaning (formats.py).
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from studio.dataset.read import file_types
+from studio.dataset.read.csv_file import Table
+from studio.dataset.read.decoding import Text, Undecodable, wide_encoding
+from studio.dataset.read.encodings import Proposal
+from studio.dataset.read.json_file import many_objects, read_json, read_jsonl
+from studio.dataset.read.limits import Limits, limit
+from studio.dataset.read.parquet_file import MAGIC, Parquet
+from studio.dataset.read.rows import Finding, Row
+from studio.dataset.read.source import MIB, Bytes
+from studio.errors import BadInput
+
+__all__ = ["KINDS", "How", "Proposal", "Source", "Undecodable", "open_rows"]
+
+KINDS = ("json", "jsonl", "csv", "tsv", "parquet")
+_NAMES = {"json": "JSON", "jsonl": "JSON lines", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet"}
+_SUFFIXES = {"ndjson": "jsonl", "jsonlines": "jsonl", "pq": "parquet"}
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """What a person may say about how a file is to be read; "" is found out.
+
+    encoding: a name Python knows, such as cp1252. delimiter: what separates the fields of a csv or tsv file, one
+    character or one of the words comma, semicolon, tab and pipe.
+    """
+
+    encoding: str = ""
+    delimiter: str = ""
+
+
+@dataclass(slots=True)
+class Source:
+    """An open dataset file.
+
+    kind: json, jsonl, csv, tsv or parquet. encoding: of the text, "" for parquet. note: how the file is read, for
+    people. columns: known up front for csv, tsv and parquet, else []. rows: rows, and findings for those that could
+    not be read; raises BadInput where the file cannot be read on.
+    """
+
+    kind: str
+    encoding: str
+    note: str
+    columns: list[str]
+    rows: Iterator[Row | Finding]
+    _done: Callable[[], tuple[int, int]] = field(repr=False)
+
+    def done(self) -> tuple[int, int]:
+        """The bytes of the file read so far, and its size in bytes."""
+        return self._done()
+
+
+@contextmanager
+def open_rows(path: Path, limits: Limits, how: How = How(), scratch: Path | None = None) -> Iterator[Source]:
+    """Open a dataset file and close it at the end. Raises BadInput when it is no dataset, here or while its rows are
+    read, and Undecodable when its text is in an encoding that must be chosen.
+
+    scratch: a folder for a temporary copy of a gzipped parquet file; by default the system's.
+    """
+    source = Bytes(path, limits)
+    parquet: Parquet | None = None
+    try:
+        with _plainly(source.name):
+            head = source.head()
+            if not head:
+                raise BadInput(f"{source.name} is empty once unpacked. It needs at least one example.")
+            if head[:4] == MAGIC:
+                parquet = Parquet(source, limits, scratch)
+                opened = _of_parquet(source, parquet)
+            else:
+                opened = _of_text(source, limits, how)
+        opened.rows = _bounded(source.name, opened.rows, limits)
+        yield opened
+    finally:
+        if parquet:
+            parquet.close()
+        source.close()
+
+
+def _of_parquet(source: Bytes, parquet: Parquet) -> Source:
+    def done() -> tuple[int, int]:
+        return int(source.size * parquet.share()), source.size
+
+    note = f"{_packed(source)}Parquet"
+    return Source("parquet", "", note, parquet.columns, parquet.rows(), done)
+
+
+def _of_text(source: Bytes, limits: Limits, how: How) -> Source:
+    head = source.head()
+    file_types.refuse_binary(source.name, head)
+    suffix = _suffix(source.path)
+    if suffix == "parquet":
+        raise BadInput(
+            f"{source.name} is not a parquet file: it does not begin with PAR1. "
+            "Download it again, or give it the ending of what it is."
+        )
+    if not (wide_encoding(head) or head[:2] in (b"\xff\xfe", b"\xfe\xff") or how.encoding[:5].lower() in _WIDE):
+        file_types.refuse_noise(source.name, head)
+    text = Text(source, how.encoding)
+    start = text.start(limits.max_row_mb * MIB)
+    if not start:
+        raise BadInput(f"{source.name} holds nothing but white space. It needs at least one example.")
+    file_types.refuse_page(source.name, start, table=suffix in ("csv", "tsv"))
+    kind = _kind(source.name, suffix, text, limits)
+    rows: Iterator[Row | Finding]
+    columns: list[str] = []
+    note = f"{_packed(source)}{_NAMES[kind]}, {text.encoding}"
+    if kind in ("csv", "tsv"):
+        table = Table(source.name, text, limits, how.delimiter, tab_first=kind == "tsv")
+        columns, rows = table.columns, table.rows()
+        note += f", {table.note}"
+    elif kind == "jsonl":
+        rows = read_jsonl(text, limits)
+    else:
+        rows = read_json(source.name, text, limits)
+    return Source(kind, text.encoding, note, columns, rows, lambda: (source.position(), source.size))
+
+
+_WIDE = ("utf16", "utf32", "utf-1", "utf-3", "utf_1", "utf_3")
+
+
+def _packed(source: Bytes) -> str:
+    return "gzipped " if source.packed else ""
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix.lower().lstrip(".") for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in ("gz", "gzip"):
+        suffixes.pop()
+    suffix = suffixes[-1] if suffixes else ""
+    return _SUFFIXES.get(suffix, suffix)
+
+
+def _kind(name: str, suffix: str, text: Text, limits: Limits) -> str:
+    """What the file is: by its name, unless its beginning says otherwise."""
+    mark = text.buffer.lstrip()[:1]
+    if mark == "[" and (suffix not in ("csv", "tsv") or re.match(r'\s*\[\s*\{\s*"', text.buffer)):
+        return "json"
+    if mark == "{" and suffix != "jsonl":
+        if many_objects(text, limits):
+            return "jsonl"
+        if suffix not in KINDS:
+            return "json"
+    if suffix in KINDS:
+        return suffix
+    ending = f"files ending in .{suffix} are not read" if suffix else "its name does not say what it holds"
+    raise BadInput(f"{name}: {ending}. Give a json, jsonl, csv, tsv or parquet file, and name it so.")
+
+
+def _bounded(name: str, rows: Iterator[Row | Finding], limits: Limits) -> Iterator[Row | Finding]:
+    with _plainly(name):
+        for count, row in enumerate(rows, start=1):
+            if count > limits.max_rows:
+                raise BadInput(f"{name} has more than {limits.max_rows:,} rows ({limit('max_rows')}).")
+            yield row
+
+
+@contextmanager
+def _plainly(name: str) -> Iterator[None]:
+    """Whatever else a library throws at broken or hostile content becomes a sentence."""
+    try:
+        yield
+    except RecursionError:
+        raise BadInput(f"{name} is nested too deeply to be read. Flatten its lists and objects.") from None
+    except OSError as error:
+        raise BadInput(f"{name} cannot be read: {error.strerror or error}. Check the disk and try again.") from None
+    except (ValueError, ArithmeticError, EOFError, csv.Error) as error:
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        raise BadInput(f"{name} cannot be read: {reason[:300]}. Save or download it again.") from None

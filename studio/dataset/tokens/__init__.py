@@ -1,0 +1,1 @@
+"""From rows to tokens: chat template, token ids, loss mask, packing, lengths."""

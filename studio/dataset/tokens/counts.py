@@ -1,0 +1,109 @@
+"""Token counts of a dataset's rows, and what a cut at some length costs. No disk, no tokenizer."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from studio.dataset.tokens.encode import Refused
+
+Ints = NDArray[np.int32]
+Flags = NDArray[np.bool_]
+Places = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What is lost beyond max_length tokens.
+
+    tokens_lost: tokens beyond it; trained_lost: the trained ones of them; answers_lost: answers of which no token is
+    left; rows_untrained: rows without any trained token left, which are dropped.
+    """
+
+    rows_cut: int
+    tokens_lost: int
+    trained_lost: int
+    answers_lost: int
+    rows_untrained: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Token counts of a dataset's n rows, each at its place in the dataset.
+
+    rows: their numbers; totals: tokens before the cut, 0 for a row that the template refuses; held_out: what the
+    dataset itself holds out. The trained ranges of tokens of the row at place i (from 0) are
+    starts[offsets[i]:offsets[i + 1]] to ends[…], one for each answer.
+    """
+
+    rows: Ints
+    totals: Ints
+    held_out: Flags
+    offsets: Ints
+    starts: Ints
+    ends: Ints
+    refused: Refused = field(default_factory=Refused)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def summary(self) -> dict[str, int]:
+        """Tokens of a row (min, p50, p95, max) and of all of them (total, trained)."""
+        known = self._known
+        if not len(known):
+            return dict.fromkeys(("min", "p50", "p95", "max", "total", "trained"), 0)
+        low, middle, high, top = np.percentile(known, [0, 50, 95, 100], method="inverted_cdf")
+        return {
+            "min": int(low),
+            "p50": int(middle),
+            "p95": int(high),
+            "max": int(top),
+            "total": int(known.sum(dtype=np.int64)),
+            "trained": int((self.ends - self.starts).sum(dtype=np.int64)),
+        }
+
+    def histogram(self, bins: int = 40) -> tuple[list[int], list[int]]:
+        """Rows by length: at most `bins` ranges of equal width, one edge more than there are counts."""
+        known = self._known
+        if not len(known):
+            return [0, 1], [0]
+        low, high = int(known.min()), int(known.max())
+        width = -(-(high - low + 1) // bins)
+        edges = list(range(low, high + width + 1, width))
+        counts = np.bincount((known - low) // width, minlength=len(edges) - 1)
+        return edges, [int(count) for count in counts]
+
+    def at(self, max_length: int) -> Cut:
+        """What examples of at most `max_length` tokens lose."""
+        beyond = np.maximum(self.totals.astype(np.int64) - max_length, 0)
+        lost = np.maximum(self.ends.astype(np.int64) - np.maximum(self.starts, max_length), 0)
+        return Cut(
+            rows_cut=int((beyond > 0).sum()),
+            tokens_lost=int(beyond.sum()),
+            trained_lost=int(lost.sum()),
+            answers_lost=int((self.starts >= max_length).sum()),
+            rows_untrained=len(self.untrained(max_length)),
+        )
+
+    def cut(self, max_length: int) -> Places:
+        """Places (from 0) of the rows that have tokens beyond `max_length`."""
+        return np.flatnonzero(self.totals > max_length)
+
+    def lost(self, max_length: int) -> Places:
+        """Places of the rows that lose an answer entirely."""
+        return np.flatnonzero(self._per_row(self.starts >= max_length))
+
+    def untrained(self, max_length: int) -> Places:
+        """Places of the rows that keep no trained token, those that are refused among them."""
+        return np.flatnonzero(self._per_row(self.starts < max_length) == 0)
+
+    @property
+    def _known(self) -> Ints:
+        """Totals of the rows that have a text."""
+        return self.totals[self.totals > 0]
+
+    def _per_row(self, answers: Flags) -> NDArray[np.int64]:
+        """How many of a row's answers are marked, for each row."""
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(answers, dtype=np.int64)])
+        found: NDArray[np.int64] = np.diff(before[self.offsets])
+        return found

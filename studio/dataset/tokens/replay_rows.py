@@ -1,0 +1,70 @@
+"""The rows of a run as a stranger's script reads them: texts, and which of their tokens are trained.
+
+One JSON object a row, in the order of training: "messages" where it has some, "text", "special" (whether the tokenizer
+adds its own first token), "tokens" (how many before the cut), "check" (crc32 of them) and "trained" ([first, behind the
+last] of each part); packed runs have "pack", the number of the row that an example lies in. What this does not do:
+decide what is trained (encode.py).
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.dataset.split import held_out_rows
+from studio.dataset.store import read_records
+from studio.dataset.tokens.encode import CHUNK, Encoder, Refused, Whole
+from studio.dataset.tokens.packing import arranged
+from studio.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class PlainRows:
+    """Rows to train on and rows held out, each ready for a line of JSON."""
+
+    train: list[dict[str, Any]]
+    held_out: list[dict[str, Any]]
+
+
+def plain_rows(folder: Path, recipe: Recipe, model_folder: Path) -> PlainRows:
+    """The rows of the dataset in `folder` as a run of this recipe trains them."""
+    data, seed = recipe.data, recipe.schedule.seed
+    records = read_records(folder)
+    encoder = Encoder(model_folder, data)
+    out = held_out_rows(records, data.held_out, seed)
+    messages = {record.row: record.messages for record in records}
+    train: list[tuple[Whole, dict[str, Any]]] = []
+    held: list[dict[str, Any]] = []
+    for whole in _encoded(encoder, records):
+        if not any(begin < data.max_length for begin, _ in whole.spans):
+            continue
+        row = _row(encoder, whole, messages[whole.row])
+        if whole.row in out or whole.held_out:
+            held.append(row)
+        else:
+            train.append((whole, row))
+    if not recipe.schedule.packing:
+        return PlainRows([row for _, row in train], held)
+    rows = {whole.row: row for whole, row in train}
+    packs = arranged([whole.cut(data.max_length) for whole, _ in train], data.max_length, seed)
+    return PlainRows(
+        [{"pack": number, **rows[example.row]} for number, pack in enumerate(packs) for example in pack], held
+    )
+
+
+def _encoded(encoder: Encoder, records: Sequence[Any]) -> Iterator[Whole]:
+    for start in range(0, len(records), CHUNK):
+        yield from encoder.encode(records[start : start + CHUNK], Refused())
+
+
+def _row(encoder: Encoder, whole: Whole, messages: Sequence[Any]) -> dict[str, Any]:
+    plain = encoder.tokenizer.encode(whole.text, add_special_tokens=False).ids
+    told: dict[str, Any] = {"messages": list(messages)} if messages else {}
+    return told | {
+        "text": whole.text,
+        "special": plain != whole.input_ids,
+        "tokens": len(whole.input_ids),
+        "check": zlib.crc32(" ".join(map(str, whole.input_ids)).encode()),
+        "trained": [list(span) for span in whole.spans],
+    }

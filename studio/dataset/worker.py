@@ -1,0 +1,85 @@
+"""`python -m studio.dataset.worker ORDER.json`: data work in a process of its own, with bounded memory.
+
+The order names its task; progress and result are printed as JSON lines: {"doing", "done", "of"}, then {"report"},
+or {"error", "proposals"} for what the person has to mend.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from studio.dataset.checking import Order, check, revise
+from studio.dataset.read.formats import Record
+from studio.dataset.read.limits import Limits
+from studio.dataset.read.reader import How, Undecodable
+from studio.dataset.tokens.lengths import count
+from studio.errors import BadInput
+from studio.recipe.fields import Data
+
+
+def main(path: str) -> int:
+    order: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    bound_memory(int(order["memory_mb"]) * 2**20)
+    task = {"check": _check, "revise": _revise, "count": _count}[order["task"]]
+    try:
+        _say(report=task(order))
+    except Undecodable as error:
+        _say(error=str(error), proposals=[asdict(item) for item in error.proposals])
+    except BadInput as error:
+        _say(error=str(error))
+    except MemoryError:
+        _say(error="", memory=True)
+    return 0
+
+
+def _check(order: dict[str, Any]) -> dict[str, Any]:
+    asked = Order(
+        file=Path(order["file"]),
+        held_out=Path(order["held_out"]) if order["held_out"] else None,
+        format=order["format"],
+        mapping=order["mapping"],
+        how=How(**order["how"]),
+        shards=tuple(Path(path) for path in order["shards"]),
+    )
+    return asdict(check(asked, Limits(**order["limits"]), Path(order["folder"]), _progress))
+
+
+def _revise(order: dict[str, Any]) -> dict[str, Any]:
+    edits = {int(place): Record(**told) for place, told in order["edits"].items()}
+    digest, writer = revise(Path(order["base"]), set(order["drop"]), edits, Path(order["folder"]), _progress)
+    return {"id": digest, "ok": writer.rows, "held_out": writer.held_out, "counts": writer.counts}
+
+
+def _count(order: dict[str, Any]) -> dict[str, Any]:
+    count(
+        Path(order["dataset"]),
+        Path(order["model"]),
+        Data(**order["data"]),
+        Path(order["cache"]),
+        lambda done, of: _progress("Counting tokens", done, of),
+    )
+    return {}
+
+
+def _progress(what: str, done: int, of: int) -> None:
+    _say(doing=what, done=done, of=of)
+
+
+def _say(**value: Any) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def bound_memory(size: int) -> None:
+    try:
+        import resource
+    except ImportError:  # not a Unix: the time limit alone holds
+        return
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    bound = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,101 @@
+"""llama.cpp's part of a GGUF: quantising a file, and reading one as llama.cpp reads it.
+
+    python -m studio.engine.artefacts.llama_cpp quantise SOURCE TARGET Q8_0
+    python -m studio.engine.artefacts.llama_cpp probe GGUF ASKS.json OUT.npz
+
+Started with llama-cpp-python on PYTHONPATH (launch/gguf_tools.py), in a process of its own: llama.cpp ends a process
+that it finds at fault. ASKS.json: {"prompts": [{"messages", "text", "framed"}], "rows": [{"ids", "start"}]}. OUT.npz
+then holds `logits_N` for each row from its place `start` on, and `told`, a JSON text: {"template", "ids"} with what the
+file's own template and tokenizer make of each prompt. What it does not do: judge.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_TYPES = {"F16": "MOSTLY_F16", "Q8_0": "MOSTLY_Q8_0", "Q6_K": "MOSTLY_Q6_K", "Q4_K_M": "MOSTLY_Q4_K_M"}
+
+
+def main(arguments: list[str]) -> int:
+    match arguments:
+        case ["quantise", source, target, quant]:
+            return quantise(Path(source), Path(target), quant)
+        case ["probe", file, asks, out]:
+            return probe(Path(file), Path(asks), Path(out))
+    print("usage: quantise SOURCE TARGET TYPE | probe GGUF ASKS OUT", file=sys.stderr)
+    return 2
+
+
+def quantise(source: Path, target: Path, quant: str) -> int:
+    """Write `target` as `source` in another type; 0 when llama.cpp says so."""
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_{_TYPES[quant]}")
+    done = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), params)
+    return int(done)
+
+
+def probe(file: Path, asks: Path, out: Path) -> int:
+    """Read a GGUF, and say what it makes of the prompts."""
+    import llama_cpp
+
+    wanted = json.loads(asks.read_text(encoding="utf-8"))
+    _plain_layout()
+    longest = max(len(row["ids"]) for row in wanted["rows"])
+    model = llama_cpp.Llama(
+        str(file), n_ctx=longest + 8, n_batch=longest + 8, n_gpu_layers=0, logits_all=True, verbose=False
+    )
+    template = str(model.metadata.get("tokenizer.chat_template", ""))
+    told = {"template": template, "ids": [_words(model, template, prompt) for prompt in wanted["prompts"]]}
+    logits: dict[str, Any] = {}
+    for number, row in enumerate(wanted["rows"]):
+        model.reset()
+        model.eval(row["ids"])
+        logits[f"logits_{number}"] = np.array(model.scores[row["start"] : len(row["ids"])], dtype=np.float32)
+        print(json.dumps({"done": number + 1, "of": len(wanted["rows"])}), flush=True)
+    np.savez(out, told=np.array(json.dumps(told)), **logits)
+    return 0
+
+
+def _plain_layout() -> None:
+    """Have llama.cpp compute on the weights as they lie in the file.
+
+    Where it lays them out anew for AMX, 0.3.36 ended with a segmentation fault on a Q8_0 file.
+    """
+    import llama_cpp
+
+    given = llama_cpp.llama_cpp.llama_model_default_params
+
+    def params() -> Any:
+        made = given()
+        made.use_extra_bufts = False
+        return made
+
+    llama_cpp.llama_cpp.llama_model_default_params = params
+
+
+def _words(model: Any, template: str, prompt: dict[str, Any]) -> list[int]:
+    """The token ids that llama.cpp reads for a prompt: by the file's own template, or of plain text."""
+    begin, end = model.token_bos(), model.token_eos()
+    text = prompt["text"]
+    if prompt["chat"]:
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+        formatter = Jinja2ChatFormatter(template, _piece(model, end), _piece(model, begin))
+        text = formatter(messages=prompt["messages"]).prompt if template else ""
+    ids = [int(token) for token in model.tokenize(text.encode(), add_bos=False, special=True)]
+    # As llama.cpp's own programs do: the first token is added where the file says so and the text has it not.
+    adds = str(model.metadata.get("tokenizer.ggml.add_bos_token", "")).lower() == "true"
+    return [begin, *ids] if adds and begin >= 0 and ids[:1] != [begin] else ids
+
+
+def _piece(model: Any, token: int) -> str:
+    return model.detokenize([token], special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

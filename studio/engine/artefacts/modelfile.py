@@ -1,0 +1,121 @@
+"""Ollama's Modelfile for a GGUF: where it is, how it is asked, and what ends an answer.
+
+Ollama words prompts with a template of its own kind (Go's). It is written for the families below, and only after the
+model's own template was found to give the very same text as the family's; for others the one in the GGUF is left to
+Ollama. A prompt in plain text becomes a template with the question's place in it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from studio.dataset.read.formats import Message
+from studio.dataset.tokens.encode import Encoder
+from studio.errors import BadInput
+
+_MARK = "\u241f"  # stands where a text goes; in no template
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A way of wording chats: each message by `turn(role, content)`, then `opening`; go: the same for Ollama."""
+
+    name: str
+    turn: Callable[[str, str], str]
+    opening: str
+    go: str
+
+    def text(self, messages: list[Message]) -> str:
+        return "".join(self.turn(item["role"], item["content"]) for item in messages) + self.opening
+
+
+FAMILIES = (
+    Family(
+        "ChatML",
+        lambda role, content: f"<|im_start|>{role}\n{content}<|im_end|>\n",
+        "<|im_start|>assistant\n",
+        "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n",
+    ),
+    Family(
+        "Llama 3",
+        lambda role, content: f"<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "{{- range .Messages }}<|start_header_id|>{{ .Role }}<|end_header_id|>\n\n{{ .Content }}<|eot_id|>{{ end }}"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+    Family(
+        "Gemma",
+        lambda role, content: f"<start_of_turn>{'model' if role == 'assistant' else role}\n{content}<end_of_turn>\n",
+        "<start_of_turn>model\n",
+        '{{- range .Messages }}<start_of_turn>{{ if eq .Role "assistant" }}model{{ else }}{{ .Role }}{{ end }}\n'
+        "{{ .Content }}<end_of_turn>\n{{ end }}<start_of_turn>model\n",
+    ),
+    Family(
+        "Phi 3",
+        lambda role, content: f"<|{role}|>\n{content}<|end|>\n",
+        "<|assistant|>\n",
+        "{{- range .Messages }}<|{{ .Role }}|>\n{{ .Content }}<|end|>\n{{ end }}<|assistant|>\n",
+    ),
+)
+_TALK: list[Message] = [
+    {"role": "user", "content": "one"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "three"},
+]
+
+
+def modelfile(file: str, encoder: Encoder, system_prompt: str) -> str:
+    """The Modelfile of a GGUF that is called `file` and lies beside it."""
+    lines = ["# ollama create NAME -f Modelfile", f"FROM ./{file}"]
+    template, system = _template(encoder)
+    if template:
+        lines.append(f'TEMPLATE """{template}"""')
+    system = system_prompt or system
+    if system and '"""' not in system:
+        lines.append(f'SYSTEM """{system}"""')
+    for token in _stops(encoder):
+        lines.append(f'PARAMETER stop "{token}"')
+    return "\n".join(lines) + "\n"
+
+
+def _stops(encoder: Encoder) -> list[str]:
+    tokens = [encoder.tokenizer.id_to_token(id_) for id_ in encoder.eos_ids]
+    return [token for token in tokens if token and '"' not in token]
+
+
+def _template(encoder: Encoder) -> tuple[str, str]:
+    """Ollama's template for this way of asking, and the system prompt that the model's template brings itself; empty
+    where the one in the GGUF has to do."""
+    if not encoder.chat_source:
+        text, _ = encoder.prompt_text([{"role": "user", "content": _MARK}])
+        before, found, after = text.partition(_MARK)
+        return (f"{before}{{{{ .Prompt }}}}{after}", "") if found and '"""' not in text else ("", "")
+    for family in FAMILIES:
+        system = _words_as(encoder, family)
+        if system is not None:
+            return family.go, system
+    return "", ""
+
+
+def _words_as(encoder: Encoder, family: Family) -> str | None:
+    """The system prompt that the model's template adds by itself, if it words chats as the family does; else None."""
+    begin = encoder.special.get("bos_token", "")
+
+    def said(messages: list[Message]) -> str:
+        text, _ = encoder.prompt_text(messages)
+        # llama.cpp puts the first token there itself.
+        return text.removeprefix(begin) if begin and not family.text(messages).startswith(begin) else text
+
+    try:
+        plain = said(_TALK)
+        if plain == family.text(_TALK):
+            system = ""
+        else:
+            before, _, after = family.text([{"role": "system", "content": _MARK}, *_TALK]).partition(_MARK)
+            if not (plain.startswith(before) and plain.endswith(after) and len(plain) > len(before) + len(after)):
+                return None
+            system = plain[len(before) : len(plain) - len(after)]
+        told: list[Message] = [{"role": "system", "content": "zero"}, *_TALK]
+        return system if said(told) == family.text(told) else None
+    except BadInput:
+        # A family without system messages may refuse them: that is as good.
+        return "" if said(_TALK) == family.text(_TALK) else None

@@ -1,0 +1,97 @@
+"""A frozen weight as the fast path multiplies with it.
+
+oneDNN's loops read a weight in an order of their own and bring an ordinary one into it in every product, more than once
+where there are many tokens. Laid out, a weight is held in that order beside the model's own, and what comes out is the
+same to the bit (benchmarks/RESULTS.md).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from studio.engine.fast.ops.matmul import add_product_, product
+
+Making = Callable[[Callable[[], Tensor]], "Weight"]  # of a weight, by what makes its numbers
+_TOKENS = 1024  # for which oneDNN chooses its order; one number for all, so that a run that goes on has the same
+
+
+class Weight:
+    """A weight [out, in]; `make` is called for it when it is needed, so that no copy is kept."""
+
+    def __init__(self, make: Callable[[], Tensor]) -> None:
+        self.make = make
+
+    def through(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x [n, in] to [n, out]."""
+        return product(x, self.make().t(), bias)
+
+    def back(self, grad: Tensor) -> Tensor:
+        """grad [n, out] to [n, in]."""
+        return product(grad, self.make())
+
+    def add_back(self, to: Tensor, grad: Tensor) -> Tensor:
+        """`to` [n, in] and what grad [n, out] becomes; `to` is the answer's to have."""
+        return add_product_(to, grad, self.make())
+
+    def lay_out(self) -> None:
+        """Hold it as products read it, too, where that is the kind of it."""
+
+    def made(self) -> "Weight":
+        """The same, made once for a few products."""
+        weight = self.make()
+        return Weight(lambda: weight)
+
+
+class LaidOut(Weight):
+    """One that is laid out for what goes through it, once `lay_out` was called."""
+
+    _through: Tensor | None = None
+
+    def lay_out(self) -> None:
+        self._through = _laid_out(self.make())
+
+    def through(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        # Of one token alone oneDNN sums up in another order by a weight laid out.
+        if self._through is None or len(x) == 1:
+            return super().through(x, bias)
+        return _product(x, self._through, None if bias is None else bias.to(x.dtype))
+
+    def made(self) -> Weight:
+        return self
+
+
+class LaidOutBothWays(LaidOut):
+    """One that is laid out for gradients too."""
+
+    _back: Tensor | None = None
+
+    def lay_out(self) -> None:
+        super().lay_out()
+        self._back = _laid_out(self.make().t())
+
+    def back(self, grad: Tensor) -> Tensor:
+        return super().back(grad) if self._back is None else _product(grad, self._back)
+
+    def add_back(self, to: Tensor, grad: Tensor) -> Tensor:
+        if self._back is None:
+            return super().add_back(to, grad)
+        # As one product: added before it is rounded.
+        made: Tensor = torch.ops.mkldnn._linear_pointwise.binary(grad, to, self._back, None, "add")
+        return made
+
+
+def can_be_laid_out() -> bool:
+    """Whether torch has what that takes."""
+    named = ("_linear_pointwise", "_reorder_linear_weight")
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in named)
+
+
+def _laid_out(weight: Tensor) -> Tensor:
+    made: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _TOKENS)
+    return made
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return made

@@ -1,0 +1,153 @@
+"""What is no matrix product, on plain tensors and by torch: norms, gates, rotations and softmaxes, forth and back.
+
+Each goes through the tokens in pieces that stay in a core's cache, which on a CPU is most of its time. kernels.py does
+the same in one pass, where it could be compiled.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, silu
+
+from studio.engine.fast.layout import Rows
+from studio.engine.fast.ops.prepacked import Weight
+from studio.recipe.fast_path import EVEN, PIECE, SCORES
+
+SCORES_PIECE = 2**19  # scores over the vocabulary that the softmax goes through at a time
+
+
+def pieces(x: Tensor) -> Iterator[slice]:
+    """Stretches of x [tokens, ...] that are a piece for each thread, near enough; on a GPU all of it."""
+    tokens, width = x.shape[0], x[0].numel()
+    step = tokens if x.is_cuda else max(16, PIECE * torch.get_num_threads() // width)
+    for first in range(0, tokens, step):
+        yield slice(first, min(first + step, tokens))
+
+
+class Arithmetic:
+    """By torch, on any device."""
+
+    def norm(self, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """x * rsqrt(mean(x²) + eps) times a weight, [n, width]; and the roots, [n, 1]. dtype: of the answer.
+
+        The weight multiplies what was rounded to its type, as llama's does; one in float32 before the rounding, as
+        Gemma's.
+        """
+        answer = torch.empty_like(x, dtype=dtype)
+        scales = x.new_empty(x.shape[0], 1, dtype=torch.float32)
+        for piece in pieces(x):
+            wide = x[piece].float()
+            scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+            scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+            scales[piece] = scale
+            answer[piece] = _scaled(wide, scale, weight)
+        return answer, scales
+
+    def normed(self, x: Tensor, weight: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+        """The norm's answer from its roots, to the bit."""
+        answer = torch.empty_like(x, dtype=dtype)
+        for piece in pieces(x):
+            answer[piece] = _scaled(x[piece].float(), scales[piece], weight)
+        return answer
+
+    def norm_backward(self, grad: Tensor, x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+        """The gradient of x."""
+        d_x = torch.empty_like(x)
+        for piece in pieces(x):
+            scale = scales[piece]
+            normed = x[piece].float() * scale
+            wide = (grad[piece] * weight).float()
+            along = torch.linalg.vecdot(wide, normed).div_(-x.shape[-1]).unsqueeze(-1)
+            d_x[piece] = wide.addcmul_(normed, along).mul_(scale)
+        return d_x
+
+    def gated(self, gate: Tensor, up: Tensor, act: str) -> Tensor:
+        """act(gate) * up, [tokens, width]; act: "silu" or "gelu" (its tanh form)."""
+        answer = up.new_empty(up.shape)
+        for piece in pieces(gate):
+            torch.mul(_act(act, gate[piece]), up[piece], out=answer[piece])
+        return answer
+
+    def gated_backward(self, grad: Tensor, gate: Tensor, up: Tensor, act: str) -> tuple[Tensor, Tensor]:
+        """The gradients of gate and up."""
+        d_gate, d_up = gate.new_empty(gate.shape), up.new_empty(up.shape)
+        for piece in pieces(gate):
+            torch.mul(_act(act, gate[piece]), grad[piece], out=d_up[piece])
+            d_gate[piece] = _act_backward(act, grad[piece] * up[piece], gate[piece])
+        return d_gate, d_up
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor, answer: Tensor, sign: int) -> None:
+        """x turned by the angles, or back by them (sign -1), into answer: both [tokens, heads, d], the angles [tokens,
+        d]; halves of d pair up."""
+        half = x.shape[-1] // 2
+        for piece in pieces(x):
+            c, s = cos[piece, None, :half], sin[piece, None, :half]
+            first, second = x[piece, :, :half], x[piece, :, half:]
+            torch.mul(first, c, out=answer[piece, :, :half])
+            answer[piece, :, :half].addcmul_(second, s, value=-sign)
+            torch.mul(second, c, out=answer[piece, :, half:])
+            answer[piece, :, half:].addcmul_(first, s, value=sign)
+
+    def softmax(self, scores: Tensor, queries: int, window: int | None, rows: Rows, scale: float) -> Tensor:
+        """Of scores [groups, n * queries, keys] times scale, in float32; it may take their place.
+
+        The last query stands on the last key and sees `window` of them, None: all up to its own. rows: for the
+        masks that say so.
+        """
+        by_head = scores.view(-1, queries, scores.shape[-1])
+        torch.add(rows.mask(queries, scores.shape[-1], window, scores), by_head, alpha=scale, out=by_head)
+        return torch.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)
+
+    def token_scores(
+        self, hidden: Tensor, weight: Weight, labels: Tensor, learns: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """log p(label) [n], whether that is the likeliest [n] and, if one `learns`, the gradient of -log p(label) on
+        hidden [n, width]; weight [words, width]. Scores of some tokens at a time are held."""
+        count, words = len(labels), len(weight.make())
+        chances = hidden.new_empty(count, dtype=torch.float32)
+        best = torch.empty(count, dtype=torch.bool, device=hidden.device)
+        pull = torch.empty_like(hidden) if learns else hidden
+        at_once = max(1, SCORES // words // EVEN * EVEN)
+        for first in range(0, count, at_once):
+            some = slice(first, min(first + at_once, count))
+            scores = weight.through(hidden[some])
+            chances[some], best[some] = self.score(scores, labels[some])
+            if learns:
+                pull[some] = weight.back(scores)
+            del scores  # before there are the next
+        return chances, best, pull
+
+    def score(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(label) and whether it is the likeliest; scores [n, words] become p - onehot(label)."""
+        piece = len(labels) if scores.is_cuda else max(1, SCORES_PIECE // scores.shape[1])
+        parts = [_score(scores[first : first + piece], labels[first : first + piece])
+                 for first in range(0, len(labels), piece)]  # fmt: skip
+        chances, best = zip(*parts, strict=True)
+        return torch.cat(chances), torch.cat(best)
+
+
+def _scaled(wide: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
+    # Not in place: `wide` may be the norm's input itself.
+    return (wide * scale).to(weight.dtype).mul_(weight)
+
+
+def _act(act: str, x: Tensor) -> Tensor:
+    return silu(x) if act == "silu" else gelu(x, approximate="tanh")
+
+
+def _act_backward(act: str, grad: Tensor, x: Tensor) -> Tensor:
+    aten = torch.ops.aten
+    return aten.silu_backward(grad, x) if act == "silu" else aten.gelu_backward(grad, x, approximate="tanh")
+
+
+def _score(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    rows = torch.arange(len(labels), device=labels.device)
+    asked = scores[rows, labels].float()
+    chances = torch.softmax(scores, -1, dtype=torch.float32)
+    highest, place = chances.max(-1)
+    # The likeliest is at least 1 / words, so its logarithm is exact where the label's own may be of 0.
+    total = scores[rows, place].float() - highest.log()
+    chances[rows, labels] -= 1
+    scores.copy_(chances)
+    return asked - total, place == labels

@@ -1,0 +1,315 @@
+"""Puts the fast functions into a transformers model with a LoRA adapter, in place.
+
+They take part in training, and in evaluation of batches without padding: whoever else calls the model without gradients
+(answers while training) gets what transformers and PEFT compute. What it does not do: decide whether a model is fit for
+it (plan.py), or make batches (collator.py).
+"""
+
+import copy
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from studio.engine.fast.layout import Rows
+from studio.engine.fast.ops.attention import attend
+from studio.engine.fast.ops.dropout import Pool
+from studio.engine.fast.ops.lora import Frozen, Layer, Together
+from studio.engine.fast.ops.norms import Gate, RmsNorm, Rotate, Source
+from studio.engine.fast.ops.prepacked import Making
+from studio.engine.fast.ops.torch_ops import Arithmetic
+
+ATTENTION = "studio_rows"
+ACTS = {"SiLUActivation": "silu", "SiLU": "silu", "GELUTanh": "gelu", "PytorchGELUTanh": "gelu"}
+# Layers of one module that read the same input, as every family here calls them.
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+# Whose sum the reference rounds where they meet its attention, though a base in 4 bits has the rest in float32.
+BESIDE_ATTENTION = ("v_proj", "o_proj")
+Forward = Callable[..., Any]
+
+
+class Batch:
+    """What the layers share while a batch goes through the model, and through it again in the backward pass."""
+
+    def __init__(self, widest: int, by: Arithmetic) -> None:
+        """widest: most inputs of a layer with an adapter; by: who computes what is no product."""
+        self.widest, self.by = widest, by
+        self.pools: dict[float, Pool] = {}
+        self.rows: Rows | None = None  # of the batch without padding that is under way
+        self.asked: torch.Tensor | None = None  # the only tokens of it whose last hidden state is read; None: all
+        self._sources = WeakIdKeyDictionary()
+
+    @property
+    def whole(self) -> bool:
+        """Whether transformers and PEFT are to compute as usual. In a backward pass a layer may be computed again."""
+        return not (self.rows or torch.is_grad_enabled())
+
+    def made(self, answer: torch.Tensor, make: Callable[..., torch.Tensor], *kept: torch.Tensor) -> torch.Tensor:
+        """Remember what `answer` is made of: tensors that a backward pass keeps anyway, or none at all."""
+        if answer.requires_grad:
+            self._sources[answer] = Source(tuple(one.detach() for one in kept), make)
+        return answer
+
+    def source(self, x: torch.Tensor) -> Source | None:
+        """What x is made of, where it is remembered."""
+        found: Source | None = self._sources.get(x)
+        return found
+
+    def pool(self, chance: float, x: torch.Tensor) -> Pool | None:
+        """The decisions of this batch for one probability of dropout."""
+        if not chance:
+            return None
+        if chance not in self.pools:
+            self.pools[chance] = Pool(chance, x, x.shape[0] * self.widest)
+        return self.pools[chance]
+
+
+def speed_up(causal: Any, compute: torch.dtype, by: Arithmetic, weigh: Making) -> Batch:
+    """`causal`: the causal language model itself (not PEFT's wrapper); compute: the type of its products; by: who
+    computes what is no product; weigh: makes its weights.
+
+    Whoever goes back through a batch empties its pools then: a checkpointed layer is computed again from them.
+    """
+    plain = [module for module in causal.modules() if is_plain_lora(module)]
+    batch = Batch(max((module.in_features for module in plain), default=0), by)
+    _attend_by_rows(causal, batch)
+    last, done = causal.base_model.layers[-1], {module.base_layer for module in plain}
+    for alike in _with_the_same_input(causal):
+        _put_together(alike, batch, compute, weigh)
+    for module in list(causal.base_model.modules()):
+        if is_rms_norm(module):
+            module.forward = _norm(module, batch, compute)
+        elif is_plain_linear(module) and module not in done:
+            module.forward = _frozen(module, batch, compute, weigh)
+        elif gate_of(module):
+            module.forward = _gated(module, batch)
+    for module in (last.self_attn.o_proj, last.mlp):
+        module.forward = _where_asked(module, batch)
+    for name in {type(module).__module__ for module in causal.modules()}:
+        if name.startswith("transformers.models.") and hasattr(sys.modules[name], "apply_rotary_pos_emb"):
+            _turn(sys.modules[name], batch)
+    return batch
+
+
+# --- what is known
+
+
+def is_plain_lora(module: Any) -> bool:
+    """A linear layer with exactly one adapter, of the plain kind, on weights that are whole or in 4 bits."""
+    from peft.tuners.lora import Linear, LoraLayer
+
+    if not isinstance(module, LoraLayer) or len(module.lora_A) != 1 or len(module.active_adapters) != 1:
+        return False
+    whole = type(module) is Linear and type(module.base_layer) is nn.Linear
+    return (whole or _in_4_bits(module)) and not module.lora_variant and not any(module.lora_bias.values())
+
+
+def is_plain_linear(module: Any) -> bool:
+    """A frozen linear layer without an adapter, on weights that are whole or in 4 bits."""
+    known = type(module) is nn.Linear or (isinstance(module, nn.Linear) and hasattr(module.weight, "quant_state"))
+    return known and not module.weight.requires_grad
+
+
+def is_rms_norm(module: Any) -> bool:
+    """A norm of llama's kind (frozen), or of Gemma's."""
+    name = type(module).__name__
+    return name.endswith("RMSNorm") and isinstance(getattr(module, "weight", None), nn.Parameter)
+
+
+def gate_of(module: Any) -> str:
+    """The activation of a gated feed-forward layer as Gate knows it; empty for other modules."""
+    known = hasattr(module, "down_proj") and (
+        hasattr(module, "gate_up_proj") or (hasattr(module, "gate_proj") and hasattr(module, "up_proj"))
+    )
+    act = getattr(module, "act_fn", getattr(module, "activation_fn", None))
+    return ACTS.get(type(act).__name__, "") if known else ""
+
+
+def _in_4_bits(module: Any) -> bool:
+    return type(module).__name__ == "Linear4bit" and hasattr(module.base_layer.weight, "quant_state")
+
+
+# --- what is put in their place
+
+
+def _with_the_same_input(causal: Any) -> Iterator[dict[str, Any]]:
+    """The adapted linear layers by their names, those that read the same input together."""
+    for parent in causal.modules():
+        own = {name: module for name, module in parent.named_children() if is_plain_lora(module)}
+        for names in SAME_INPUT:
+            alike = {name: own.pop(name) for name in names if name in own}
+            if len({_chance(module) for module in alike.values()}) == 1:
+                yield alike
+            else:
+                yield from ({name: module} for name, module in alike.items())
+        yield from ({name: module} for name, module in own.items())
+
+
+def _put_together(modules: dict[str, Any], batch: Batch, compute: torch.dtype, weigh: Making) -> None:
+    layers = tuple(_layer(name, module, compute, weigh) for name, module in modules.items())
+    together = Together(layers, _chance(next(iter(modules.values()))))
+    for number, module in enumerate(modules.values()):
+        module.forward = _lora(module, together, number, batch, compute)
+
+
+def _layer(name: str, module: Any, compute: torch.dtype, weigh: Making) -> Layer:
+    base, packed = module.base_layer, _in_4_bits(module)
+    (adapter,) = module.lora_A.keys()
+    weight = weigh(_weight(base, compute))
+    down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+    once = packed and name not in BESIDE_ATTENTION
+    return Layer(weight, base.bias, down, up, float(module.scaling[adapter]), once)
+
+
+def _chance(module: Any) -> float:
+    return float(getattr(next(iter(module.lora_dropout.values())), "p", 0.0))
+
+
+def _lora(module: Any, together: Together, number: int, batch: Batch, compute: torch.dtype) -> Forward:
+    usual = module.forward
+
+    def forward(x: Any, *args: Any, **more: Any) -> Any:
+        if batch.whole or module.disable_adapters or module.merged:
+            return usual(x, *args, **more)
+        return together.answer(number, x, batch.source(x), compute, batch.pool, module.training)
+
+    return forward
+
+
+def _frozen(module: Any, batch: Batch, compute: torch.dtype, weigh: Making) -> Forward:
+    """A frozen layer without an adapter."""
+    usual, weight = module.forward, weigh(_weight(module, compute))
+
+    def forward(x: Any) -> Any:
+        return usual(x) if batch.whole else Frozen.apply(x.to(compute), weight, module.bias)
+
+    return forward
+
+
+def _weight(base: Any, compute: torch.dtype) -> Callable[[], torch.Tensor]:
+    """The layer's weight in the type it is computed in; what is made for it is the allocator's to give to the next."""
+    if not hasattr(base.weight, "quant_state"):
+        return lambda: base.weight.to(compute)
+    from bitsandbytes.functional import dequantize_4bit
+
+    def unpacked() -> torch.Tensor:
+        state = copy.copy(base.weight.quant_state)
+        state.dtype = compute
+        found: torch.Tensor = dequantize_4bit(base.weight.data, state)
+        return found
+
+    return unpacked
+
+
+def _norm(module: Any, batch: Batch, compute: torch.dtype) -> Forward:
+    usual = module.forward
+    gemma = hasattr(module, "eps")  # the others call it variance_epsilon
+
+    def forward(x: Any) -> Any:
+        if batch.whole or module.weight.requires_grad:
+            return usual(x)
+        weight = module.weight.float() + 1.0 if gemma else module.weight
+        eps = module.eps if gemma else module.variance_epsilon
+        flat = x.reshape(-1, x.shape[-1])
+        answer, scales = RmsNorm.apply(flat, weight, eps, compute, batch.by)
+        # Where x needs no gradient nothing keeps it, and the answer may be the smaller of the two.
+        return batch.made(answer.view(x.shape), functools.partial(batch.by.normed, dtype=compute), flat, weight, scales)
+
+    return forward
+
+
+def _gated(module: Any, batch: Batch) -> Forward:
+    usual, act = module.forward, gate_of(module)
+    both = hasattr(module, "gate_up_proj")
+
+    def forward(x: Any) -> Any:
+        if batch.whole:
+            return usual(x)
+        made = [module.gate_up_proj(x)] if both else [module.gate_proj(x), module.up_proj(x)]
+        flat = [one.flatten(0, -2) for one in made]
+        gate, up = flat[0].chunk(2, -1) if both else flat
+        product = batch.made(Gate.apply(gate, up, act, batch.by), functools.partial(batch.by.gated, act=act), gate, up)
+        return module.down_proj(product).view(x.shape)
+
+    return forward
+
+
+def _where_asked(module: Any, batch: Batch) -> Forward:
+    """A module of the last layer, behind which no token is seen by another; 0 for those that nobody reads."""
+    usual = module.forward
+
+    def forward(x: Any) -> Any:
+        if batch.whole or batch.asked is None:
+            return usual(x)
+        found = usual(x.index_select(1, batch.asked))
+        return found.new_zeros(1, x.shape[1], found.shape[2]).index_copy(1, batch.asked, found)
+
+    return forward
+
+
+def _turn(modeling: Any, batch: Batch) -> None:
+    """Replace the rotary positions of a modelling file, where they are those of llama, for one row of tokens."""
+    usual = modeling.apply_rotary_pos_emb
+
+    def turned(q: Any, k: Any, cos: Any, sin: Any, *args: Any, **more: Any) -> Any:
+        if args or more or batch.whole or q.shape[0] != 1 or cos.shape[-1] != q.shape[-1]:
+            return usual(q, k, cos, sin, *args, **more)
+        angles = cos[0].to(q.dtype), sin[0].to(q.dtype)
+        return tuple(Rotate.apply(one.squeeze(0).transpose(0, 1), *angles, batch.by)[None] for one in (q, k))
+
+    modeling.apply_rotary_pos_emb = turned
+
+
+def _attend_by_rows(causal: Any, batch: Batch) -> None:
+    """Give batches with `seq_lengths` our attention; others the one that the model had."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    had = causal.config._attn_implementation
+    eager = getattr(sys.modules[type(causal).__module__], "eager_attention_forward", None)
+    usual, usual_mask = ALL_ATTENTION_FUNCTIONS.get_interface(had, eager), ALL_MASK_ATTENTION_FUNCTIONS[had]
+
+    def attention(module: Any, query: Any, key: Any, value: Any, mask: Any, *args: Any, **more: Any) -> Any:
+        rows = more.pop("rows", None)
+        if rows is None:
+            return usual(module, query, key, value, mask, *args, **more)
+        # Squeezed: the gradient of [0] is a copy into zeros.
+        query, key, value = (one.squeeze(0) for one in (query, key, value))
+        found = attend(query, key, value, rows, float(more["scaling"]), more.get("sliding_window"), batch.by)
+        return found[None], None
+
+    def mask(*args: Any, **more: Any) -> Any:
+        return None if batch.rows else usual_mask(*args, **more)
+
+    def begin(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        names = ("seq_lengths", "seq_asked", "seq_read", "seq_prefixes")
+        whole, asked, *parts = (kwargs.pop(name, None) for name in names)
+        batch.pools.clear()
+        batch.asked = asked
+        if whole is not None:
+            read, prefixes = (None if one is None else one.tolist() for one in parts)
+            batch.rows = Rows(read or whole.tolist(), prefixes or [], whole.tolist(), not whole.is_cuda)
+            kwargs |= {"rows": batch.rows, "attention_mask": None}
+            if batch.rows.spare:
+                computed = batch.rows.computed(kwargs["input_ids"])
+                batch.asked = asked if asked is None else batch.rows.places(asked)[asked].unique()
+                kwargs |= {name: kwargs[name].index_select(1, computed) for name in ("input_ids", "position_ids")}
+        return args, kwargs
+
+    def end(_module: Any, _args: Any, output: Any) -> Any:
+        rows, batch.rows = batch.rows, None
+        if rows is not None and rows.spare and output is not None:
+            hidden = output.last_hidden_state
+            output.last_hidden_state = hidden.index_select(1, rows.places(hidden))
+        return output
+
+    AttentionInterface.register(ATTENTION, attention)
+    AttentionMaskInterface.register(ATTENTION, mask)
+    causal.set_attn_implementation(ATTENTION)
+    causal.base_model.register_forward_pre_hook(begin, with_kwargs=True)
+    causal.base_model.register_forward_hook(end, always_call=True)

@@ -1,0 +1,1 @@
+"""Answers: load a base and its adapters, generate, stream."""

@@ -1,0 +1,136 @@
+"""Loads a base model and its tokenizer from a folder on this machine.
+
+Safetensors only, nothing from the network, no code from the model's folder. What it does not do: adapters, training.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.errors import BadInput, Unavailable
+from studio.recipe import PLAIN_ATTENTION_TOKENS
+from studio.recipe.fields import Quantization
+
+TEMPLATE_FILE = "chat_template.jinja"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    TEMPLATE_FILE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where it is computed: torch's name and a person's."""
+
+    name: str
+    words: str
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.name == "cuda"
+
+
+def pick_device() -> Device:
+    """The NVIDIA GPU if there is one, else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return Device("cuda", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
+    return Device("cpu", f"CPU, {torch.get_num_threads()} threads")
+
+
+def quiet_libraries() -> None:
+    """Logs go to a file: no bars drawn over themselves."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def load_base(folder: Path, dtype: str, device: Device, quantization: Quantization | None = None) -> Any:
+    """The model in `folder` on `device`; with `quantization` its weights are held in 4 or 8 bits."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"There is no model in {folder}: config.json is missing. Add the model again.")
+    if device.is_cuda and dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
+        raise Unavailable(f"This GPU ({device.words}) cannot compute in bfloat16. Set dtype to float32.")
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "local_files_only": True}
+    if quantization is not None and quantization.quantization != "none":
+        options["quantization_config"] = _bitsandbytes(quantization, dtype)
+        if quantization.four_bit and not device.is_cuda:
+            from studio.engine.fast.quantize import quantize_by_kernel
+
+            quantize_by_kernel()
+    if device.is_cuda:
+        options["device_map"] = {"": 0}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except OSError as error:
+        raise BadInput(f"The model in {folder} cannot be loaded: {_first_line(error)}") from error
+    if "quantization_config" in options:
+        _keep_trainable(model)
+    return model
+
+
+def use_plain_attention_if_short(model: Any, device: Device, longest: int) -> None:
+    """On a CPU, compute attention as plain products when no example is longer than PLAIN_ATTENTION_TOKENS."""
+    if not device.is_cuda and longest <= PLAIN_ATTENTION_TOKENS:
+        model.set_attn_implementation("eager")
+
+
+def _bitsandbytes(quantization: Quantization, dtype: str) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if not quantization.four_bit:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    wanted = quantization.bnb_4bit_compute_dtype
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization.quantization,
+        bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
+        bnb_4bit_compute_dtype=getattr(torch, dtype if wanted == "same" else wanted),
+    )
+
+
+def _keep_trainable(model: Any) -> None:
+    """Keep bitsandbytes' layers as training needs them (both seen with 0.50).
+
+    4 bits: on a CPU with AVX512-BF16 the first forward pass in eval mode repacks the weights for inference, in place,
+    and from then on backward passes through those layers lose the gradient without an error.
+    8 bits: on a CPU, each look PEFT takes at a weight for DoRA (0.21) puts a copy without its scales in its place, and
+    the layer takes over what the copy has. Here it takes the scales once and keeps them.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+        if hasattr(module, "init_8bit_state") and module.weight.device.type == "cpu":
+            module.init_8bit_state()
+            module.init_8bit_state = _do_nothing
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`, with a padding token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except OSError as error:
+        raise BadInput(f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}") from error
+    if tokenizer.pad_token is None:
+        # What stands in padding never counts: it is masked in attention and in the labels.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,1 @@
+"""Training: callbacks, methods, packing, preflight, resume, sampling, guards."""

@@ -1,0 +1,224 @@
+"""At the beginning of a run: would its largest batches fit, and can what it saves be read again?
+
+One forward and backward pass of the longest rows, one evaluation batch of the longest held-out ones, and a checkpoint
+written, read back and compared: what would otherwise fail after hours fails in the first minute, with what to change.
+On a GPU before the first step; on a CPU, where each takes as long as a step or two, between the first and the second:
+whoever waits sees the first point that much sooner.
+Nothing of it is seen by the training: gradients, sums and random state are as before.
+What it does not do: take a step, or measure a peak (peak_memory.py).
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from studio.engine.artefacts.artefacts import write_checkpoint
+from studio.engine.fast.collator import RowCollator, sparing_nothing
+from studio.engine.training.callbacks import Conductor
+from studio.engine.training.peak_memory import Meter
+from studio.engine.training.rng import RandomState, undisturbed
+from studio.engine.training.step_state import Moment
+from studio.engine.workers.harness import Ended, Worker, out_of_memory
+from studio.recipe import Recipe
+from studio.rundir import Exit
+
+SCRATCH = ".preflight"
+# Bytes of optimizer state for each trained parameter: AdamW keeps two moments of 4 bytes, of 1 in 8 bits.
+MOMENTS, MOMENTS_8BIT = 8, 2
+
+
+class Preflight(TrainerCallback):
+    """Tries a run out once its training has begun: by then model and optimizer are as every step finds them."""
+
+    def __init__(self, work: Worker, recipe: Recipe, trainer: Any, conductor: Conductor) -> None:
+        self._work, self._recipe, self._trainer, self._conductor = work, recipe, trainer, conductor
+        self._first = 0  # the step that training begins behind
+        self._waits = trainer.args.device.type == "cpu"
+        # First of all: the journal's plan says that training begins, and a step's time begins after this.
+        trainer.callback_handler.callbacks.insert(0, self)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
+        self._first = state.global_step
+        if not self._waits:
+            self._try_out(things["model"])
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
+        if self._waits and state.global_step > self._first:
+            self._waits = False
+            self._try_out(things["model"])
+
+    def _try_out(self, model: Any) -> None:
+        began = time.perf_counter()
+        longest = self._train_longest(model)
+        if self._trainer.eval_dataset is not None:
+            self._evaluate_longest(model)
+        size = self._save_and_read() if self._first == 0 else 0
+        seconds = round(time.perf_counter() - began, 3)
+        self._work.journal.write("preflight", seconds=seconds, longest=longest, checkpoint_bytes=size)
+
+    def _train_longest(self, model: Any) -> int:
+        """One pass over the longest batch, without a step; returns the tokens of its longest row."""
+        trainer, schedule = self._trainer, self._recipe.schedule
+        rows, longest = longest_rows(trainer.train_dataset, schedule.per_device_train_batch_size)
+        self._work.phase("Trying the longest batch")
+        self._leave_if_asked()
+        metrics, tokens = _copied(trainer._metrics["train"]), trainer._total_train_tokens
+        accumulating = getattr(trainer, "current_gradient_accumulation_steps", 1)
+
+        def attempt() -> None:
+            moments = _room_for_moments(trainer)
+            # Every token computed, as another batch may need it.
+            batch = sparing_nothing(trainer.data_collator)(rows)
+            count = trainer._get_num_items_in_batch([batch], trainer.args.device)
+            # The class's own: what counts memory in a run is not to count this.
+            type(trainer).training_step(trainer, model, batch, count)
+            del moments
+
+        trainer.current_gradient_accumulation_steps = 1
+        try:
+            with undisturbed():
+                self._within_memory(self._counted(attempt), self._train_remedy(len(rows), longest))
+        finally:
+            model.zero_grad(set_to_none=True)
+            trainer._metrics["train"].clear()
+            trainer._metrics["train"].update(metrics)
+            trainer._total_train_tokens = tokens
+            trainer.current_gradient_accumulation_steps = accumulating
+        return longest
+
+    def _counted(self, attempt: Callable[[], None]) -> Callable[[], None]:
+        """On the fast path this is where the peak is counted: see Meter.count_first."""
+        trainer = self._trainer
+        if not isinstance(trainer.data_collator, RowCollator):
+            return attempt
+        meter = next(one for one in trainer.callback_handler.callbacks if isinstance(one, Meter))
+        waiting = 0
+        if self._recipe.schedule.gradient_accumulation_steps > 1:
+            waiting = sum(one.numel() * one.element_size() for one in trainer.model.parameters() if one.requires_grad)
+        return lambda: meter.count_first(attempt, moment_bytes(trainer) + waiting)
+
+    def _evaluate_longest(self, model: Any) -> None:
+        trainer, size = self._trainer, self._recipe.evaluation.per_device_eval_batch_size
+        rows, longest = longest_rows(trainer.eval_dataset, size)
+        self._work.phase("Trying the longest evaluation batch")
+        self._leave_if_asked()
+
+        def attempt() -> None:
+            model.eval()
+            type(trainer).prediction_step(trainer, model, sparing_nothing(trainer.data_collator)(rows), True)
+
+        remedy = f"Set per_device_eval_batch_size to {len(rows) // 2}."
+        if len(rows) == 1:
+            remedy = f"Lower max_length (now {self._recipe.data.max_length}), or set held_out to 0."
+        what = f"evaluating the longest held-out batch ({_rows_of(len(rows), longest)})"
+        try:
+            with undisturbed():
+                self._within_memory(attempt, (what, remedy))
+        finally:
+            model.train()
+            trainer._metrics["eval"].clear()
+
+    def _save_and_read(self) -> int:
+        """Write a checkpoint aside, read it back and compare; returns the bytes that one will have."""
+        self._work.phase("Trying to save")
+        self._leave_if_asked()
+        conductor, trainer = self._conductor, self._trainer
+        folder = self._work.run.path / SCRATCH
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            with undisturbed():
+                moment = Moment.of(trainer, conductor.listeners, owed=False)
+                write_checkpoint(trainer, conductor.trained, folder, moment, conductor.stopping)
+                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                fault = conductor.trained.differs(folder) or _random_differs(moment.rng, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        if fault:
+            raise Ended(
+                Exit(
+                    "failed",
+                    f"What was saved on trial came back different from this disk: {fault}",
+                    "Check the disk, or move STUDIO_HOME to another one.",
+                    cause="disk",
+                )
+            )
+        return size + moment_bytes(trainer)
+
+    def _within_memory(self, attempt: Callable[[], None], told: tuple[str, str]) -> None:
+        try:
+            attempt()
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            what, remedy = told
+            raise Ended(
+                Exit("failed", f"The memory of the device is not enough for {what}.", remedy, cause="memory")
+            ) from error
+
+    def _train_remedy(self, rows: int, longest: int) -> tuple[str, str]:
+        schedule, ways = self._recipe.schedule, []
+        if schedule.per_device_train_batch_size > 1:
+            half = max(1, schedule.per_device_train_batch_size // 2)
+            times = -(-self._recipe.effective_batch // half)
+            ways.append(
+                f"set per_device_train_batch_size to {half} with gradient_accumulation_steps {times} (it learns alike)"
+            )
+        ways.append(f"lower max_length (now {self._recipe.data.max_length})")
+        if not schedule.gradient_checkpointing:
+            ways.append("switch gradient_checkpointing on")
+        if self._recipe.quantization.quantization == "none" and self._recipe.method.method != "full":
+            ways.append("set quantization to nf4")
+        remedy = ", or ".join(ways) + "."
+        return f"training on the longest batch ({_rows_of(rows, longest)})", remedy[0].upper() + remedy[1:]
+
+    def _leave_if_asked(self) -> None:
+        if self._trainer.state.global_step == self._first:  # later it is the conductor who listens
+            self._work.leave_if_asked("Stopped before a step was taken: what was saved before is as it was.")
+
+
+def longest_rows(dataset: Any, count: int) -> tuple[list[dict[str, Any]], int]:
+    """The `count` longest rows, and the tokens of the longest."""
+    lengths = [len(ids) for ids in dataset["input_ids"]]
+    chosen = sorted(range(len(lengths)), key=lambda index: -lengths[index])[:count]
+    return [dataset[index] for index in chosen], lengths[chosen[0]]
+
+
+def moment_bytes(trainer: Any) -> int:
+    """Bytes of optimizer state that the first step makes; 0 when it is there already."""
+    if trainer.optimizer.state_dict()["state"]:
+        return 0
+    each = MOMENTS_8BIT if "8bit" in str(getattr(trainer.args.optim, "value", trainer.args.optim)) else MOMENTS
+    return each * sum(one.numel() for one in trainer.model.parameters() if one.requires_grad)
+
+
+def _room_for_moments(trainer: Any) -> Any:
+    """On a GPU, memory as large as the optimizer's state, which is there from the first step on."""
+    import torch
+
+    paged = "paged" in str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    if trainer.args.device.type != "cuda" or paged:
+        return None
+    return torch.empty(moment_bytes(trainer), dtype=torch.uint8, device=trainer.args.device)
+
+
+def _rows_of(rows: int, longest: int) -> str:
+    return f"{rows} rows of up to {longest} tokens" if rows > 1 else f"1 row of {longest} tokens"
+
+
+def _copied(metrics: dict[str, list[float]]) -> dict[str, list[float]]:
+    return {name: list(values) for name, values in metrics.items()}
+
+
+def _random_differs(written: RandomState, folder: Path) -> str:
+    import torch
+
+    read = RandomState.read(folder)
+    same = read.python == written.python and all(
+        torch.equal(tensor, read.torch[name].to(tensor.device)) for name, tensor in written.torch.items()
+    )
+    return "" if same else "the random state."

@@ -1,0 +1,122 @@
+"""Going on from a checkpoint: after it, every step is the one that an uninterrupted run would have taken.
+
+The Hugging Face trainer finds the place in the data and keeps the count; what it would read as pickles is read here
+from our own files: weights, optimizer, learning rate, random state, and the sums since the last point (step_state.py).
+With a new length (resume.json) the learning rate follows the schedule of the new total from the checkpoint's step on.
+What this does not do: choose the checkpoint (the studio does), write one (engine/artefacts/artefacts.py).
+"""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from studio.engine.artefacts.artefacts import sweep
+from studio.engine.artefacts.tensor_tree import read_tree
+from studio.engine.training import step_state
+from studio.engine.training.callbacks import Conductor, Recorder
+from studio.engine.training.rng import RandomState
+from studio.engine.workers.harness import Ended, Worker
+from studio.engine.workers.inputs import Inputs
+from studio.rundir import Exit, read_events, read_json, verify_folder
+
+NEEDED = ("trainer_state.json", "optimizer.json", "optimizer.safetensors", "scheduler.json", step_state.WINDOW_FILE)
+
+
+def find_checkpoint(work: Worker, inputs: Inputs) -> Path | None:
+    """The whole folder to go on from; None to begin anew. Ends the run when the folder is not whole."""
+    sweep(work.run)
+    if inputs.resume is None or not inputs.resume.checkpoint:
+        return None
+    what = "Checking the checkpoint"
+    work.phase(what)
+    folder = work.run.path / inputs.resume.checkpoint
+    fault = verify_folder(folder, lambda: work.progress(what))
+    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if fault is None and missing:
+        fault = f"{folder.name} has no {missing[0]}: an earlier version of the studio wrote it."
+    if fault is not None:
+        raise Ended(
+            Exit(
+                "failed",
+                f"The run cannot go on from its checkpoint. {fault}",
+                "Resume it from an earlier checkpoint, or start a new run with the same recipe.",
+                cause="error",
+            )
+        )
+    return folder
+
+
+class Resumption(TrainerCallback):
+    """Puts a trainer back to where the checkpoint in `folder` was taken, when its training begins."""
+
+    def __init__(self, work: Worker, trainer: Any, conductor: Conductor, folder: Path) -> None:
+        self._work, self._trainer, self._conductor, self._folder = work, trainer, conductor, folder
+        trainer._load_from_checkpoint = lambda *_, **__: conductor.trained.resume(folder)
+        trainer._load_optimizer_and_scheduler = lambda *_, **__: load_optimizer(trainer, folder)
+        trainer._load_scaler = lambda *_, **__: None  # fp16's, which nothing here uses
+        trainer._load_rng_state = lambda *_, **__: RandomState.read(folder).restore()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
+        conductor, step = self._conductor, state.global_step
+        if step > state.max_steps:
+            raise Ended(
+                Exit(
+                    "failed",
+                    f"The checkpoint is that of step {step}, and the run has only {state.max_steps} steps.",
+                    "Resume it with more max_steps or num_train_epochs.",
+                    cause="error",
+                )
+            )
+        window = step_state.restore(self._trainer, self._folder, conductor.listeners)
+        conductor.go_on(step, window["stopping"])
+        if not window["owed"] or self._trainer.eval_dataset is None:
+            return
+        # The worker before this one left between that step and its evaluation, or just after it.
+        done = [one.payload for one in read_events(self._work.run.events).events if one.kind == "eval"]
+        losses = [float(one["eval_loss"]) for one in done if one["step"] == step]
+        if not losses:
+            args.eval_on_start = True
+        elif conductor.judged(losses[-1], step) and step < state.max_steps:
+            conductor.ending = "early"
+
+
+def prepare(work: Worker, inputs: Inputs, trainer: Any, conductor: Conductor, folder: Path | None) -> None:
+    """Make a trainer that has not begun yet go on from `folder`."""
+    if inputs.resume is None:
+        return
+    recorder = next(one for one in trainer.callback_handler.callbacks if isinstance(one, Recorder))
+    recorder.resumed = {"attempt": inputs.resume.attempt, "checkpoint": inputs.resume.checkpoint}
+    if folder is not None:
+        # Before the others, so that they begin with what they had.
+        trainer.callback_handler.callbacks.insert(0, Resumption(work, trainer, conductor, folder))
+
+
+def load_optimizer(trainer: Any, folder: Path) -> None:
+    """The optimizer's state, and the learning rate of the next step."""
+    tree = read_tree(folder / "optimizer")
+    tree["state"] = {int(name): value for name, value in tree["state"].items()}
+    for group in tree["param_groups"]:
+        if "betas" in group:
+            group["betas"] = tuple(group["betas"])
+    trainer.optimizer.load_state_dict(tree)
+    _page_out(trainer.optimizer)
+    scheduler, saved = trainer.lr_scheduler, read_json(folder / "scheduler.json") or {}
+    scheduler.load_state_dict(saved)
+    # As LambdaLR computes it, with the total of this run.
+    rates = [base * at(scheduler.last_epoch) for base, at in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
+
+
+def _page_out(optimizer: Any) -> None:
+    """bitsandbytes' paged optimizers: loaded moments are plain tensors on the GPU, and belong into pages again."""
+    plain = getattr(optimizer, "optimizer", optimizer)
+    if not getattr(plain, "is_paged", False):
+        return
+    for parameter, state in plain.state.items():
+        for name in ("state1", "state2"):
+            if name in state:
+                paged = plain.get_state_buffer(parameter, dtype=state[name].dtype)
+                state[name] = paged.copy_(state[name])

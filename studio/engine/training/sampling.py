@@ -1,0 +1,145 @@
+"""Answers to the recipe's prompts while a run trains: at each evaluation, and of the weights that it saves.
+
+Greedy, one prompt after the other, through the template code that chat uses. Nothing of it is seen by the training:
+no gradient, no random number drawn that is not given back. A stop or cancel is followed between two tokens.
+What it does not do: judge an answer.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from transformers import StoppingCriteriaList, TrainerCallback
+
+from studio.dataset.tokens.encode import Encoder
+from studio.engine.inference.adapter_slots import Group
+from studio.engine.inference.streaming import StopOn
+from studio.engine.training.callbacks import Conductor, Interrupted
+from studio.engine.training.rng import undisturbed
+from studio.engine.workers.harness import Worker
+from studio.engine.workers.inputs import Inputs
+from studio.errors import StudioError
+
+
+class Sampler(TrainerCallback):
+    """Lets the model in training answer the recipe's sample_prompts, and journals each answer as `sample`."""
+
+    def __init__(self, work: Worker, inputs: Inputs, trainer: Any, conductor: Conductor) -> None:
+        self._work, self._trainer, self._conductor = work, trainer, conductor
+        self._evaluation = inputs.recipe.evaluation
+        self._encoder: Encoder | None = None
+        self._group = Group(trainer.model, ["adapted"])
+        self._done = 0  # the step that was last sampled
+        self._due = False
+        self._prompts: dict[str, list[int]] = {}
+        if self._evaluation.sample_prompts:
+            self._prepare(Encoder(inputs.model_folder, inputs.recipe.data))
+            trainer.add_callback(self)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **things: Any) -> None:
+        # That of the last step is left to `at_end`: early stopping may choose other weights.
+        if state.global_step < state.max_steps and not self._conductor.ending:
+            self.sample(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **things: Any) -> None:
+        every = self._evaluation.eval_steps
+        self._due = self._trainer.eval_dataset is None and bool(every) and state.global_step % every == 0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
+        # Without held-out examples there is no evaluation; by now the point and checkpoint of the step are written.
+        if self._due:
+            self._due = False
+            self.sample(state.global_step)
+
+    def at_end(self, step: int) -> None:
+        """Sample the weights that were saved, those of `step`."""
+        with contextlib.suppress(Interrupted):
+            self.sample(step)
+
+    def sample(self, step: int) -> None:
+        """Answer all prompts with the present weights; raises Interrupted when the run is to end."""
+        if step == self._done or not self._prompts:
+            return
+        self._done = step
+        try:
+            with self._aside():
+                for number, prompt in enumerate(self._prompts):
+                    self._work.progress("Answering the sample prompts", number, len(self._prompts))
+                    if not self._answer(step, prompt):
+                        break
+        except Exception as error:  # no sample is worth a training
+            self._prompts = {}
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            self._work.note("warning", f"Sampling is switched off: the model could not answer. {first}")
+        self._conductor.interrupt_if_asked()
+
+    def _prepare(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        for prompt in self._evaluation.sample_prompts:
+            try:
+                ids = encoder.prompt_ids([{"role": "user", "content": prompt}])
+            except StudioError as error:
+                self._work.note("warning", f"Sampling is switched off: {error}")
+                self._prompts = {}
+                return
+            if len(ids) < self._group.context:
+                self._prompts[prompt] = ids
+            else:
+                self._work.note(
+                    "warning",
+                    f"A sample prompt has {len(ids)} tokens and the model reads {self._group.context}: it is left out.",
+                )
+
+    def _answer(self, step: int, prompt: str) -> bool:
+        """False when the run is to end: an answer that was cut off is not journalled."""
+        import torch
+        from transformers import GenerationConfig
+
+        assert self._encoder is not None
+        encoder, given = self._encoder, self._prompts[prompt]
+        config = GenerationConfig(
+            max_new_tokens=min(self._evaluation.sample_tokens, self._group.context - len(given)),
+            do_sample=False,
+            repetition_penalty=1.0,
+            eos_token_id=encoder.eos_ids,
+            pad_token_id=encoder.pad_id,
+            use_cache=True,
+        )
+        self._group.set_generation(config)
+        ids = torch.tensor([given], device=self._trainer.args.device)
+        found = self._trainer.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([StopOn(self._asked)]),
+        )
+        if self._asked():
+            return False
+        made = found[0, len(given) :].tolist()
+        text = encoder.tokenizer.decode([one for one in made if one not in encoder.eos_ids], skip_special_tokens=True)
+        self._work.journal.write("sample", step=step, prompt=prompt, answer=text, tokens=len(made))
+        return True
+
+    def _asked(self) -> bool:
+        self._work.progressed_now()
+        run = self._work.run
+        return self._work.terminated or run.asked("stop") or run.asked("cancel")
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[None]:
+        """The model as it answers; afterwards all is as before."""
+        import torch
+
+        model = self._trainer.model
+        held = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+        configs = [one.generation_config for one in held]
+        was_training = model.training
+        model.eval()
+        try:
+            # generate calls the model inside the one that accelerate made autocast.
+            with undisturbed(), torch.no_grad(), self._trainer.accelerator.autocast():
+                yield
+        finally:
+            model.train(was_training)
+            for one, config in zip(held, configs, strict=True):
+                one.generation_config = config

@@ -1,0 +1,99 @@
+"""The end of a step: what trainer and listeners hold besides the weights and the optimizer.
+
+Between two points of the journal the trainer sums losses and TRL gathers accuracies; a run that goes on from a
+checkpoint in between must go on with these sums, or its next point would differ. A point that is made out of turn, at a
+stop, takes nothing from them. What this does not do: decide when a moment is taken (callbacks), or find one (resume).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from studio.engine.training.rng import RandomState
+from studio.rundir import read_json, write_json
+
+WINDOW_FILE = "window.json"
+
+
+class Remembers(Protocol):
+    """A listener whose numbers belong into a checkpoint."""
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The end of step `step`.
+
+    loss: the trainer's sum since step `logged`, a tensor; metrics: TRL's lists since then, with how much of each
+    counts (they only ever grow); owed: an evaluation of this step is still to come.
+    """
+
+    step: int
+    rng: RandomState
+    loss: Any
+    logged: int
+    tokens: int
+    metrics: dict[str, tuple[list[float], int]]
+    owed: bool
+    listeners: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, trainer: Any, listeners: Mapping[str, Remembers], owed: bool) -> Self:
+        """The present one."""
+        return cls(
+            step=trainer.state.global_step,
+            rng=RandomState.now(),
+            loss=trainer._tr_loss.clone(),
+            logged=trainer._globalstep_last_logged,
+            tokens=trainer._total_train_tokens,
+            metrics={name: (values, len(values)) for name, values in trainer._metrics["train"].items()},
+            owed=owed,
+            listeners=_states(listeners),
+        )
+
+    def after_point(self, listeners: Mapping[str, Remembers]) -> Self:
+        """The same moment once its point is in the journal: all sums begin anew."""
+        return replace(self, loss=self.loss * 0, logged=self.step, metrics={}, listeners=_states(listeners))
+
+    def evaluated(self) -> Self:
+        """The same moment once its evaluation is in the journal."""
+        return replace(self, owed=False)
+
+    def write(self, folder: Path, stopping: Mapping[str, Any]) -> None:
+        """Write it into a checkpoint; stopping: where early stopping stands."""
+        self.rng.write(folder)
+        window = {
+            "step": self.step,
+            "loss": float(self.loss),
+            "logged": self.logged,
+            "tokens": self.tokens,
+            "metrics": {name: values[:count] for name, (values, count) in self.metrics.items()},
+            "owed": self.owed,
+            "listeners": self.listeners,
+            "stopping": dict(stopping),
+        }
+        write_json(folder / WINDOW_FILE, window)
+
+
+def restore(trainer: Any, folder: Path, listeners: Mapping[str, Remembers]) -> dict[str, Any]:
+    """Put the sums of the checkpoint in `folder` back; returns all that its window tells."""
+    window = read_json(folder / WINDOW_FILE) or {}
+    trainer._tr_loss.fill_(window["loss"])
+    trainer._globalstep_last_logged = window["logged"]
+    trainer._total_train_tokens = window["tokens"]
+    metrics = trainer._metrics["train"]
+    metrics.clear()
+    for name, values in window["metrics"].items():
+        metrics[name].extend(values)
+    for name, listener in listeners.items():
+        if name in window["listeners"]:
+            listener.restore(window["listeners"][name])
+    return window
+
+
+def _states(listeners: Mapping[str, Remembers]) -> dict[str, dict[str, Any]]:
+    return {name: listener.state() for name, listener in listeners.items()}

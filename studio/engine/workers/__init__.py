@@ -1,0 +1,1 @@
+"""The workers: each module here is started by name, `python -m studio.engine.workers.NAME`."""

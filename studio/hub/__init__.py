@@ -1,0 +1,1 @@
+"""The Hugging Face hub and PyPI: downloads and uploads, each in a process of its own."""

@@ -1,0 +1,1 @@
+"""Chat: one worker, several participants, comparisons and votes."""

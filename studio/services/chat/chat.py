@@ -1,0 +1,357 @@
+"""Asking a base model and what was trained on it the same question.
+
+One chat worker a studio, one base in it; it is loaded at the first question and kept for the next, whoever asks.
+Adapters come and go beside it. It gives its memory back when idle, when told to, and when a run needs it. What it does
+not do: keep conversations (comparisons.py).
+"""
+
+import contextlib
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from studio.errors import BadInput, Conflict, StudioError, Unavailable
+from studio.launch.duplex import Talker
+from studio.services.chat.fair_lock import Ticket
+from studio.services.chat.participants import Side
+from studio.services.chat.session import Room
+from studio.services.core import access, quotas
+from studio.services.core.studio import Studio
+from studio.services.models import models, trained_weights
+from studio.services.runs import logs
+
+# Longest silence: loading a large base from a slow disk.
+_PATIENCE = 600.0
+# How long a worker may take to hear that nobody wants its answer any more.
+_HEARS = 60.0
+# Adapters that stay loaded beside those in use: switching back costs nothing.
+_SEATS = 4
+_KINDS = ("loaded", "dropped", "end")
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How answers are drawn; temperature 0 takes the likeliest token each time."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One side's answer so far; reason is why it ended: end, length or stopped. prompt: tokens it was asked with."""
+
+    text: str = ""
+    done: bool = False
+    tokens: int = 0
+    tokens_per_s: float = 0.0
+    first_token_s: float = 0.0
+    reason: str = ""
+    prompt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChatState:
+    """All answers at one moment, in the order of the sides; a sentence on what is going on, and remarks."""
+
+    status: str
+    answers: tuple[Answer, ...]
+    finished: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What is in memory. made_room: what it last had to make room for, in words."""
+
+    model: str = ""
+    adapters: int = 0
+    made_room: str = ""
+
+
+def worker_pid(studio: Studio) -> int | None:
+    """The process of the chat worker, while it lives."""
+    talker = studio.state(Room).talker
+    return talker.pid if talker is not None and talker.alive else None
+
+
+def ask(
+    studio: Studio,
+    sides: Sequence[Side],
+    conversations: Sequence[Sequence[Message]],
+    sampling: Sampling | None = None,
+    session: str = "",
+) -> Iterator[ChatState]:
+    """Ask; yields the state of all answers as tokens arrive. conversations: what each side is told, question last.
+
+    `session` names the asker, who alone may stop the answer. Raises Conflict when this session's last question is still
+    being answered, Unavailable when the worker dies.
+    """
+    if any(not talk or not talk[-1]["content"].strip() for talk in conversations):
+        raise BadInput("Write a question first.")
+    quotas.check_chat(studio)
+    room, visitor = studio.state(Room), studio.visitor
+    whose = visitor.owner
+    state = ChatState("", tuple(Answer() for _ in sides))
+    with room.line.join(_asker(whose, session)) as ticket:
+        said = -1
+        while (ahead := room.line.ahead(ticket)) and not ticket.stopped:
+            if ahead != said:
+                said = ahead
+                yield replace(state, status=f"{_before(ahead)} before yours.")
+            room.line.wait(ticket, 1.0)
+        if ticket.stopped:
+            yield _stopped(state)
+            return
+        room.made_room = ("", "")
+        room.answering = frozenset(side.key.partition("@")[0] for side in sides)
+        try:
+            told = _answered(studio, sides, conversations, sampling or Sampling(), ticket, state)
+            with contextlib.closing(told):
+                for state in told:
+                    yield state
+        except Unavailable:
+            if made_room := _made_room(room, whose):
+                raise Unavailable(f"The model made room for {made_room}; ask again to load it.") from None
+            raise
+        finally:
+            room.answering = frozenset()
+            room.used = time.monotonic()
+            # One that was left early has no count yet: some four letters are a token.
+            spent = sum(answer.tokens or len(answer.text) // 4 for answer in state.answers)
+            quotas.note(studio, visitor, tokens=spent)
+
+
+def _asker(whose: str, session: str) -> str:
+    """A session of one owner: nobody stops another's answer by naming their session."""
+    return f"{whose}\0{session}"
+
+
+def _made_room(room: Room, whose: str) -> str:
+    """For what the memory was given back, in words; another's run is told without its name."""
+    owner, name = room.made_room
+    return "" if not name else f"the run {name}" if owner == whose else "another person's run"
+
+
+def _before(ahead: int) -> str:
+    return "One question is answered" if ahead == 1 else f"{ahead} questions are answered"
+
+
+def _stopped(state: ChatState) -> ChatState:
+    """As it stands when it was stopped before it began."""
+    answers = tuple(replace(answer, done=True, reason="stopped") for answer in state.answers)
+    return replace(state, status="", answers=answers, finished=True)
+
+
+def _answered(
+    studio: Studio,
+    sides: Sequence[Side],
+    conversations: Sequence[Sequence[Message]],
+    sampling: Sampling,
+    ticket: Ticket,
+    state: ChatState,
+) -> Generator[ChatState, None, None]:
+    """What happens once it is this question's turn."""
+    room = studio.state(Room)
+    base = sides[0].model, sides[0].dtype
+    if room.base != base or not room.awake:
+        yield replace(state, status=f"Loading {base[0]}")
+        _open(studio, base)
+    notes = []
+    for side in sides:
+        if side.folder is not None and side.identity not in room.seated:
+            yield replace(state, status=f"Loading {side.title}")
+            _seat(room, side, {other.identity for other in sides})
+        why = _take_seat(room, side)
+        notes += [f"{side.title} answers by itself, after the others: {why}."] if why else []
+    state = replace(state, status="Answering", notes=tuple(notes))
+    talker = room.talker
+    if ticket.stopped or talker is None:
+        yield _stopped(state)
+        return
+    yield state
+    room.asked += 1
+    who = [
+        {
+            "column": str(place),
+            "name": room.seated[side.identity][0] if side.folder is not None else "base",
+            "data": side.data.model_dump(mode="json"),
+            "messages": list(talk),
+        }
+        for place, (side, talk) in enumerate(zip(sides, conversations, strict=True))
+    ]
+    talker.tell({"op": "ask", "id": room.asked, "sides": who, **asdict(sampling)})
+    if ticket.stopped:  # it was stopped before the worker knew of it
+        talker.tell({"op": "stop", "id": room.asked})
+    yield from _listen(room, talker, state)
+
+
+def _open(studio: Studio, base: tuple[str, str]) -> None:
+    """Start a worker for a base in place of the one there is, and wait until it is ready."""
+    room = studio.state(Room)
+    room.close()
+    arguments = ["--model", str(models.folder_of(studio, base[0])), "--dtype", base[1]]
+    room.talker = Talker("studio.engine.workers.chat", arguments, logs.chat_log(studio))
+    room.base = base
+    for reply in room.talker.replies(_PATIENCE):
+        if reply.get("kind") == "ready":
+            return
+        if reply.get("kind") == "error":
+            room.close()
+            raise StudioError(access.shown(studio, str(reply.get("message"))))
+
+
+def _seat(room: Room, side: Side, in_use: set[tuple[str, int]]) -> None:
+    """Load what a side has learned; what was not used for longest makes way for it."""
+    for key in [key for key in room.seated if key not in in_use][: max(0, len(room.seated) + 1 - _SEATS)]:
+        _do(room, {"op": "drop", "name": room.seated.pop(key)[0]})
+    name = f"{room.asked}.{len(room.seated)}.{side.key}"
+    loaded = _do(room, {"op": "load", "name": name, "folder": str(side.folder)})
+    room.seated[side.identity] = name, str(loaded.get("alone", ""))
+
+
+def _take_seat(room: Room, side: Side) -> str:
+    """Note that a side is used now; returns why it has a pass of its own, or nothing."""
+    if side.folder is None:
+        return ""
+    room.seated[side.identity] = seat = room.seated.pop(side.identity)
+    return seat[1]
+
+
+def _do(room: Room, message: dict[str, Any]) -> dict[str, Any]:
+    """Have the worker do something other than answer. What fails leaves it in no known state: it is ended."""
+    talker = room.talker
+    if talker is None:
+        raise Unavailable("The chat worker ended.")
+    room.asked += 1
+    talker.tell({**message, "id": room.asked})
+    for reply in talker.replies(_PATIENCE):
+        if reply.get("id") == room.asked and reply.get("kind") in ("error", *_KINDS):
+            if reply["kind"] != "error":
+                return reply
+            room.close()
+            raise StudioError(str(reply.get("message")))
+    raise Unavailable("The chat worker ended.")
+
+
+def _listen(room: Room, talker: Talker, state: ChatState) -> Iterator[ChatState]:
+    """The answers as they come. An asker who leaves before the end stops them."""
+    ours, over = room.asked, False
+    try:
+        for reply in talker.replies(_PATIENCE):
+            if reply.get("id") != ours:
+                continue
+            kind = reply.get("kind")
+            if kind == "error":
+                over = True
+                raise StudioError(str(reply.get("message")))
+            if kind == "end":
+                over = True
+                yield replace(state, status="", finished=True)
+                return
+            if kind in ("delta", "done"):
+                state = replace(state, answers=_updated(state.answers, reply))
+                yield state
+    finally:
+        if not over:
+            _hush(room, talker, ours)
+
+
+def _hush(room: Room, talker: Talker, asked: int) -> None:
+    """Have the worker stop, so that the next question finds it listening; one that does not is ended."""
+    try:
+        talker.tell({"op": "stop", "id": asked})
+        for reply in talker.replies(_HEARS):
+            if reply.get("id") == asked and reply.get("kind") in ("end", "error"):
+                return
+    except Unavailable:
+        if room.talker is talker:
+            room.close()
+
+
+def _updated(answers: tuple[Answer, ...], reply: dict[str, Any]) -> tuple[Answer, ...]:
+    place = int(reply["column"])
+    before = answers[place]
+    if reply["kind"] == "delta":
+        now = replace(before, text=before.text + str(reply.get("text", "")))
+    else:
+        seconds, first = float(reply.get("seconds", 0)), float(reply.get("first_token_s") or 0)
+        tokens = int(reply.get("tokens", 0))
+        now = replace(
+            before,
+            done=True,
+            tokens=tokens,
+            tokens_per_s=tokens / seconds if seconds else 0.0,
+            first_token_s=first,
+            reason=str(reply.get("reason", "")),
+            prompt=int(reply.get("prompt", 0)),
+        )
+    return (*answers[:place], now, *answers[place + 1 :])
+
+
+def stop(studio: Studio, session: str) -> None:
+    """Stop the answer that `session` is being given, or waits for; nobody else's."""
+    room = studio.state(Room)
+    if room.line.stop(_asker(studio.owner, session)) and room.talker is not None:
+        with contextlib.suppress(Unavailable):
+            room.talker.tell({"op": "stop", "id": room.asked})
+
+
+def stop_all(studio: Studio) -> int:
+    """Stop every answer that the asker is being given or waits for, in whatever session; returns how many."""
+    mine = [one for one in studio.state(Room).line.sessions() if one.startswith(_asker(studio.owner, ""))]
+    for session in mine:
+        stop(studio, session.removeprefix(_asker(studio.owner, "")))
+    return len(mine)
+
+
+def loaded(studio: Studio) -> Loaded:
+    """What is in memory for answers."""
+    room = studio.state(Room)
+    return Loaded(room.base[0], len(room.seated)) if room.awake else Loaded(made_room=_made_room(room, studio.owner))
+
+
+def unload(studio: Studio) -> None:
+    """Give the chat worker's memory back; raises Conflict while someone is being answered."""
+    if not studio.state(Room).close_if_free():
+        raise Conflict("A question is being answered. The memory can be freed after it, or stop it first.")
+    studio.state(Room).made_room = ("", "")
+
+
+def let_go(studio: Studio, run_id: str) -> bool:
+    """Drop what is loaded of a run; False while it is being asked."""
+    room, folder = studio.state(Room), studio.run_dir(run_id).path
+    with room.line.when_free() as free:
+        if not free:
+            return run_id not in room.answering
+        for key in [key for key in room.seated if Path(key[0]).is_relative_to(folder)]:
+            with contextlib.suppress(StudioError):  # a worker that is gone holds nothing
+                _do(room, {"op": "drop", "name": room.seated.pop(key)[0]})
+    return True
+
+
+def unload_if_idle(studio: Studio) -> None:
+    """Give the memory back when nobody has asked for a while."""
+    studio.state(Room).close_if_idle(studio.settings.chat_idle)
+
+
+def close(studio: Studio) -> None:
+    """End the chat worker of a studio that closes; an answer that is being given is cut short."""
+    studio.state(Room).end()
+
+
+def held_out_prompts(studio: Studio, run_id: str, limit: int = 12) -> list[str]:
+    """Questions that the run or adapter was not trained on, ready to ask."""
+    return [
+        next(m["content"] for m in reversed(record.messages[:-1]) if m["role"] == "user")
+        for record in trained_weights.held_out(studio, run_id, limit)
+        if len(record.messages) > 1
+    ]

@@ -1,0 +1,1 @@
+"""What all services share: the studio they are handed, its keeper, who asks, quotas, and child jobs."""

@@ -1,0 +1,226 @@
+"""What the keeper of a home does at each look: take in journals, tell states, end what does not end, start what waits.
+
+A state is always derived from files and from whether the worker lives; nothing here remembers it. The order of
+reading makes it true: first whether the worker lives, then how it ended, then its journal.
+"""
+
+import os
+import signal
+import time
+from typing import cast
+
+from studio.errors import Unavailable
+from studio.launch import workers
+from studio.rundir import About, Beat, Exit, Identity, RunDir, read_json, tidy
+from studio.rundir.about import stamp
+from studio.services.chat.session import Room
+from studio.services.core.identity import acting, keeper_of
+from studio.services.core.states import State
+from studio.services.core.studio import Studio
+from studio.services.data import index as dataset_index
+from studio.services.evals import evaluation_queue
+from studio.services.host.warm import Warm
+from studio.services.planning import dry_run_results
+from studio.services.runs import attempts, checkpoint_limit, disk_usage, ends, logs, queue, webhook
+from studio.store import ingest, runs
+from studio.store.tables import Run
+
+_ACTIVE = ("starting", "running", "stalled", "stopping")
+TRAINER = "studio.engine.workers.train"
+_BEFORE_IT_BEGAN = "It was stopped before it began."
+
+
+def look_round(studio: Studio) -> None:
+    """One look at everything in the home."""
+    workers.reap()
+    dataset_index.find(studio)
+    _find_runs(studio)
+    active: list[Run] = []
+    waiting: list[Run] = []
+    for row in runs.unfinished(studio.database):
+        try:
+            # Whoever made the keeper look: a run is looked at as its owner's.
+            with acting(keeper_of(row.owner)):
+                state = look_at_run(studio, row)
+        except (OSError, ValueError) as error:
+            # One run directory that cannot be read or written must not hold up the others.
+            studio.notice(row.id, f"Run {row.name} cannot be looked after: {error}. It is tried again.")
+            state = cast(State, row.state)
+        else:
+            studio.notice(row.id, "")
+        if state in _ACTIVE:
+            active.append(row)
+        elif state == "queued":
+            waiting.append(row)
+    _start_what_may(studio, waiting, active)
+    disk_usage.measure_some(studio)
+
+
+def _start_what_may(studio: Studio, waiting: list[Run], active: list[Run]) -> None:
+    """Start the first of the queue when the device is free, and those that were wished for at once where they fit.
+
+    Evaluations wait for the device too, each behind the runs that are before it in time.
+    """
+    line = evaluation_queue.look(studio)
+    if not (waiting or line.waiting) or dry_run_results.under_way(studio):
+        return
+    for row in waiting:
+        if studio.run_dir(row.id).asked("start") and (not active or queue.lacking(studio, row, active) <= 0):
+            _start(studio, row)
+            active.append(row)
+    if active or line.active:
+        return
+    first = min(waiting, key=lambda row: (queue.place_of(studio, row), row.created, row.id), default=None)
+    if line.waiting and (first is None or line.waiting[0][0] < queue.place_of(studio, first)):
+        evaluation_queue.start(line.waiting[0][1])
+    elif first is not None:
+        _start(studio, first)
+
+
+def _find_runs(studio: Studio) -> None:
+    known = runs.known(studio.database)
+    there = set()
+    with os.scandir(studio.settings.runs) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    for name in names:
+        there.add(name)
+        run, row = studio.run_dir(name), known.get(name)
+        try:
+            if row is None:
+                ingest.register(studio.database, run)
+                continue
+            if row.about != stamp(run):
+                ingest.take_about(studio.database, run)
+            if row.over and run.resume.exists() and attempts.wanted(run):
+                _go_on(studio, run)
+        except (OSError, ValueError, TypeError) as error:
+            studio.notice(name, f"The run directory {name} cannot be taken in: {error}.")
+    for run_id, row in known.items():
+        if row.trashed and run_id not in there:  # the trash was emptied
+            runs.forget(studio.database, run_id)
+
+
+def _go_on(studio: Studio, run: RunDir) -> None:
+    """Put a run that is over back into the queue, once its earlier worker has left for good."""
+    if workers.find(run) in ("alive", "claimed") or About.read(run).trashed is not None:
+        return
+    attempts.put_by(run)
+    ingest.again(studio.database, run)
+    runs.update(
+        studio.database,
+        run.id,
+        **{"state": "queued", "ended": None, "message": "", "remedy": "", "cause": "", "stalled_since": None},
+        attempt=attempts.current(run),
+        place=ingest.place_of(About.read(run)),
+    )
+
+
+def look_at_run(studio: Studio, row: Run) -> State:
+    """Take in one run's news and bring its row up to the truth; returns its state."""
+    run = studio.run_dir(row.id)
+    if not run.path.is_dir():
+        gone = "Its run directory was moved or deleted."
+        runs.update(studio.database, row.id, state="failed", cause="gone", ended=time.time(), message=gone, doing="")
+        return "failed"
+    if attempts.wanted(run):
+        _go_on(studio, run)
+    found = workers.find(run)
+    said = Exit.read(run)
+    ingest.ingest(studio.database, run)
+    row = runs.get(studio.database, row.id)
+    if said is None and found == "unborn":
+        # The studio that claimed it died before it started anything: the run still waits.
+        run.claim.unlink(missing_ok=True)
+        found = "never"
+    if said is None and found == "never" and (run.consume("stop") | run.consume("cancel")):
+        words = _BEFORE_IT_BEGAN if attempts.current(run) == 1 else "It was stopped before it went on."
+        said = Exit("stopped", words, cause="stopped")
+        said.write(run)
+    if said is not None or found == "gone":
+        return _over(studio, run, row, said)
+    told = runs.last_said(studio.database, run.id, _seq_before(run)) if found in ("alive", "claimed") else ("", None)
+    state, since = _living_state(studio, run, told[0], found)
+    place = queue.place_of(studio, row) if state == "queued" else row.place
+    now = {"state": state, "stalled_since": since, "place": place, "attempt": attempts.current(run)}
+    changed = {name: value for name, value in now.items() if getattr(row, name) != value}
+    if changed:
+        runs.update(studio.database, row.id, **changed)
+    if found in ("alive", "claimed"):
+        logs.bound(run.log)
+        _see_it_end(studio, run, told)
+    return state
+
+
+def _over(studio: Studio, run: RunDir, row: Run, said: Exit | None) -> State:
+    for folder in (run.path, run.checkpoints):
+        tidy(folder)
+    end = ends.settle(studio, run, row, said)
+    runs.update(
+        studio.database,
+        row.id,
+        **{"state": end.state, "cause": end.cause, "ended": end.time, "message": end.message, "remedy": end.remedy},
+        **{"doing": "", "stalled_since": None, "attempt": attempts.current(run)},
+    )
+    checkpoint_limit.keep_within(run, int(studio.settings.checkpoint_gb * 2**30))
+    webhook.tell(studio, run, runs.get(studio.database, row.id), end)
+    return end.state
+
+
+def _living_state(studio: Studio, run: RunDir, last: str, found: workers.Found) -> tuple[State, float | None]:
+    """The state of a run that is not over, by the `last` that its worker told; and since when it stands still if so."""
+    if found == "never":
+        return "queued", None
+    if found == "claimed":
+        return "starting", None
+    said: State = cast(State, last) if last in ("running", "stopping") else "starting"
+    beat, identity = Beat.read(run), Identity.read(run)
+    moved = min(beat.progress, beat.time) if beat else identity.started if identity else time.time()
+    if said != "stopping" and time.time() - moved > studio.settings.stalled_after:
+        return "stalled", moved
+    return said, None
+
+
+def _seq_before(run: RunDir) -> int:
+    """The last line of the journal that an earlier worker wrote."""
+    return int((read_json(run.claim) or {}).get("seq", 0))
+
+
+def _see_it_end(studio: Studio, run: RunDir, told: tuple[str, float | None]) -> None:
+    """A worker that was asked to stop and does not is signalled, first kindly."""
+    state, since = told
+    asked = _asked_at(run) or (since if state == "stopping" else None)
+    if asked is None:
+        return
+    over = time.time() - asked - studio.settings.stop_grace
+    if over > studio.settings.stop_grace / 2:
+        run.ask("killed")  # so that its end is told for what it is
+        workers.signal(run, signal.SIGKILL)
+    elif over > 0:
+        workers.signal(run, signal.SIGTERM)
+
+
+def _asked_at(run: RunDir) -> float | None:
+    times = []
+    for name in ("stop", "cancel"):
+        try:
+            times.append((run.control / name).stat().st_mtime)
+        except FileNotFoundError:
+            continue
+    return min(times, default=None)
+
+
+def _start(studio: Studio, row: Run) -> None:
+    run = studio.run_dir(row.id)
+    run.consume("start")
+    if studio.state(Room).awake and queue.missing(studio, row) > 0:
+        studio.state(Room).make_room(row.owner, row.name or row.id)
+    try:
+        started = workers.start(run, TRAINER, runs.get(studio.database, row.id).last_seq, studio.state(Warm).take())
+    except Unavailable as error:
+        Exit("failed", str(error), "Free what it needs, then resume the run.", cause="never_started").write(run)
+        return
+    except OSError as error:
+        studio.notice(row.id, f"Run {row.name} cannot be started: {error}. It is tried again.")
+        return
+    if started:
+        runs.update(studio.database, row.id, state="starting", doing="Starting the worker")

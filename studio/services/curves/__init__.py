@@ -1,0 +1,1 @@
+"""Curves: downsampled lines, a diagnosis in words, TensorBoard files."""

@@ -1,0 +1,1 @@
+"""Datasets: check a file, add it, look at its examples."""

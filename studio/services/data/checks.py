@@ -1,0 +1,383 @@
+"""Checking a file before it becomes a dataset: what it is, what is wrong with it, and the rejects to take away.
+
+A check is done by a child process with bounded memory and time. Its result waits in the home's staging folder,
+under a token, until it is added (datasets.py) or a day has passed.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from studio.dataset import store as files
+from studio.dataset.checking import Report
+from studio.dataset.read.formats import FORMATS, Layout
+from studio.dataset.read.limits import Limits, limit
+from studio.dataset.read.reader import Proposal, Undecodable
+from studio.dataset.read.rows import FAULTS, Finding, Row
+from studio.dataset.read.strict import listed
+from studio.errors import BadInput, NotFound, StudioError, Unavailable
+from studio.launch.short_tasks import Died, follow
+from studio.rundir import read_json, write_json
+from studio.services.core import access, quotas
+from studio.services.core.studio import FILE_READER, Studio
+
+__all__ = ["FAULTS", "FORMATS", "Finding", "Undecodable"]  # for pages, which import services only
+T = TypeVar("T")
+_TOKEN = re.compile(r"[0-9a-f]{1,64}")
+_DAY, _HOUR = 86_400.0, 3600.0
+_WHOSE = "whose.json"  # beside an uploaded file: whose it is
+_HUB_ID = re.compile(r"[\w.-]+/(?!\S+\.(?:jsonl?|ndjson|[ct]sv|parquet|gz)$)[\w.-]+(:[^@]+)?(@[0-9a-f]+)?")
+# What the download needs of our environment beside a worker's usual: the token stays out of every other child.
+_HUB_NAMES = ("HF_TOKEN", "HF_ENDPOINT", "HTTPS_PROXY", "https_proxy")
+# A cell that begins like this is run as a formula by spreadsheets (OWASP, CSV injection); a quote before it is not.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a file is to be read; what is left empty is found out. held_out: a second file, to measure on."""
+
+    format: str = ""
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    encoding: str = ""
+    delimiter: str = ""
+    held_out: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is being done; done and of in bytes or rows, of is 0 where the end is not known."""
+
+    doing: str
+    done: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A file that was checked. path: the file, or the hub dataset and its revision.
+
+    token: the name of the result, by which `examples` shows it and `datasets.keep` adds it.
+    """
+
+    token: str
+    path: str
+    options: Options
+    report: Report
+
+
+def take_in(studio: Studio, path: str | Path) -> str:
+    """Move an uploaded file to where no page can read it; returns its new path."""
+    # What lies elsewhere in the home is no upload: it is somebody's.
+    place, settings = Path(path).resolve(), studio.settings
+    foreign = place.is_relative_to(settings.home.resolve()) and not place.is_relative_to(settings.uploads.resolve())
+    if not Path(path).is_file() or foreign:
+        raise BadInput(f"There is no uploaded file {Path(path).name!r}. Upload it again.")
+    folder = _new_folder(studio)
+    write_json(folder / _WHOSE, {"owner": studio.owner})
+    target = folder / (Path(path).name if Path(path).name != _WHOSE else "upload")
+    shutil.move(path, target)
+    return str(target)
+
+
+def _refuse_foreign(studio: Studio, path: str) -> None:
+    """Visitors name no files of this machine: only what they uploaded themselves, which lies where take_in put it."""
+    folder = Path(path).absolute().parent
+    told = read_json(folder / _WHOSE) if folder.parent == studio.settings.staging.absolute() else None
+    mine = told is not None and told.get("owner") == studio.owner and Path(path).name != _WHOSE
+    if not mine or Path(path).is_symlink():
+        raise BadInput("Files can be named only by the person at this machine. Upload the file instead.")
+
+
+def checking(studio: Studio, path: str | Path, options: Options | None = None) -> Generator[Progress, None, Checked]:
+    """Check a file, or a hub dataset by its id (owner/name or owner/name:part), step by step.
+
+    Closing the generator cancels the check and leaves nothing.
+
+    Raises BadInput that names what is wrong, where, and what to do; Undecodable with proposals when the encoding has
+    to be chosen.
+    """
+    options, source = options or Options(), str(path)
+    from_hub = bool(_HUB_ID.fullmatch(source))
+    if access.may_name_files(studio):
+        from_hub = from_hub and not Path(path).absolute().exists()
+    else:
+        for named in (source, options.held_out):
+            if named and not (named is source and from_hub):
+                _refuse_foreign(studio, named)
+    quotas.check_storage(studio)
+    folder = _new_folder(studio)
+    try:
+        files_there = [Path(path).absolute()]
+        if from_hub:
+            files_there, source = yield from _from_hub(studio, folder, source)
+        order = _order(files_there, options)
+        report = yield from work(studio, folder, order, files_there[0].name)
+        checked = Checked(folder.name, source, options, Report(**report))
+        write_json(folder / "checked.json", {"owner": studio.owner} | asdict(checked))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return checked
+
+
+def _order(paths: Sequence[Path], options: Options) -> dict[str, Any]:
+    return {
+        "task": "check",
+        "file": str(paths[0]),
+        "shards": [str(path) for path in paths[1:]],
+        "held_out": str(Path(options.held_out).absolute()) if options.held_out else "",
+        "format": options.format,
+        "mapping": dict(options.mapping),
+        "how": {"encoding": options.encoding, "delimiter": options.delimiter},
+    }
+
+
+def _from_hub(studio: Studio, folder: Path, told: str) -> Generator[Progress, None, tuple[list[Path], str]]:
+    """The data files of a hub dataset (owner/name[:part][@revision]), and what to call their source."""
+    if studio.settings.offline:
+        raise Unavailable(
+            f"There is no file {told}. As the id of a dataset it would be asked for on the Hugging Face hub, and this "
+            "studio is set to stay offline."
+        )
+    named, _, revision = told.partition("@")
+    hub_id, _, part = named.partition(":")
+    # Kept for a day: the next check of it, with a mapping, need not download it again.
+    target = studio.settings.cache / "hub" / hub_id.replace("/", "+")
+    target.mkdir(parents=True, exist_ok=True)
+    names = [name for name in _HUB_NAMES if name != "HF_TOKEN" or access.is_local(studio)]
+    online = {"HF_HUB_OFFLINE": "0"} | {name: os.environ[name] for name in names if name in os.environ}
+    arguments = [hub_id, part, revision, str(target), str(studio.settings.max_file_mb * 2**20)]
+    at = Progress(f"Asking the hub for {hub_id}", 0, 0)
+    for line in follow("studio.hub.dataset", arguments, folder / "log.txt", studio.settings.read_seconds, online):
+        if "error" in line:
+            raise (Unavailable if line["unavailable"] else BadInput)(str(line["error"]))
+        if "files" in line:
+            return [Path(path) for path in line["files"]], f"{named}@{line['revision']}"
+        at = _at(line, at)
+        yield at
+    raise StudioError(f"The download of {hub_id} ended without a result. Try again.")
+
+
+def check(
+    studio: Studio,
+    path: str | Path,
+    options: Options | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Checked:
+    """As `checking`, in one go."""
+    return drive(checking(studio, path, options), progress)
+
+
+def check_rows(studio: Studio, rows: Sequence[object], options: Options | None = None) -> Checked:
+    """As `check`, of rows that come without a file, each as it would stand in a line of JSON."""
+    folder = _new_folder(studio)
+    write_json(folder / _WHOSE, {"owner": studio.owner})
+    path = folder / "rows.jsonl"
+    try:
+        with path.open("w", encoding="utf-8", errors="surrogatepass") as file:
+            file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+        return check(studio, path, options)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def drive(job: Generator[Progress, None, T], progress: Callable[[str, int, int], None]) -> T:
+    """Run a step-by-step job to its end."""
+    while True:
+        try:
+            step = next(job)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        progress(step.doing, step.done, step.of)
+
+
+def get(studio: Studio, token: str) -> Checked:
+    """The result of a check, by its token; raises NotFound when it has been added, discarded or a day has passed."""
+    value = read_json(_folder(studio, token) / "checked.json")
+    if value is None or value.get("owner") != studio.owner:
+        raise NotFound("This check is no longer here. Check the file again.")
+    report, options = Report(**value["report"]), Options(**value["options"])
+    return Checked(value["token"], value["path"], options, report)
+
+
+def needs_mapping(checked: Checked) -> BadInput:
+    """What to say of a file whose columns mean nothing yet: with the mapping to try, where one can be guessed."""
+    report = checked.report
+    maps = report.mapping if {"instruction", "output"} <= set(report.mapping) else {}
+    tried = " ".join(f"--map {field}={name}" for field, name in maps.items())
+    way = f"Try: {tried}" if tried else "On the command line: --map instruction=COLUMN --map output=COLUMN"
+    return BadInput(f"{Path(checked.path).name}: {report.why}. {way} (there are: {listed(report.choices)}).")
+
+
+def preview(checked: Checked, mapping: Mapping[str, str]) -> list[list[dict[str, str]]]:
+    """The first rows by a mapping that is still being made, as messages ({"role", "content"}), texts shortened.
+
+    Plain text comes as one message of the role text. Raises BadInput that says what the mapping lacks.
+    """
+    layout = Layout("mapped", mapping, checked.report.choices)
+    shown = []
+    for number, values in enumerate(checked.report.samples, start=1):
+        made = layout.record(Row(number, dict(values)))
+        if isinstance(made, Finding):
+            raise BadInput(f"Row {made.row}, field {made.field}: {made.reason}; {made.fix}.")
+        shown.append(made.messages or [{"role": "text", "content": made.text}])
+    return shown
+
+
+def discard(studio: Studio, token: str) -> None:
+    """Forget a check and what it made."""
+    shutil.rmtree(_folder(studio, get(studio, token).token), ignore_errors=True)
+
+
+def folder_of(studio: Studio, token: str) -> Path:
+    """The folder that a check made, as a dataset's."""
+    report = get(studio, token).report
+    if not report.id:
+        raise BadInput("This file needs a mapping before there is anything to look at.")
+    return _folder(studio, token) / report.id
+
+
+def clean_up(studio: Studio) -> None:
+    """Remove results of checks and downloads that nobody came back for within a day, and uploads that no page took
+    within an hour."""
+    settings = studio.settings
+    for place, seconds in ((settings.staging, _DAY), (settings.cache / "hub", _DAY), (settings.uploads, _HOUR)):
+        for path in place.iterdir() if place.is_dir() else ():
+            if time.time() - path.stat().st_mtime > seconds:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def rejects(folder: Path, form: str) -> Iterator[str]:
+    """The rows of a folder that were left out, with reasons, as text of a jsonl or csv file."""
+    out = (finding for finding in files.iter_findings(folder) if FAULTS[finding.kind].left_out)
+    values = (_reject(finding) for finding in out)
+    if form == "jsonl":
+        yield from (json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+        return
+    if form != "csv":
+        raise BadInput(f"Rejects are written as .jsonl or .csv, not as .{form}.")
+    yield _csv_line(["row", "file", "kind", "field", "reason", "fix", "content"])
+    for value in values:
+        yield _csv_line([_harmless(str(cell)) for cell in value.values()])
+
+
+def _reject(finding: Finding) -> dict[str, Any]:
+    return {
+        "row": finding.row,
+        "file": "held out" if finding.held_out else "training",
+        "kind": FAULTS[finding.kind].label,
+        "field": finding.field,
+        "reason": finding.reason,
+        "fix": finding.fix,
+        "content": finding.raw,
+    }
+
+
+def _harmless(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerow(cells)
+    return text.getvalue()
+
+
+def work(studio: Studio, folder: Path, order: dict[str, Any], name: str) -> Generator[Progress, None, dict[str, Any]]:
+    """Have a child process do data work in `folder`; name: the file, for messages. Returns its report."""
+    settings = studio.settings
+    order |= {
+        "folder": str(folder),
+        "memory_mb": settings.read_memory_mb,
+        "limits": asdict(Limits.of(settings)),
+    }
+    write_json(folder / "order.json", order)
+    report: dict[str, Any] | None = None
+    at = Progress(f"Reading {name}", 0, 0)
+    try:
+        arguments = [str(folder / "order.json")]
+        for line in follow(
+            FILE_READER, arguments, folder / "log.txt", settings.read_seconds, server=studio.file_reader
+        ):
+            if "error" in line:
+                raise _fault(line, name)
+            if "report" in line:
+                report = line["report"]
+            else:
+                at = _at(line, at)
+                yield at
+    except Died as died:
+        raise _ended(died, name, settings.read_seconds) from None
+    if report is None:
+        raise StudioError(f"Reading {name} ended without a result. Try again.")
+    return report
+
+
+def _at(line: Mapping[str, Any], before: Progress) -> Progress:
+    """What a child is at; what it was at before, while it says nothing."""
+    return Progress(str(line["doing"]), int(line["done"]), int(line["of"])) if line else before
+
+
+def _fault(line: Mapping[str, Any], name: str) -> BadInput:
+    if line.get("memory"):
+        return _too_large(name)
+    if line.get("proposals"):
+        return Undecodable(str(line["error"]), [Proposal(**item) for item in line["proposals"]])
+    return BadInput(str(line["error"]))
+
+
+def _ended(died: Died, name: str, seconds: float) -> StudioError:
+    if died.timed_out:
+        return BadInput(f"Reading {name} took longer than {seconds:g} s and was ended; {limit('read_seconds')}.")
+    if died.signal in (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS):
+        return _too_large(name)
+    return died
+
+
+def _too_large(name: str) -> BadInput:
+    return BadInput(
+        f"{name} takes more memory to read than is allowed, or is damaged; {limit('read_memory_mb')}. "
+        "Save it as .jsonl, which is read line by line, or split it."
+    )
+
+
+@contextlib.contextmanager
+def staged(studio: Studio) -> Iterator[Path]:
+    """A folder to work in, gone afterwards."""
+    folder = _new_folder(studio)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_folder(studio: Studio) -> Path:
+    folder = studio.settings.staging / secrets.token_hex(8)
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def is_here(studio: Studio, token: str) -> bool:
+    """Whether this is the token of a check that waits, or the name of nothing."""
+    return _TOKEN.fullmatch(token) is not None and (studio.settings.staging / token).is_dir()
+
+
+def _folder(studio: Studio, token: str) -> Path:
+    if not _TOKEN.fullmatch(token):
+        raise NotFound("This check is no longer here. Check the file again.")
+    return studio.settings.staging / token

@@ -1,0 +1,284 @@
+"""Examples of a dataset, or of a file just checked: as rows, token by token, and how long they are.
+
+What is shown of an example is made by the code that makes what is trained (dataset/tokens/encode.py).
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from studio.dataset import store as files
+from studio.dataset.read.formats import Record
+from studio.dataset.read.rows import FAULTS, Finding, Kind
+from studio.dataset.tokens.counts import Counts
+from studio.dataset.tokens.encode import Encoder, Refused
+from studio.dataset.tokens.lengths import count, is_counted
+from studio.dataset.verdict import Verdict, verdict
+from studio.errors import BadInput
+from studio.recipe import Recipe
+from studio.services.core.studio import Studio
+from studio.services.data import checks, datasets
+from studio.services.data.checks import Progress
+from studio.services.data.datasets import DatasetInfo
+from studio.services.models import models
+
+# Fewer examples than this are counted at once; more by a child process, with progress.
+_AT_ONCE = 2000
+# Enough examples to see whether a template fits; a run would only find out later.
+_TRIED = 100
+_OF_LENGTH: tuple[Kind, ...] = ("untrained", "answer_cut", "cut")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token as the model sees it. text: what it stands for; cut: beyond max_length, so never seen."""
+
+    text: str
+    id: int
+    trained: bool
+    special: bool
+    cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleView:
+    """One example (its number from 1, and its row in the file), token by token: the trainer's ids and labels."""
+
+    example: int
+    row: int
+    text: str
+    tokens: list[Token]
+    total: int
+    trained: int
+    cut: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A finding, and the number of the example it is about; 0 when the row was left out."""
+
+    finding: Finding
+    example: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPage:
+    """Some findings; total: how many there are of the kinds asked for."""
+
+    items: list[Found]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class LengthView:
+    """How long the examples are, in tokens, and what max_length does to them.
+
+    tokens: min, p50, p95, max, total and trained, before the cut. edges and counts: a histogram, counts[i] examples
+    from edges[i] up to edges[i + 1]. rows_cut, tokens_lost, answers_lost, rows_untrained: at max_length. verdict: of
+    file and lengths together. counts_by_kind: findings of all kinds, those of length included.
+    """
+
+    max_length: int
+    tokens: dict[str, int]
+    edges: list[int]
+    counts: list[int]
+    rows_cut: int
+    tokens_lost: int
+    answers_lost: int
+    rows_untrained: int
+    verdict: Verdict
+    counts_by_kind: dict[str, int]
+
+    # Gradio asks by its hash whether there is a new one; those of lists and dicts there are not.
+    __hash__ = object.__hash__
+
+
+def folder_of(studio: Studio, key: str) -> Path:
+    """The folder behind a dataset's id or name, or behind the token of a check."""
+    if checks.is_here(studio, key):
+        return checks.folder_of(studio, key)
+    return datasets.folder_of(studio, key)
+
+
+def rows(studio: Studio, key: str, offset: int = 0, limit: int = 50) -> list[dict[str, Any]]:
+    """A page of examples: number (from 1), row in the file, prompt and answer as plain text."""
+    found = files.read_records(folder_of(studio, key), offset, limit)
+    return [{"example": offset + at, **_as_row(record)} for at, record in enumerate(found, start=1)]
+
+
+def see(studio: Studio, key: str, example: int, model_id: str, values: Mapping[str, Any] | None = None) -> ExampleView:
+    """What the model sees of an example (numbers from 1), by the recipe values that shape it."""
+    recipe = Recipe().with_values(values or {})
+    found = files.read_records(folder_of(studio, key), example - 1, 1) if example >= 1 else []
+    if not found:
+        raise BadInput(f"There is no example {example}; they are numbered from 1.")
+    encoder = Encoder(models.folder_of(studio, model_id), recipe.data)
+    whole = encoder.encode(found)[0]
+    length = recipe.data.max_length
+    trained_at = {index for start, end in whole.spans for index in range(start, end)}
+    tokens = [
+        Token(
+            text,
+            id_,
+            trained=index in trained_at and index < length,
+            special=id_ in encoder.special_ids,
+            cut=index >= length,
+        )
+        for index, (text, id_) in enumerate(zip(encoder.pieces(whole), whole.input_ids, strict=True))
+    ]
+    trained = sum(token.trained for token in tokens)
+    cut = sum(token.cut for token in tokens)
+    note = _note(trained, cut, length)
+    return ExampleView(example, found[0].row, whole.text, tokens, len(tokens), trained, cut, note)
+
+
+def try_out(studio: Studio, dataset: DatasetInfo, recipe: Recipe) -> None:
+    """Raise BadInput when template, tokenizer and data do not go together: nothing of the first examples is trained."""
+    found = files.read_records(Path(dataset.path), 0, _TRIED)
+    refused = Refused()
+    counted = Encoder(models.folder_of(studio, recipe.model.model), recipe.data).count(found, refused)
+    if any(start < recipe.data.max_length for item in counted for start, _ in item.spans):
+        return
+    if refused.total == len(found):
+        raise BadInput(refused.rows[0][1])
+    several = f"the first {len(found)} examples" if len(found) < dataset.rows else "the examples"
+    raise BadInput(
+        f"Of {several} of {dataset.name} no answer is left within {recipe.data.max_length} tokens: raise max_length."
+    )
+
+
+def measuring(
+    studio: Studio, key: str, model_id: str, values: Mapping[str, Any] | None = None
+) -> Generator[Progress, None, LengthView]:
+    """Count the tokens of all examples, exactly, and say what max_length does to them.
+
+    The counts are kept by dataset, tokenizer and template, so asking again with another max_length is quick.
+    """
+    recipe = Recipe().with_values(values or {})
+    counts = yield from _counts(studio, key, model_id, recipe)
+    length = recipe.data.max_length
+    cut = counts.at(length)
+    edges, bars = counts.histogram()
+    of_file = _counts_of_file(studio, key)
+    of_length: dict[str, int] = {kind: len(places) for kind, places in _too_long(counts, length).items() if len(places)}
+    kept = len(counts.totals)
+    return LengthView(
+        length,
+        counts.summary(),
+        edges,
+        bars,
+        cut.rows_cut,
+        cut.tokens_lost,
+        cut.answers_lost,
+        cut.rows_untrained,
+        verdict(kept + files.left_out(of_file), kept, of_file, length, cut),
+        {**of_file, **of_length},
+    )
+
+
+def measure(
+    studio: Studio,
+    key: str,
+    model_id: str,
+    values: Mapping[str, Any] | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> LengthView:
+    """As `measuring`, in one go."""
+    return checks.drive(measuring(studio, key, model_id, values), progress)
+
+
+def findings(
+    studio: Studio,
+    key: str,
+    kinds: Sequence[Kind] = (),
+    offset: int = 0,
+    limit: int = 50,
+    lengths: tuple[str, Mapping[str, Any]] | None = None,
+) -> FoundPage:
+    """A page of what was found about examples and left-out rows, of some kinds or of all.
+
+    lengths: model id and recipe values by which examples that are too long are found as well.
+    """
+    folder = folder_of(studio, key)
+    wanted = kinds or tuple(FAULTS)
+    of_file = [kind for kind in wanted if kind not in _OF_LENGTH]
+    items, total = files.read_findings(folder, of_file, offset, limit) if of_file else ([], 0)
+    at = files.places(folder, {(item.row, item.held_out) for item in items if not FAULTS[item.kind].left_out})
+    found = [Found(item, at.get((item.row, item.held_out), 0)) for item in items]
+    if lengths is None or not set(wanted) & set(_OF_LENGTH):
+        return FoundPage(found, total)
+    recipe = Recipe().with_values(lengths[1])
+    counts = checks.drive(_counts(studio, key, lengths[0], recipe), lambda *_: None)
+    length = recipe.data.max_length
+    long = [
+        (kind, int(place)) for kind, places in _too_long(counts, length).items() if kind in wanted for place in places
+    ]
+    for kind, place in long[max(0, offset - total) :][: limit - len(found)]:
+        found.append(Found(_long(kind, counts, place, length), place + 1))
+    return FoundPage(found, total + len(long))
+
+
+def _too_long(counts: Counts, length: int) -> dict[Kind, Any]:
+    """Positions (from 0) of the examples that max_length cuts, each under the gravest of its kinds."""
+    untrained = counts.untrained(length)
+    lost = np.setdiff1d(counts.lost(length), untrained)
+    return {"untrained": untrained, "answer_cut": lost, "cut": np.setdiff1d(counts.cut(length), [*untrained, *lost])}
+
+
+def _long(kind: Kind, counts: Counts, place: int, length: int) -> Finding:
+    """What max_length, or the template, does to the example at a place (from 0)."""
+    row, total, held_out = int(counts.rows[place]), int(counts.totals[place]), bool(counts.held_out[place])
+    if total <= length:
+        refused = dict(counts.refused.rows).get(row, "the template leaves nothing of it to train on")
+        fix = "mend it, leave it out or choose another template"
+        return Finding(row, kind, "", refused.rstrip("."), fix, held_out=held_out)
+    lost = {
+        "untrained": "none of its answer is left within",
+        "answer_cut": "one of its answers lies wholly beyond",
+        "cut": f"{total - length:,} of them lie beyond",
+    }[kind]
+    fix = f"raise max_length to {total:,}, shorten it or leave it out"
+    return Finding(row, kind, "", f"has {total:,} tokens; {lost} max_length {length:,}", fix, held_out=held_out)
+
+
+def _counts(studio: Studio, key: str, model_id: str, recipe: Recipe) -> Generator[Progress, None, Counts]:
+    """Exact token counts, from the cache, at once, or by a child process."""
+    folder, model = folder_of(studio, key), models.folder_of(studio, model_id)
+    cache = studio.settings.cache / "tokens"
+    if files.size(folder) > _AT_ONCE and not is_counted(folder, model, recipe.data, cache):
+        order = {
+            "task": "count",
+            "dataset": str(folder),
+            "model": str(model),
+            "data": recipe.data.model_dump(),
+            "cache": str(cache),
+        }
+        with checks.staged(studio) as work:
+            yield from checks.work(studio, work, order, "the dataset")
+    return count(folder, model, recipe.data, cache)
+
+
+def _counts_of_file(studio: Studio, key: str) -> dict[str, int]:
+    if checks.is_here(studio, key):
+        return dict(checks.get(studio, key).report.counts)
+    return dict(datasets.get(studio, key).findings)
+
+
+def _as_row(record: Record) -> dict[str, Any]:
+    if not record.messages:
+        return {"row": record.row, "prompt": "", "answer": record.text, "held_out": record.held_out}
+    *before, last = record.messages
+    prompt = before[0]["content"] if len(before) == 1 else "\n\n".join(f"{m['role']}: {m['content']}" for m in before)
+    return {"row": record.row, "prompt": prompt, "answer": last["content"], "held_out": record.held_out}
+
+
+def _note(trained: int, cut: int, length: int) -> str:
+    if trained == 0:
+        return f"Nothing of the answer is left within {length} tokens: this example would be left out."
+    if cut:
+        return f"{cut} tokens lie beyond {length} and are cut."
+    return ""

@@ -1,0 +1,1 @@
+"""Evaluations: prompt sets, their queue, the judge."""

@@ -1,0 +1,335 @@
+"""Evaluations: did it get better? Start one, follow it, read what it found.
+
+Each lies in a directory of its own (evaluation/files.py) and waits for the device behind what was asked for before it
+(evaluation_queue.py). Nothing of it stands in the database.
+"""
+
+import json
+import re
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.dataset.read.formats import Record
+from studio.errors import BadInput, Conflict, NotFound
+from studio.evaluation import files
+from studio.evaluation.files import Column, Order, PromptSet, Result
+from studio.evaluation.grades import mark_of
+from studio.evaluation.prompts import Prompt
+from studio.evaluation.scores import BASE, Row, Score, SetScores, evidence, said
+from studio.rundir import Exit, RunDir, create, read_events, read_json, vanish
+from studio.services.core import access, identity, quotas
+from studio.services.core.states import FINAL, State
+from studio.services.core.studio import Studio
+from studio.services.data.checks import Progress
+from studio.services.evals import evaluation_queue, prompt_sets
+from studio.services.evals.prompt_sets import GENERAL, HELD_OUT
+from studio.services.models import models, trained_weights
+from studio.services.models.trained_weights import Source
+from studio.services.runs import ends, runs
+
+__all__ = [
+    "BASE",
+    "Result",
+    "Row",
+    "Score",
+    "SetScores",
+    "evidence",
+    "mark_of",
+    "said",
+]  # for pages, which import services only
+ADAPTED = "adapted"
+LIMIT = 200
+_MOST_COLUMNS = 6
+_GENERAL_TOKENS = 64
+_POLL = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationInfo:
+    """An evaluation as lists show it; times in seconds since the epoch. columns and sets: titles by name."""
+
+    id: str
+    run: str
+    name: str
+    state: State
+    doing: str
+    done: int
+    of: int
+    seconds_left: float | None
+    created: float
+    message: str
+    remedy: str
+    columns: dict[str, str]
+    sets: dict[str, str]
+    path: str
+    final: bool
+
+
+@quotas.in_turn
+def start(
+    studio: Studio,
+    model: str,
+    sets: Sequence[str] = (),
+    against: Sequence[str] = (),
+    limit: int = LIMIT,
+) -> EvaluationInfo:
+    """Put an evaluation in line for the device.
+
+    model, against: sources (runs, checkpoints as RUN@STEP, adapters of the store) over the same base. sets: names of
+    prompt sets; without any, the dataset's held-out rows and the general set. limit: most prompts of a set, spread
+    evenly over it.
+    """
+    if not 1 <= limit <= prompt_sets.MOST:
+        raise BadInput(f"The number of prompts of a set is from 1 to {prompt_sets.MOST:,}, not {limit:,}.")
+    columns, found = _columns(studio, [model, *against])
+    quotas.check_work(studio, [one.state for one in list_evaluations(studio)])
+    first = found[0]
+    recipe, run = first.recipe, first.run
+    held_out = spread(trained_weights.held_out(studio, first.id), limit)
+    wanted = list(dict.fromkeys(sets)) or [*([HELD_OUT] if held_out else []), GENERAL]
+    chosen = [_set(studio, key, held_out, limit) for key in wanted]
+    dataset = read_json(run.dataset) or {}
+    order = Order(
+        run_id=first.id,
+        run_name=first.name,
+        owner=studio.owner,
+        created=time.time(),
+        model=recipe.model.model,
+        model_folder=str(models.folder_of(studio, recipe.model.model)),
+        dtype=models.answers_in(studio, recipe.model.model, recipe.model.dtype),
+        dataset=str(dataset.get("name", "")),
+        dataset_folder=str(studio.settings.datasets / str(dataset.get("id"))),
+        seed=recipe.schedule.seed,
+        sets=[one for one, _ in chosen],
+        columns=columns,
+        rows=[record.row for record in held_out] if HELD_OUT in wanted else [],
+    )
+    made = identity.new_id(studio)
+    create(
+        studio.settings.evaluations,
+        made,
+        {
+            "prompts.jsonl": files.dump_prompts((one.name, prompts) for one, prompts in chosen),
+            files.ORDER: json.dumps(asdict(order), ensure_ascii=False, indent=1) + "\n",
+        },
+    )
+    studio.look()
+    return get(studio, made)
+
+
+def spread(items: list[Record], limit: int) -> list[Record]:
+    """At most so many of them, evenly from first to last."""
+    if len(items) <= limit:
+        return items
+    return [items[place * len(items) // limit] for place in range(limit)]
+
+
+def _set(studio: Studio, key: str, held_out: list[Record], limit: int) -> tuple[PromptSet, list[Prompt]]:
+    if key == HELD_OUT:
+        asked = [_with_row(prompt_sets.of_record(record), record.row) for record in held_out if record.messages]
+        if not held_out:
+            raise BadInput(
+                "This run held nothing out of its training: there is nothing to measure it on. Choose a set."
+            )
+        return PromptSet(HELD_OUT, "Held-out examples", "held-out", len(asked)), asked
+    info = prompt_sets.get(studio, key)
+    prompts = prompt_sets.prompts_of(studio, info.id)
+    if info.id == GENERAL:
+        return PromptSet(GENERAL, "General prompts", "general", len(prompts), _GENERAL_TOKENS), prompts
+    few = prompts if len(prompts) <= limit else [prompts[n * len(prompts) // limit] for n in range(limit)]
+    return PromptSet(info.id, info.name, "own", len(few)), few
+
+
+def _with_row(prompt: Prompt, row: int) -> Prompt:
+    return Prompt(prompt.messages, prompt.reference, prompt.check, prompt.about, row)
+
+
+def _columns(studio: Studio, keys: Sequence[str]) -> tuple[list[Column], list[Source]]:
+    """The base, then each source that is asked for."""
+    if len(keys) >= _MOST_COLUMNS:
+        raise BadInput(f"At most {_MOST_COLUMNS - 1} runs and checkpoints can be evaluated together.")
+    columns: list[Column] = []
+    found: list[Source] = []
+    for number, key in enumerate(keys):
+        source = trained_weights.find(studio, key, newest=False)
+        if found and source.model != found[0].model:
+            raise BadInput(
+                f"{source.name} was trained on {source.model} and {found[0].name} on {found[0].model}: only runs over "
+                "the same base are evaluated together."
+            )
+        found.append(source)
+        name = ADAPTED if number == 0 else f"other{number}"
+        columns.append(Column(name, source.title, str(source.folder), source.recipe.data.model_dump()))
+    return [Column(BASE, found[0].model, "", columns[0].data), *columns], found
+
+
+def steps(studio: Studio, run_id: str) -> list[int]:
+    """The checkpoints of a run that can be evaluated, by their steps."""
+    return ends.checkpoint_steps(studio.run_dir(runs.get(studio, run_id).id))
+
+
+def list_evaluations(studio: Studio, run_id: str | None = None) -> list[EvaluationInfo]:
+    """Evaluations, newest first; those with a column of one run if asked."""
+    studio.refresh()
+    found = []
+    for path in studio.settings.evaluations.iterdir():
+        if path.name.startswith("."):
+            continue
+        try:
+            order = Order.read(path)
+        except BadInput:
+            continue  # no evaluation, or one that nobody can read any more
+        places = {_run_of(column) for column in order.columns}
+        mine = run_id is None or places & {
+            str(root / run_id) for root in (studio.settings.runs, studio.settings.adapters)
+        }
+        if order.owner == studio.owner and (mine or order.run_id == run_id):
+            found.append(_info(studio, RunDir(path), order))
+    return sorted(found, key=lambda item: item.created, reverse=True)
+
+
+def _run_of(column: Column) -> str:
+    """The run directory that a column's folder lies in."""
+    folder = Path(column.folder)
+    return str(folder.parents[1] if folder.name.startswith("step-") else folder.parent)
+
+
+def get(studio: Studio, evaluation_id: str) -> EvaluationInfo:
+    """One evaluation by its id or the beginning of it."""
+    return _info(studio, *_find(studio, evaluation_id))
+
+
+def folder_of(studio: Studio, evaluation_id: str) -> RunDir:
+    """The directory of an evaluation that the asker owns."""
+    return _find(studio, evaluation_id)[0]
+
+
+def _find(studio: Studio, key: str) -> tuple[RunDir, Order]:
+    if re.fullmatch(r"[0-9a-f-]{1,40}", key):
+        for path in sorted(studio.settings.evaluations.glob(f"{key}*")):
+            try:
+                order = Order.read(path)
+            except BadInput:
+                continue  # unreadable: it cannot be said whose it is
+            if order.owner == studio.owner:
+                return RunDir(path), order
+    raise NotFound(f"There is no evaluation {key!r}. See them with: studio evaluations")
+
+
+def _info(studio: Studio, folder: RunDir, order: Order) -> EvaluationInfo:
+    state, end = evaluation_queue.state_of(folder), Exit.read(folder)
+    final = state in FINAL
+    at, left = Progress("", 0, 0), None
+    if not final:
+        at, left = _progress(folder)
+    gone = "Its worker ended without a word: see log.txt in its folder." if state == "interrupted" else ""
+    return EvaluationInfo(
+        id=folder.id,
+        run=order.run_id,
+        name=order.run_name,
+        state=state,
+        doing=at.doing,
+        done=at.done,
+        of=at.of,
+        seconds_left=left,
+        created=order.created,
+        message=access.shown(studio, end.message) if end else gone,
+        remedy=access.shown(studio, end.remedy) if end else "Start it again." if gone else "",
+        columns={column.name: column.title for column in order.columns},
+        sets={one.name: one.title for one in order.sets},
+        path=str(folder.path),
+        final=final,
+    )
+
+
+def _progress(folder: RunDir) -> tuple[Progress, float | None]:
+    """What its worker is at, and the seconds that this will still take at the speed so far."""
+    events = [event for event in read_events(folder.events).events if event.kind == "progress"]
+    if not events:
+        return Progress("", 0, 0), None
+    last = events[-1]
+    what, done, of = str(last.payload["what"]), int(last.payload["done"]), int(last.payload["of"])
+    began = next(event.time for event in events if event.payload["what"] == what)
+    left = (last.time - began) / done * (of - done) if 0 < done <= of else None
+    return Progress(what, done, of), left
+
+
+def following(studio: Studio, evaluation_id: str) -> Generator[Progress, None, EvaluationInfo]:
+    """How far it is, again and again until it is over. Closing this leaves it at work."""
+    while True:
+        studio.refresh()
+        info = get(studio, evaluation_id)
+        if info.final:
+            return info
+        if info.state == "queued":
+            yield Progress("Waiting for the device: something else is at work on it", 0, 0)
+        else:
+            left = "" if info.seconds_left is None else f", about {_span(info.seconds_left)} left"
+            yield Progress(f"{info.doing or 'Starting the worker'}{left}", info.done, info.of)
+        time.sleep(_POLL)
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def cancel(studio: Studio, evaluation_id: str) -> EvaluationInfo:
+    """Ask an evaluation to end; nothing of it is kept. Raises Conflict when it is over."""
+    info = get(studio, evaluation_id)
+    if info.final:
+        raise Conflict(f"This evaluation of {info.name} is already over: {info.state}.")
+    folder_of(studio, info.id).ask("cancel")
+    studio.look()
+    return get(studio, info.id)
+
+
+def delete(studio: Studio, evaluation_id: str) -> EvaluationInfo:
+    """Delete an evaluation and what it found; raises Conflict while it waits or is at work."""
+    info = get(studio, evaluation_id)
+    if not info.final:
+        raise Conflict("This evaluation is not over. Cancel it first.")
+    vanish(folder_of(studio, info.id).path)
+    return info
+
+
+def result(studio: Studio, evaluation_id: str) -> Result:
+    """What a finished evaluation found; raises Conflict when there is nothing yet."""
+    folder, order = _find(studio, evaluation_id)
+    found = files.read_result(folder.path)
+    if found is None:
+        info = _info(studio, folder, order)
+        raise Conflict(f"This evaluation is {info.state}: it has no result. {info.message}".strip())
+    return found
+
+
+def judged(studio: Studio, evaluation_id: str) -> dict[str, Any] | None:
+    """What a judge said, if one was asked (services/evals/judge.py)."""
+    return read_json(folder_of(studio, evaluation_id).path / "judge.json")
+
+
+def as_dict(studio: Studio, evaluation_id: str) -> dict[str, Any]:
+    """An evaluation with all it found, for JSON: figures by set, and every prompt with its answers."""
+    info = get(studio, evaluation_id)
+    value = asdict(info) | {"path": access.shown(studio, info.path)}
+    if info.state != "completed":
+        return value
+    found = result(studio, evaluation_id)
+    rows = [
+        {
+            "set": row.set,
+            "question": row.prompt.question,
+            "reference": row.prompt.reference,
+            "expected": row.prompt.check.words if row.prompt.check else "",
+            "answers": row.answers,
+            "ends": row.ends,
+        }
+        for row in found.rows
+    ]
+    return value | {
+        "scores": [asdict(one) for one in found.sets],
+        "judge": judged(studio, evaluation_id),
+        "rows": rows,
+    }

@@ -1,0 +1,1 @@
+"""Exports: adapter, merged model, GGUF, publishing, reproducing."""

@@ -1,0 +1,366 @@
+"""Exports: what was learned, made into files that others load.
+
+Each lies in a directory of a run's make, exports/<id>/; the id is a secret. What it holds, and how it is proved, is
+told in docs/export.md. What this does not do: give the files out (downloads.py).
+"""
+
+import contextlib
+import json
+import random
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.errors import BadInput, Conflict, NotFound, StudioError
+from studio.evaluation.parity import Parity, digits
+from studio.launch import gguf_tools, workers
+from studio.machine import facts as machine_facts
+from studio.rundir import Event, Exit, RunDir, about, create, free_space_or_raise, read_events, read_json, tidy, vanish
+from studio.services.core import access, quotas
+from studio.services.core.states import FINAL, State
+from studio.services.core.studio import Studio
+from studio.services.evals import evaluations
+from studio.services.exports import targets
+from studio.services.models import models, trained_weights
+from studio.services.models.trained_weights import Source
+from studio.services.runs import runs
+
+__all__ = ["Parity", "digits"]  # for pages, which import services only
+_SHARD = re.compile(r"\d{1,6}(KB|MB|GB)")
+_ASKED = 24  # conversations handed to the check; it takes the first that are short enough
+_POLL = 0.3
+_BUILT_TOOLS = 2**29  # bytes that compiling llama.cpp may take meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be exported. dtype: that weights are merged in, empty for the run's own; shard: the largest file of a
+    merged model; quant: of a GGUF."""
+
+    kind: str
+    dtype: str = ""
+    shard: str = "5GB"
+    quant: str = "Q8_0"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportInfo:
+    """An export; size in bytes. path is where the artefact lies once it is whole; file_name is what is downloaded.
+
+    seconds_left: by earlier exports of its kind, None where there are none; parity: the finding in words; check: its
+    figures; about: type or quant, in a word.
+    """
+
+    id: str
+    run: str
+    source: str
+    kind: str
+    about: str
+    state: State
+    doing: str
+    done: int
+    of: int
+    seconds_left: float | None
+    size: int | None
+    path: str | None
+    message: str
+    parity: str
+    check: Parity | None
+    created: float
+    load_lines: str
+    file_name: str | None
+
+
+def tools_ready(studio: Studio) -> bool:
+    """Whether a GGUF can be made without getting llama.cpp first."""
+    return gguf_tools.ready(studio.settings)
+
+
+@quotas.in_turn
+def start(studio: Studio, key: str, kind: str, wish: Wish | None = None) -> ExportInfo:
+    """Begin an export of a source; raises Conflict when there is nothing whole to export yet."""
+    wish = wish or Wish(kind)
+    if kind not in targets.KINDS:
+        raise BadInput(f"There is no export to {kind!r}. Known: {', '.join(targets.KINDS)}.")
+    if wish.dtype not in ("", *targets.DTYPES):
+        raise BadInput(f"There is no type {wish.dtype!r}. Known: {', '.join(targets.DTYPES)}.")
+    if wish.quant not in targets.QUANTS:
+        raise BadInput(f"There is no GGUF of type {wish.quant!r}. Known: {', '.join(targets.QUANTS)}.")
+    if not _SHARD.fullmatch(wish.shard):
+        raise BadInput(f"The largest file is written like 5GB or 500MB, not {wish.shard!r}.")
+    source = trained_weights.find(studio, key, newest=False)
+    quotas.check_work(studio, [one.state for one in list_exports(studio)])
+    if kind in targets.cannot(source):
+        why = "it trained whole weights" if kind == "adapter" else "its virtual tokens are no change of weights"
+        other = "merged" if kind == "adapter" else "adapter"
+        method = source.recipe.method.method
+        raise BadInput(f"A run with method {method} has no {kind} export: {why}. Export it as {other}.")
+    dtype = wish.dtype or _dtype(studio, source, kind)
+    size = _room(studio, source, wish, dtype)
+    free_space_or_raise(studio.settings.exports, size, f"Exporting the {kind} of {source.name}")
+    model = models.get(studio, source.model)
+    spec = {
+        "kind": kind,
+        "run": str(source.run.path),
+        "run_id": source.id,
+        "written": source.id if source.folder == source.run.trained else source.key,
+        "title": source.title,
+        "owner": studio.owner,
+        "source": str(source.folder),
+        "name": _file_name(source.name),
+        "created": time.time(),
+        "expected": targets.gguf_sizes(studio, source)[wish.quant]
+        if kind == "gguf"
+        else targets.sizes(studio, source, dtype)[kind],
+        # Others load the adapter's base by what they know it by, not by our name for it.
+        "model": {
+            "id": model.source if access.may_name_files(studio) else models.known_as(studio, model.id),
+            "path": model.path,
+        },
+        "dtype": dtype,
+        "shard": wish.shard,
+        "quant": wish.quant,
+        "tools": str(gguf_tools.folder_of(studio.settings)),
+        "find_links": studio.settings.gguf_find_links,
+        "evaluation": _evaluated(studio, source),
+    }
+    files = {
+        "export.json": json.dumps(spec, ensure_ascii=False, indent=1),
+        "asks.json": json.dumps(_talks(studio, source), ensure_ascii=False),
+    }
+    # Nobody puts a run into the trash before the worker is at it.
+    with contextlib.nullcontext() if source.step is None else about.held(source.run):
+        if source.step is not None:
+            runs.refuse_trashed(source.run, source.name)
+        made = create(studio.settings.exports, secrets.token_hex(8), files)
+        workers.start(made, "studio.engine.workers.export")
+    return get(studio, made.id)
+
+
+def _dtype(studio: Studio, source: Source, kind: str) -> str:
+    """A GGUF is made from a merge in float32 where that fits: 16 bits are then rounded to once, not twice."""
+    own = source.recipe.model.dtype
+    if kind != "gguf":
+        return own
+    seen = machine_facts.look(studio.settings.home)
+    wanted = 5 * models.shape_of(studio, source.model).parameters
+    return "float32" if wanted < seen.memory_total - seen.memory_used else own
+
+
+def _room(studio: Studio, source: Source, wish: Wish, dtype: str) -> int:
+    """Bytes of disk that an export takes at its most."""
+    sizes = targets.sizes(studio, source, dtype)
+    if wish.kind == "adapter":
+        return 3 * sizes["adapter"] + 2**26
+    if wish.kind == "merged":
+        return sizes["merged"] + 2**26
+    files = targets.gguf_sizes(studio, source)
+    tools = 0 if gguf_tools.ready(studio.settings) else _BUILT_TOOLS
+    return sizes["merged"] + files["F16"] + files[wish.quant] + tools + 2**26
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"
+
+
+def _talks(studio: Studio, source: Source) -> list[list[dict[str, str]]]:
+    """Held-out conversations without their answers, the same ones for the same recipe."""
+    talks = [
+        [dict(message) for message in record.messages[:-1]]
+        for record in trained_weights.held_out(studio, source.id)
+        if len(record.messages) > 1
+    ]
+    random.Random(source.recipe.schedule.seed).shuffle(talks)  # noqa: S311 no secret
+    return talks[:_ASKED]
+
+
+def _evaluated(studio: Studio, source: Source) -> list[str]:
+    """What the newest evaluation of these very weights found, in sentences."""
+    try:
+        every = evaluations.list_evaluations(studio, source.id)
+        newest = next(one for one in every if one.state == "completed" and source.title in one.columns.values())
+        column = next(name for name, title in newest.columns.items() if title == source.title)
+        sets = evaluations.result(studio, newest.id).sets
+    except (StopIteration, StudioError):
+        return []
+    return [f"{one.title} ({one.prompts} prompts): {one.sentences[column]}" for one in sets if column in one.sentences]
+
+
+def list_exports(studio: Studio, key: str | None = None) -> list[ExportInfo]:
+    """Exports, newest first; of one run or adapter (its id) if asked."""
+    workers.reap()
+    found = []
+    speeds = _speeds(studio)
+    for path in studio.settings.exports.iterdir():
+        spec = read_json(path / "export.json")
+        if spec and spec.get("owner") == studio.owner and key in (None, spec.get("run_id")):
+            found.append(_info(studio, RunDir(path), spec, speeds))
+    return sorted(found, key=lambda item: item.created, reverse=True)
+
+
+def get(studio: Studio, export_id: str) -> ExportInfo:
+    """One export by its id."""
+    workers.reap()
+    folder, spec = find(studio, export_id)
+    return _info(studio, folder, spec, _speeds(studio))
+
+
+def find(studio: Studio, export_id: str) -> tuple[RunDir, dict[str, Any]]:
+    """The directory of an export that the asker owns, and its order."""
+    folder = RunDir(studio.settings.exports / export_id)
+    spec = read_json(folder.path / "export.json") if re.fullmatch(r"[0-9a-f]{16}", export_id) else None
+    if spec is None or spec.get("owner") != studio.owner:
+        raise NotFound(f"There is no export {export_id!r}.")
+    return folder, spec
+
+
+def cancel(studio: Studio, export_id: str) -> ExportInfo:
+    """Ask an export to end; nothing of it is kept. Raises Conflict when it is over."""
+    info = get(studio, export_id)
+    if info.state in FINAL:
+        raise Conflict(f"This export is already over: {info.state}.")
+    find(studio, export_id)[0].ask("cancel")
+    return get(studio, export_id)
+
+
+def delete(studio: Studio, export_id: str) -> ExportInfo:
+    """Delete an export and its files; raises Conflict while it is being made."""
+    info = get(studio, export_id)
+    if info.state not in FINAL:
+        raise Conflict("This export is being made. Cancel it first.")
+    vanish(studio.settings.exports / export_id)
+    return info
+
+
+def again(studio: Studio, export_id: str) -> ExportInfo:
+    """Start an export that did not finish once more, in place of it."""
+    info = get(studio, export_id)
+    if info.state not in FINAL or info.state == "completed":
+        raise Conflict(f"This export is {info.state}: there is nothing to start again.")
+    _, spec = find(studio, export_id)
+    kind = str(spec["kind"])
+    wish = Wish(kind, str(spec.get("dtype", "")), str(spec.get("shard", "5GB")), str(spec.get("quant", "Q8_0")))
+    fresh = start(studio, str(spec.get("written") or spec["run_id"]), kind, wish)
+    delete(studio, export_id)
+    return fresh
+
+
+def _speeds(studio: Studio) -> dict[str, float]:
+    """Seconds a byte of finished exports of each kind, the newest of each."""
+    found: dict[str, tuple[float, float]] = {}
+    for path in studio.settings.exports.iterdir():
+        spec, end = read_json(path / "export.json"), Exit.read(RunDir(path))
+        if spec is None or end is None or end.state != "completed" or not spec.get("expected"):
+            continue
+        began, over = float(spec["created"]), (path / "exit.json").stat().st_mtime
+        if began > found.get(str(spec["kind"]), (0.0, 0.0))[0]:
+            found[str(spec["kind"])] = began, (over - began) / float(spec["expected"])
+    return {kind: speed for kind, (_, speed) in found.items()}
+
+
+def _info(studio: Studio, folder: RunDir, spec: dict[str, Any], speeds: dict[str, float]) -> ExportInfo:
+    found, end = workers.find(folder), Exit.read(folder)
+    state: State = end.state if end else "running" if found in ("alive", "claimed") else "interrupted"
+    if state == "interrupted" and found == "gone":
+        tidy(folder.path)  # a half-written model is gigabytes that nobody would miss
+    doing, done, of = _progress(read_events(folder.events).events) if state not in FINAL else ("", 0, 0)
+    kind, left = str(spec["kind"]), None
+    if state not in FINAL and kind in speeds and spec.get("expected"):
+        left = max(1.0, speeds[kind] * float(spec["expected"]) - (time.time() - float(spec["created"])))
+    check = Parity.read(read_json(folder.path / "parity.json"))
+    artefact = artefact_of(folder, kind) if state == "completed" else None
+    return ExportInfo(
+        id=folder.id,
+        run=str(spec["run_id"]),
+        source=str(spec.get("title") or spec["name"]),
+        kind=kind,
+        about=str({"merged": spec.get("dtype"), "gguf": spec.get("quant")}.get(kind) or ""),
+        state=state,
+        doing=doing,
+        done=done,
+        of=of,
+        seconds_left=left,
+        size=None if artefact is None else _size(artefact),
+        path=str(artefact) if artefact else None,
+        message=access.shown(studio, _message(end, state)),
+        parity=check.words if check is not None and check.passed else "",
+        check=check,
+        created=float(spec["created"]),
+        load_lines=_load_lines(spec, artefact, here=access.may_name_files(studio)),
+        file_name=_download_name(spec, artefact),
+    )
+
+
+def _message(end: Exit | None, state: State) -> str:
+    if end is not None:
+        return f"{end.message} {end.remedy}".strip()
+    if state == "interrupted":
+        return "Its worker ended without a word, so nothing of it is kept. Start it again."
+    return ""
+
+
+def _progress(events: list[Event]) -> tuple[str, int, int]:
+    last = next((event for event in reversed(events) if event.kind == "progress"), None)
+    if last is None:
+        return "Starting", 0, 0
+    return str(last.payload.get("what")), int(last.payload.get("done", 0)), int(last.payload.get("of", 0))
+
+
+def _size(path: Path) -> int:
+    return (
+        sum(item.stat().st_size for item in path.rglob("*") if item.is_file()) if path.is_dir() else path.stat().st_size
+    )
+
+
+def artefact_of(folder: RunDir, kind: str) -> Path | None:
+    """What an export made: a zip, or a whole folder."""
+    if kind == "adapter":
+        return next(iter(folder.path.glob("*.zip")), None)
+    made = folder.path / kind
+    return made if (made / "MANIFEST.json").is_file() else None
+
+
+def _download_name(spec: dict[str, Any], artefact: Path | None) -> str | None:
+    if artefact is None:
+        return None
+    if artefact.is_file():
+        return artefact.name
+    if spec["kind"] == "gguf":
+        return next((path.name for path in artefact.glob("*.gguf")), None)
+    return f"{spec['name']}-merged.zip"
+
+
+def _load_lines(spec: dict[str, Any], artefact: Path | None, here: bool) -> str:
+    """here: for the person at this machine; a visitor begins with what was downloaded."""
+    if spec["kind"] == "adapter":
+        return (
+            "from peft import AutoPeftModelForCausalLM\n"
+            f'model = AutoPeftModelForCausalLM.from_pretrained("{spec["name"]}-adapter")  # the unpacked zip\n'
+            f"# its base model is {spec['model']['id']}"
+        )
+    if spec["kind"] == "gguf":
+        file = _download_name(spec, artefact) or "model.gguf"
+        lines = f"llama-cli -m {file} -cnv\nollama create {spec['name'].lower()} -f Modelfile"
+        return f"cd {artefact or spec['kind']}\n{lines}" if here else lines
+    path = (artefact or spec["kind"]) if here else f"{spec['name']}-merged"
+    return (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{path}", dtype="auto")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{path}")'
+    )
+
+
+def pause(studio: Studio, export_id: str) -> ExportInfo:
+    """Where it stands a moment from now."""
+    time.sleep(_POLL)
+    return get(studio, export_id)
+
+
+def wait(studio: Studio, export_id: str) -> ExportInfo:
+    """Wait until an export is over."""
+    while (info := get(studio, export_id)).state not in FINAL:
+        time.sleep(_POLL)
+    return info

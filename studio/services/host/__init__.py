@@ -1,0 +1,1 @@
+"""The machine and its visitors: usage, doctor, admin, takeout, expiry."""

@@ -1,0 +1,70 @@
+"""What this machine can do."""
+
+import time
+import weakref
+from dataclasses import dataclass
+from typing import Literal
+
+from studio.machine import cpu as processor
+from studio.machine import facts as machine_facts
+from studio.machine.cpu import Processor
+from studio.services.core.studio import Studio
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The machine at one moment; bytes. The device is what trains: the GPU if there is one, else the processor."""
+
+    device: str
+    device_kind: Literal["cpu", "cuda"]
+    cores: int
+    memory_total: int
+    memory_used: int
+    device_total: int
+    device_used: int
+    disk_free: int
+    bf16_fast: bool
+    compiles: bool
+
+    @property
+    def processor(self) -> Processor:
+        """What the fast path finds."""
+        threads = self.cores if self.compiles else 0
+        return Processor(self.bf16_fast, threads, self.memory_total, processor.lays_out())
+
+
+_seen: "weakref.WeakKeyDictionary[Studio, tuple[float, Machine]]" = weakref.WeakKeyDictionary()
+
+
+def lately(studio: Studio, seconds: float) -> Machine:
+    """The machine as it was at most so long ago: several pages ask again and again."""
+    kept = _seen.get(studio)
+    if kept is None or time.monotonic() - kept[0] > seconds:
+        kept = _seen[studio] = time.monotonic(), look(studio)
+    return kept[1]
+
+
+def answers_in(now: Machine, dtype: str, parameters: int) -> str:
+    """The type to answer in what is held in `dtype`: on a processor without bfloat16 arithmetic float32, which there is
+    several times as quick, unless the weights would then take more than a quarter of the memory."""
+    room = 4 * parameters <= now.memory_total // 4
+    return "float32" if dtype == "bfloat16" and not now.bf16_fast and room else dtype
+
+
+def look(studio: Studio) -> Machine:
+    """Look at the machine now."""
+    facts = machine_facts.look(studio.settings.home)
+    gpu = facts.gpu
+    plural = "core" if facts.cores == 1 else "cores"
+    return Machine(
+        device=gpu.name if gpu else f"CPU, {facts.cores} {plural}",
+        device_kind="cuda" if gpu else "cpu",
+        cores=facts.cores,
+        memory_total=facts.memory_total,
+        memory_used=facts.memory_used,
+        device_total=gpu.total if gpu else facts.memory_total,
+        device_used=gpu.used if gpu else facts.memory_used,
+        disk_free=facts.disk_free,
+        bf16_fast=facts.bf16_fast or gpu is not None,
+        compiles=facts.compiles,
+    )

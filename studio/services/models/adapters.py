@@ -1,0 +1,256 @@
+"""Adapters of this home that are no run's: combined from several, or brought from elsewhere.
+
+Each lies in a directory of a run's make, so that all that reads a run directory reads it too:
+
+    adapters/<id>/
+      about.json     name, owner, created, notes; kind: combined | imported; draft: not kept yet
+      origin.json    where it comes from. combined: {"parents": [{"id", "name", "weight"}], "method", "density"};
+                     imported: {"from", "licence", …}, as its importer likes
+      model.json     {"id": the base's name in this home, "path": its folder}
+      recipe.yaml    how it is asked (the data part) and in which type its base is held; not how it was trained
+      dataset.json   the dataset whose held-out rows it is tried on; may be missing
+      adapter/       what is loaded: PEFT's layout and the tokenizer, with MANIFEST.json; model/ for a whole model
+      events.jsonl … where a worker made it (engine/workers/combine.py), as in any run directory
+
+An id begins with `a`, so that it is never a run's; wherever RUN may be written, it may too (trained_weights.py).
+What this does not do: combine (combining.py), check foreign files, or train.
+"""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from studio.errors import BadInput, Conflict, NotFound
+from studio.launch import workers
+from studio.recipe import Recipe
+from studio.rundir import (
+    Exit,
+    RunDir,
+    create,
+    free_space_or_raise,
+    read_events,
+    read_json,
+    vanish,
+    whole_folder,
+    write_json,
+)
+from studio.services.core import access, identity
+from studio.services.core.states import FINAL, State
+from studio.services.core.studio import Studio
+from studio.services.models import models
+
+Kind = Literal["combined", "imported"]
+_ID = re.compile(r"a\d{6}-\d{6}-[0-9a-f]{6,16}")
+_LONGEST_NAME = 80
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """An adapter of the store as lists show it; size in bytes. origin: origin.json as it stands; has_adapter: it is
+    whole and can be used. draft: it goes unless someone keeps it."""
+
+    id: str
+    name: str
+    kind: Kind
+    state: State
+    doing: str
+    message: str
+    model: str
+    draft: bool
+    size: int
+    created: float
+    path: str
+    has_adapter: bool
+    origin: dict[str, Any]
+
+    @property
+    def words(self) -> str:
+        """Where it comes from, in a sentence's part."""
+        if self.kind == "combined":
+            parts = [f"{parent['weight']:g} × {parent['name']}" for parent in self.origin.get("parents", [])]
+            return f"{' + '.join(parts)}, {self.origin.get('method', '')}"
+        return f"from {self.origin.get('from') or 'elsewhere'}"
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """What is put into the store. recipe: how it is asked, with the base's name; dataset: the content of dataset.json,
+    if it is to be tried on a dataset's held-out rows."""
+
+    name: str
+    kind: Kind
+    recipe: Recipe
+    origin: Mapping[str, Any]
+    dataset: Mapping[str, Any] | None = None
+    draft: bool = False
+
+
+def put(studio: Studio, new: New, contents: Path | None = None, folder: str = "adapter") -> AdapterInfo:
+    """Make a directory of the store, whole or not at all.
+
+    contents: a folder whose files become its `folder` (adapter, or model for a whole model); without it a worker is to
+    write that. Names that are in use get a number. Raises NotFound when this home has not the base.
+    """
+    base = models.get(studio, new.recipe.model.model)
+    root = studio.settings.adapters
+    made = f"a{identity.new_id(studio)}"
+    name = _free_name(studio, new.name)
+    about = {
+        "name": name,
+        "owner": studio.owner,
+        "created": time.time(),
+        "notes": "",
+        "kind": new.kind,
+        "draft": new.draft,
+    }
+    files: dict[str, Any] = {
+        "about.json": about,
+        "origin.json": new.origin,
+        "model.json": {"id": base.id, "path": base.path},
+    }
+    if new.dataset is not None:
+        files["dataset.json"] = new.dataset
+    texts = {name: json.dumps(value, ensure_ascii=False, indent=1) + "\n" for name, value in files.items()}
+    texts["recipe.yaml"] = new.recipe.with_values({"name": name}).to_yaml()
+    if contents is None:
+        create(root, made, texts)
+        return get(studio, made)
+    free_space_or_raise(root, _size(contents) + 2**20, f"Adding {name}")
+    # Made where nobody looks, so that it is in the list with all of it or not at all.
+    aside = create(root, f".{made}", texts)
+    try:
+        with whole_folder(aside.path / folder) as inside:
+            for path in sorted(contents.iterdir()):
+                if path.is_file():
+                    shutil.copyfile(path, inside / path.name)
+        aside.path.rename(root / made)
+    except BaseException:
+        shutil.rmtree(aside.path, ignore_errors=True)
+        raise
+    return get(studio, made)
+
+
+def list_adapters(studio: Studio) -> list[AdapterInfo]:
+    """All of the store, newest first."""
+    workers.reap()
+    found = [
+        _info(studio, RunDir(path), about) for path in studio.settings.adapters.iterdir() if (about := _about(path))
+    ]
+    mine = [info for info, whose in found if whose == studio.owner]
+    return sorted(mine, key=lambda info: info.created, reverse=True)
+
+
+def find(studio: Studio, key: str) -> AdapterInfo | None:
+    """The adapter that goes by this id, the beginning of one, or exactly this name; None if there is none."""
+    every = list_adapters(studio)
+    if re.fullmatch(r"a[\d-][\w-]*", key):
+        known = [info for info in every if info.id.startswith(key)]
+        if known:
+            return known[0]
+    return next((info for info in every if info.name == key), None)
+
+
+def get(studio: Studio, key: str) -> AdapterInfo:
+    """As find; raises NotFound."""
+    info = find(studio, key)
+    if info is None:
+        raise NotFound(f"There is no adapter {key!r}. See them with: studio adapters list")
+    return info
+
+
+def folder_of(studio: Studio, key: str) -> RunDir:
+    """The directory of an adapter that the asker owns."""
+    return RunDir(studio.settings.adapters / get(studio, key).id)
+
+
+def keep(studio: Studio, key: str, name: str = "") -> AdapterInfo:
+    """Keep a draft, under another name if one is given."""
+    info = get(studio, key)
+    if not info.has_adapter:
+        raise Conflict(f"{info.name} is not whole: {info.message or info.state}. It cannot be kept.")
+    path = studio.settings.adapters / info.id / "about.json"
+    about = (read_json(path) or {}) | {"draft": False}
+    if name.strip() and name.strip() != info.name:
+        about["name"] = _free_name(studio, name)
+    write_json(path, about)
+    return get(studio, info.id)
+
+
+def remove(studio: Studio, key: str) -> AdapterInfo:
+    """Delete an adapter; what was exported of it stays. Raises Conflict while a worker makes it."""
+    info = get(studio, key)
+    if info.state not in FINAL:
+        raise Conflict(f"{info.name} is being made. Wait until that is over, or cancel it.")
+    vanish(studio.settings.adapters / info.id)
+    return info
+
+
+def cancel(studio: Studio, key: str) -> None:
+    """Ask the worker that makes an adapter to end; nothing of it is kept."""
+    folder_of(studio, key).ask("cancel")
+
+
+def recipe_of(studio: Studio, key: str) -> Recipe:
+    """How an adapter is asked, and in which type its base is held."""
+    return Recipe.load(folder_of(studio, key).recipe)
+
+
+def _about(path: Path) -> dict[str, Any] | None:
+    return read_json(path / "about.json") if _ID.fullmatch(path.name) else None
+
+
+def _info(studio: Studio, run: RunDir, about: dict[str, Any]) -> tuple[AdapterInfo, str]:
+    end, trained, doing = Exit.read(run), run.trained, ""
+    if trained is not None and end is None and not run.claim.exists():
+        state: State = "completed"  # put here whole
+    elif end is not None:
+        state = end.state
+    else:
+        state = "running" if workers.find(run) in ("alive", "claimed") else "interrupted"
+    if state == "running":
+        progress = [event for event in read_events(run.events).events if event.kind == "progress"]
+        doing = str(progress[-1].payload.get("what", "")) if progress else "Starting the worker"
+    message = (
+        access.shown(studio, end.message)
+        if end
+        else "Its worker ended without a word."
+        if state == "interrupted"
+        else ""
+    )
+    info = AdapterInfo(
+        id=run.id,
+        name=str(about.get("name", run.id)),
+        kind=about.get("kind", "imported"),
+        state=state,
+        doing=doing,
+        message=message,
+        model=str((read_json(run.path / "model.json") or {}).get("id", "")),
+        draft=bool(about.get("draft")),
+        size=_size(trained) if trained else 0,
+        created=float(about.get("created", 0)),
+        path=str(run.path),
+        has_adapter=trained is not None,
+        origin=read_json(run.path / "origin.json") or {},
+    )
+    return info, str(about.get("owner", ""))
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _free_name(studio: Studio, wanted: str) -> str:
+    """The name, with a number behind it if it is in use."""
+    name = " ".join(wanted.split())
+    if not name or len(name) > _LONGEST_NAME or "@" in name:
+        raise BadInput(f"A name has 1 to {_LONGEST_NAME} characters and no @; {wanted[:100]!r} is none.")
+    taken = {info.name for info in list_adapters(studio)}
+    number = 2
+    while (free := name if number == 2 and name not in taken else f"{name}-{number}") in taken:
+        number += 1
+    return free

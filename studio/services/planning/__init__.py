@@ -1,0 +1,1 @@
+"""Before a run: estimate, dry run, presets, advice."""

@@ -1,0 +1,1 @@
+"""Runs: start, list, queue, stop, resume, and what became of them."""

@@ -1,0 +1,1 @@
+"""The metric points of runs in column files beside the database."""

@@ -1,0 +1,268 @@
+"""The points of a run as columns of numbers, kept in step with the table.
+
+A million rows take seconds to come out of SQLite, so a long run's stand in a file too (file.py, sync.py), which is
+mapped in a moment; only what is behind it is read from the table and held in memory. What a resumed run does again is
+dropped here as ingest drops it there: of a step, the last word counts.
+"""
+
+import threading
+from collections import OrderedDict
+from typing import Protocol
+
+import numpy as np
+
+from studio.store.db import Database
+from studio.store.series import file as series_file
+from studio.store.series import sync as series_sync
+from studio.store.series.file import AT, COLUMNS, KINDS, ROWS, Array, BlockFile, Damaged, Extremes, Index
+
+__all__ = ["COLUMNS", "Array", "Damaged", "Extremes", "Index", "Shelf", "Table"]
+_BATCH = 20_000
+_HELD_BYTES = 384 * 2**20
+# Asked at every look for new points: plain SQL, since putting the same query together costs ten times what it does.
+_RESUMED = "SELECT max(seq) FROM events WHERE run = ? AND kind = 'resumed' AND seq > ?"
+
+
+class Table(Protocol):
+    """Points of one kind by column name, with rising steps, whether they are held or mapped. nan: no value."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, name: str) -> Array:
+        """A whole column."""
+
+    def take(self, name: str, rows: Index) -> Array:
+        """Values of single rows."""
+
+    def part(self, name: str, first: int, last: int, sure: bool = True) -> Array:
+        """Values of the rows from `first` up to `last`; if `sure`, summed when they come from a file."""
+
+    def windows(self, name: str, ends: Index, reach: int) -> Array:
+        """Of each row the values of the last `reach` rows with it, 0 where there are none."""
+
+    def extremes(self, name: str) -> Extremes | None:
+        """The extremes of every 64 rows where they are at hand: of long runs."""
+
+
+class Columns:
+    """One run's points. Not for several threads at once: see Shelf."""
+
+    def __init__(self, database: Database, run: str) -> None:
+        self._database, self._run = database, run
+        self._begin()
+
+    def _begin(self) -> None:
+        self._file: BlockFile | None = None
+        self._tail: Array = np.empty((len(COLUMNS), 0))
+        self.cursor = 0  # everything up to this seq is in
+        self.restarted = 0  # seq of the newest resume: cursors before it know points that are gone
+        self._looked = False
+        self._split: tuple[Table, Table] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held in memory; a map holds none."""
+        return int(self._tail.nbytes) + (0 if self._file is None else self._file.size // 16)
+
+    def refresh(self) -> None:
+        """Take in what the table has since the last look."""
+        resumed = self._resumed()
+        if resumed > self.restarted:
+            # Points are gone from the table, and may be from the file: begin anew.
+            self._begin()
+            self.restarted = resumed
+        first_look = not self._looked
+        if first_look or self._tail.shape[1] >= 2 * ROWS:
+            self._open()
+        news: list[Array] = []
+        while len(rows := series_sync.read(self._database, self._run, self.cursor, _BATCH)):
+            if first_look and not news and len(rows) >= 2 * ROWS:
+                # Much that is not filed: a run of an older home, or one whose file is gone.
+                first_look = False
+                series_sync.file_anew(self._database, self._run)
+                self._open()
+                continue
+            news.append(rows.T)
+            self.cursor = int(rows[-1, AT["seq"]])
+        if news:
+            self._tail = np.concatenate([self._tail, *news], axis=1)
+            self._split = None
+
+    def _open(self) -> None:
+        """Begin with what is filed by now; what is held beyond it stays."""
+        self._looked = True
+        if self._file is not None and series_sync.size(self._database, self._run) == self._file.size:
+            return
+        file = series_sync.opened(self._database, self._run)
+        if file is None:
+            return
+        self._file, self._split = file, None
+        self._tail = np.ascontiguousarray(self._tail[:, self._tail[AT["seq"]] > file.last_seq])
+        self.cursor = max(self.cursor, file.last_seq)
+
+    def tables(self) -> tuple[Table, Table]:
+        """Metric points and evaluation points, each with rising steps."""
+        if self._split is None:
+            evals = series_file.is_eval(self._tail)
+            metric, evaluated = (self._table(kind, evals == bool(kind)) for kind in KINDS)
+            self._split = metric, evaluated
+        return self._split
+
+    def _table(self, kind: int, chosen: "np.typing.NDArray[np.bool_]") -> Table:
+        tail = self._tail if chosen.all() else np.ascontiguousarray(self._tail[:, chosen])
+        if self._file is None:
+            return Held(tail, _rising(tail[AT["step"]]))
+        table = Mapped(self._file, kind, tail)
+        steps = table.extremes("step")
+        if steps is not None and (steps.rises or not len(table)):
+            return table
+        data = np.array([table[name] for name in COLUMNS])
+        return Held(data, _rising(data[AT["step"]]))
+
+    def _resumed(self) -> int:
+        with self._database.read() as session:
+            found = session.connection().exec_driver_sql(_RESUMED, (self._run, self.restarted)).scalar()
+        return found or 0
+
+
+class Held:
+    """A table in memory: of a short run, or of one whose steps came twice."""
+
+    def __init__(self, data: Array, chosen: Index | None) -> None:
+        self._data, self._chosen = data, chosen
+        self._picked: dict[str, Array] = {}
+
+    def __len__(self) -> int:
+        return int(self._data.shape[1]) if self._chosen is None else len(self._chosen)
+
+    def __getitem__(self, name: str) -> Array:
+        column: Array = self._data[AT[name]]
+        if self._chosen is None:
+            return column
+        if name not in self._picked:
+            self._picked[name] = column[self._chosen]
+        return self._picked[name]
+
+    def take(self, name: str, rows: Index) -> Array:
+        return self[name][rows]
+
+    def part(self, name: str, first: int, last: int, sure: bool = True) -> Array:
+        return self[name][first:last]
+
+    def windows(self, name: str, ends: Index, reach: int) -> Array:
+        rows = ends[:, None] - np.arange(reach - 1, -1, -1)
+        return np.where(rows >= 0, self[name][np.maximum(rows, 0)], 0.0)
+
+    def extremes(self, name: str) -> None:
+        return None
+
+
+class Mapped:
+    """A table in a file, with what is not filed yet behind it."""
+
+    def __init__(self, file: BlockFile, kind: int, tail: Array) -> None:
+        self._file, self._kind, self._tail = file, kind, tail
+        self._filed = file.rows[kind]
+        self._told: dict[str, Extremes | None] = {}
+
+    def __len__(self) -> int:
+        return self._filed + int(self._tail.shape[1])
+
+    def __getitem__(self, name: str) -> Array:
+        return self.part(name, 0, len(self))
+
+    def take(self, name: str, rows: Index) -> Array:
+        tail = self._tail[AT[name]]
+        if not len(tail):
+            return self._file.take(self._kind, name, rows)
+        filed = rows < self._filed
+        found = np.empty(rows.shape)
+        found[filed] = self._file.take(self._kind, name, rows[filed])
+        found[~filed] = tail[rows[~filed] - self._filed]
+        return found
+
+    def windows(self, name: str, ends: Index, reach: int) -> Array:
+        filed = int(np.searchsorted(ends, self._filed))
+        rows = ends[filed:, None] - np.arange(reach - 1, -1, -1)
+        tail = np.where(rows >= 0, self.take(name, np.maximum(rows, 0).ravel()).reshape(rows.shape), 0.0)
+        return np.concatenate((self._file.windows(self._kind, name, ends[:filed], reach), tail))
+
+    def part(self, name: str, first: int, last: int, sure: bool = True) -> Array:
+        pieces = self._file.pieces(self._kind, name, first, min(last, self._filed), sure)
+        if last > self._filed:
+            pieces.append(self._tail[AT[name], max(0, first - self._filed) : last - self._filed])
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0), *pieces])
+
+    def extremes(self, name: str) -> Extremes | None:
+        if name not in self._told:
+            self._told[name] = self._extremes(name)
+        return self._told[name]
+
+    def _extremes(self, name: str) -> Extremes | None:
+        filed = self._file.extremes(self._kind, name)
+        if not self._tail.shape[1] or filed is None:
+            return filed
+        new = series_file.extremes_of(self._tail[AT[name]], name, self._filed)
+        if not self._filed:
+            return new
+        if not len(filed.first):  # no value so far
+            return filed if new.finite == 0 else None
+        meets = bool(new.low[0] > filed.high[-1] if name == "step" else new.low[0] >= filed.high[-1])
+        both = [np.concatenate(one) for one in ((filed.low, new.low), (filed.high, new.high))]
+        rows = [
+            np.concatenate(one)
+            for one in ((filed.first, new.first), (filed.low_at, new.low_at), (filed.high_at, new.high_at))
+        ]
+        rises = filed.rises and new.rises and meets
+        return Extremes(rows[0], both[0], both[1], rows[1], rows[2], filed.finite + new.finite, rises)
+
+
+class Shelf:
+    """The columns of the runs that were looked at last, bounded by their bytes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._held: OrderedDict[str, Columns] = OrderedDict()
+        self._lock = threading.Lock()
+        self._busy: dict[str, threading.Lock] = {}
+
+    def tables(self, run: str) -> tuple[Table, Table, int, int]:
+        """Metric points, evaluation points, the seq up to which all are in, and the seq of the newest resume."""
+        with self._lock:
+            busy = self._busy.setdefault(run, threading.Lock())
+        with busy:  # two pages that open the same run wait for one reading; other runs do not wait
+            with self._lock:
+                columns = self._held.get(run) or Columns(self._database, run)
+            columns.refresh()
+            try:
+                metrics, evals = columns.tables()
+            except Damaged:
+                columns = self._anew(run)
+                metrics, evals = columns.tables()
+            found = metrics, evals, max(columns.cursor, columns.restarted), columns.restarted
+        with self._lock:
+            self._held[run] = columns
+            self._held.move_to_end(run)
+            while len(self._held) > 1 and sum(one.nbytes for one in self._held.values()) > _HELD_BYTES:
+                self._busy.pop(self._held.popitem(last=False)[0], None)
+        return found
+
+    def forget(self, run: str) -> None:
+        """A run's file is damaged: delete it, so that the next look builds it again."""
+        series_sync.drop(self._database, run)
+        with self._lock:
+            self._held.pop(run, None)
+
+    def _anew(self, run: str) -> Columns:
+        series_sync.drop(self._database, run)
+        columns = Columns(self._database, run)
+        columns.refresh()
+        return columns
+
+
+def _rising(steps: Array) -> Index | None:
+    """The rows without those whose step comes again or lower later on: of a step, the last word counts. None: all."""
+    if len(steps) < 2 or bool(np.all(steps[1:] > steps[:-1])):
+        return None
+    later = np.minimum.accumulate(steps[::-1])[::-1]
+    return np.flatnonzero(np.append(steps[:-1] < later[1:], True))

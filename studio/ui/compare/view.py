@@ -1,0 +1,169 @@
+"""A comparison as HTML: questions, answers beside each other, their figures, votes. Answers are shown as text only.
+
+What a person who judges blindly must not know is not in the HTML at all, neither as a class nor as a figure.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+
+from studio.services.chat.chat import Answer, Loaded
+from studio.services.chat.comparisons import TIE, Comparison, Turn, Who, plain
+from studio.services.chat.participants import BASE
+from studio.ui.parts import text_diff
+from studio.ui.parts.markup import esc
+
+Tell = Callable[[Turn], str]  # what the votes on a turn's sides amount to
+_ENDS = {"end": "", "length": "cut at the longest answer", "stopped": "stopped"}
+_KINDS = ("adapted", "third")
+
+
+def empty(sides: Sequence[tuple[str, str]]) -> str:
+    """Before the first question: who will answer, as key and title."""
+    kinds = _kinds([key for key, _ in sides])
+    cards = "".join(
+        _card(kind, title, "", '<span class="hint">Answers stream here.</span>', "")
+        for kind, (_, title) in zip(kinds, sides, strict=True)
+    )
+    return f'<section class="turn"><div class="sides sides-{len(sides)}">{cards}</div></section>'
+
+
+def turn(one: Turn, tell: Tell, status: str = "", marked: bool = False) -> str:
+    """One question with its answers; data-asking while they come, which shows Stop in place of Ask."""
+    asking = not one.finished
+    said = f'<p class="doing" role="status">{esc(status)}</p>' if status else ""
+    # A remark names its side.
+    remarks = [] if one.hidden else list(one.notes)
+    if marked and not asking and text_diff.too_long(*(answer.text for answer in one.answers)):
+        remarks.append("These answers are too long to mark where they differ.")
+    notes = "".join(f'<p class="why">{esc(remark)}</p>' for remark in remarks)
+    kinds = _kinds([who.key for who in one.sides])
+    cards = "".join(
+        _side(one, place, "blind" if one.hidden else kinds[place], number, marked and not asking)
+        for number, place in enumerate(one.order, 1)
+    )
+    shows = " data-asking" if asking else ""
+    return (
+        f'<section class="turn" data-turn="{esc(one.id)}"{shows}><p class="asked" dir="auto">{_text(one.question)}</p>'
+        f'{said}<div class="sides sides-{len(one.sides)}">{cards}</div>{notes}{_votes(one, tell)}</section>'
+    )
+
+
+def turns(some: Sequence[Turn], tell: Tell, marked: bool = False) -> str:
+    """Turns that are over, oldest first."""
+    return f'<div class="turns">{"".join(turn(one, tell, marked=marked) for one in some)}</div>' if some else ""
+
+
+def links(comparison: Comparison) -> str:
+    """Where the comparison can be downloaded, once nothing of it is hidden."""
+    if not comparison.turns:
+        return ""
+    if comparison.hidden:
+        return '<p class="why">It can be downloaded when every blind turn has its vote, or Blind is switched off.</p>'
+    return '<p class="get">' + "".join(
+        f'<a class="download" href="/comparison/{esc(comparison.id)}.{form}" download>Download {form.upper()}</a>'
+        for form in ("html", "json")
+    ) + "</p>"  # fmt: skip
+
+
+def memory(now: Loaded) -> str:
+    """What is in memory for answers; data-loaded where it can be freed."""
+    if now.model:
+        beside = {0: "", 1: " and an adapter"}.get(now.adapters, f" and {now.adapters} adapters")
+        return f'<p class="why" data-loaded>In memory: {esc(now.model)}{beside}.</p>'
+    if now.made_room:
+        words = f"The model made room for {now.made_room}; ask again to load it."
+        return f'<p class="why" data-made-room role="status">{esc(words)}</p>'
+    return ""
+
+
+def shelf(prompts: Sequence[str]) -> str:
+    """Held-out messages: the run never saw them, so their answers are a fair test."""
+    if not prompts:
+        return ""
+    start = _shared_start(prompts)
+    items = "".join(
+        f'<li><button type="button" class="prompt" data-pick data-prompt="{place}" title="{esc(text)}">'
+        f"{esc(text[start:])}</button></li>"
+        for place, text in enumerate(prompts)
+    )
+    return f'<div class="shelf-title">Held out: never trained on</div><ul class="prompts">{items}</ul>'
+
+
+def _kinds(keys: Sequence[str]) -> list[str]:
+    """What each side looks like: the base always the same, the others in their order."""
+    others = iter((*_KINDS, "third"))
+    return ["base" if key == BASE else next(others) for key in keys]
+
+
+def _text(text: str) -> str:
+    return esc(plain(text))
+
+
+def _side(one: Turn, place: int, kind: str, number: int, marked: bool) -> str:
+    """One answer; `number` is what it is called while it is not to be seen whose it is."""
+    answer, who = one.answers[place], one.sides[place]
+    waits = not answer.text and not answer.done
+    if waits:
+        body = '<span class="hint">Waiting</span>'
+    elif answer.done and not answer.text.strip():
+        body = f'<span class="hint">{"Only blanks and empty lines" if answer.text else "Nothing was said"}</span>'
+    elif marked and len(one.answers) > 1:
+        against = one.answers[1 if place == 0 else 0].text
+        body = text_diff.marked(plain(answer.text.rstrip()), plain(against.rstrip()))
+    else:
+        body = _text(answer.text.rstrip() if answer.done else answer.text)
+    title, words = (f"Answer {number}", "") if one.hidden else (who.title, _words(who))
+    figures = "" if one.hidden else _figures(answer)
+    writing = " writing" if not one.finished and not answer.done and not waits else ""
+    return _card(kind + writing, title, words, body, figures)
+
+
+def _card(kind: str, title: str, words: str, body: str, figures: str) -> str:
+    foot = f"<footer>{figures}</footer>" if figures else ""
+    return (
+        f'<article class="side side-{kind}" aria-label="{esc(title)}"><header><i class="swatch" aria-hidden="true"></i>'
+        f'<b>{esc(title)}</b><span>{esc(words)}</span></header><div class="said" dir="auto">{body}</div>'
+        f"{foot}</article>"
+    )
+
+
+def _words(who: Who) -> str:
+    return who.model if who.key == BASE else f"on {who.model}"
+
+
+def _figures(answer: Answer) -> str:
+    if not answer.done:
+        return ""
+    end = _ENDS.get(answer.reason, answer.reason)
+    speed = f"{answer.tokens_per_s:.1f} tokens/s · first after {answer.first_token_s:.2f} s"
+    return f"{answer.tokens:,} {'token' if answer.tokens == 1 else 'tokens'} · {speed}" + (
+        f" · {esc(end)}" if end else ""
+    )
+
+
+def _votes(one: Turn, tell: Tell) -> str:
+    """The ballot of a blind turn and, after it, what was voted and what all votes amount to."""
+    if not one.blind or not one.finished or len(one.sides) != 2:
+        return ""
+    if one.hidden:
+        choices = (("1", "Answer 1 is better"), ("2", "Answer 2 is better"), ("0", "Tie"))
+        buttons = "".join(
+            f'<button type="button" class="ballot" data-pick data-vote="{key}" data-of="{esc(one.id)}">'
+            f"<kbd>{key}</kbd>{words}</button>"
+            for key, words in choices
+        )
+        return f'<div class="votes" role="group" aria-label="Which answer is better?">{buttons}</div>'
+    if not one.vote:
+        return '<p class="voted">Shown without a vote.</p>'
+    names = {who.key: who.title for who in one.sides}
+    verdict = "You found neither better." if one.vote == TIE else f"You preferred {names.get(one.vote, one.vote)}."
+    return f'<p class="voted" role="status"><b>{esc(verdict)}</b> {esc(tell(one))}</p>'
+
+
+def _shared_start(prompts: Sequence[str]) -> int:
+    """Length of what all prompts begin with (an instruction, mostly): the shelf shows what tells them apart."""
+    if len(prompts) < 2:
+        return 0
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*prompts, strict=False))
+    common = "".join(letters[0] for letters in same)
+    return max(common.rfind("\n"), common.rfind(" ")) + 1

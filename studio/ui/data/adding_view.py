@@ -1,0 +1,244 @@
+"""The parts with which a dataset is added: where a file is dropped, the bar above one that is not added yet, and how
+it is read. What happens in them is in adding.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from studio.errors import BadInput
+from studio.services.data import checks, datasets
+from studio.services.data.checks import Checked, Undecodable
+from studio.ui.parts import busy, markup
+from studio.ui.parts.busy import Busy
+from studio.ui.parts.handlers import Updates, view
+from studio.ui.parts.markup import esc
+
+FIELDS = ("instruction", "input", "output", "system", "text")
+TYPES = [".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".gz"]
+_LABELS = {
+    "instruction": "Instruction, or question",
+    "input": "Input (optional)",
+    "output": "Output, the answer to learn",
+    "system": "System prompt (optional)",
+    "text": "Or plain text alone",
+}
+_FOUND_OUT = ("found out by itself", "")
+_DELIMITERS = [_FOUND_OUT, ("comma  ,", ","), ("semicolon  ;", ";"), ("tab", "\t"), ("bar  |", "|")]
+_SHOWN_CHOICES = 40
+_SHOWN_TEXT = 300
+_DROP = "JSON, JSONL, CSV, TSV or Parquet, each also gzipped. A file is checked first and added when you say so."
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Where a file is dropped, and what is said there while it is checked."""
+
+    upload: gr.File
+    hub: gr.Textbox
+    fetch: gr.Button
+    notice: gr.HTML
+    busy: Busy
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What stands above a file that is not added yet."""
+
+    words: gr.HTML
+    name: gr.Textbox
+    add: gr.Button
+    discard: gr.Button
+
+    @property
+    def parts(self) -> list[Any]:
+        return [self.words, self.name]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is read: its encoding, which column is which, and what else may be said of it."""
+
+    encodings: gr.Radio
+    decode: gr.Button
+    samples: gr.HTML
+    fields: list[gr.Dropdown]
+    preview: gr.HTML
+    read: gr.Button
+    fold: gr.Accordion
+    format: gr.Dropdown
+    encoding: gr.Textbox
+    delimiter: gr.Dropdown
+    held_out: gr.File
+    again: gr.Button
+    notice: gr.HTML
+    busy: Busy
+
+    @property
+    def parts(self) -> list[Any]:
+        return [self.encodings, self.samples, *self.fields, self.preview,
+                self.fold, self.format, self.encoding, self.delimiter, self.held_out, self.notice]  # fmt: skip
+
+
+def build_drop(online: bool) -> Drop:
+    """online: whether datasets can be asked of the Hugging Face hub."""
+    upload = gr.File(
+        label="Add a file",
+        file_types=TYPES,
+        type="filepath",
+        height=128,
+        elem_id="dataset-file",
+    )
+    view("drop-hint", f'<p class="quiet">{_DROP}</p>')
+    with gr.Row(visible=online, elem_id="hub-row"):
+        hub = gr.Textbox(
+            label="Or a dataset of the Hugging Face hub",
+            placeholder="owner/name",
+            elem_id="hub-id",
+            scale=4,
+            min_width=140,
+            max_length=200,
+        )
+        fetch = gr.Button("Fetch", elem_id="fetch-hub", size="md", scale=0, min_width=80)
+    notice = view("data-notice")
+    return Drop(upload, hub, fetch, notice, busy.build("check"))
+
+
+def build_bar() -> Bar:
+    with gr.Column(elem_id="pending"):
+        words = view("pending-words")
+        with gr.Row(elem_id="pending-row"):
+            name = gr.Textbox(label="Name", elem_id="dataset-name", max_length=80, scale=4, min_width=160)
+            add = gr.Button("Add dataset", variant="primary", elem_id="add-dataset", scale=0, min_width=120)
+            discard = gr.Button("Discard", elem_id="discard-check", scale=0, min_width=90)
+    return Bar(words, name, add, discard)
+
+
+def build_reading() -> Reading:
+    with gr.Column(elem_id="decoding"):
+        encodings = gr.Radio([], label="Which of these reads as it should?", elem_id="encodings")
+        decode = gr.Button("Read it this way", variant="primary", elem_id="read-encoding", size="md")
+    with gr.Column(elem_id="adding"):
+        with gr.Column(elem_id="mapping"):
+            samples = view("file-look")
+            with gr.Row(elem_classes="fields three"):
+                fields = [
+                    gr.Dropdown(
+                        [],
+                        label=_LABELS[name],
+                        min_width=150,
+                        elem_id=f"map-{name}",
+                        allow_custom_value=True,
+                    )
+                    for name in FIELDS
+                ]
+            preview = view("map-preview")
+            read = gr.Button("Read it this way", variant="primary", elem_id="read-mapped", size="md")
+        with gr.Accordion("Read it another way", open=False, elem_classes="fold", elem_id="another-way") as fold:
+            with gr.Row(elem_classes="fields three"):
+                format_ = gr.Dropdown([], label="Format", elem_id="file-format", filterable=False)
+                encoding = gr.Textbox(label="Encoding", elem_id="file-encoding", placeholder="found out by itself")
+                delimiter = gr.Dropdown(
+                    _DELIMITERS, label="Columns are separated by", elem_id="file-delimiter", filterable=False
+                )
+            held_out = gr.File(
+                label="A second file: examples to measure on, never trained",
+                file_types=TYPES,
+                type="filepath",
+                height=104,
+                elem_id="held-out-file",
+            )
+            again = gr.Button("Read it again", elem_id="read-again", size="md")
+    notice = view("reading-notice")
+    return Reading(
+        encodings=encodings,
+        decode=decode,
+        samples=samples,
+        fields=fields,
+        preview=preview,
+        read=read,
+        fold=fold,
+        format=format_,
+        encoding=encoding,
+        delimiter=delimiter,
+        held_out=held_out,
+        again=again,
+        notice=notice,
+        busy=busy.build("reading"),
+    )
+
+
+def shown(bar: Bar, reading: Reading, checked: Checked) -> Updates:
+    """Everything that a checked file needs to be added, or to be read another way."""
+    report, options = checked.report, checked.options
+    needs = report.format is None
+    words = "Say which column is which, then add it." if needs else "Look it over in the steps below, then add it."
+    found: Updates = {
+        bar.words: f'<p><b>Not added yet.</b> <span class="quiet">{words}</span></p>',
+        bar.name: datasets.name_for(checked.path),
+        reading.samples: samples(checked, needs),
+        reading.fold: gr.update(open=False),
+        reading.format: gr.update(
+            choices=[_FOUND_OUT, *((name, name) for name in checks.FORMATS)], value=_asked(checked)
+        ),
+        reading.encoding: options.encoding,
+        reading.delimiter: options.delimiter,
+        reading.held_out: None,
+        reading.notice: "",
+    }
+    choices = [("none", ""), *((name, name) for name in report.choices)]
+    for field, box in zip(FIELDS, reading.fields, strict=True):
+        found[box] = gr.update(choices=choices, value=report.mapping.get(field, ""))
+    return found | {reading.preview: preview(checked, report.mapping)}
+
+
+def undecodable(reading: Reading, error: Undecodable) -> Updates:
+    """The choice of encodings, each with what the text would say."""
+    choices = [(f"{item.encoding}   {' '.join(item.preview.split())[:160]}", item.encoding) for item in error.proposals]
+    first = choices[0][1] if choices else None
+    return {
+        reading.encodings: gr.update(choices=choices, value=first),
+        reading.notice: "",
+    }
+
+
+def _asked(checked: Checked) -> str:
+    """The format that was said, not the one that was found."""
+    return "mapped" if checked.options.mapping else checked.options.format
+
+
+def samples(checked: Checked, shown: bool) -> str:
+    """What a mapping may name, each with its values in the first rows. The fields below it go with it."""
+    if not shown:
+        return ""
+    report = checked.report
+    rows = [
+        [f"<code>{esc(name)}</code>"]
+        + [f'<div class="clip">{markup.flat(sample.get(name, ""), 140)}</div>' for sample in report.samples]
+        for name in report.choices[:_SHOWN_CHOICES]
+    ]
+    heads = ["Column", *(f"Row {number}" for number in range(1, len(report.samples) + 1))]
+    more = len(report.choices) - _SHOWN_CHOICES
+    rest = f'<p class="why">and {more:,} more columns</p>' if more > 0 else ""
+    words = "Choose a column for each field, or type a text with columns in it, such as <code>Q: {question}</code>."
+    title = "<h3>Which column is which?</h3>" + f'<p class="why">{words}</p>'
+    return f'<div class="heading">{title}</div>' + markup.table(heads, rows, "Values of each column", "samples") + rest
+
+
+def _shortened(text: str) -> str:
+    """A text of a preview, whose end is missing when it is long."""
+    return esc(text[:_SHOWN_TEXT]) + (" …" if len(text) >= _SHOWN_TEXT else "")
+
+
+def preview(checked: Checked, mapping: Mapping[str, str]) -> str:
+    """The first row as it would become, or what the mapping still lacks."""
+    try:
+        messages = next(iter(checks.preview(checked, mapping)), [])
+    except BadInput as error:
+        return f'<p class="why lacking">{esc(error)}</p>' if mapping else ""
+    turns = "".join(
+        f"<div><dt>{esc(message['role'])}</dt><dd>{_shortened(message['content'])}</dd></div>" for message in messages
+    )
+    return f'<p class="why">The first row would become</p><dl class="as-turns">{turns}</dl>' if turns else ""

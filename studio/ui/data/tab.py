@@ -1,0 +1,123 @@
+"""Data: the datasets there are, a place to add one, and four steps that answer the doubts about any of them.
+
+What is shown is named by one key: the id of a dataset, or the token of a file that was checked and is not added yet.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from studio.services.core.studio import Studio
+from studio.services.data import datasets
+from studio.services.data.checks import Undecodable
+from studio.ui.data import adding, adding_view, steps
+from studio.ui.data import view as data_view
+from studio.ui.parts import markup
+from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, told, view
+
+
+@dataclass(frozen=True)
+class DataTab:
+    """What other tabs need: the key of what is shown, the button that trains on it, the model and formatting by which
+    it is seen, and the steps that show the tab from the beginning and that bring it up to date.
+    """
+
+    chosen: gr.State
+    train: gr.Button
+    seen_by: list[Any]
+    reopen: Step
+    revisit: Step
+
+
+def build(studio: Studio) -> DataTab:
+    """The tab's components and what happens in them."""
+    chosen, pending, waiting = gr.State(""), gr.State(""), gr.State("")
+    with gr.Row(equal_height=False, elem_id="data-columns"):
+        with gr.Column(scale=3, min_width=270, elem_id="data-side"):
+            view("", markup.heading("Datasets"))
+            drop = adding_view.build_drop(online=not studio.settings.offline)
+            shelf = view("dataset-list", picks=True)
+        with gr.Column(scale=9, min_width=300, elem_id="data-main"):
+            bar = adding_view.build_bar()
+            head = view("dataset-view", '<div data-shows="nothing"></div>')
+            train = gr.Button("Train on this dataset", elem_id="train-on", size="md")
+            what = view("what-it-is")
+            reading = adding_view.build_reading()
+            four = steps.build()
+    whole = [chosen, pending, waiting, shelf, head, what, *bar.parts, *reading.parts, *four.parts]
+
+    def show(key: str, picked: str | None, held: str) -> Updates:
+        """Everything of one dataset or checked file. held: the check that waits to be added, shown or not."""
+        known = datasets.list_datasets(studio)
+        checked = data_view.check_of(studio, key)
+        info = None if checked else next((item for item in known if item.id == key), next(iter(known), None))
+        held = key if checked else held
+        shown: Updates = {
+            pending: held,
+            waiting: "",
+            reading.notice: "",
+            four.model: steps.models_here(studio, picked),
+        }
+        if checked:
+            ready = checked.report.format is not None
+            shown |= adding_view.shown(bar, reading, checked)
+            shown |= steps.shown(studio, four, key, checked.report.ok) if ready else steps.hidden(four)
+            shown |= {chosen: key, head: data_view.head_of_check(checked), what: data_view.what_of_check(checked)}
+        elif info:
+            shown |= steps.shown(studio, four, info.id, info.rows)
+            shown |= {chosen: info.id, head: data_view.head(info), what: data_view.what(info, known)}
+        else:
+            shown |= steps.hidden(four)
+            shown |= {chosen: "", head: data_view.nothing(), what: ""}
+        return shown | {
+            shelf: data_view.shelf(known, key if checked else info.id if info else "", data_view.check_of(studio, held))
+        }
+
+    def ask(path: str, error: Undecodable, held: str) -> Updates:
+        """A file that is no UTF-8: nothing but the choice of its encoding."""
+        return {
+            chosen: "",
+            waiting: path,
+            shelf: data_view.shelf(datasets.list_datasets(studio), "", data_view.check_of(studio, held)),
+            head: data_view.title(Path(path).name),
+            what: data_view.what_undecodable(error),
+            **steps.hidden(four),
+            **adding_view.undecodable(reading, error),
+        }
+
+    def pick(event: gr.EventData, picked: str | None, held: str) -> Updates:
+        return show(event.id, picked, held)
+
+    def revisit(key: str, picked: str | None, held: str) -> Updates:
+        """What may have changed in another tab: datasets and models."""
+        known = datasets.list_datasets(studio)
+        return {
+            shelf: data_view.shelf(known, key, data_view.check_of(studio, held)),
+            four.model: steps.models_here(studio, picked),
+        }
+
+    def show_new(key: str, held: str = "") -> Updates:
+        """`show` for what was just made; the choice of the model stays as it is."""
+        return {part: value for part, value in show(key, None, held).items() if part is not four.model}
+
+    adding.wire(studio, drop, bar, reading, adding.Keys(chosen, pending, waiting), show_new, ask, whole)
+    steps.wire(studio, four, pending, show_new, whole)
+    quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
+    told_so = [four.model, pending]
+    shelf.click(told(studio, drop.notice, pick), told_so, [drop.notice, *whole], **QUEUED)
+    asked = [chosen, four.model, pending]
+    return DataTab(
+        chosen=chosen,
+        train=train,
+        seen_by=[four.model, *four.how],
+        reopen={"fn": told(studio, drop.notice, show), "inputs": asked, "outputs": [drop.notice, *whole], **QUEUED},
+        revisit={"fn": revisit, "inputs": asked, "outputs": [shelf, four.model], **quiet},
+    )
+
+
+def as_seen(studio: Studio, dataset: str, model: str | None, *how: Any) -> dict[str, Any]:
+    """The recipe's values by which the dataset with this id is looked at; how: as Steps.how."""
+    named = {"dataset": datasets.get(studio, dataset).name} | ({"model": model} if model else {})
+    return named | data_view.shaping(*how)

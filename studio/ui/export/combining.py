@@ -1,0 +1,107 @@
+"""Combining adapters on the Export page: two or three of them, weights, a method; what was combined stands under it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from studio.services.core.studio import Studio
+from studio.services.models import adapters, combining, trained_weights
+from studio.ui.export import view as exports_view
+from studio.ui.parts import markup
+from studio.ui.parts.handlers import PRIVATE, Step, Updates, told, view
+
+_METHODS = [(f"{name}: {why}{', equal ranks only' if equal else ''}", name)
+            for name, (why, equal) in combining.METHODS.items()]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CombineBox:
+    """parts: what a reopened page sets; store: the list, whose clicks with data-ask are the page's."""
+
+    who: list[gr.Dropdown]
+    store: gr.HTML
+
+
+def build(studio: Studio) -> CombineBox:
+    """The box and what happens in it."""
+    with gr.Column(elem_id="combine"):
+        view(
+            "",
+            markup.heading(
+                "Combine adapters",
+                "Two or three of one base become a new one by weight. It is a draft until you keep it: ask it in "
+                "Compare, evaluate it, export it.",
+            ),
+        )
+        who: list[gr.Dropdown] = []
+        weights: list[gr.Number] = []
+        for number, label in enumerate(("First", "Second", "Third")):
+            with gr.Row(elem_classes="combine-row"):
+                who.append(gr.Dropdown([], label=label, elem_id=f"combine-{number}", filterable=False, scale=4))
+                weights.append(
+                    gr.Number(0.5, label="Weight", elem_id=f"combine-weight-{number}", step=0.1, scale=1, min_width=90)
+                )
+        with gr.Row(elem_classes="combine-row"):
+            method = gr.Dropdown(_METHODS, value="cat", label="Method", elem_id="combine-method", scale=3,
+                                 min_width=240, filterable=False)  # fmt: skip
+            density = gr.Slider(
+                0.05, 1, 0.5, step=0.05, label="Density", info="The share that ties, dare and prune keep.",
+                elem_id="combine-density", scale=2, min_width=240,
+            )  # fmt: skip
+        name = gr.Textbox(label="Name", elem_id="combine-name", placeholder="first + second", max_length=80)
+        notice = view("combine-notice")
+        button = gr.Button("Combine", variant="primary", elem_id="combine-go")
+    store = view("adapters-store", picks=True)
+
+    def begin(how: str, share: float, called: str, *values: Any) -> Updates:
+        chosen, numbers = values[:3], values[3:]
+        pairs = [(key, number) for key, number in zip(chosen, numbers, strict=True) if key]
+        combining.start(
+            studio,
+            combining.Wish(
+                tuple(key for key, _ in pairs), tuple(float(number or 0) for _, number in pairs), how,
+                share if combining.wants_density(how) else None, called or "", draft=True,
+            ),
+        )  # fmt: skip
+        return {name: "", **listed(studio, store)}
+
+    def pick(event: gr.EventData) -> Updates:
+        told_of = event._data
+        if "keep" in told_of:
+            adapters.keep(studio, event.keep)
+        elif "delete" in told_of:
+            adapters.remove(studio, event.delete)
+        elif "cancel" in told_of:
+            adapters.cancel(studio, event.cancel)
+        return listed(studio, store)
+
+    quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
+    button.click(
+        told(studio, notice, begin), [method, density, name, *who, *weights], [notice, name, store],
+        concurrency_limit=2, **quiet,
+    )  # fmt: skip
+    store.click(told(studio, notice, pick), None, [notice, store], queue=False, **quiet)
+    return CombineBox(who, store)
+
+
+def listed(studio: Studio, store: gr.HTML) -> Updates:
+    """The store's list. Always sent: what an answer that came late undid must be mended by the next."""
+    return {store: exports_view.adapters(adapters.list_adapters(studio))}
+
+
+def choices(studio: Studio, who: list[gr.Dropdown], chosen: tuple[str | None, ...]) -> Updates:
+    """The sources that may be combined; what was chosen stays while it is there."""
+    every = trained_weights.choices(studio)
+    known = [key for _, key in every]
+    wanted = [key if key in known else None for key in chosen]
+    for place in (0, 1):
+        free = next((key for key in known if "@" not in key and key not in wanted), None)
+        wanted[place] = wanted[place] or free
+    found: Updates = {}
+    for place, part in enumerate(who):
+        value = wanted[place] or (None if place < 2 else "")
+        # One that stands is not sent again: another may be made meanwhile.
+        standing = {} if place < len(chosen) and chosen[place] and value == chosen[place] else {"value": value}
+        found[part] = gr.update(choices=every if place < 2 else [("None", ""), *every], **standing)
+    return found

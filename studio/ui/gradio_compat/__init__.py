@@ -1,0 +1,1 @@
+"""Every touch of the inside of Gradio and uvicorn."""

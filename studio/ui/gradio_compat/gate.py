@@ -1,0 +1,129 @@
+"""What of Gradio the studio's page needs, and nothing else of it.
+
+Gradio brings routes that fetch addresses, serve files by path, record runs, edit the application and more. The gate
+stands before the mounted Gradio application and lets through what is listed here; the rest is not there. The page
+itself gets a nonce for the scripts that Gradio writes into it, so that no other script in it can run.
+"""
+
+import re
+import secrets
+import traceback
+from typing import Any
+
+from fastapi import FastAPI
+from gradio.route_utils import FnIndexInferError, get_fn
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from studio.ui.gradio_compat.sessions import lighten
+from studio.ui.web.guard import Policy, content_policy
+
+_NAME = r"[A-Za-z0-9_.-]{1,128}"
+# What the page and gradio_client ask for. tests/security/test_endpoints.py says of each why it is here.
+NEEDED = {
+    "GET": (
+        r"/", r"/config/?", r"/theme\.css", r"/favicon\.ico", r"/robots\.txt", r"/manifest\.json",
+        r"/assets/[A-Za-z0-9_./@-]{1,200}", r"/static/[A-Za-z0-9_./@-]{1,200}",
+        r"/login/huggingface/?", r"/login/callback/?", r"/logout/?",
+        r"/gradio_api/info/?", r"/gradio_api/theme\.css", r"/gradio_api/startup-events",
+        r"/gradio_api/app_id/?", r"/gradio_api/queue/data", rf"/gradio_api/heartbeat/{_NAME}",
+        rf"/gradio_api/call/{_NAME}/{_NAME}", r"/gradio_api/upload_progress", r"/gradio_api/login_check/?",
+        r"/gradio_api/user/?",
+    ),
+    "POST": (
+        r"/login/?", r"/gradio_api/queue/join", rf"/gradio_api/run/{_NAME}/?", rf"/gradio_api/call/{_NAME}/?",
+        r"/gradio_api/upload", r"/gradio_api/cancel", r"/gradio_api/reset/?",
+    ),
+}  # fmt: skip
+_PATTERNS = {method: re.compile("|".join(paths)) for method, paths in NEEDED.items()}
+_NOTHING = "There is nothing here."
+_SCRIPT = re.compile(rb"<script(?=[\s>])", re.IGNORECASE)
+
+
+def needed(method: str, path: str) -> bool:
+    """Whether the page needs this of Gradio."""
+    pattern = _PATTERNS.get("GET" if method == "HEAD" else method)
+    return pattern is not None and ".." not in path and pattern.fullmatch(path) is not None
+
+
+class Gate:
+    """Gradio's application, of which only what is needed is there."""
+
+    def __init__(self, app: ASGIApp, policy: Policy) -> None:
+        self.app, self.policy = app, policy
+
+    @property
+    def routes(self) -> list[object]:
+        return list(getattr(self.app, "routes", []))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path, method = str(scope["path"]), str(scope["method"])
+            if not needed(method, path):
+                await PlainTextResponse(_NOTHING, status_code=404)(scope, receive, send)
+                return
+            if path == "/" and method == "GET":
+                await self._page(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The page, with a nonce of its own on the scripts that Gradio wrote into it."""
+        nonce = secrets.token_urlsafe(16)
+        start: Message = {}
+        parts: list[bytes] = []
+        # Compressed, the page could not be read here.
+        headers = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                start.update(message)
+                return
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
+            parts.append(message.get("body", b""))
+            if message.get("more_body", False):
+                return
+            body = b"".join(parts)
+            told = MutableHeaders(scope=start)
+            if told.get("content-type", "").startswith("text/html"):
+                # What people and models wrote is in the page as JSON, in which `<` is escaped: these tags are Gradio's.
+                body = _SCRIPT.sub(b'<script nonce="%s"' % nonce.encode(), body)
+                frames = "https://huggingface.co" if self.policy.hosted else "'self'"
+                told["Content-Security-Policy"] = content_policy(frames, nonce)
+                told["Cache-Control"] = "no-store"
+                told["Content-Length"] = str(len(body))
+            await send(start)
+            await send({"type": "http.response.body", "body": body})
+
+        await self.app({**scope, "headers": headers}, receive, marked)
+
+
+def fence(app: FastAPI, policy: Policy) -> FastAPI:
+    """Put the gate before the Gradio application that is mounted in `app`, make its sessions small, and have it refuse
+    what it would fall over."""
+    for route in app.routes:
+        if isinstance(route, Mount) and hasattr(route.app, "get_blocks"):
+            gradio: Any = route.app
+            lighten(gradio)
+            for error in (FnIndexInferError, KeyError):
+                gradio.add_exception_handler(error, _not_there)
+            gradio.add_exception_handler(UnicodeEncodeError, _no_text)
+            route.app = Gate(gradio, policy)
+    return app
+
+
+def _not_there(_: Request, error: Exception) -> Response:
+    """An event that is asked for by a name or number that there is none of; Gradio would answer 500."""
+    if all(frame.f_code is not get_fn.__code__ for frame, _line in traceback.walk_tb(error.__traceback__)):
+        raise error
+    return PlainTextResponse(_NOTHING, status_code=404)
+
+
+def _no_text(_: Request, __: Exception) -> Response:
+    """Half of a character came in as text, and Gradio cannot say it again in its answer."""
+    return PlainTextResponse("What was sent is no text: it holds half of a character.", status_code=400)

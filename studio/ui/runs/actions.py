@@ -1,0 +1,150 @@
+"""What can be done with the open run: stop, cancel, resume, train longer, move in the queue, and go on from there."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from studio.errors import StudioError
+from studio.services.core import access
+from studio.services.core.studio import Studio
+from studio.services.runs import queue, resuming, runs
+from studio.services.runs.runs import RunInfo
+from studio.ui.parts import markup
+from studio.ui.parts.handlers import PRIVATE, Step, Updates
+
+Act = Callable[[Studio, str], RunInfo]
+
+
+@dataclass(frozen=True)
+class Acts:
+    """The buttons. Which of them apply is told by `marks` in the head of the run, and shown by the style sheet."""
+
+    stop: gr.Button
+    cancel: gr.Button
+    resume: gr.Button
+    force: gr.Button
+    first: gr.Button
+    now: gr.Button
+    clone: gr.Button
+    compare: gr.Button
+    export: gr.Button
+
+
+@dataclass(frozen=True)
+class Longer:
+    """How much longer a run is trained that is over."""
+
+    more: gr.Number
+    unit: gr.Radio
+    go: gr.Button
+
+
+def build() -> Acts:
+    """The buttons beside the run's name."""
+
+    def button(label: str, name: str, **more: Any) -> gr.Button:
+        return gr.Button(label, size="md", elem_id=f"{name}-run", min_width=80, **more)
+
+    with gr.Row(elem_id="run-acts"):
+        return Acts(
+            stop=button("Stop", "stop", variant="stop"),
+            resume=button("Resume", "resume", variant="primary"),
+            force=button("Resume all the same", "force"),
+            now=button("Start now", "now"),
+            first=button("Next in line", "first"),
+            cancel=button("Cancel", "cancel", elem_classes="quiet-button"),
+            compare=button("Compare", "compare"),
+            export=button("Export", "export"),
+            clone=button("Clone", "clone"),
+        )
+
+
+def build_longer() -> Longer:
+    """The fold with which a run is trained longer."""
+    with (
+        gr.Accordion("Train longer", open=False, elem_classes="fold", elem_id="longer"),
+        gr.Row(elem_id="longer-row", equal_height=False),
+    ):
+        more = gr.Number(
+            1,
+            label="How much longer",
+            info="It goes on from its last checkpoint. The learning rate follows the schedule of the longer run, "
+            "so it rises again where it had fallen to 0.",
+            minimum=0.01,
+            step=1,
+            elem_id="longer-more",
+            scale=4,
+        )
+        unit = gr.Radio(["epochs", "steps"], value="epochs", label="Counted in", elem_id="longer-unit", scale=2)
+        go = gr.Button("Go on", size="md", elem_id="longer-go", scale=0, min_width=110)
+    return Longer(more, unit, go)
+
+
+def marks(run: RunInfo) -> str:
+    """What applies to a run, as attributes of an element in its head."""
+    found = {
+        "data-live": not run.final and run.state != "queued",
+        "data-waits": run.state == "queued",
+        "data-resumes": run.can_resume,
+        "data-extends": run.state == "completed" and bool(run.resume_hint) and run.trashed is None,
+        "data-adapter": run.has_adapter and run.trashed is None,
+    }
+    return "".join(f" {name}" for name, applies in found.items() if applies)
+
+
+def wire(
+    studio: Studio,
+    acts: Acts,
+    longer: Longer,
+    looked: Sequence[Any],
+    notice: gr.HTML,
+    show: Callable[..., Updates],
+    parts: Sequence[Any],
+) -> None:
+    """What the buttons do. looked: the open run and what else `show` wants; show: the tab's updates; parts: of what."""
+
+    def does(act: Act, said: Callable[[RunInfo], str]) -> Callable[..., Updates]:
+        def handler(chosen: str, *place: Any) -> Updates:
+            try:
+                done = act(studio, chosen)
+            except StudioError as error:
+                return {notice: _refusal(studio, error)}
+            return {**show(chosen, *place), notice: markup.note(said(done))}
+
+        return handler
+
+    def go_on(more: float | None, unit: str, *where: Any) -> Updates:
+        def extend(studio: Studio, which: str) -> RunInfo:
+            if unit == "steps":
+                return resuming.extend(studio, which, steps=int(more or 0))
+            return resuming.extend(studio, which, epochs=more or 0)
+
+        return does(extend, _goes_on)(*where)
+
+    step: Step = {"show_progress": "hidden", "api_visibility": PRIVATE, "concurrency_limit": 4}
+    for button, act, said in (
+        (acts.stop, runs.stop, lambda _: "Stopping after this step; a checkpoint is saved first. It can be resumed."),
+        (acts.cancel, runs.cancel, lambda done: "It left the queue." if done.final else "Ending without saving."),
+        (acts.resume, resuming.resume, _goes_on),
+        (acts.force, lambda where, which: resuming.resume(where, which, force=True), _goes_on),
+        (acts.first, queue.first, lambda _: "It is the next to start."),
+        (acts.now, queue.start_now, lambda _: "It starts now, beside what runs."),
+    ):
+        button.click(does(act, said), looked, [notice, *parts], **step)
+    longer.go.click(go_on, [longer.more, longer.unit, *looked], [notice, *parts], **step)
+
+
+def _goes_on(done: RunInfo) -> str:
+    return "It goes on as soon as the device is free." if done.state == "queued" else "It goes on."
+
+
+def _refusal(studio: Studio, error: StudioError) -> str:
+    """A reason; where the command line would be told --force, a button appears instead."""
+    text = access.shown(studio, error)
+    if "--force" not in text:
+        return markup.problem(text)
+    return "<i data-may-force hidden></i>" + markup.problem(
+        text.replace("resume it with --force", "resume it all the same")
+    )

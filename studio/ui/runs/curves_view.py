@@ -1,0 +1,44 @@
+"""What stands around the curves: which runs they draw, and what they say in words."""
+
+import json
+from collections.abc import Sequence
+
+from studio.services.core.studio import Studio
+from studio.services.curves import curves
+from studio.services.curves.diagnosis import Kind
+from studio.services.runs.runs import RunInfo
+from studio.ui.parts import markup
+from studio.ui.parts.markup import esc
+
+_MARKS: dict[Kind, tuple[str, str]] = {
+    "short": ("queued", "too short to tell"),
+    "learning": ("good", "learning"),
+    "plateau": ("stopping", "plateaued"),
+    "overfitting": ("warn", "overfitting"),
+    "diverged": ("bad", "diverged"),
+    "too_high": ("bad", "learning rate too high"),
+    "too_low": ("warn", "learning rate too low"),
+}
+
+
+def told(together: Sequence[RunInfo]) -> str:
+    """The runs to draw, the open one first, for static/curves.js: it asks for their points itself."""
+    return json.dumps({"runs": [{"id": run.id, "name": run.name, "live": not run.final} for run in together]})
+
+
+def verdict(studio: Studio, run: RunInfo) -> str:
+    """The verdict on a run with the figures it rests on; nothing before there are points."""
+    found = curves.verdict(studio, run.id)
+    if run.step == 0 and found.kind == "short":
+        return ""
+    state, word = _MARKS[found.kind]
+    points = "".join(f"<li>{esc(one)}</li>" for one in found.evidence)
+    return (
+        f'<div class="said-of" data-verdict="{found.kind}">{markup.mark(state, word)}<div><p>{esc(found.words)}</p>'
+        f"<details><summary>What this rests on</summary><ul>{points}</ul></details></div></div>"
+    )
+
+
+def word(kind: Kind) -> str:
+    """A verdict in two or three words."""
+    return _MARKS[kind][1]

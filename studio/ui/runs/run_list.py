@@ -1,0 +1,121 @@
+"""What the list of runs asks of the server: a page of rows, a change to one run, the trash.
+
+Plain routes and no Gradio events, as for the curves: a look for what changed is one small GET that a later one may
+overtake, and a change is answered where it was made. The guard of ui/web/server.py stands before them.
+"""
+
+import gzip
+import json
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from pydantic import BaseModel, ConfigDict
+
+from studio.errors import StudioError
+from studio.services.core import access
+from studio.services.core.studio import Studio
+from studio.services.runs import labels, run_list, runs, trash
+from studio.services.runs.run_list import Listing
+from studio.ui.parts import units
+from studio.ui.runs import view as runs_view
+
+_SMALL = 1400  # bytes that fit a packet: not worth compressing
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+class Change(BaseModel):
+    """What is to be said of a run from now on; what is not given stays."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str | None = None
+    notes: str | None = None
+    tags: str | None = None
+    starred: bool | None = None
+    trashed: bool | None = None
+
+
+class Doomed(BaseModel):
+    """The runs in the trash that a person saw and wants deleted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    runs: list[str]
+
+
+def add_routes(app: FastAPI, studio: Studio) -> None:
+    """`/runs.json`, `/runs/<id>.json`, `/runs/<id>`, `/trash.json` and `/trash`."""
+
+    @app.get("/runs.json")
+    def listing(
+        request: Request,
+        search: str = "",
+        state: str = "",
+        model: str = "",
+        dataset: str = "",
+        tag: str = "",
+        starred: bool = False,
+        trashed: bool = False,
+        sort: str = "created",
+        down: bool | None = None,
+        limit: Annotated[int, Query(ge=1, le=run_list.MOST)] = run_list.PAGE,
+        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    ) -> Response:
+        query = run_list.Query(search, state, model, dataset, tag, starred, trashed, sort, down, limit, offset)
+        try:
+            return _sent(_page(run_list.find(studio, query)), request)
+        except StudioError as error:
+            return _sent({"error": access.shown(studio, error)}, request)
+
+    @app.get("/runs/{run_id}.json")
+    def told(request: Request, run_id: str) -> Response:
+        try:
+            info = runs.get(studio, run_id)
+        except StudioError as error:
+            return _sent({"error": access.shown(studio, error)}, request)
+        return _sent({"id": info.id, "name": info.name, "notes": info.notes, "tags": info.tags}, request)
+
+    @app.post("/runs/{run_id}")
+    def change(request: Request, run_id: str, wanted: Change) -> Response:
+        said = wanted.model_dump(exclude={"trashed"})
+        try:
+            info = labels.change(studio, run_id, **said)
+            if wanted.trashed is not None:
+                info = (trash.throw if wanted.trashed else trash.restore)(studio, info.id)
+        except StudioError as error:
+            return _sent({"error": access.shown(studio, error)}, request)
+        return _sent({"id": info.id, "name": info.name}, request)
+
+    @app.get("/trash.json")
+    def in_trash(request: Request) -> Response:
+        infos = trash.contents(studio)
+        named = [{"id": info.id, "name": info.name, "size": units.size(info.bytes)} for info in infos]
+        return _sent({"runs": named, "size": units.size(sum(info.bytes or 0 for info in infos))}, request)
+
+    @app.post("/trash")
+    def empty(request: Request, doomed: Doomed) -> Response:
+        try:
+            done = trash.empty(studio, doomed.runs)
+        except StudioError as error:
+            return _sent({"error": access.shown(studio, error)}, request)
+        kept = [f"{name} stays: {reason}" for name, reason in done.kept]
+        return _sent({"deleted": len(done.deleted), "freed": units.size(done.freed), "kept": kept}, request)
+
+
+def _page(found: Listing) -> dict[str, Any]:
+    return {
+        "rows": [[info.id, runs_view.row(info)] for info in found.runs],
+        "total": found.total,
+        "kept": {"count": found.kept.count, "size": units.size(found.kept.bytes)},
+        "trash": {"count": found.trash.count, "size": units.size(found.trash.bytes)},
+        "facets": found.facets,
+    }
+
+
+def _sent(value: dict[str, Any], request: Request) -> Response:
+    """JSON; a refusal is an answer like any other, so that the browser's console stays for what is broken."""
+    body, headers = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(), dict(_NO_STORE)
+    if len(body) > _SMALL and "gzip" in request.headers.get("accept-encoding", ""):
+        body = gzip.compress(body, 4)
+        headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    return Response(body, media_type="application/json", headers=headers)

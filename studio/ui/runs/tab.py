@@ -1,0 +1,193 @@
+"""Runs: the list of runs and, under it, the open one: live curves, figures, samples, recipe, log, history."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from studio.services.core import access
+from studio.services.core.studio import Studio
+from studio.services.runs import history as story
+from studio.services.runs import runs
+from studio.services.runs.runs import RunInfo
+from studio.ui.parts import markup
+from studio.ui.parts.handlers import PRIVATE, Step, Updates, changed, told, view
+from studio.ui.parts.markup import esc
+from studio.ui.runs import actions as run_actions
+from studio.ui.runs import compare_runs, curves_view, machine_view, open_run
+from studio.ui.runs import story as run_story
+from studio.ui.runs import view as runs_view
+
+_NONE_YET = ("No runs yet", "Choose a model and a dataset, and start one.")
+_HEAD = """
+<link rel="stylesheet" href="/static/vendor/uPlot.min.css">
+<script src="/static/vendor/uPlot.min.js"></script>
+"""
+_LIST = """
+import(`${location.origin}/static/runs.js`).then(({start}) => {
+  const list = start(element, (what, event = 'click') => trigger(event, what));
+  const hear = () => props.value && list.opened(JSON.parse(props.value));
+  watch('value', hear);
+  hear();
+});
+"""
+# The whole address: a browser that had another studio open in this tab would ask that one for the short one.
+_ON_LOAD = """
+import(`${location.origin}/static/curves.js`).then(({start}) => {
+  const chart = start(element);
+  const feed = () => props.value && chart.show(JSON.parse(props.value));
+  watch('value', feed);
+  feed();
+});
+"""
+
+
+@dataclass(frozen=True)
+class RunsTab:
+    """What other tabs need: the open run's id, the steps that show it, and the buttons that lead on."""
+
+    run: gr.State
+    ended: gr.State
+    reopen: Step
+    train: gr.Button
+    compare: gr.Button
+    export: gr.Button
+    clone: gr.Button
+
+
+def build(studio: Studio) -> RunsTab:
+    """The tab's components and what happens in them."""
+    run = gr.State("")
+    beside = gr.State([])  # ids of runs drawn beside the open one
+    order = gr.State({})  # of the table of differences: sort, down, pin
+    seen = gr.State({})  # what this browser was sent already, so that a look sends only what changed
+    ended = gr.State("")  # the open run, once it has ended before our eyes
+    table = gr.HTML(
+        html_template='<div class="run-list"></div>', js_on_load=_LIST, elem_id="runs-table", apply_default_css=False
+    )
+    with gr.Column(elem_id="no-runs"):
+        none_yet = view("no-runs-yet")
+        train = gr.Button("Go to Train", variant="primary", size="md", elem_id="go-train")
+    notice = view("runs-notice")
+    with gr.Column(elem_id="open-run"):
+        with gr.Row(equal_height=False, elem_id="run-bar"):
+            head = view("run-head")
+            acts = run_actions.build()
+        about = view("run-about")
+        verdict = view("run-verdict")
+        chart = gr.HTML(
+            html_template='<div class="curves"></div>',
+            js_on_load=_ON_LOAD,
+            head=_HEAD,
+            elem_id="curves",
+            apply_default_css=False,
+        )
+        differ = view("differ", picks=True)
+        longer = run_actions.build_longer()
+        sampled = view("run-samples")
+        with gr.Accordion("Recipe", open=False, elem_classes="fold"):
+            recipe = view("run-recipe")
+        with gr.Accordion("Log", open=False, elem_classes="fold"):
+            log = view("run-log")
+        with gr.Accordion("History", open=False, elem_classes="fold", elem_id="history") as history:
+            past = view("run-history")
+    machine_view.build()
+
+    def refresh(chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any]) -> Updates:
+        """What changed since the last look. Rows, points and the text of a run at work come with the pulse: Gradio is
+        asked when something is opened, done, or stands otherwise than it did."""
+        asked = shown.setdefault("asked", 0)
+        info = open_run.find(studio, chosen)
+        if info is None:
+            empty: Updates = {none_yet: markup.empty(*_NONE_YET), head: "", about: "", verdict: "", differ: ""}
+            empty[table] = runs_view.told("", [], {})
+            return changed(shown, empty) | {run: "", seen: shown}
+        together = open_run.together(studio, info, others)
+        part = open_run.parts(studio, info, together, how)
+        fresh: Updates = {
+            none_yet: "",
+            table: runs_view.told(info.id, together, how),
+            head: part["run-head"](),
+            about: part["run-about"](),
+            chart: curves_view.told(together),
+            acts.stop: gr.update(interactive=info.state != "stopping"),
+        }
+        other = shown.get("open") != info.id
+        if other:
+            fresh |= {past: "", history: gr.update(open=False)}
+        just_ended = info.final and shown.get("live") == info.id
+        shown |= {"live": "" if info.final else info.id, "open": info.id}
+        if other or just_ended or not info.final:
+            fresh |= {log: part["run-log"](), recipe: _recipe(studio, info)}
+        standing = repr(([(one.id, one.state, one.step, one.best_eval) for one in together], how))
+        if shown.get("standing") != standing:  # these are worked out from points and recipes: only when they changed
+            shown["standing"] = standing
+            fresh |= {
+                verdict: part["run-verdict"](),
+                differ: part["differ"](),
+                sampled: part["run-samples"](),
+            }
+        if info.final:
+            fresh |= {notice: "", ended: info.id} if just_ended else {notice: ""}
+        if shown["asked"] != asked:  # meanwhile another run was opened: this is of no interest any more
+            return {}
+        return changed(shown, fresh) | {seen: shown} | ({run: info.id} if info.id != chosen else {})
+
+    def afresh(shown: dict[str, Any]) -> dict[str, Any]:
+        """Nothing of what this browser shows holds any more. The same object stays: a look under way sees it too."""
+        kept = {"asked": shown.get("asked", 0) + 1, "picks": shown.get("picks", [])}
+        shown.clear()
+        shown.update(kept)
+        return shown
+
+    def pick(
+        chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any], event: gr.EventData
+    ) -> Updates:
+        if "beside" in event._data:
+            others = [one for one in others if one != event.beside] + [event.beside] * (event.beside not in others)
+            return refresh(chosen, others, how, shown) | {beside: others}
+        if "id" in event._data:
+            under_way = shown.setdefault("picks", [])
+            under_way.append(chosen)
+            try:
+                fresh = refresh(str(event.id), others, how, afresh(shown))
+            finally:
+                under_way.remove(chosen)
+            return {run: str(event.id)} | fresh if fresh else {}
+        return refresh(chosen, others, how, shown)  # something was said of a run
+
+    def arrange(
+        chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any], event: gr.EventData
+    ) -> Updates:
+        how = compare_runs.arranged(how, event._data)
+        return refresh(chosen, others, how, shown) | {order: how}
+
+    def anew(chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any]) -> Updates:
+        if chosen in shown.get("picks", ()):
+            return {}  # a run is being opened from here: it is not known yet, and comes by itself
+        return refresh(chosen, others, how, afresh(shown))
+
+    def tell(chosen: str) -> Updates:
+        return {past: run_story.story(story.tell(studio, chosen)) if chosen else ""}
+
+    quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
+    parts = [table, none_yet, head, about, acts.stop, verdict, chart, differ, sampled, recipe, log, past, history]
+    parts += [run, seen, ended]
+    # Through the queue: only its answers tell the browser that a state (here `ended`) has changed.
+    tick: Step = {**quiet, "queue": True, "concurrency_limit": None}
+    looked = [run, beside, order, seen]
+    table.submit(told(studio, notice, refresh, clear=False), looked, [notice, *parts], **tick)
+    # Past the queue, whose answers cost the browser more; `asked` keeps a look that is under
+    # way from undoing it. Several: by default a click would be lost while an earlier one is under way.
+    table.click(told(studio, notice, pick), looked, [notice, beside, *parts], trigger_mode="multiple", **quiet)
+    differ.click(told(studio, notice, arrange), looked, [notice, order, *parts], **tick)
+    reopen: Step = {"fn": told(studio, notice, anew), "inputs": looked, "outputs": [notice, *parts], **quiet}
+    run_actions.wire(studio, acts, longer, looked, notice, anew, parts)
+    # Every checkpoint is read for it, so it is told only where it is looked at.
+    history.expand(told(studio, notice, tell, clear=False), run, [notice, past], **tick)
+    return RunsTab(run, ended, reopen, train, acts.compare, acts.export, acts.clone)
+
+
+def _recipe(studio: Studio, run: RunInfo) -> str:
+    place = f'<p class="path">{esc(run.path)}</p>' if access.may_name_files(studio) else ""
+    return markup.code(runs.recipe_yaml(studio, run.id), "the recipe") + place

@@ -1,0 +1,229 @@
+"""The form of a recipe, built from the recipe's own fields.
+
+What it shows (label, help, choices, argument name) is stated in studio/recipe/recipe.py and nowhere else. It checks
+nothing: the values go to the recipe as they were typed, and its message comes back.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from studio.errors import BadInput
+from studio.recipe import THEMES, Known, Recipe, all_fields, find_field
+from studio.services.core.studio import Studio
+from studio.services.data import datasets
+from studio.services.models import models
+from studio.services.planning import presets
+from studio.services.planning.presets import Cost, Preset
+from studio.ui.parts import markup, units
+from studio.ui.parts.handlers import view
+from studio.ui.train import model_box
+
+ATTENTION = "attention-only"  # no value of a recipe: it stands for the modules that it is replaced by
+_STEPS = {"learning_rate": 1e-4, "num_train_epochs": 0.5, "max_grad_norm": 0.1}
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form's components: `fields` by recipe name (and `name`), in the order of their values.
+
+    `added` holds the model that was last added here.
+    """
+
+    fields: dict[str, Any]
+    preset: gr.Dropdown
+    preset_why: gr.HTML
+    opened: gr.UploadButton
+    scale: gr.HTML
+    added: gr.State
+
+
+def build(studio: Studio) -> Form:
+    """Simple fields first, the rest in folds by theme."""
+    simple = [known for known in all_fields() if known.simple]
+    made: dict[str, Any] = {}
+    with gr.Row(elem_classes="fields two"):
+        preset = gr.Dropdown(
+            presets_of(studio),
+            value=None,
+            label="Preset",
+            elem_id="field-preset",
+            filterable=False,
+            info="Values that go together, with what they take here; change any of them after.",
+        )
+        made["name"] = gr.Textbox(
+            label="Name",
+            info=Recipe.model_fields["name"].description,
+            max_length=80,
+            elem_id="field-name",
+            placeholder="chosen for you",
+        )
+    preset_why = view("preset-why")
+    opened = gr.UploadButton(
+        "Open a recipe (YAML)",
+        file_types=[".yaml", ".yml"],
+        type="filepath",
+        size="sm",
+        elem_id="open-recipe",
+        elem_classes="quiet-button",
+    )
+    with gr.Row(elem_classes="fields two"):
+        for known in simple[:2]:
+            made[known.name] = _field(known, studio)
+    box = model_box.build(studio)
+    with gr.Row(elem_classes="fields three"):
+        for known in simple[2:]:
+            made[known.name] = _field(known, studio)
+    scale = view("scale")
+    with gr.Column(elem_id="advanced"):
+        view("", markup.heading("Advanced", "Every other knob, by theme. The defaults are sound."))
+        for theme in THEMES:
+            _fold(theme, studio, made)
+    return Form(fields=made, preset=preset, preset_why=preset_why, opened=opened, scale=scale, added=box.added)
+
+
+def _fold(theme: str, studio: Studio, made: dict[str, Any]) -> None:
+    rest = [known for known in all_fields() if known.theme == theme and not known.simple]
+    if not rest:
+        return
+    title = Recipe.model_fields[theme].title or theme
+    with gr.Accordion(title, open=False, elem_classes="fold"), gr.Row(elem_classes="fields three"):
+        for known in rest:
+            made[known.name] = _field(known, studio)
+
+
+def _field(known: Known, studio: Studio) -> Any:
+    """The component that suits a field's kind; bounds are left to the recipe, which says them in plain words."""
+    label = f"{known.label} ({known.unit})" if known.unit else known.label
+    common = {"label": label, "info": known.help, "elem_id": f"field-{known.name}", "min_width": 180}
+    if known.name in ("model", "dataset"):
+        options = names_of(known.name, studio)
+        return gr.Dropdown(options, value=first(known.default, options), allow_custom_value=True, **common)
+    if known.name == "target_modules":
+        return gr.Dropdown(modules_of(studio, None), value=["all-linear"], multiselect=True, **common)
+    if known.name == "report_to":
+        return gr.Dropdown(["tensorboard", "trackio", "wandb"], value=[], multiselect=True, **common)
+    if known.choices:
+        kind = gr.Radio if len(known.choices) == 2 else gr.Dropdown
+        return kind(list(known.choices), value=known.default, **common)
+    if known.kind is bool:
+        return gr.Checkbox(value=known.default, **common)
+    if known.kind in (int, float):
+        step = 1 if known.kind is int else _STEPS.get(known.name, 0.01)
+        return gr.Number(value=known.default, step=step, **common)
+    return gr.Textbox(value=for_form(known.name, known.default), lines=3, **common)
+
+
+def names_of(field: str, studio: Studio) -> list[str]:
+    """What can be chosen as model or dataset."""
+    if field == "model":
+        return [model.id for model in models.list_models(studio)]
+    return [dataset.name for dataset in datasets.list_datasets(studio)]
+
+
+def first(wanted: str, options: Sequence[str]) -> str:
+    """`wanted` if it can be chosen, else the first that can."""
+    return wanted if wanted in options else next(iter(options), "")
+
+
+def modules_of(studio: Studio, model_id: str | None) -> list[tuple[str, str]]:
+    """all-linear, attention only, and the linear layers that this model really has, with how many parameters."""
+    found = models.linear_modules(studio, model_id) if model_id else {}
+    if not found:
+        return [("all-linear", "all-linear")]
+    every = sum(kind.parameters for kind in found.values())
+    attention = sum(kind.parameters for kind in found.values() if kind.attention)
+    return [
+        (f"all-linear ({units.count(every)})", "all-linear"),
+        *([(f"attention only ({units.count(attention)})", ATTENTION)] if attention else []),
+        *(
+            (f"{name} ({kind.layers} × {units.count(kind.parameters / kind.layers)})", name)
+            for name, kind in found.items()
+        ),
+    ]
+
+
+def attention_of(studio: Studio, model_id: str) -> list[str]:
+    """The linear layers of a model's attention."""
+    return [name for name, kind in models.linear_modules(studio, model_id).items() if kind.attention]
+
+
+def presets_of(studio: Studio, model: str = "", dataset: str = "") -> list[tuple[str, str]]:
+    """The presets, each with what it takes on this machine for the chosen model and dataset."""
+    costs = presets.costs(studio, model, dataset) if model and dataset else {}
+    return [(_with_cost(preset, costs.get(preset.id)), preset.id) for preset in presets.list_presets(studio)]
+
+
+def _with_cost(preset: Preset, cost: Cost | None) -> str:
+    if cost is None:
+        return preset.title
+    time = f", {units.span(60 * cost.minutes)}" if cost.minutes else ""
+    return f"{preset.title} ({units.size(cost.bytes)}{time}{'' if cost.fits else ', does not fit'})"
+
+
+def defaults() -> dict[str, Any]:
+    """The value of every field before anything is touched, as the form holds it."""
+    return {"name": "", **{known.name: for_form(known.name, known.default) for known in all_fields()}}
+
+
+def for_form(name: str, value: Any) -> Any:
+    """A recipe's value as the component shows it: several texts stand one a line, several choices side by side."""
+    if name == "report_to":
+        return list(value)
+    if name == "target_modules":
+        return [value] if isinstance(value, str) else value
+    return "\n".join(value) if isinstance(value, list | tuple) else value
+
+
+def read(names: Sequence[str], values: Sequence[Any]) -> Recipe:
+    """The recipe that the form holds; raises BadInput in the recipe's own words."""
+    typed = as_typed(names, values)
+    if not typed["model"]:
+        raise BadInput(
+            "Choose a base model. If there is none yet, add one below, or train the sample, which brings its own."
+        )
+    return Recipe().with_values(typed)
+
+
+def values_of(recipe: Recipe) -> dict[str, Any]:
+    """Every field of a recipe, as the form holds it."""
+    return {"name": recipe.name, **{known.name: recipe.get(known.name) for known in all_fields()}}
+
+
+def as_typed(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """The form's values by name. An empty choice is an empty word, so that the recipe can say what is missing."""
+    words = {"name", "model", "dataset", "system_prompt", "custom_template"}
+    return {name: "" if value is None and name in words else value for name, value in zip(names, values, strict=True)}
+
+
+def changes(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `values`, those that differ from the defaults, without what is chosen in any case."""
+    usual = defaults()
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in ("name", "model", "dataset") and value != usual[name]
+    }
+
+
+def rules() -> str:
+    """Style rules that the fields imply: each one's real argument name beside its label, and which apply to a method
+    or a template.
+
+    These are told by an element with data-method and data-template, which the panel draws at every edit.
+    """
+    names = [
+        f"#field-{known.name} {where}::after {{ content: '{known.name}'; }}"
+        for known in all_fields()
+        for where in [".checkbox-container" if known.kind is bool else '[data-testid="block-info"]']
+    ]
+    hidden = [
+        f"#train-columns:has([data-method='{method}']) #field-{known.name} {{ display: none; }}"
+        for known in all_fields()
+        for method in find_field("method").choices
+        if known.methods and method not in known.methods
+    ]
+    own = "#train-columns:not(:has([data-template='custom'])) #field-custom_template { display: none; }"
+    return "\n".join([*names, *hidden, own])

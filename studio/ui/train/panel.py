@@ -1,0 +1,173 @@
+"""What stands beside the form: memory by item against this machine, the adapter's size, steps, warnings, the recipe."""
+
+import base64
+import json
+import re
+import shlex
+from typing import Any
+
+from studio.recipe import Recipe
+from studio.recipe.fields import Method
+from studio.services.planning.estimates import Estimate
+from studio.ui.parts import markup, units
+from studio.ui.parts.markup import esc
+from studio.ui.train import form
+
+_FIXES = 4
+
+
+def estimate(found: Estimate, recipe: Recipe) -> str:
+    """The estimate as a verdict, one bar and its legend."""
+    verdict = "fits" if found.fits else "does not fit"
+    kind = "good" if found.fits else "bad"
+    title = (
+        f'<p class="verdict verdict-{kind}"><strong>{verdict.capitalize()}</strong> '
+        f"{esc(units.share_of(found.total, found.available))}<small>{esc(found.device)}</small></p>"
+    )
+    figures = markup.facts(
+        [
+            *([("to finish", f"{esc(units.span(60 * found.minutes))}")] if found.minutes else []),
+            ("trainable", f"{esc(units.count(found.trainable))} "
+             f"<small>{units.percent(found.trainable, found.parameters)}</small>"),
+            ("steps", f"{found.steps:,}"),
+            ("examples", f"{found.examples:,}"),
+            ("batch", f"{recipe.effective_batch:,}"),
+        ]
+    )  # fmt: skip
+    return title + _bar(found) + figures + _measured(found) + _room(found) + _sentences(found)
+
+
+def _measured(found: Estimate) -> str:
+    """What a dry run of this recipe found, or how one of a like recipe corrects the estimate."""
+    dry = found.dry_run
+    if dry is None:
+        return ""
+    if not found.exact:
+        factor = f"{dry.correction:.2f}"
+        return (
+            f'<p class="why">Corrected by a dry run of a like recipe: what comes and goes is taken times {factor}.</p>'
+        )
+    return markup.note(
+        f"Measured in a dry run: {units.size(dry.measured)} at the peak (predicted {units.size(dry.predicted)}), "
+        f"{dry.step_seconds:.1f} s a step on the {dry.rows} longest examples ({dry.length:,} tokens), "
+        f"{dry.save_seconds:.1f} s for a checkpoint.",
+        "good",
+    )
+
+
+def _room(found: Estimate) -> str:
+    """What else would fit, and how the time is known."""
+    if found.fits:
+        told = (
+            f"With all else as it is, batches of up to <b>{found.largest_batch:,}</b> fit, "
+            f"or a max_length of up to <b>{found.longest_length:,}</b>."
+        )
+    else:
+        told = ""
+    source = f" The time is {esc(found.minutes_from)}." if found.minutes_from else ""
+    return f'<p class="why">{told}{source}</p>' if told or source else ""
+
+
+def _bar(found: Estimate) -> str:
+    """One bar as long as the machine's memory; what does not fit runs over a mark."""
+    whole = max(found.available, found.total) or 1
+    shown = [item for item in found.items if item.bytes > 0]
+    pieces = "".join(
+        f'<i class="part part-{place % 8}" style="width:{100 * item.bytes / whole:.2f}%" title="{esc(item.label)}: '
+        f'{esc(units.size(item.bytes))}"></i>'
+        for place, item in enumerate(shown)
+    )
+    limit = f'<b class="limit" style="left:{100 * found.available / whole:.2f}%"></b>' if not found.fits else ""
+    rows = "".join(
+        f'<li title="{esc(item.note)}"><i class="part part-{place % 8}"></i>'
+        f"<span>{esc(item.label)}</span><b>{esc(units.size(item.bytes))}</b></li>"
+        for place, item in enumerate(shown)
+    )
+    said = f"Memory: {units.share_of(found.total, found.available)}"
+    bar = f'<div class="memory" role="img" aria-label="{esc(said)}">{pieces}{limit}</div>'
+    return f'{bar}<ul class="legend">{rows}</ul>'
+
+
+def _sentences(found: Estimate) -> str:
+    """Warnings, and what would make it fit: the largest savings first, each a button that does it."""
+    warnings = "".join(markup.note(text, "warn") for text in found.warnings)
+    fixes = "".join(
+        f'<li><button type="button" class="fix" data-pick data-fix="{esc(json.dumps(fix.values))}">'
+        f"<span>{esc(fix.words[:1].upper() + fix.words[1:])}</span><b>{esc(units.size(fix.saved))} less</b>"
+        f"<small>{esc(fix.price)}{'; then it fits' if fix.enough else ''}</small></button></li>"
+        for fix in found.fixes[:_FIXES]
+    )
+    return warnings + (f'<h4>To make it fit</h4><ul class="fixes">{fixes}</ul>' if fixes else "")
+
+
+def accuracy(median: float, runs: int) -> str:
+    """How well the estimates of this home were met by the runs that were measured."""
+    if not runs:
+        return ""
+    word = "run" if runs == 1 else "runs"
+    return f'<p class="why">On this machine: median error {median:.0%} over {runs} measured {word}.</p>'
+
+
+def touched(values: dict[str, Any]) -> str:
+    """Fields that differ from the defaults, each with a button that puts the default back."""
+    usual = form.defaults()
+    chips = "".join(
+        f'<button type="button" class="chip" data-pick data-reset="{esc(name)}" '
+        f'aria-label="Reset {esc(name)} to {esc(_plain(usual[name]))}" title="Default: {esc(_plain(usual[name]))}">'
+        f'<code>{esc(name)}</code> {esc(_plain(value))}<span aria-hidden="true">×</span></button>'
+        for name, value in form.changes(values).items()
+    )
+    return f'<div class="chips"><span>Changed</span>{chips}</div>' if chips else ""
+
+
+def document(recipe: Recipe, values: dict[str, Any]) -> str:
+    """The recipe as YAML and the command that trains it."""
+    return (
+        markup.heading("As a command")
+        + markup.code(command(recipe, values), "the command")
+        + markup.heading("As a recipe")
+        + markup.code(recipe.to_yaml(), "the recipe")
+        + _download(recipe)
+    )
+
+
+def _download(recipe: Recipe) -> str:
+    """A link that saves the recipe as a file."""
+    name = re.sub(r"[^\w.-]+", "-", recipe.name) or "recipe"
+    data = base64.b64encode(recipe.to_yaml().encode()).decode()
+    return f'<p><a class="link" download="{esc(name)}.yaml" href="data:text/yaml;base64,{data}">Save as a file</a></p>'
+
+
+def command(recipe: Recipe, values: dict[str, Any]) -> str:
+    """`studio train …` with everything that differs from the defaults."""
+    parts = [f"--model {shlex.quote(recipe.model.model)}", f"--dataset {shlex.quote(recipe.data.dataset)}"]
+    if recipe.name:
+        parts.append(f"--set name={shlex.quote(recipe.name)}")
+    parts += [f"--set {name}={shlex.quote(_plain(recipe.get(name)))}" for name in form.changes(values)]
+    return " \\\n  ".join(["studio train", *parts])
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def derived(values: dict[str, Any], words: str = "") -> str:
+    """What follows from the form's values, in words; the element also tells the page which of its fields apply."""
+    chosen = " ".join(f'data-{name}="{esc(values[name])}"' for name in ("method", "template"))
+    return f'<p class="derived" {chosen}>{words}</p>'
+
+
+def scale(method: Method) -> str:
+    """What the method's numbers give together."""
+    if method.method != "lora":
+        return ""
+    below = f"sqrt({method.r})" if method.use_rslora else str(method.r)
+    word = "lora_alpha / sqrt(r)" if method.use_rslora else "lora_alpha / r"
+    return (
+        f"Scale <code>{word}</code> = {method.lora_alpha} / {below} = <strong>{method.scale:.4g}</strong>: "
+        "the adapter's update is multiplied by it."
+    )

@@ -1,0 +1,1 @@
+"""The web server: application, guard, sessions, sign-in, the named API, the pulse."""

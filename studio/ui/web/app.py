@@ -1,0 +1,172 @@
+"""The page as a whole: header, sidebar, five tabs, and how one tab leads to the next.
+
+The address keeps what is open (`?tab=runs&run=…&dataset=…`); static/studio.js writes it, `arrive` reads it.
+"""
+
+from typing import Any
+
+import gradio as gr
+
+from studio.services.chat import chat, comparisons, participants
+from studio.services.core.identity import EVERYONE, Visitor, acting
+from studio.services.core.studio import Studio
+from studio.services.runs import run_list, runs
+from studio.ui import sidebar
+from studio.ui.compare import tab as compare_tab
+from studio.ui.data import tab as data_tab
+from studio.ui.export import tab as export_tab
+from studio.ui.parts import markup
+from studio.ui.parts.handlers import PRIVATE, Step, Updates, view
+from studio.ui.runs import tab as runs_tab
+from studio.ui.train import form
+from studio.ui.train import tab as train_tab
+from studio.ui.web import api
+from studio.ui.web.auth import Blocks, Desk
+
+TABS = ("data", "train", "runs", "compare", "export")
+_HEADER = """
+<header class="top"><span class="brand"><svg viewBox="0 0 24 24" aria-hidden="true"><rect class="logo-base" x="3" y="3"
+ width="12" height="18" rx="2"/><rect class="logo-a" x="17" y="3" width="4" height="7" rx="1.5"/><rect class="logo-b"
+ x="17" y="12" width="4" height="9" rx="1.5"/></svg>LoRA Studio</span>
+<button type="button" class="theme" data-theme-toggle aria-label="Switch between light and dark">
+<svg viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6.2" fill="none" stroke="currentColor"
+ stroke-width="1.5"/><path d="M8 1.8a6.2 6.2 0 0 1 0 12.4z" fill="currentColor"/></svg></button></header>
+"""
+_READ_ONLY = (
+    "Another studio owns this home, so this page shows it without changing anything. Close the other one to work here."
+)
+
+
+def build(studio: Studio, desk: Desk | None = None) -> gr.Blocks:
+    """The whole page for one studio. desk: where visitors are known by, of one that others reach."""
+    if desk is None:
+        return _built(studio, None)
+    # What stands in the page before anyone asks is the same for all: only what is everyone's may be in it.
+    with acting(Visitor(EVERYONE)):
+        return _built(studio, desk)
+
+
+def _built(studio: Studio, desk: Desk | None) -> gr.Blocks:
+    with Blocks(title="LoRA Studio", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
+        api.build(studio)  # first: handlers of the page by the same names get other ones
+        view("top", _HEADER)
+        nowhere = view("nowhere")
+        changed = train_tab.waker()
+        if not studio.keeping:
+            view("read-only", markup.note(_READ_ONLY, "warn"))
+        side = sidebar.build(studio)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Data", id="data") as tab_data:
+                data = data_tab.build(studio)
+            with gr.Tab("Train", id="train") as tab_train:
+                train = train_tab.build(studio, changed)
+            with gr.Tab("Runs", id="runs") as tab_runs:
+                made = runs_tab.build(studio)
+            with gr.Tab("Compare", id="compare") as tab_compare:
+                compare = compare_tab.build(studio, made.run)
+            with gr.Tab("Export", id="export") as tab_export:
+                export = export_tab.build(studio, made.run)
+        first_run = gr.State("")  # the sample's run: when it completes in sight, Compare opens
+
+        quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
+
+        def arrive(request: gr.Request) -> Updates:
+            """What the address says is open."""
+            asked = dict(request.query_params)
+            tab = "runs" if "run" in asked and "tab" not in asked else asked.get("tab", "data")
+            return {
+                # Data is open anyway, unless somebody was quicker than the page and opened another.
+                tabs: gr.Tabs(selected=tab) if tab in TABS and tab != "data" else gr.skip(),
+                made.run: asked.get("run", ""),
+                data.chosen: asked.get("dataset", ""),
+            }
+
+        def show_run(run: str) -> Updates:
+            return {tabs: gr.Tabs(selected="runs"), made.run: run}
+
+        def after_start(run: str) -> Updates:
+            """A started run is opened; of a first one, the end is awaited."""
+            if not run:
+                return {tabs: gr.skip()}
+            return show_run(run) | {train.started: "", first_run: run if run_list.count(studio) == 1 else ""}
+
+        def open_name(event: gr.EventData) -> Updates:
+            return show_run(event.open) if "open" in event._data else {tabs: gr.skip()}
+
+        def use_dataset(dataset: str, kept: dict[str, Any], *seen: Any) -> Updates:
+            """The form with this dataset, and the model and formatting by which it was looked at."""
+            values = (kept or form.defaults()) | data_tab.as_seen(studio, dataset, *seen)
+            fields = train.form.fields
+            filled = {fields[name]: form.for_form(name, value) for name, value in values.items() if name in fields}
+            filled[fields["dataset"]] = gr.update(choices=form.names_of("dataset", studio), value=values["dataset"])
+            # The draft too: opening the tab fills the form from it.
+            return {tabs: gr.Tabs(selected="train"), train.draft: values, **filled}
+
+        def clone(run: str) -> Updates:
+            """The form with the recipe of a run, under no name yet."""
+            values = form.values_of(runs.recipe_of(studio, run)) | {"name": ""}
+            fields = train.form.fields
+            filled = {fields[name]: form.for_form(name, value) for name, value in values.items()}
+            return {tabs: gr.Tabs(selected="train"), train.draft: values, **filled}
+
+        def ask_adapter(event: gr.EventData) -> Updates:
+            """Compare, with an adapter of the store beside its base; a conversation with others is left."""
+            if "ask" not in event._data:
+                return {tabs: gr.skip()}
+            choices = [("Base", participants.BASE), *participants.choices(studio)]
+            one, other, third = compare.sides
+            chosen = {
+                one: gr.update(choices=choices, value=participants.BASE),
+                other: gr.update(choices=choices, value=event.ask),
+                third: gr.update(choices=[("Nobody", ""), *choices], value=""),
+            }
+            return {tabs: gr.Tabs(selected="compare"), compare.past: comparisons.begin(), **chosen}
+
+        def when_first_ends(ended: str, first: str) -> Updates:
+            """The first run's end opens Compare with a held-out message, if that run is what is looked at."""
+            if not first or ended != first or runs.get(studio, first).state != "completed":
+                return {first_run: gr.skip()}
+            asks = chat.held_out_prompts(studio, first)
+            return {first_run: "", tabs: gr.Tabs(selected="compare"), compare.question: asks[0] if asks else ""}
+
+        tab_data.select(**data.revisit)
+        tab_train.select(**train.recall).then(**train.reopen).then(**train.update)
+        tab_runs.select(**made.reopen)
+        tab_compare.select(**compare.begun).then(**compare.reopen)
+        tab_export.select(**export.reopen)
+        page.load(arrive, None, [tabs, made.run, data.chosen], **quiet).then(**data.reopen)
+        page.load(**side.refresh)
+
+        train.started.change(after_start, train.started, [tabs, made.run, train.started, first_run], **quiet).then(
+            **made.reopen)  # fmt: skip
+        side.now.click(open_name, None, [tabs, made.run], **quiet).then(**made.reopen)
+        cloned = [tabs, train.draft, *train.form.fields.values()]
+        taken = [data.chosen, train.draft, *data.seen_by]
+        data.train.click(use_dataset, taken, cloned, **quiet).then(**train.update)
+        made.clone.click(clone, made.run, cloned, **quiet).then(**train.update)
+        made.ended.change(when_first_ends, [made.ended, first_run], [first_run, tabs, compare.question], **quiet)
+        export.store.click(ask_adapter, None, [tabs, compare.past, *compare.sides], **quiet)
+        for button, name in ((made.train, "train"), (compare.train, "train"), (export.train, "train"),
+                             (made.compare, "compare"), (made.export, "export")):  # fmt: skip
+            button.click(lambda name=name: gr.Tabs(selected=name), None, tabs, **quiet)
+    page.desk = desk
+    page.queue(max_size=64, default_concurrency_limit=4)
+    _calm(page, nowhere)
+    return page
+
+
+def _calm(page: gr.Blocks, nowhere: gr.HTML) -> None:
+    """Keep Gradio from working where nothing is to be seen.
+
+    At every event it tells each component that any event ever named how that event is doing, hidden or not, and copies
+    its value for that: a tenth of a second of the browser's work. And a component that leaves the page meanwhile counts
+    animation frames for ever. So the progress of events that show none is kept by one empty component.
+    """
+    for event in page.fns.values():
+        if event.show_progress == "hidden":
+            event.show_progress_on = [nowhere]
+    # Its queue looks for work twenty times a second, as on Windows, and not a thousand, which is 5% of a core for ever;
+    # and for progress told through gr.Progress, which nothing here does, not a hundred times.
+    for name, seconds in (("sleep_when_free", 0.05), ("progress_update_sleep_when_free", 1.0)):
+        if hasattr(page._queue, name):
+            setattr(page._queue, name, seconds)

@@ -1,0 +1,185 @@
+"""Signing in and out: by OpenID Connect on a Space, by name and password in a team's studio.
+
+On a Space only where its secrets are (`openid`): never by Gradio's stand-in, which hands every visitor the profile
+of the machine's owner. Whoever signs in becomes another visitor, under a new session; what they made before without
+signing in stays with that browser's cookie and is not seen from the account.
+"""
+
+import html
+import os
+import threading
+import time
+from collections import OrderedDict, deque
+from typing import Any
+from urllib.parse import parse_qs
+
+from anyio import to_thread
+from authlib.integrations.base_client.errors import OAuthError
+from authlib.integrations.starlette_client import OAuth
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
+
+from studio.services.core import accounts
+from studio.services.core.identity import Visitor
+from studio.ui.web.auth import Desk, is_loopback, manner
+
+_STATE = "studio_signing_in"
+_NEEDED = ("SPACE_ID", "OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "OPENID_PROVIDER_URL")
+_TRIES, _SECONDS, _REMEMBERED = 6, 300.0, 5000
+_LONGEST_FORM = 4096
+# Each holds 64 MiB while it is computed.
+_hashing = threading.Semaphore(2)
+
+
+def openid() -> bool:
+    """Whether visitors can sign in with their account: on a Space that was given its secrets."""
+    return all(os.environ.get(name) for name in _NEEDED)
+
+
+def add_routes(app: FastAPI, desk: Desk) -> None:
+    """`/sign-in`, `/sign-out`, and on a Space `/login/callback`, where its provider sends people back to."""
+
+    @app.post("/sign-out")
+    def sign_out(request: Request) -> Response:
+        answer = RedirectResponse("/", 303)
+        answer.headers.append("Set-Cookie", desk.sign_out(request.headers))
+        return answer
+
+    if desk.mode == "team":
+        _by_password(app, desk)
+    elif openid():
+        _by_provider(app, desk)
+
+
+def _by_provider(app: FastAPI, desk: Desk) -> None:
+    oauth = OAuth()
+    oauth.register(
+        name="provider",
+        client_id=os.environ["OAUTH_CLIENT_ID"],
+        client_secret=os.environ["OAUTH_CLIENT_SECRET"],
+        server_metadata_url=os.environ["OPENID_PROVIDER_URL"].rstrip("/") + "/.well-known/openid-configuration",
+        client_kwargs={"scope": "openid profile", "code_challenge_method": "S256"},
+    )
+
+    @app.get("/sign-in")
+    async def begin(request: Request) -> Response:
+        """To the provider. What must be known again at the way back lies sealed in a cookie of ten minutes."""
+        request.scope["session"] = {}
+        try:
+            answer: Response = await oauth.provider.authorize_redirect(request, _way_back(request))
+        except Exception:
+            return _said("Signing in does not work at the moment: the provider does not answer. Try again later.", 502)
+        state = f"{_STATE}={desk.seal(request.scope['session'])}; Max-Age=600; {manner(request.headers)}"
+        answer.headers.append("Set-Cookie", state)
+        return answer
+
+    @app.get("/login/callback")
+    async def back(request: Request) -> Response:
+        """From the provider: its word is taken only for the very attempt that this browser began."""
+        request.scope["session"] = desk.unseal(request.cookies.get(_STATE, ""))
+        try:
+            told = await oauth.provider.authorize_access_token(request)
+        except OAuthError:
+            return _said("Signing in was not finished. Go back to the studio and try again.", 400)
+        except Exception:
+            return _said("Signing in does not work at the moment: the provider does not answer. Try again later.", 502)
+        visitor = _visitor(desk, told.get("userinfo") or {})
+        if visitor is None:
+            return _said("The provider did not say who you are. Go back to the studio and try again.", 400)
+        answer = RedirectResponse("/", 303)
+        answer.headers.append("Set-Cookie", desk.cookie(visitor, request.headers))
+        answer.headers.append("Set-Cookie", f"{_STATE}=; Max-Age=0; {manner(request.headers)}")
+        return answer
+
+
+def _visitor(desk: Desk, told: dict[str, Any]) -> Visitor | None:
+    """Who the provider says it is; the id of an account never changes, its name may. An admin is known by the name of
+    the account alone: what it calls itself besides, anyone may choose."""
+    subject, account = str(told.get("sub") or ""), str(told.get("preferred_username") or "")
+    name = (account or str(told.get("name") or subject))[:80]
+    if not subject:
+        return None
+    return Visitor(f"account-{subject[:120]}", name, "account", admin=account.lower() in desk.admins)
+
+
+def _way_back(request: Request) -> str:
+    """Where the provider is to send people: the Space's own address, which stands behind a proxy."""
+    host = os.environ.get("SPACE_HOST", "") or request.headers.get("host", "")
+    scheme = "http" if is_loopback(host) else "https"
+    return f"{scheme}://{host}/login/callback"
+
+
+def _by_password(app: FastAPI, desk: Desk) -> None:
+    tries = _Tries()
+
+    @app.get("/sign-in")
+    def form() -> HTMLResponse:
+        return _form()
+
+    @app.post("/sign-in")
+    async def sign_in(request: Request) -> Response:
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _LONGEST_FORM:
+                return PlainTextResponse("This form is too long.", 413)
+        given = parse_qs(body.decode("utf-8", errors="replace"))
+        name, password = given.get("name", [""])[0], given.get("password", [""])[0]
+        client = request.client.host if request.client else ""
+        if not tries.may(client, name):
+            return _form("Too many tries. Wait a few minutes.", 429)
+        visitor = await to_thread.run_sync(_verified, desk, name, password)
+        if visitor is None:
+            tries.failed(client, name)
+            return _form("This name and password do not belong together.", 401)
+        answer = RedirectResponse("/", 303)
+        answer.headers.append("Set-Cookie", desk.cookie(visitor, request.headers, accounts.session()))
+        return answer
+
+
+def _verified(desk: Desk, name: str, password: str) -> Visitor | None:
+    with _hashing:
+        return accounts.sign_in(desk.studio, name, password)
+
+
+class _Tries:
+    """Failed tries of the last minutes, by where they came from and by the name that was tried."""
+
+    def __init__(self) -> None:
+        self._failed: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def may(self, client: str, name: str) -> bool:
+        since = time.monotonic() - _SECONDS
+        return all(sum(at > since for at in self._failed.get(key, ())) < _TRIES for key in self._keys(client, name))
+
+    def failed(self, client: str, name: str) -> None:
+        for key in self._keys(client, name):
+            self._failed.setdefault(key, deque(maxlen=_TRIES)).append(time.monotonic())
+            self._failed.move_to_end(key)
+        while len(self._failed) > _REMEMBERED:
+            self._failed.popitem(last=False)
+
+    @staticmethod
+    def _keys(client: str, name: str) -> tuple[str, ...]:
+        return f"from {client}", f"as {name.lower()[:60]}"
+
+
+def _said(text: str, status: int) -> HTMLResponse:
+    body = f'<h1>LoRA Studio</h1><p>{html.escape(text)}</p><p><a href="/">To the studio</a></p>'
+    return HTMLResponse(
+        _PAGE.format(body=f'<main class="sign-in">{body}</main>'), status, headers={"Cache-Control": "no-store"}
+    )
+
+
+def _form(problem: str = "", status: int = 200) -> HTMLResponse:
+    said = f'<p class="problem" role="alert">{html.escape(problem)}</p>' if problem else ""
+    return HTMLResponse(_PAGE.format(body=_FORM.format(said=said)), status, headers={"Cache-Control": "no-store"})
+
+
+_FORM = """<main class="sign-in"><h1>LoRA Studio</h1>{said}<form method="post" action="/sign-in">
+<label for="name">Name</label><input id="name" name="name" autocomplete="username" required autofocus>
+<label for="password">Password</label><input id="password" name="password" type="password"
+ autocomplete="current-password" required><button type="submit">Sign in</button></form></main>"""
+_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Sign in · LoRA Studio</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="/static/sign-in.css"></head><body>{body}</body></html>"""
