@@ -10,9 +10,9 @@ import typer
 from studio.cli import output as out
 from studio.cli.datasets import Json, Maps, pairs
 from studio.errors import BadInput, StudioError
+from studio.services.core import jobs
 from studio.services.core.keeper import Keeper
 from studio.services.core.studio import Studio
-from studio.services.data import checks
 from studio.services.data.checks import Options
 from studio.services.evals import evaluations as evaluation_service
 from studio.services.evals import judge, prompt_sets
@@ -43,11 +43,11 @@ def evaluate(
         raise BadInput(f"--out takes a name that ends in {' or '.join(_FORMS)}, not {to_file.name}.")
     with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
         begun = evaluation_service.start(studio, run, sets or (), against or (), limit)
-        info = checks.drive(evaluation_service.following(studio, begun.id), progress)
+        info = jobs.drive(evaluation_service.following(studio, begun.id), progress)
         if info.state != "completed":
             raise StudioError(f"{info.message} {info.remedy}".strip())
         if ask_judge:
-            checks.drive(judge.judging(studio, info.id), progress)
+            jobs.drive(judge.judging(studio, info.id), progress)
         _show(studio, info, to_file, as_json)
 
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,7 +39,7 @@ def follow(
     seconds: float | None = None,
     environment: Mapping[str, str] | None = None,
     server: ForkServer | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Run `python -m module` to its end and give the JSON lines it prints; closing the iterator ends the child.
 
     While the child says nothing, an empty dictionary is given every PULSE seconds, so that the asker can turn away.

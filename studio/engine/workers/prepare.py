@@ -1,7 +1,8 @@
 """Makes a model folder from a GGUF file: `python -m studio.engine.workers.prepare --gguf FILE --out FOLDER`.
 
 The weights are dequantised to bfloat16 and saved as safetensors, with a config that no longer says it is quantised
-and a tokenizer that splits text as the original did. Progress goes to stdout as JSON lines {"what", "done", "of"}.
+and a tokenizer that splits text as the original did. Progress goes to stdout as JSON lines {"doing", "done",
+"of"}, then {"folder"}, or {"error"}.
 What it does not do: download anything (models come by hand or through the hub client elsewhere).
 """
 
@@ -29,14 +30,18 @@ def main(argv: list[str] | None = None) -> int:
     lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
+    def say(value: dict[str, Any]) -> None:
+        print(json.dumps(value), file=lines, flush=True)
+
     def tell(what: str, done: int) -> None:
-        print(json.dumps({"what": what, "done": done, "of": STEPS}), file=lines, flush=True)
+        say({"doing": what, "done": done, "of": STEPS})
 
     try:
         prepare(given.gguf.resolve(), given.out.resolve(), tell)
     except StudioError as error:
-        print(error, file=sys.stderr)
+        say({"error": str(error)})
         return error.exit_status
+    say({"folder": str(given.out)})
     return 0
 
 

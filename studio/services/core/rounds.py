@@ -14,6 +14,7 @@ from studio.launch import workers
 from studio.rundir import About, Beat, Exit, Identity, RunDir, read_json, tidy
 from studio.rundir.about import stamp
 from studio.services.chat.session import Room
+from studio.services.core import jobs
 from studio.services.core.identity import acting, keeper_of
 from studio.services.core.states import State
 from studio.services.core.studio import Studio
@@ -52,6 +53,9 @@ def look_round(studio: Studio) -> None:
             active.append(row)
         elif state == "queued":
             waiting.append(row)
+    for root in (studio.settings.exports, studio.settings.adapters):
+        for folder in jobs.cancelled_in(root):
+            jobs.Kept(folder).see_end(studio.settings.stop_grace)
     _start_what_may(studio, waiting, active)
     disk_usage.measure_some(studio)
 

@@ -27,9 +27,10 @@ from studio.dataset.read.reader import Proposal, Undecodable
 from studio.dataset.read.rows import FAULTS, Finding, Row
 from studio.dataset.read.strict import listed
 from studio.errors import BadInput, NotFound, StudioError, Unavailable
-from studio.launch.short_tasks import Died, follow
+from studio.launch.short_tasks import Died
 from studio.rundir import read_json, write_json
-from studio.services.core import access, quotas
+from studio.services.core import access, jobs, quotas
+from studio.services.core.jobs import Progress
 from studio.services.core.studio import FILE_READER, Studio
 
 __all__ = ["FAULTS", "FORMATS", "Finding", "Undecodable"]  # for pages, which import services only
@@ -53,15 +54,6 @@ class Options:
     encoding: str = ""
     delimiter: str = ""
     held_out: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What is being done; done and of in bytes or rows, of is 0 where the end is not known."""
-
-    doing: str
-    done: int
-    of: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +151,13 @@ def _from_hub(studio: Studio, folder: Path, told: str) -> Generator[Progress, No
     names = [name for name in _HUB_NAMES if name != "HF_TOKEN" or access.is_local(studio)]
     online = {"HF_HUB_OFFLINE": "0"} | {name: os.environ[name] for name in names if name in os.environ}
     arguments = [hub_id, part, revision, str(target), str(studio.settings.max_file_mb * 2**20)]
-    at = Progress(f"Asking the hub for {hub_id}", 0, 0)
-    for line in follow("studio.hub.dataset", arguments, folder / "log.txt", studio.settings.read_seconds, online):
-        if "error" in line:
-            raise (Unavailable if line["unavailable"] else BadInput)(str(line["error"]))
-        if "files" in line:
-            return [Path(path) for path in line["files"]], f"{named}@{line['revision']}"
-        at = _at(line, at)
-        yield at
-    raise StudioError(f"The download of {hub_id} ended without a result. Try again.")
+    job = jobs.Short(
+        "studio.hub.dataset", arguments, folder / "log.txt", "files", doing=f"Asking the hub for {hub_id}",
+        seconds=studio.settings.read_seconds, environment=online,
+        missing=f"The download of {hub_id} ended without a result. Try again.",
+    )  # fmt: skip
+    line = yield from job.run()
+    return [Path(path) for path in line["files"]], f"{named}@{line['revision']}"
 
 
 def check(
@@ -177,7 +167,7 @@ def check(
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Checked:
     """As `checking`, in one go."""
-    return drive(checking(studio, path, options), progress)
+    return jobs.drive(checking(studio, path, options), progress)
 
 
 def check_rows(studio: Studio, rows: Sequence[object], options: Options | None = None) -> Checked:
@@ -191,16 +181,6 @@ def check_rows(studio: Studio, rows: Sequence[object], options: Options | None =
         return check(studio, path, options)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def drive(job: Generator[Progress, None, T], progress: Callable[[str, int, int], None]) -> T:
-    """Run a step-by-step job to its end."""
-    while True:
-        try:
-            step = next(job)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        progress(step.doing, step.done, step.of)
 
 
 def get(studio: Studio, token: str) -> Checked:
@@ -307,30 +287,16 @@ def work(studio: Studio, folder: Path, order: dict[str, Any], name: str) -> Gene
         "limits": asdict(Limits.of(settings)),
     }
     write_json(folder / "order.json", order)
-    report: dict[str, Any] | None = None
-    at = Progress(f"Reading {name}", 0, 0)
+    job = jobs.Short(
+        FILE_READER, [str(folder / "order.json")], folder / "log.txt", "report", doing=f"Reading {name}",
+        seconds=settings.read_seconds, server=studio.file_reader, fault=lambda line: _fault(line, name),
+        missing=f"Reading {name} ended without a result. Try again.",
+    )  # fmt: skip
     try:
-        arguments = [str(folder / "order.json")]
-        for line in follow(
-            FILE_READER, arguments, folder / "log.txt", settings.read_seconds, server=studio.file_reader
-        ):
-            if "error" in line:
-                raise _fault(line, name)
-            if "report" in line:
-                report = line["report"]
-            else:
-                at = _at(line, at)
-                yield at
+        report: dict[str, Any] = (yield from job.run())["report"]
     except Died as died:
         raise _ended(died, name, settings.read_seconds) from None
-    if report is None:
-        raise StudioError(f"Reading {name} ended without a result. Try again.")
     return report
-
-
-def _at(line: Mapping[str, Any], before: Progress) -> Progress:
-    """What a child is at; what it was at before, while it says nothing."""
-    return Progress(str(line["doing"]), int(line["done"]), int(line["of"])) if line else before
 
 
 def _fault(line: Mapping[str, Any], name: str) -> BadInput:

@@ -18,10 +18,11 @@ from studio.errors import BadInput, Conflict, NotFound
 from studio.evaluation.files import ORDER
 from studio.rundir import commit_folder, read_json, vanish, write_json
 from studio.services.core import identity
+from studio.services.core.jobs import Progress
 from studio.services.core.studio import Studio
 from studio.services.data import checks
 from studio.services.data import index as dataset_index
-from studio.services.data.checks import Checked, Options, Progress
+from studio.services.data.checks import Checked, Options
 from studio.store import datasets as rows_index
 from studio.store.tables import Dataset
 

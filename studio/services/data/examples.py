@@ -19,9 +19,10 @@ from studio.dataset.tokens.lengths import count, is_counted
 from studio.dataset.verdict import Verdict, verdict
 from studio.errors import BadInput
 from studio.recipe import Recipe
+from studio.services.core import jobs
+from studio.services.core.jobs import Progress
 from studio.services.core.studio import Studio
 from studio.services.data import checks, datasets
-from studio.services.data.checks import Progress
 from studio.services.data.datasets import DatasetInfo
 from studio.services.models import models
 
@@ -188,7 +189,7 @@ def measure(
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> LengthView:
     """As `measuring`, in one go."""
-    return checks.drive(measuring(studio, key, model_id, values), progress)
+    return jobs.drive(measuring(studio, key, model_id, values), progress)
 
 
 def findings(
@@ -212,7 +213,7 @@ def findings(
     if lengths is None or not set(wanted) & set(_OF_LENGTH):
         return FoundPage(found, total)
     recipe = Recipe().with_values(lengths[1])
-    counts = checks.drive(_counts(studio, key, lengths[0], recipe), lambda *_: None)
+    counts = jobs.drive(_counts(studio, key, lengths[0], recipe), lambda *_: None)
     length = recipe.data.max_length
     long = [
         (kind, int(place)) for kind, places in _too_long(counts, length).items() if kind in wanted for place in places

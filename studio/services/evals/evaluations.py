@@ -19,11 +19,11 @@ from studio.evaluation.files import Column, Order, PromptSet, Result
 from studio.evaluation.grades import mark_of
 from studio.evaluation.prompts import Prompt
 from studio.evaluation.scores import BASE, Row, Score, SetScores, evidence, said
-from studio.rundir import Exit, RunDir, create, read_events, read_json, vanish
-from studio.services.core import access, identity, quotas
-from studio.services.core.states import FINAL, State
+from studio.rundir import RunDir, create, read_json
+from studio.services.core import access, identity, jobs, quotas
+from studio.services.core.jobs import Job, Progress
+from studio.services.core.states import State
 from studio.services.core.studio import Studio
-from studio.services.data.checks import Progress
 from studio.services.evals import evaluation_queue, prompt_sets
 from studio.services.evals.prompt_sets import GENERAL, HELD_OUT
 from studio.services.models import models, trained_weights
@@ -219,79 +219,51 @@ def _find(studio: Studio, key: str) -> tuple[RunDir, Order]:
     raise NotFound(f"There is no evaluation {key!r}. See them with: studio evaluations")
 
 
-def _info(studio: Studio, folder: RunDir, order: Order) -> EvaluationInfo:
-    state, end = evaluation_queue.state_of(folder), Exit.read(folder)
-    final = state in FINAL
-    at, left = Progress("", 0, 0), None
-    if not final:
-        at, left = _progress(folder)
-    gone = "Its worker ended without a word: see log.txt in its folder." if state == "interrupted" else ""
+def _info(studio: Studio, folder: RunDir, order: Order, job: Job | None = None) -> EvaluationInfo:
+    job = job or evaluation_queue.job_of(folder).look()
     return EvaluationInfo(
         id=folder.id,
         run=order.run_id,
         name=order.run_name,
-        state=state,
-        doing=at.doing,
-        done=at.done,
-        of=at.of,
-        seconds_left=left,
+        state=job.state,
+        doing=job.progress.doing,
+        done=job.progress.done,
+        of=job.progress.of,
+        seconds_left=job.seconds_left,
         created=order.created,
-        message=access.shown(studio, end.message) if end else gone,
-        remedy=access.shown(studio, end.remedy) if end else "Start it again." if gone else "",
+        message=access.shown(studio, job.message),
+        remedy=access.shown(studio, job.remedy),
         columns={column.name: column.title for column in order.columns},
         sets={one.name: one.title for one in order.sets},
         path=str(folder.path),
-        final=final,
+        final=job.final,
     )
-
-
-def _progress(folder: RunDir) -> tuple[Progress, float | None]:
-    """What its worker is at, and the seconds that this will still take at the speed so far."""
-    events = [event for event in read_events(folder.events).events if event.kind == "progress"]
-    if not events:
-        return Progress("", 0, 0), None
-    last = events[-1]
-    what, done, of = str(last.payload["what"]), int(last.payload["done"]), int(last.payload["of"])
-    began = next(event.time for event in events if event.payload["what"] == what)
-    left = (last.time - began) / done * (of - done) if 0 < done <= of else None
-    return Progress(what, done, of), left
 
 
 def following(studio: Studio, evaluation_id: str) -> Generator[Progress, None, EvaluationInfo]:
     """How far it is, again and again until it is over. Closing this leaves it at work."""
-    while True:
+
+    def find() -> tuple[EvaluationInfo, Job]:
         studio.refresh()
-        info = get(studio, evaluation_id)
-        if info.final:
-            return info
-        if info.state == "queued":
-            yield Progress("Waiting for the device: something else is at work on it", 0, 0)
-        else:
-            left = "" if info.seconds_left is None else f", about {_span(info.seconds_left)} left"
-            yield Progress(f"{info.doing or 'Starting the worker'}{left}", info.done, info.of)
-        time.sleep(_POLL)
+        folder, order = _find(studio, evaluation_id)
+        job = evaluation_queue.job_of(folder).look()
+        return _info(studio, folder, order, job), job
 
-
-def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    return jobs.following(find, _POLL)
 
 
 def cancel(studio: Studio, evaluation_id: str) -> EvaluationInfo:
     """Ask an evaluation to end; nothing of it is kept. Raises Conflict when it is over."""
-    info = get(studio, evaluation_id)
-    if info.final:
-        raise Conflict(f"This evaluation of {info.name} is already over: {info.state}.")
-    folder_of(studio, info.id).ask("cancel")
+    folder, order = _find(studio, evaluation_id)
+    evaluation_queue.job_of(folder).cancel(f"This evaluation of {order.run_name}")
     studio.look()
-    return get(studio, info.id)
+    return get(studio, evaluation_id)
 
 
 def delete(studio: Studio, evaluation_id: str) -> EvaluationInfo:
     """Delete an evaluation and what it found; raises Conflict while it waits or is at work."""
     info = get(studio, evaluation_id)
-    if not info.final:
-        raise Conflict("This evaluation is not over. Cancel it first.")
-    vanish(folder_of(studio, info.id).path)
+    evaluation_queue.job_of(folder_of(studio, info.id)).delete("This evaluation")
     return info
 
 

@@ -22,8 +22,8 @@ from studio.evaluation.bootstrap import as_rows, interval, mean
 from studio.evaluation.scores import BASE, FEWEST, Row, Word
 from studio.rundir import write_json
 from studio.services.core import access
+from studio.services.core.jobs import Progress
 from studio.services.core.studio import Studio
-from studio.services.data.checks import Progress
 from studio.services.evals import evaluations
 
 KEY = "STUDIO_JUDGE_KEY"

@@ -17,9 +17,11 @@ from studio.errors import BadInput, NotFound
 from studio.evaluation import prompts as files
 from studio.evaluation.prompts import Prompt
 from studio.rundir import read_json, vanish, whole_folder, write_json, write_text
+from studio.services.core import jobs
+from studio.services.core.jobs import Progress
 from studio.services.core.studio import Studio
 from studio.services.data import checks, datasets
-from studio.services.data.checks import Checked, Options, Progress
+from studio.services.data.checks import Checked, Options
 
 GENERAL = "general"
 HELD_OUT = "held-out"
@@ -110,7 +112,7 @@ def add(
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> SetInfo:
     """As `adding`, in one go."""
-    return checks.drive(adding(studio, path, name, options), progress)
+    return jobs.drive(adding(studio, path, name, options), progress)
 
 
 def of_record(record: Record) -> Prompt:

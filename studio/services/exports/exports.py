@@ -18,8 +18,9 @@ from studio.errors import BadInput, Conflict, NotFound, StudioError
 from studio.evaluation.parity import Parity, digits
 from studio.launch import gguf_tools, workers
 from studio.machine import facts as machine_facts
-from studio.rundir import Event, Exit, RunDir, about, create, free_space_or_raise, read_events, read_json, tidy, vanish
+from studio.rundir import Exit, RunDir, about, create, free_space_or_raise, read_json
 from studio.services.core import access, quotas
+from studio.services.core.jobs import Kept
 from studio.services.core.states import FINAL, State
 from studio.services.core.studio import Studio
 from studio.services.evals import evaluations
@@ -136,7 +137,7 @@ def start(studio: Studio, key: str, kind: str, wish: Wish | None = None) -> Expo
         if source.step is not None:
             runs.refuse_trashed(source.run, source.name)
         made = create(studio.settings.exports, secrets.token_hex(8), files)
-        workers.start(made, "studio.engine.workers.export")
+        Kept(made).start("studio.engine.workers.export")
     return get(studio, made.id)
 
 
@@ -219,19 +220,14 @@ def find(studio: Studio, export_id: str) -> tuple[RunDir, dict[str, Any]]:
 
 def cancel(studio: Studio, export_id: str) -> ExportInfo:
     """Ask an export to end; nothing of it is kept. Raises Conflict when it is over."""
-    info = get(studio, export_id)
-    if info.state in FINAL:
-        raise Conflict(f"This export is already over: {info.state}.")
-    find(studio, export_id)[0].ask("cancel")
+    Kept(find(studio, export_id)[0]).cancel("This export")
     return get(studio, export_id)
 
 
 def delete(studio: Studio, export_id: str) -> ExportInfo:
     """Delete an export and its files; raises Conflict while it is being made."""
     info = get(studio, export_id)
-    if info.state not in FINAL:
-        raise Conflict("This export is being made. Cancel it first.")
-    vanish(studio.settings.exports / export_id)
+    Kept(find(studio, export_id)[0]).delete("This export")
     return info
 
 
@@ -262,51 +258,34 @@ def _speeds(studio: Studio) -> dict[str, float]:
 
 
 def _info(studio: Studio, folder: RunDir, spec: dict[str, Any], speeds: dict[str, float]) -> ExportInfo:
-    found, end = workers.find(folder), Exit.read(folder)
-    state: State = end.state if end else "running" if found in ("alive", "claimed") else "interrupted"
-    if state == "interrupted" and found == "gone":
-        tidy(folder.path)  # a half-written model is gigabytes that nobody would miss
-    doing, done, of = _progress(read_events(folder.events).events) if state not in FINAL else ("", 0, 0)
+    job = Kept(folder).look()
     kind, left = str(spec["kind"]), None
-    if state not in FINAL and kind in speeds and spec.get("expected"):
+    if job.state == "interrupted":
+        Kept(folder).clear_leftovers()
+    elif not job.final and kind in speeds and spec.get("expected"):
         left = max(1.0, speeds[kind] * float(spec["expected"]) - (time.time() - float(spec["created"])))
     check = Parity.read(read_json(folder.path / "parity.json"))
-    artefact = artefact_of(folder, kind) if state == "completed" else None
+    artefact = artefact_of(folder, kind) if job.state == "completed" else None
     return ExportInfo(
         id=folder.id,
         run=str(spec["run_id"]),
         source=str(spec.get("title") or spec["name"]),
         kind=kind,
         about=str({"merged": spec.get("dtype"), "gguf": spec.get("quant")}.get(kind) or ""),
-        state=state,
-        doing=doing,
-        done=done,
-        of=of,
+        state=job.state,
+        doing=job.progress.doing,
+        done=job.progress.done,
+        of=job.progress.of,
         seconds_left=left,
         size=None if artefact is None else _size(artefact),
         path=str(artefact) if artefact else None,
-        message=access.shown(studio, _message(end, state)),
+        message=access.shown(studio, f"{job.message} {job.remedy}".strip()),
         parity=check.words if check is not None and check.passed else "",
         check=check,
         created=float(spec["created"]),
         load_lines=_load_lines(spec, artefact, here=access.may_name_files(studio)),
         file_name=_download_name(spec, artefact),
     )
-
-
-def _message(end: Exit | None, state: State) -> str:
-    if end is not None:
-        return f"{end.message} {end.remedy}".strip()
-    if state == "interrupted":
-        return "Its worker ended without a word, so nothing of it is kept. Start it again."
-    return ""
-
-
-def _progress(events: list[Event]) -> tuple[str, int, int]:
-    last = next((event for event in reversed(events) if event.kind == "progress"), None)
-    if last is None:
-        return "Starting", 0, 0
-    return str(last.payload.get("what")), int(last.payload.get("done", 0)), int(last.payload.get("of", 0))
 
 
 def _size(path: Path) -> int:

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 from studio.errors import BadInput, Conflict, StudioError, Unavailable
 from studio.launch import short_tasks
 from studio.rundir import MANIFEST, read_json, write_json
-from studio.services.core import access
+from studio.services.core import access, jobs
+from studio.services.core.jobs import Progress
 from studio.services.core.studio import Studio
-from studio.services.data.checks import Progress
 from studio.services.exports import exports
 from studio.services.models.imports import hub_environment
 
@@ -102,8 +102,7 @@ def publish(studio: Studio, export_id: str, wish: Wish, token: str = "") -> Step
     if not _TOKEN.fullmatch(secret):
         raise BadInput("This is no token: it has spaces or signs that none has. Copy it from the hub's settings again.")
     folder = _folder(studio, export_id)
-    last = Progress(f"Asking the hub for {told.repo}", 0, told.size)
-    yield last
+    yield Progress(f"Asking the hub for {told.repo}", 0, told.size)
     work = Path(tempfile.mkdtemp(prefix="publish-", dir=studio.settings.staging))
     try:
         order = {
@@ -121,22 +120,18 @@ def publish(studio: Studio, export_id: str, wish: Wish, token: str = "") -> Step
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_HOME": str(work / "hf"),  # nothing of a visitor's is mixed with what the owner has there
         }
-        arguments = [str(work / "order.json")]
-        for line in short_tasks.follow("studio.hub.upload", arguments, work / "log.txt", _SECONDS, online):
-            if "error" in line:
-                raise (Unavailable if line.get("unavailable") else BadInput)(str(line["error"]))
-            if "doing" in line:
-                last = Progress(str(line["doing"]), int(line["done"]), int(line["of"]))
-            if "commit" in line:
-                return _note(studio, export_id, told, line)
-            yield last  # said again while the hub is silent, so that one may turn away
+        job = jobs.Short(
+            "studio.hub.upload", [str(work / "order.json")], work / "log.txt", "commit",
+            doing=f"Asking the hub for {told.repo}", seconds=_SECONDS, environment=online,
+            missing="Publishing ended without a result. Look on the hub whether anything appeared, and try again.",
+        )  # fmt: skip
+        return _note(studio, export_id, told, (yield from job.run()))
     except short_tasks.Died as error:
         # Its last words may be anything: they are not repeated.
         why = "took more than a day" if error.timed_out else "ended before it was done"
         raise StudioError(f"Publishing {why}. Look on the hub whether anything appeared, and try again.") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    raise StudioError("Publishing ended without a result. Look on the hub whether anything appeared, and try again.")
 
 
 def published(studio: Studio, export_id: str) -> list[Published]:

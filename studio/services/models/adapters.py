@@ -29,17 +29,16 @@ from studio.errors import BadInput, Conflict, NotFound
 from studio.launch import workers
 from studio.recipe import Recipe
 from studio.rundir import (
-    Exit,
     RunDir,
     create,
     free_space_or_raise,
-    read_events,
     read_json,
     vanish,
     whole_folder,
     write_json,
 )
 from studio.services.core import access, identity
+from studio.services.core.jobs import Job, Kept
 from studio.services.core.states import FINAL, State
 from studio.services.core.studio import Studio
 from studio.services.models import models
@@ -191,8 +190,9 @@ def remove(studio: Studio, key: str) -> AdapterInfo:
 
 
 def cancel(studio: Studio, key: str) -> None:
-    """Ask the worker that makes an adapter to end; nothing of it is kept."""
-    folder_of(studio, key).ask("cancel")
+    """Ask the worker that makes an adapter to end; nothing of it is kept. Raises Conflict when it is over."""
+    info = get(studio, key)
+    Kept(RunDir(studio.settings.adapters / info.id)).cancel(info.name)
 
 
 def recipe_of(studio: Studio, key: str) -> Recipe:
@@ -205,30 +205,16 @@ def _about(path: Path) -> dict[str, Any] | None:
 
 
 def _info(studio: Studio, run: RunDir, about: dict[str, Any]) -> tuple[AdapterInfo, str]:
-    end, trained, doing = Exit.read(run), run.trained, ""
-    if trained is not None and end is None and not run.claim.exists():
-        state: State = "completed"  # put here whole
-    elif end is not None:
-        state = end.state
-    else:
-        state = "running" if workers.find(run) in ("alive", "claimed") else "interrupted"
-    if state == "running":
-        progress = [event for event in read_events(run.events).events if event.kind == "progress"]
-        doing = str(progress[-1].payload.get("what", "")) if progress else "Starting the worker"
-    message = (
-        access.shown(studio, end.message)
-        if end
-        else "Its worker ended without a word."
-        if state == "interrupted"
-        else ""
-    )
+    trained = run.trained
+    put_whole = trained is not None and not run.exit.exists() and not run.claim.exists()
+    job = Job("completed") if put_whole else Kept(run).look()
     info = AdapterInfo(
         id=run.id,
         name=str(about.get("name", run.id)),
         kind=about.get("kind", "imported"),
-        state=state,
-        doing=doing,
-        message=message,
+        state=job.state,
+        doing=job.progress.doing,
+        message=access.shown(studio, job.message),
         model=str((read_json(run.path / "model.json") or {}).get("id", "")),
         draft=bool(about.get("draft")),
         size=_size(trained) if trained else 0,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from studio.errors import BadInput
-from studio.launch import workers
 from studio.rundir import RunDir, read_json
 from studio.services.core import quotas
+from studio.services.core.jobs import Kept
 from studio.services.core.studio import Studio
 from studio.services.models import adapters
 from studio.services.models import trained_weights as sources
@@ -74,7 +74,7 @@ def start(studio: Studio, wish: Wish) -> AdapterInfo:
     name = wish.name.strip() or " + ".join(source.name for source in found)[:60]
     pointer = read_json(first.run.dataset)
     info = adapters.put(studio, New(name, "combined", first.recipe, origin, pointer, wish.draft))
-    workers.start(RunDir(studio.settings.adapters / info.id), "studio.engine.workers.combine")
+    Kept(RunDir(studio.settings.adapters / info.id)).start("studio.engine.workers.combine")
     return adapters.get(studio, info.id)
 
 

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from studio.dataset.tokens.template import template_source
-from studio.errors import BadInput, StudioError, Unavailable
+from studio.errors import BadInput, Unavailable
 from studio.launch import short_tasks
 from studio.memory.shapes import Tensor
 from studio.recipe import Recipe
 from studio.rundir import read_json, sha256, write_json
-from studio.services.core import access
+from studio.services.core import access, jobs
+from studio.services.core.jobs import Progress
 from studio.services.core.studio import Studio
-from studio.services.data.checks import Progress, take_in
+from studio.services.data.checks import take_in
 from studio.services.models import adapters, models
 from studio.services.models.adapters import AdapterInfo, New
 from studio.services.models.foreign import configs as foreign_configs
@@ -95,24 +96,22 @@ def from_hub(studio: Studio, hub_id: str, wish: Wish) -> Steps:
     """A repository of the Hugging Face hub: the same files of it, by their names and sizes there."""
     if studio.settings.offline:
         raise Unavailable(f"{hub_id} would come from the Hugging Face hub, and this studio is set to stay offline.")
-    yield Progress(f"Asking the hub for {hub_id}", 0, 0)
     with _aside(studio) as into:
         online = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"} | hub_environment(access.own_token(studio))
         log = into.parent / f"{into.name}.log"
+        missing = f"The download of {hub_id} ended without a result. Try again."
+        job = jobs.Short(
+            "studio.hub.adapter", [hub_id, str(into)], log, "revision", doing=f"Asking the hub for {hub_id}",
+            seconds=_HUB_SECONDS, environment=online, missing=missing,
+        )  # fmt: skip
         try:
-            for line in short_tasks.follow("studio.hub.adapter", [hub_id, str(into)], log, _HUB_SECONDS, online):
-                if "error" in line:
-                    raise (Unavailable if line.get("unavailable") else BadInput)(str(line["error"]))
-                if "doing" in line:
-                    yield Progress(str(line["doing"]), int(line["done"]), int(line["of"]))
-                if "revision" in line:
-                    kind = foreign_files.kind_of(_names(into), hub_id)
-                    told = {"from": hub_id, "by": "hub", "revision": str(line["revision"])}
-                    taken = Taken(into, kind, tuple(map(str, line.get("left", []))))
-                    return (yield from _add(studio, taken, wish, hub_id.rpartition("/")[2], told))
+            line = yield from job.run()
+            kind = foreign_files.kind_of(_names(into), hub_id)
+            told = {"from": hub_id, "by": "hub", "revision": str(line["revision"])}
+            taken = Taken(into, kind, tuple(map(str, line.get("left", []))))
+            return (yield from _add(studio, taken, wish, hub_id.rpartition("/")[2], told))
         finally:
             log.unlink(missing_ok=True)
-    raise StudioError(f"The download of {hub_id} ended without a result. Try again.")
 
 
 def hub_environment(token: str) -> dict[str, str]:
@@ -242,19 +241,19 @@ def _probed(studio: Studio, folder: Path, base: Path, where: str) -> str:
         _check_text(folder / "chat_template.jinja", where)
     log = folder.parent / f"{folder.name}.log"
     arguments = [str(folder), str(base), str(_PROBE_MEMORY_MB)]
+    job = jobs.Short(
+        "studio.dataset.probe", arguments, log, "template", seconds=_PROBE_SECONDS,
+        fault=lambda line: BadInput(f"{where}: {line['error']}"),
+        missing=f"The tokenizer of {where} could not be tried. Try again.",
+    )  # fmt: skip
     try:
-        for line in short_tasks.follow("studio.dataset.probe", arguments, log, _PROBE_SECONDS):
-            if "error" in line:
-                raise BadInput(f"{where}: {line['error']}")
-            if "template" in line:
-                found = str(line["template"])
-                return "" if found == (template_source(base) or "") else found
+        template = str(jobs.drive(job.run(), lambda *_: None)["template"])
+        return "" if template == (template_source(base) or "") else template
     except short_tasks.Died as error:
         why = "takes without end" if error.timed_out else "ended the process that tried it"
         raise BadInput(f"The tokenizer or chat template of {where} {why}. It is refused.") from None
     finally:
         log.unlink(missing_ok=True)
-    raise StudioError(f"The tokenizer of {where} could not be tried. Try again.")
 
 
 def _recipe(studio: Studio, base: str, config: dict[str, Any], template: str, whole: bool) -> Recipe:

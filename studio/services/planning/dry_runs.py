@@ -1,25 +1,27 @@
 """The dry run: a recipe tried out on its longest examples before an evening is spent on it."""
 
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from studio.errors import Conflict, StudioError
-from studio.launch.short_tasks import Died, follow
+from studio.launch.short_tasks import Died
 from studio.memory import flops
 from studio.recipe import Recipe
 from studio.rundir import create
-from studio.services.core import access, quotas
+from studio.services.core import access, jobs, quotas
+from studio.services.core.jobs import Progress
 from studio.services.core.studio import Studio
 from studio.services.data import checks
-from studio.services.data.checks import Progress
 from studio.services.evals import evaluation_queue
 from studio.services.planning import dry_run_results, estimates
 from studio.services.planning.dry_run_results import DryRun
 from studio.services.runs import runs
+
+_WORKER = "studio.engine.workers.dry_run"
 
 
 def running(studio: Studio, recipe: Recipe) -> Generator[Progress, None, DryRun]:
@@ -52,7 +54,7 @@ def _begun(studio: Studio, recipe: Recipe) -> dict[str, str]:
 
 def run(studio: Studio, recipe: Recipe, progress: Callable[[str, int, int], None] = lambda *_: None) -> DryRun:
     """As `running`, in one go."""
-    return checks.drive(running(studio, recipe), progress)
+    return jobs.drive(running(studio, recipe), progress)
 
 
 def _nothing_trains(studio: Studio) -> None:
@@ -64,17 +66,15 @@ def _nothing_trains(studio: Studio) -> None:
 
 
 def _work(studio: Studio, folder: Path, recipe: Recipe) -> Generator[Progress, None, dict[str, Any]]:
-    at = Progress("Starting the worker", 0, 0)
+    def fault(line: Mapping[str, Any]) -> StudioError:
+        said = " ".join(filter(None, (str(line["error"]), str(line["remedy"]))))
+        return StudioError(access.shown(studio, said))
+
+    missing = f"The dry run of {recipe.model.model} ended without a result. Try again."
+    arguments, log = [str(folder)], folder / "log.txt"
     try:
-        for line in follow("studio.engine.workers.dry_run", [str(folder)], folder / "log.txt"):
-            if "error" in line:
-                said = " ".join(filter(None, (str(line["error"]), str(line["remedy"]))))
-                raise StudioError(access.shown(studio, said))
-            if "measured" in line:
-                return dict(line["measured"])
-            if "doing" in line:
-                at = Progress(str(line["doing"]), int(line["done"]), int(line["of"]))
-            yield at  # again while the worker is silent: the asker may have enough
+        job = jobs.Short(_WORKER, arguments, log, "measured", fault=fault, missing=missing)
+        return dict((yield from job.run())["measured"])
     except Died as died:
         if died.signal in (signal.SIGKILL, signal.SIGABRT):
             raise StudioError(
@@ -82,7 +82,6 @@ def _work(studio: Studio, folder: Path, recipe: Recipe) -> Generator[Progress, N
                 "make it fit, or take a smaller per_device_train_batch_size or max_length."
             ) from None
         raise
-    raise StudioError(f"The dry run of {recipe.model.model} ended without a result. Try again.")
 
 
 def _as_found(studio: Studio, recipe: Recipe, told: dict[str, Any]) -> DryRun:

@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
+from studio.services.core.jobs import Progress
 from studio.services.core.studio import Studio
 from studio.services.data import datasets, examples
-from studio.services.data.checks import Progress
 from studio.services.data.datasets import DatasetInfo
 from studio.services.data.examples import LengthView
 from studio.ui.data import findings_view

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import gradio as gr
 
-from studio.services.data.checks import Progress
+from studio.services.core.jobs import Progress
 from studio.ui.parts import markup
 from studio.ui.parts.handlers import PRIVATE, Cancelled, Updates, view
 

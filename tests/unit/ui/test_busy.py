@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from studio.services.core.jobs import Progress
 from studio.services.core.studio import Studio
-from studio.services.data.checks import Progress
 from studio.ui.parts import busy
 from studio.ui.parts.handlers import Updates, told_while, view
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from studio.errors import BadInput, NotFound
+from studio.services.core import jobs
 from studio.services.core.keeper import Keeper
 from studio.services.core.studio import Studio
 from studio.services.data import checks, datasets, examples
@@ -150,24 +151,24 @@ def test_held_out_rows_that_are_also_trained_on_are_found(studio: Studio, write:
     (leak,) = examples.findings(studio, info.id).items
     assert (leak.finding.row, leak.finding.of, leak.finding.held_out, leak.example) == (1, 6, True, 9)
     assert "1 held-out row is also trained on" in info.verdict
-    done = checks.drive(datasets.excluding(studio, info.id, kinds=["leak"]), lambda *_: None)
+    done = jobs.drive(datasets.excluding(studio, info.id, kinds=["leak"]), lambda *_: None)
     assert (done.rows, done.held_out, done.findings) == (9, 1, {"excluded": 1})
 
 
 def test_leaving_rows_out_makes_a_new_version(ready: Studio, spoilt: Path) -> None:
     info = datasets.add(ready, spoilt)
-    done = checks.drive(datasets.excluding(ready, info.id, kinds=["duplicate", "near_duplicate"]), lambda *_: None)
+    done = jobs.drive(datasets.excluding(ready, info.id, kinds=["duplicate", "near_duplicate"]), lambda *_: None)
     assert (done.name, done.rows, done.parent) == ("spoilt-2", 25, info.id)
     assert "2 examples (duplicate and near duplicate)" in done.changes
     assert "duplicate" not in done.findings and done.findings["excluded"] == 2
     assert datasets.get(ready, "spoilt").rows == 27, "the first version is untouched"
     assert {row["row"] for row in examples.rows(ready, done.id)} == set(range(1, 28)) - {25, 27}
     assert "you left it out" in "".join(datasets.rejects(ready, done.id, "jsonl"))
-    third = checks.drive(datasets.excluding(ready, done.id, examples=[1]), lambda *_: None)
+    third = jobs.drive(datasets.excluding(ready, done.id, examples=[1]), lambda *_: None)
     assert (third.name, third.rows) == ("spoilt-3", 24)
     for wrong, said in [({"examples": [99]}, "there is no example 99"), ({"kinds": ["leak"]}, "nothing to leave out")]:
         with pytest.raises(BadInput, match=said):
-            checks.drive(datasets.excluding(ready, info.id, **wrong), lambda *_: None)  # type: ignore[arg-type]
+            jobs.drive(datasets.excluding(ready, info.id, **wrong), lambda *_: None)  # type: ignore[arg-type]
 
 
 def test_an_example_can_be_mended(ready: Studio) -> None:
@@ -175,14 +176,14 @@ def test_an_example_can_be_mended(ready: Studio) -> None:
     values = datasets.as_values(ready, info.id, 2)
     assert values == {"instruction": "Add 1 and 2.", "input": "Answer briefly.", "output": "3"}
     job = datasets.editing(ready, info.id, 2, values | {"output": "Three."})
-    done = checks.drive(job, lambda *_: None)
+    done = jobs.drive(job, lambda *_: None)
     assert (done.name, done.rows, done.changes) == ("little-2", 24, "example 2 mended")
     assert examples.rows(ready, done.id, 1, 1)[0]["answer"] == "Three."
     assert examples.rows(ready, info.id, 1, 1)[0]["answer"] == "3"
     with pytest.raises(BadInput, match="Example 2, field output: the field is empty"):
-        checks.drive(datasets.editing(ready, info.id, 2, values | {"output": ""}), lambda *_: None)
+        jobs.drive(datasets.editing(ready, info.id, 2, values | {"output": ""}), lambda *_: None)
     talk = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}
-    assert checks.drive(datasets.editing(ready, info.id, 1, talk), lambda *_: None).rows == 24
+    assert jobs.drive(datasets.editing(ready, info.id, 1, talk), lambda *_: None).rows == 24
 
 
 def test_lengths_follow_max_length_and_name_the_examples(ready: Studio) -> None:

@@ -21,9 +21,9 @@ from studio.launch.environment import worker_environment
 from studio.recipe import Recipe
 from studio.rundir import Exit, RunDir, read_json, whole_folder, write_json
 from studio.services.chat import participants
+from studio.services.core import jobs
 from studio.services.core.keeper import Keeper
 from studio.services.core.studio import Studio
-from studio.services.data import checks
 from studio.services.evals import evaluation_queue, evaluations, judge, prompt_sets
 from studio.services.host import machine
 from studio.services.models import trained_weights
@@ -64,7 +64,7 @@ def made(home: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
 
 
 def finished(studio: Studio, evaluation_id: str) -> evaluations.EvaluationInfo:
-    return checks.drive(evaluations.following(studio, evaluation_id), lambda *_: None)
+    return jobs.drive(evaluations.following(studio, evaluation_id), lambda *_: None)
 
 
 def hold(studio: Studio) -> Path:
@@ -319,7 +319,7 @@ def court(made: Studio, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Studi
 
 
 def drive(studio: Studio, evaluation_id: str) -> judge.Judged:
-    return checks.drive(judge.judging(studio, evaluation_id), lambda *_: None)
+    return jobs.drive(judge.judging(studio, evaluation_id), lambda *_: None)
 
 
 def test_a_judge_that_prefers_the_better_answer_is_believed(court: tuple[Studio, type[_Judge], str]) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from studio.errors import BadInput, Conflict, StudioError, Unavailable
 from studio.rundir import Exit, RunDir, whole_folder, write_json
+from studio.services.core.jobs import Progress
 from studio.services.core.keeper import Keeper
 from studio.services.core.studio import Studio
-from studio.services.data.checks import Progress
 from studio.services.exports import publishing
 from studio.services.exports.publishing import Published, Wish
 from studio.settings import Settings

@@ -522,7 +522,7 @@ def test_a_template_without_end_is_ended(ready: Studio, tmp_path: Path, monkeypa
     folder = put(tmp_path / "endless")
     inner = "{% for a in range(9999) %}" * 4 + "{% endfor %}" * 4
     (folder / "chat_template.jinja").write_text(inner)
-    with pytest.raises(BadInput, match="more than 1,000,000 steps"):
+    with pytest.raises(BadInput, match=r"more than 1,000,000 steps|takes longer than 20 seconds"):
         add(ready, folder)
     monkeypatch.setattr(imports, "_PROBE_SECONDS", 0.01)  # whatever else it finds to do, its child is ended
     with pytest.raises(BadInput, match="takes without end"):
