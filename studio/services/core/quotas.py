@@ -9,9 +9,8 @@ import functools
 import hashlib
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -28,7 +27,13 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _GIB = 2**30
 _writing, _turn = threading.Lock(), threading.RLock()
 _KEPT_SECONDS, _OWNERS = 10.0, 256
-_counted: "weakref.WeakKeyDictionary[Studio, dict[str, tuple[float, int]]]" = weakref.WeakKeyDictionary()
+
+
+@dataclass(slots=True)
+class _Counted:
+    """Bytes of disk that each owner's things take, with when they were counted."""
+
+    by_owner: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 class Full(Conflict):
@@ -75,7 +80,7 @@ def used(studio: Studio, owner: str = "") -> Used:
 def storage(studio: Studio, owner: str) -> int:
     """Bytes of disk that an owner's runs (as counted last), datasets, exports and adapters take; counted again after a
     few seconds."""
-    every, now = _counted.setdefault(studio, {}), time.monotonic()
+    every, now = studio.state(_Counted).by_owner, time.monotonic()
     kept = every.get(owner)
     if kept is None or now - kept[0] > _KEPT_SECONDS:
         while len(every) >= _OWNERS:
@@ -86,7 +91,7 @@ def storage(studio: Studio, owner: str) -> int:
 
 def count_again(studio: Studio) -> None:
     """What the asker keeps has changed by much: forget what was counted."""
-    _counted.setdefault(studio, {}).pop(studio.owner, None)
+    studio.state(_Counted).by_owner.pop(studio.owner, None)
 
 
 def _count(studio: Studio, owner: str) -> int:

@@ -60,14 +60,14 @@ class Studio:
             self._lock.release()
             raise
 
-    def state(self, kind: type[T]) -> T:
-        """The one object of this type that belongs to this studio, made without arguments when it is first asked for.
+    def state(self, kind: type[T], make: Callable[[], T] | None = None) -> T:
+        """The one object of this type that belongs to this studio, made when it is first asked for.
 
-        Services keep here what they must remember between two calls.
+        Services keep here what they must remember between two calls. make: makes it; without it, kind().
         """
         with self._making_state:
             if kind not in self._states:
-                self._states[kind] = kind()
+                self._states[kind] = kind() if make is None else make()
             return cast(T, self._states[kind])
 
     @property

@@ -1,7 +1,6 @@
 """Curves: what a page draws of a run's points, for the window and the width it shows; and all points as CSV."""
 
 import math
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -100,9 +99,6 @@ class Look:
         return cls(x, low, high, max(50, min(width, WIDEST)), weight, runs, log)
 
 
-_shelves: "weakref.WeakKeyDictionary[Studio, Shelf]" = weakref.WeakKeyDictionary()
-
-
 def _tables(studio: Studio, run_id: str) -> tuple[Table, Table, int, int]:
     """Metric points, evaluation points, the cursor behind them, and the seq of the newest resume."""
     # Read before the points: all points up to here are in, and with those beyond it the marks that came before them.
@@ -112,8 +108,7 @@ def _tables(studio: Studio, run_id: str) -> tuple[Table, Table, int, int]:
 
 
 def _shelf(studio: Studio) -> Shelf:
-    shelf = _shelves.get(studio)
-    return shelf if shelf is not None else _shelves.setdefault(studio, Shelf(studio.database))
+    return studio.state(Shelf, lambda: Shelf(studio.database))
 
 
 def _sound(studio: Studio, run_id: str, ask: Callable[[], T]) -> T:

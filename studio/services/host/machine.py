@@ -1,7 +1,6 @@
 """What this machine can do."""
 
 import time
-import weakref
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,15 +32,20 @@ class Machine:
         return Processor(self.bf16_fast, threads, self.memory_total, processor.lays_out())
 
 
-_seen: "weakref.WeakKeyDictionary[Studio, tuple[float, Machine]]" = weakref.WeakKeyDictionary()
+@dataclass(slots=True)
+class _Seen:
+    """The machine at the last look, and when that was (time.monotonic)."""
+
+    last: tuple[float, Machine] | None = None
 
 
 def lately(studio: Studio, seconds: float) -> Machine:
     """The machine as it was at most so long ago: several pages ask again and again."""
-    kept = _seen.get(studio)
-    if kept is None or time.monotonic() - kept[0] > seconds:
-        kept = _seen[studio] = time.monotonic(), look(studio)
-    return kept[1]
+    seen = studio.state(_Seen)
+    last = seen.last
+    if last is None or time.monotonic() - last[0] > seconds:
+        last = seen.last = time.monotonic(), look(studio)
+    return last[1]
 
 
 def answers_in(now: Machine, dtype: str, parameters: int) -> str:

@@ -6,7 +6,6 @@ is, is found out only when someone asks, at most every four seconds.
 
 import threading
 import time
-import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
@@ -61,16 +60,9 @@ class _Ring:
         self.holders = {owner: told for owner, told in self.holders.items() if told[0] > since}
 
 
-_rings: "weakref.WeakKeyDictionary[Studio, _Ring]" = weakref.WeakKeyDictionary()
-
-
-def _ring(studio: Studio) -> _Ring:
-    return _rings.setdefault(studio, _Ring())
-
-
 def sample_if_due(studio: Studio) -> None:
     """For the keeper: look at the machine when five seconds have passed since the last look."""
-    ring = _ring(studio)
+    ring = studio.state(_Ring)
     moment = time.monotonic()
     if moment >= ring.due:
         first = not ring.due
@@ -82,7 +74,7 @@ def sample_if_due(studio: Studio) -> None:
 
 def look(studio: Studio, after: float = 0.0) -> Usage:
     """What the keeper saw in the last hour after a moment, and who holds the memory now."""
-    ring = _ring(studio)
+    ring = studio.state(_Ring)
     since = max(after, time.time() - HOUR)
     with ring.lock:
         moment, holders = ring.holders.get(studio.owner, (0.0, []))

@@ -3,8 +3,7 @@
 import functools
 import statistics
 import time
-import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import yaml
 
@@ -51,7 +50,13 @@ class Speed:
 
 # Owners whose runs are remembered; those asked for longest ago make way.
 _OWNERS = 64
-_past: "weakref.WeakKeyDictionary[Studio, dict[str, tuple[float, list[Past]]]]" = weakref.WeakKeyDictionary()
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """The past runs of each owner, with when they were read."""
+
+    by_owner: dict[str, tuple[float, list[Past]]] = field(default_factory=dict)
 
 
 def of(studio: Studio, recipe: Recipe, now: Machine) -> Speed:
@@ -102,7 +107,7 @@ def _slower(recipe: Recipe) -> float:
 
 def _runs(studio: Studio) -> list[Past]:
     """The owner's runs that have a speed; asked again after a while."""
-    mine, owner = _past.setdefault(studio, {}), studio.owner
+    mine, owner = studio.state(_Remembered).by_owner, studio.owner
     kept = mine.get(owner)
     if kept is not None and time.monotonic() - kept[0] < _KEPT_SECONDS:
         return kept[1]

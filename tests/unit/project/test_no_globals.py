@@ -18,16 +18,10 @@ MADE = (ast.Call, ast.Dict, ast.List, ast.Set, ast.DictComp, ast.ListComp, ast.S
 CONTAINERS = MADE[1:]
 
 # (file, name) -> why it may be. Whatever stands here and is not found fails the test too.
-OF_A_STUDIO = "one for each studio, by a weak reference: another never sees it, and it goes with its studio"
 ALLOWED = {
     ("launch/workers.py", "_children"): "processes that this one started and must reap; by pid",
     ("launch/workers.py", "_codes"): "how they ended, by pid",
-    ("services/curves/curves.py", "_shelves"): OF_A_STUDIO,
     ("services/planning/estimates.py", "_seen"): "this machine as it was a moment ago; nobody's",
-    ("services/host/machine.py", "_seen"): OF_A_STUDIO,
-    ("services/core/quotas.py", "_counted"): OF_A_STUDIO,
-    ("services/planning/speed.py", "_past"): OF_A_STUDIO,
-    ("services/host/usage.py", "_rings"): OF_A_STUDIO,
     ("ui/gradio_compat/connections.py", "_open"): "how many connections an address has open",
     ("dataset/tokens/template.py", "_Generation.tags"): "what Jinja asks an extension for; never changed",
     # Caches that keep arguments: by a path that was asked for behind the gate, or of what is nobody's.

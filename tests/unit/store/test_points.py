@@ -143,7 +143,7 @@ def test_a_damaged_file_is_built_again(studio: Studio, where: str) -> None:
     if where != "gone":
         file.path.write_bytes(written)
     studio.database.filed.clear()
-    curves._shelves.clear()
+    studio._states.pop(series_columns.Shelf, None)
     assert "".join(curves.csv(studio, "run-1")).count("\n") == 331
     found = curves.window(studio, "run-1", Look())
     for name, line in before.lines.items():
