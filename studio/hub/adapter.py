@@ -9,9 +9,10 @@ import re
 import sys
 import threading
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from studio.errors import BadInput, StudioError, Unavailable
+from studio.hub.compat import connection_errors
 from studio.rundir import free_space_or_raise
 
 _WANTED = re.compile(
@@ -25,10 +26,9 @@ _PATIENCE = 10.0
 def fetch(hub_id: str, folder: Path) -> tuple[str, list[str]]:
     """Download the wanted files; returns the revision and the names of what was left."""
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    # The hub client's connection errors come from the HTTP library it was built on: its own error's parent names it.
-    broken = (cast(type[Exception], HfHubHTTPError.__mro__[1]), OSError, RuntimeError, ValueError)
+    broken = connection_errors(ValueError)
     try:
         found = HfApi().model_info(hub_id, files_metadata=True, timeout=_PATIENCE)
     except GatedRepoError:

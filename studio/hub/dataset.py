@@ -10,9 +10,10 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from studio.errors import BadInput, StudioError, Unavailable
+from studio.hub.compat import connection_errors
 from studio.rundir import free_space_or_raise
 
 # In the order they are preferred when a dataset offers several.
@@ -44,10 +45,9 @@ def choose(files: Sequence[str], part: str, hub_id: str) -> list[str]:
 def fetch(hub_id: str, part: str, revision: str, folder: Path, max_bytes: int) -> tuple[list[Path], str]:
     """Download the chosen files (of the newest revision if none is named); returns their paths and their revision."""
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    # The hub client's connection errors come from the HTTP library it was built on: its own error's parent names it.
-    broken = (cast(type[Exception], HfHubHTTPError.__mro__[1]), OSError, RuntimeError, ValueError)
+    broken = connection_errors(ValueError)
     _say(doing=f"Asking the hub for {hub_id}", done=0, of=0)
     try:
         found = HfApi().dataset_info(hub_id, revision=revision or None, files_metadata=True, timeout=_PATIENCE)

@@ -7,9 +7,9 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 from studio.errors import BadInput, Unavailable
+from studio.hub.compat import connection_errors
 from studio.launch.environment import worker_environment
 from studio.rundir import free_space_or_raise, sha256
 
@@ -76,16 +76,9 @@ def from_hub(
     """
     # Imported here: it takes 0.3 s and most commands never ask the hub.
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    # The hub client's connection errors come from the HTTP library it was built on, httpx or httpx2: its own
-    # error's parent names the right one.
-    broken: tuple[type[Exception], ...] = (
-        cast(type[Exception], HfHubHTTPError.__mro__[1]),
-        OSError,
-        RuntimeError,
-        ValueError,
-    )
+    broken = connection_errors(ValueError)
 
     try:
         files = HfApi().model_info(hub_id, files_metadata=True, timeout=_HUB_PATIENCE).siblings or []

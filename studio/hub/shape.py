@@ -5,9 +5,10 @@ Nothing else is downloaded: a few kilobytes stand for gigabytes of weights.
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from studio.errors import BadInput, Unavailable
+from studio.hub.compat import connection_errors
 
 _PATIENCE = 10.0
 
@@ -17,13 +18,11 @@ def read(hub_id: str) -> tuple[dict[str, Any], list[tuple[str, list[int], str]]]
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         NotASafetensorsRepoError,
         RepositoryNotFoundError,
     )
 
-    # As in launch.hub: the client's connection errors come from the HTTP library that its own error is built on.
-    broken = (cast(type[Exception], HfHubHTTPError.__mro__[1]), OSError, RuntimeError, ValueError)
+    broken = connection_errors(ValueError)
     try:
         told = HfApi().get_safetensors_metadata(hub_id)
         config = json.loads(Path(hf_hub_download(hub_id, "config.json", etag_timeout=_PATIENCE)).read_bytes())

@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from studio.errors import BadInput, StudioError, Unavailable
+from studio.hub.compat import connection_errors
 
 _EVERY = 0.3  # seconds between two words on how far it is
 
@@ -62,8 +63,8 @@ def publish(order: dict[str, Any], token: str) -> dict[str, str]:
         with _Counted(path, told) as file:
             operation = CommitOperationAdd(path.name, file)
             _attempt(lambda: api.preupload_lfs_files(repo, [operation], free_memory=True), repo)  # noqa: B023
-            if operation._upload_mode != "lfs":
-                operation = CommitOperationAdd(path.name, path)  # small: it is sent with the commit
+            if operation.path_or_fileobj is file:
+                operation = CommitOperationAdd(path.name, path)  # not sent, since small: it comes with the commit
         operations.append(operation)
         done += path.stat().st_size
     _say(doing="Making it appear", done=total, of=total)
@@ -84,10 +85,9 @@ def _repository(api: Any, wanted: str, private: bool, update: bool) -> str:
 
 def _attempt(act: Callable[[], Any], repo: str) -> Any:
     """What `act` gives; what goes wrong is said in a sentence, without anything that the hub or its client wrote."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
-    # The hub client's connection errors come from the HTTP library it was built on: its own error's parent names it.
-    broken = (cast(type[Exception], HfHubHTTPError.__mro__[1]), OSError, RuntimeError)
+    broken = connection_errors()
     try:
         return act()
     except StudioError:
