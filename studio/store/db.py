@@ -27,15 +27,11 @@ from studio.errors import BadInput, Unavailable
 from studio.rundir import sha256, write_text
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-# What SQLite says of a file that is not as it was written, or that lacks what we made in it.
-_DAMAGE = (
-    "malformed",
-    "not a database",
-    "no such table",
-    "no such column",
-    "disk i/o error",
-    "unsupported file format",
-)
+# What SQLite says of a file that is not as it was written: the codes that it has for that, and, of what has no code of
+# its own (a general SQLITE_ERROR), the words. The latter lack what we made in the file, or were written by no SQLite.
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR})
+_MISSING = ("no such table", "no such column", "unsupported file format")
+_HELD = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
 class Database:
@@ -187,12 +183,21 @@ def open_reader(path: Path, patience: float = 5.0) -> Database:
 
 def is_damage(error: BaseException) -> bool:
     """Whether an error says that the file is damaged, rather than busy, full, or misused."""
-    return isinstance(error, DBAPIError) and any(word in str(error.orig).lower() for word in _DAMAGE)
+    if not isinstance(error, DBAPIError):
+        return False
+    code = _code(error)
+    return code in _DAMAGE or (code == sqlite3.SQLITE_ERROR and any(word in str(error.orig) for word in _MISSING))
 
 
 def is_locked(error: BaseException) -> bool:
     """Whether an error says that another program has locked the file."""
-    return isinstance(error, DBAPIError | sqlite3.Error) and "locked" in str(getattr(error, "orig", error)).lower()
+    return _code(error) in _HELD
+
+
+def _code(error: BaseException) -> int | None:
+    """SQLite's primary result code behind an error of its driver or of SQLAlchemy; None where there is none."""
+    code: int | None = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 def locked_words(path: Path) -> str:

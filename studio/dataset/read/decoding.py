@@ -37,9 +37,10 @@ def codec_of(encoding: str) -> str:
         raise BadInput(said)
     try:
         info = codecs.lookup(encoding)
+        "".encode(encoding)  # Python's codecs from text to text, or from bytes to bytes, refuse that
     except (LookupError, ValueError, ImportError):
         raise BadInput(said) from None
-    if not info._is_text_encoding or info.name.replace("_", "-") in _NO_FILES or info.incrementaldecoder is None:
+    if info.name.replace("_", "-") in _NO_FILES or info.incrementaldecoder is None:
         raise BadInput(said)
     return info.name
 

@@ -1,7 +1,10 @@
 """A run's points as an event file of TensorBoard's, with the tags that transformers' TensorBoardCallback gives them.
 
-TensorBoard's own messages and its own table of check sums; the sums are made of thousands of records at once, which its
-RecordWriter makes byte by byte in Python. A file is made while it is read: nothing is written to disk.
+TensorBoard's own messages; the check sums are made of thousands of records at once, which its RecordWriter makes byte
+by byte in Python. A file is made while it is read: nothing is written to disk.
+
+The room of TensorBoard's inside: RELIES_ON names what of it is used, and what would be broken without it;
+tests/unit/project/test_contracts.py holds the installed TensorBoard to that.
 """
 
 import zipfile
@@ -17,6 +20,9 @@ from studio.services.exports import downloads
 from studio.services.runs import runs
 from studio.store.series.columns import COLUMNS
 
+RELIES_ON = {
+    "tensorboard.compat.proto.event_pb2.Event": "no event file of a run could be made",
+}
 # By kind of point: what a column is called there. Of the first there is always a value, if only "not a number".
 TAGS = {
     "metric": {
@@ -34,6 +40,18 @@ TAGS = {
 }
 _ROWS = 4096
 _MASK = np.uint32(0xA282EAD8)
+_POLYNOMIAL = np.uint32(0x82F63B78)  # of CRC-32C, Castagnoli's
+
+
+def _table() -> NDArray[np.uint32]:
+    """What each byte adds to a CRC-32C."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & np.uint32(1), (table >> np.uint32(1)) ^ _POLYNOMIAL, table >> np.uint32(1))
+    return table
+
+
+_TABLE = _table()
 
 
 def archive_of(studio: Studio, run_id: str) -> tuple[str, Iterator[bytes]]:
@@ -101,12 +119,9 @@ def _records(messages: Sequence[bytes]) -> bytes:
 
 def _sums(records: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """The masked CRC-32C of each row, as TFRecord files have it."""
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import CRC_TABLE
-
-    table = np.array(CRC_TABLE, np.uint32)
     crc = np.full(len(records), 0xFFFFFFFF, np.uint32)
     for column in np.ascontiguousarray(records.T):
-        crc = table[(crc ^ column) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
+        crc = _TABLE[(crc ^ column) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
     crc = ~crc
     masked: NDArray[np.uint32] = ((crc >> np.uint32(15)) | (crc << np.uint32(17))) + _MASK
     return masked
