@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from studio.errors import BadInput
+from studio.recipe import yaml_loader
 from studio.recipe.fields import Data, Evaluation, Method, Model, Optimizer, Output, Quantization, Schedule, Theme
 
 VERSION = 1
@@ -30,15 +31,6 @@ PLAIN_ATTENTION_TOKENS = 256
 
 
 _LONGEST = 1_000_000  # characters of a recipe file
-
-
-class _Plain(yaml.SafeLoader):
-    """YAML without references: no recipe needs one, and a few lines of them can stand for more than fits anywhere."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="a reference", problem_mark=self.get_mark())
-        return super().compose_node(parent, index)
 
 
 class Recipe(Theme):
@@ -138,14 +130,14 @@ class Recipe(Theme):
                 text = file.read(_LONGEST + 1)
             if len(text) > _LONGEST:
                 raise BadInput(f"{path} is no recipe: it is longer than {_LONGEST:,} characters.")
-            document = yaml.load(text, Loader=_Plain)  # noqa: S506 a SafeLoader
+            document = yaml_loader.read(text)
         except FileNotFoundError:
             raise BadInput(f"There is no recipe file {path}.") from None
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"{path} cannot be read as text: {error}.") from None
         except (yaml.YAMLError, RecursionError, ValueError) as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f" at line {mark.line + 1}" if mark else ""
+            line = yaml_loader.line_of(error)
+            where = f" at line {line}" if line else ""
             raise BadInput(f"{path} is not valid YAML{where}. Check its indentation and quotes.") from None
         return cls.parse(document, source=str(path))
 

@@ -5,6 +5,10 @@ until the memory is gone. A template comes from a model's folder, or from whoeve
 renders it while it shows an example. So every way in which a template can do much is counted here: a step of a loop or
 a call of a macro, what two values become together, what a filter or a method is about to make. All of it in a
 rendering has one budget; a template that goes beyond is refused like any other that cannot render.
+
+The room of Jinja's inside: it has no way to look at a template's tree or at what is joined, so `_parse` and `concat`
+are taken over. RELIES_ON names what of it is used, and what would be broken without it;
+tests/unit/project/test_contracts.py holds the installed Jinja to that.
 """
 
 import functools
@@ -19,6 +23,19 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+_ENDLESS = "a template could loop for days"
+_LONG = "a template could make a text longer than fits in memory"
+RELIES_ON = {
+    "jinja2.Environment._parse(self, source, name, filename)": _ENDLESS,
+    "jinja2.visitor.NodeTransformer": _ENDLESS,
+    "jinja2.nodes.EnvironmentAttribute": _ENDLESS,
+    "jinja2.nodes.Node.set_environment(self, environment)": _ENDLESS,
+    "jinja2.Environment.concat": _LONG,
+    "jinja2.sandbox.ImmutableSandboxedEnvironment.call_binop(self, context, operator, left, right)": _LONG,
+    "jinja2.sandbox.ImmutableSandboxedEnvironment.intercepted_binops": _LONG,
+    "jinja2.sandbox.ImmutableSandboxedEnvironment.call(self, context, obj)": _LONG,
+    "jinja2.sandbox.ImmutableSandboxedEnvironment.wrap_str_format(self, value)": _LONG,
+}
 STEPS = 1_000_000  # of loops, and calls of macros, in one rendering
 SECONDS = 20.0  # that one rendering may take
 LONGEST = 32 * 2**20  # characters that anything in it may become
