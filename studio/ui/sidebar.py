@@ -46,18 +46,18 @@ def build(studio: Studio) -> Sidebar:
         return {places[name]: html for name, html in told_of.items()} | {admin: account_panel.admin(studio)}
 
     def stop(event: gr.EventData) -> Updates:
-        if "stop" in event._data:
+        if hasattr(event, "stop"):
             runs.stop(studio, event.stop)
         return {now: _now(run_list.current(studio, NEWS_SECONDS))}
 
     def act(event: gr.EventData) -> Updates:
         """What the admin's buttons do; nothing is cleared before it was said what that would be."""
         below = ""
-        if "halt" in event._data:
+        if hasattr(event, "halt"):
             below = account_panel.stopped(admins.stop(studio, event.halt))
-        if "clear" in event._data:
+        if hasattr(event, "clear"):
             below = account_panel.clearing(admins.would_clear(studio, event.clear), event.clear)
-        if "really" in event._data:
+        if hasattr(event, "really"):
             below = account_panel.cleared(admins.clear(studio, event.really))
         return {admin: account_panel.admin(studio, below)}
 

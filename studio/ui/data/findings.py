@@ -69,10 +69,10 @@ def wire(
 
     def turn(event: gr.EventData, looked: tuple[str, int]) -> Updates:
         """Another page or kind of findings, which `judge` then draws, or one of them as tokens."""
-        if "row" in event._data:
+        if hasattr(event, "row"):
             return {row: int(event.row)}
-        kind = event.kind if "kind" in event._data else looked[0]
-        return {wrong.looked: (kind, int(event.offset) if "offset" in event._data else 0)}
+        kind = event.kind if hasattr(event, "kind") else looked[0]
+        return {wrong.looked: (kind, int(event.offset) if hasattr(event, "offset") else 0)}
 
     def judge(looked: tuple[str, int], key: str, picked: str | None, result: LengthView | None, *how: Any) -> Updates:
         """What was found, of the kind that is looked at, with what the counting has added to it by now."""

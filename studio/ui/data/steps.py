@@ -183,7 +183,7 @@ def wire(
         return {steps.editor: editor.form(number, datasets.as_values(studio, key, number))}
 
     def save(request: gr.Request, event: gr.EventData, waits: str, key: str) -> Iterator[Updates]:
-        if "save" not in event._data:
+        if not hasattr(event, "save"):
             yield {steps.editor: ""}
             return
         number = int(event.save)
@@ -197,7 +197,7 @@ def wire(
 
     def leaf(event: gr.EventData, key: str) -> Updates:
         """Another page of examples, or one of them as tokens."""
-        if "row" in event._data:
+        if hasattr(event, "row"):
             return {steps.row: int(event.row)}
         total = _total(studio, key)
         return {steps.rows: data_view.rows(studio, key, total, int(event.offset))}

@@ -67,12 +67,11 @@ def build(studio: Studio) -> CombineBox:
         return {name: "", **listed(studio, store)}
 
     def pick(event: gr.EventData) -> Updates:
-        told_of = event._data
-        if "keep" in told_of:
+        if hasattr(event, "keep"):
             adapters.keep(studio, event.keep)
-        elif "delete" in told_of:
+        elif hasattr(event, "delete"):
             adapters.remove(studio, event.delete)
-        elif "cancel" in told_of:
+        elif hasattr(event, "cancel"):
             adapters.cancel(studio, event.cancel)
         return listed(studio, store)
 

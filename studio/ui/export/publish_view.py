@@ -40,7 +40,7 @@ def build(studio: Studio, done: gr.HTML) -> None:
         return {said: what, agreed: (export, wish)}
 
     def open_for(event: gr.EventData) -> Updates:
-        if "publish" not in event._data:
+        if not hasattr(event, "publish"):
             return {said: gr.skip()}
         info = exports.get(studio, event.publish)
         name = re.sub(r"[^\w.-]+", "-", f"{info.source}-{info.kind}").strip("-.")[:90]

@@ -100,12 +100,11 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
         return refresh(chosen)
 
     def pick(event: gr.EventData, chosen: str) -> Updates:
-        told_of = event._data
-        if "cancel" in told_of:
+        if hasattr(event, "cancel"):
             exports.cancel(studio, event.cancel)
-        elif "delete" in told_of:
+        elif hasattr(event, "delete"):
             exports.delete(studio, event.delete)
-        elif "again" in told_of:
+        elif hasattr(event, "again"):
             exports.again(studio, event.again)
         return refresh(chosen)
 

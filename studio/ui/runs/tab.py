@@ -143,10 +143,10 @@ def build(studio: Studio) -> RunsTab:
     def pick(
         chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any], event: gr.EventData
     ) -> Updates:
-        if "beside" in event._data:
+        if hasattr(event, "beside"):
             others = [one for one in others if one != event.beside] + [event.beside] * (event.beside not in others)
             return refresh(chosen, others, how, shown) | {beside: others}
-        if "id" in event._data:
+        if hasattr(event, "id"):
             under_way = shown.setdefault("picks", [])
             under_way.append(chosen)
             try:
@@ -159,7 +159,8 @@ def build(studio: Studio) -> RunsTab:
     def arrange(
         chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any], event: gr.EventData
     ) -> Updates:
-        how = compare_runs.arranged(how, event._data)
+        click = {name: getattr(event, name) for name in ("pin", "sort") if hasattr(event, name)}
+        how = compare_runs.arranged(how, click)
         return refresh(chosen, others, how, shown) | {order: how}
 
     def anew(chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any]) -> Updates:

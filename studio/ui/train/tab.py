@@ -141,12 +141,12 @@ def build(studio: Studio, changed: gr.HTML) -> TrainTab:
         return {modules: ["all-linear"] if alone else [name for name in chosen if name != "all-linear"]}
 
     def reset(event: gr.EventData) -> Updates:
-        usual, name = form.defaults(), event._data.get("reset")
+        usual, name = form.defaults(), getattr(event, "reset", None)
         return fill({name: usual[name]}) if name in usual else {}
 
     def apply(event: gr.EventData) -> Updates:
         """One of the changes that would make it fit."""
-        return fill(json.loads(event.fix)) if "fix" in event._data else {}
+        return fill(json.loads(event.fix)) if hasattr(event, "fix") else {}
 
     def begin(*values: Any) -> Updates:
         run = runs.start(studio, form.read(names, values))
