@@ -12,15 +12,9 @@ SLATE = gr.themes.Color(
 )  # fmt: skip
 
 
-class Stack(gr.themes.Font):
-    """Font names that go into the stylesheet as they stand: nothing is fetched from anywhere."""
-
-    def __str__(self) -> str:
-        return str(self.name)
-
-
-SANS = Stack("ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif")
-MONO = Stack("ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace")
+# As the stylesheet has them: nothing is fetched from anywhere.
+SANS = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
+MONO = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 
 def studio_theme() -> gr.themes.Base:
