@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from studio.settings import Settings
-from studio.ui.gradio_compat import connections
+from studio.ui.web import uvicorn_compat as connections
 from studio.ui.web.guard import Guard, Policy
 from studio.ui.web.rate_limits import Bounded, Buckets
 from tests.security.conftest import House

@@ -21,6 +21,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from studio.ui.gradio_compat.sessions import lighten
 from studio.ui.web.guard import Policy, content_policy
 
+RELIES_ON = {
+    "gradio.routes.App.get_blocks(self)": "nothing would stand before Gradio's routes",
+    "gradio.routes.App.add_exception_handler": "an event of an unknown name would be answered as a fault",
+    "starlette.routing.Mount().app": "nothing would stand before Gradio's routes",
+    "gradio.route_utils.get_fn": "an event of an unknown name would be answered as a fault",
+    "gradio.route_utils.FnIndexInferError": "an event of an unknown name would be answered as a fault",
+}
 _NAME = r"[A-Za-z0-9_.-]{1,128}"
 # What the page and gradio_client ask for. tests/security/test_endpoints.py says of each why it is here.
 NEEDED = {

@@ -10,6 +10,19 @@ from typing import Any
 
 from gradio.state_holder import SessionState, StateHolder
 
+RELIES_ON = {
+    "gradio.state_holder.SessionState.__init__(self, blocks)": "every session would keep 0.75 MB of what all have",
+    "gradio.state_holder.SessionState().blocks_config": "every session would keep 0.75 MB of what all have",
+    "gradio.state_holder.StateHolder.__getitem__(self, session_id)": "sessions would be Gradio's own, 0.75 MB each",
+    "gradio.state_holder.StateHolder.set_blocks(self, blocks)": "no session could be made",
+    "gradio.state_holder.StateHolder().session_data": "sessions would be Gradio's own, 0.75 MB each",
+    "gradio.state_holder.StateHolder().capacity": "sessions would be kept for as many as Gradio likes",
+    "gradio.blocks.BlocksConfig().blocks": "what one session changes would not be its own",
+    "gradio.blocks.BlocksConfig().fns": "what one session changes would not be its own",
+    "gradio.Blocks().default_config": "every session would keep 0.75 MB of what all have",
+    "gradio.routes.App().state_holder": "the application would go on with sessions of 0.75 MB each",
+    "gradio.routes.App().state_holder.blocks": "the application would go on with sessions of 0.75 MB each",
+}
 MOST = 2000  # sessions; of more, those that were used longest ago are forgotten
 
 

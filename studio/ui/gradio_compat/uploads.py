@@ -10,6 +10,13 @@ import gradio as gr
 
 from studio.errors import BadInput
 
+RELIES_ON = {
+    "gradio.Blocks().has_launched": "an event could have any file of this machine read",
+    "gradio.Blocks().blocks": "an event could have any address fetched",
+    "gradio.components.Component.async_move_resource_to_block_cache(self, url_or_file_path)":
+        "an event could have any address fetched",
+}  # fmt: skip
+
 
 def only_uploads(page: gr.Blocks) -> gr.Blocks:
     """Let the page's components take nothing but what was uploaded to them."""

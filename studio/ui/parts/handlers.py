@@ -13,6 +13,7 @@ import gradio as gr
 from studio.errors import StudioError
 from studio.services.core import access
 from studio.services.core.studio import Studio
+from studio.ui.gradio_compat.page import key_of
 from studio.ui.parts import markup
 
 Updates = dict[Any, Any]
@@ -67,6 +68,6 @@ def told_while(
 
 def changed(seen: dict[str, Any], fresh: Updates) -> Updates:
     """Of `fresh`, what differs from the values `seen` last time; `seen` is brought up to date."""
-    different = {part: value for part, value in fresh.items() if seen.get(str(part._id)) != value}
-    seen.update({str(part._id): value for part, value in different.items()})
+    different = {part: value for part, value in fresh.items() if seen.get(key_of(part)) != value}
+    seen.update({key_of(part): value for part, value in different.items()})
     return different

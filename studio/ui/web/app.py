@@ -15,13 +15,14 @@ from studio.ui import sidebar
 from studio.ui.compare import tab as compare_tab
 from studio.ui.data import tab as data_tab
 from studio.ui.export import tab as export_tab
+from studio.ui.gradio_compat.page import Page, calm
 from studio.ui.parts import markup
 from studio.ui.parts.handlers import PRIVATE, Step, Updates, view
 from studio.ui.runs import tab as runs_tab
 from studio.ui.train import form
 from studio.ui.train import tab as train_tab
 from studio.ui.web import api
-from studio.ui.web.auth import Blocks, Desk
+from studio.ui.web.auth import Desk
 
 TABS = ("data", "train", "runs", "compare", "export")
 _HEADER = """
@@ -47,7 +48,7 @@ def build(studio: Studio, desk: Desk | None = None) -> gr.Blocks:
 
 
 def _built(studio: Studio, desk: Desk | None) -> gr.Blocks:
-    with Blocks(title="LoRA Studio", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
+    with Page(title="LoRA Studio", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
         api.build(studio)  # first: handlers of the page by the same names get other ones
         view("top", _HEADER)
         nowhere = view("nowhere")
@@ -91,7 +92,7 @@ def _built(studio: Studio, desk: Desk | None) -> gr.Blocks:
             return show_run(run) | {train.started: "", first_run: run if run_list.count(studio) == 1 else ""}
 
         def open_name(event: gr.EventData) -> Updates:
-            return show_run(event.open) if "open" in event._data else {tabs: gr.skip()}
+            return show_run(event.open) if hasattr(event, "open") else {tabs: gr.skip()}
 
         def use_dataset(dataset: str, kept: dict[str, Any], *seen: Any) -> Updates:
             """The form with this dataset, and the model and formatting by which it was looked at."""
@@ -111,7 +112,7 @@ def _built(studio: Studio, desk: Desk | None) -> gr.Blocks:
 
         def ask_adapter(event: gr.EventData) -> Updates:
             """Compare, with an adapter of the store beside its base; a conversation with others is left."""
-            if "ask" not in event._data:
+            if not hasattr(event, "ask"):
                 return {tabs: gr.skip()}
             choices = [("Base", participants.BASE), *participants.choices(studio)]
             one, other, third = compare.sides
@@ -149,24 +150,7 @@ def _built(studio: Studio, desk: Desk | None) -> gr.Blocks:
         for button, name in ((made.train, "train"), (compare.train, "train"), (export.train, "train"),
                              (made.compare, "compare"), (made.export, "export")):  # fmt: skip
             button.click(lambda name=name: gr.Tabs(selected=name), None, tabs, **quiet)
-    page.desk = desk
+    page.asking = desk.asking if desk else None
     page.queue(max_size=64, default_concurrency_limit=4)
-    _calm(page, nowhere)
+    calm(page, nowhere)
     return page
-
-
-def _calm(page: gr.Blocks, nowhere: gr.HTML) -> None:
-    """Keep Gradio from working where nothing is to be seen.
-
-    At every event it tells each component that any event ever named how that event is doing, hidden or not, and copies
-    its value for that: a tenth of a second of the browser's work. And a component that leaves the page meanwhile counts
-    animation frames for ever. So the progress of events that show none is kept by one empty component.
-    """
-    for event in page.fns.values():
-        if event.show_progress == "hidden":
-            event.show_progress_on = [nowhere]
-    # Its queue looks for work twenty times a second, as on Windows, and not a thousand, which is 5% of a core for ever;
-    # and for progress told through gr.Progress, which nothing here does, not a hundred times.
-    for name, seconds in (("sleep_when_free", 0.05), ("progress_update_sleep_when_free", 1.0)):
-        if hasattr(page._queue, name):
-            setattr(page._queue, name, seconds)

@@ -2,18 +2,19 @@
 
 A visitor is known by one signed cookie: an account, or a random number for who has not signed in. `Doorman` reads it
 before anything else and says it in services/core/identity.asking. Gradio runs an event outside of the request that
-asked for it, so `Blocks.call_function`, through which every event goes and every step of a generator, says it again.
+asked for it, so `Desk.asking`, within which the page does every event and every step of a generator, says it again
+(ui/gradio_compat/page.py).
 """
 
+import contextlib
 import os
-import re
 import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import gradio as gr
 from itsdangerous import BadData, URLSafeTimedSerializer
@@ -27,6 +28,7 @@ from studio.services.core import access, accounts, identity
 from studio.services.core.identity import NOBODY, UNKNOWN, Stranger, Visitor
 from studio.services.core.studio import Studio
 from studio.settings import LOOPBACK
+from studio.ui.gradio_compat import protocol
 
 COOKIE = "studio_visitor"
 SECRET = "STUDIO_COOKIE_SECRET"  # noqa: S105 the name of a variable
@@ -34,13 +36,10 @@ _DAYS = 7
 _ADMIN = "admin"
 _SCOPE = "studio.visitor"
 _SESSIONS = 10_000  # pages whose visitor is remembered: longer than what they hold
-_HOLDING = 2_000  # pages whose state Gradio keeps
-_HEARTBEAT = re.compile(r"/heartbeat/([^/]+)$")
 # What whoever has not signed in to a team's studio is given.
 _OPEN = ("/healthz", "/static/", "/sign-in", "/favicon.ico", "/theme.css")
-# Gradio's own: what an event comes by, and what tells nothing of anyone.
-_EVENTS = "/gradio_api/"
-_HARMLESS = ("/gradio_api/info", "/gradio_api/startup-events")
+# Of Gradio's own, by which events come: what tells nothing of anyone.
+_HARMLESS = (protocol.INFO, protocol.STARTUP)
 Mode = Literal["hosted", "team"]
 
 
@@ -122,6 +121,21 @@ class Desk:
                 self._pages.popitem(last=False)
         return whose == visitor.owner
 
+    @contextlib.contextmanager
+    def asking(self, scope: Mapping[str, Any], page: str) -> Iterator[None]:
+        """What is done within is done for whoever sent the request of this scope; NOBODY where that is lost."""
+        found = scope.get(_SCOPE)
+        visitor = found if isinstance(found, Visitor) else NOBODY
+        if not self.holds_page(page, visitor):
+            raise Stranger("This page was opened by someone else. Load it again.")
+        with identity.acting(visitor):
+            try:
+                yield
+            except gr.Error:
+                raise
+            except Exception as error:  # a bug, which Gradio tells to the page
+                raise gr.Error(access.shown(self.studio, error)) from error
+
 
 class Doorman:
     """Says who sends a request, for all that is done in it; who is new at the page is given a cookie."""
@@ -144,16 +158,16 @@ class Doorman:
             return
         if (
             not visitor.owner
-            and (path.startswith(_EVENTS) or scope.get("method") not in ("GET", "HEAD"))
+            and (path.startswith(protocol.API) or scope.get("method") not in ("GET", "HEAD"))
             and (path not in ("/sign-in", *_HARMLESS))
         ):
             await PlainTextResponse(UNKNOWN, 403)(scope, receive, send)
             return
-        if "/file=" in path or path.startswith("/gradio_api/file"):
+        if protocol.gives_out_a_file(path):
             # Files are given out by our own routes, which ask whose they are; Gradio's asks nobody.
             await PlainTextResponse("Not found.", 404)(scope, receive, send)
             return
-        if not self.desk.holds_page(_page(scope), visitor):
+        if not self.desk.holds_page(protocol.page_of(scope), visitor):
             await PlainTextResponse("This page was opened by someone else. Load it again.", 403)(scope, receive, send)
             return
 
@@ -168,55 +182,6 @@ class Doorman:
             await self.app(scope, receive, sending)
 
 
-class Blocks(gr.Blocks):
-    """A page whose events are done for who asks for them. desk: None for a studio of one person."""
-
-    desk: Desk | None = None
-
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
-        self.state_session_capacity = _HOLDING
-
-    def get_config_file(self) -> Any:
-        """What a page is told of itself. Without Gradio's heartbeat: each page would keep a connection for it, and a
-        browser has six for one server, so the sixth page would find none. What an event has at work ends all the same
-        when its page is gone, and what a page holds goes when _HOLDING others came since it was used."""
-        return {**super().get_config_file(), "connect_heartbeat": False}
-
-    async def call_function(
-        self,
-        block_fn: Any,
-        processed_input: list[Any],
-        iterator: AsyncIterator[Any] | None = None,
-        requests: gr.Request | list[gr.Request] | None = None,
-        *rest: Any,
-        **named: Any,
-    ) -> Any:
-        """As Gradio's: the one place that calls a handler, or takes the next step of one."""
-        call: Callable[..., Any] = super().call_function
-        if self.desk is None:
-            return await call(block_fn, processed_input, iterator, requests, *rest, **named)
-        request = requests[0] if isinstance(requests, list) else requests
-        visitor = visitor_of(request)
-        page = str(request.session_hash or "") if request is not None else ""
-        if not self.desk.holds_page(page, visitor):
-            raise Stranger("This page was opened by someone else. Load it again.")
-        with identity.acting(visitor):
-            try:
-                return await call(block_fn, processed_input, iterator, requests, *rest, **named)
-            except gr.Error:
-                raise
-            except Exception as error:  # a bug, which Gradio tells to the page
-                raise gr.Error(access.shown(self.desk.studio, error)) from error
-
-
-def visitor_of(request: gr.Request | None) -> Visitor:
-    """Who sent the request that an event came with; NOBODY where that is lost."""
-    scope: MutableMapping[str, Any] = getattr(getattr(request, "request", None), "scope", None) or {}
-    found = scope.get(_SCOPE)
-    return found if isinstance(found, Visitor) else NOBODY
-
-
 def manner(headers: Headers) -> str:
     """How a cookie is kept. On a Space the page stands in a frame of another site, and the cookie is for that alone."""
     https = headers.get("x-forwarded-proto", "") == "https"
@@ -228,13 +193,6 @@ def manner(headers: Headers) -> str:
 def is_loopback(host: str) -> bool:
     """Whether a Host header names this machine itself, with a port or without."""
     return (urlsplit(f"//{host}").hostname or "") in LOOPBACK
-
-
-def _page(scope: Scope) -> str:
-    """Gradio's name for the session of a page, where the address tells it."""
-    asked = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("session_hash", [])
-    beat = _HEARTBEAT.search(str(scope["path"]))
-    return asked[0] if asked else beat[1] if beat else ""
 
 
 def _cookies(headers: Headers) -> dict[str, str]:

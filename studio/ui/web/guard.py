@@ -20,12 +20,12 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.settings import LOOPBACK, Settings
+from studio.ui.gradio_compat.protocol import UPLOAD
 from studio.ui.web.rate_limits import Bounded, Buckets
 
 SAFE = frozenset({"GET", "HEAD"})
 # What a link from elsewhere may open: the page, and the answer of a login service.
 ENTRANCES = re.compile(r"/|/login/callback/?")
-UPLOAD = "/gradio_api/upload"
 # Files of the page's own make: a page asks for a hundred of them at once, and they cost nothing.
 _FILES = ("/assets/", "/static/")
 

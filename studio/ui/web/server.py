@@ -32,7 +32,7 @@ from studio.services.exports import downloads
 from studio.ui import account_panel
 from studio.ui.compare import evaluation_page, share
 from studio.ui.export import reproduce_view
-from studio.ui.gradio_compat.connections import ALL, Patient
+from studio.ui.gradio_compat import frontend
 from studio.ui.gradio_compat.early import Early
 from studio.ui.gradio_compat.gate import fence
 from studio.ui.gradio_compat.uploads import only_uploads
@@ -43,6 +43,7 @@ from studio.ui.web import app as pages
 from studio.ui.web import pulse, signing_in
 from studio.ui.web.auth import Desk, Doorman, Mode
 from studio.ui.web.guard import Guard, Policy
+from studio.ui.web.uvicorn_compat import ALL, Patient
 
 _REJECTS = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 
@@ -125,7 +126,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
     if desk is not None:
         account_panel.add_routes(app, studio)
     # Gradio asks for a few of its own files under /static as well: ours come first, then those.
-    files = StaticFiles(directory=resources.static(), packages=[("gradio", "templates/frontend/static")])
+    files = StaticFiles(directory=resources.static(), packages=[(frontend.PACKAGE, frontend.STATIC)])
     app.mount("/static", files, name="static")
     gr.mount_gradio_app(
         app,

@@ -1,4 +1,9 @@
-"""Connections that wait: one that sends no whole request, and many from one client, must not keep out the others."""
+"""Connections that wait: one that sends no whole request, and many from one client, must not keep out the others.
+
+The room of uvicorn's inside: it has no option for either, so its class of a connection is taken from where it keeps it.
+RELIES_ON names what of it is used, and what would be broken without it; tests/unit/project/test_contracts.py holds the
+installed uvicorn to that.
+"""
 
 import asyncio
 from collections import Counter
@@ -6,6 +11,20 @@ from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+_SLOW = "a connection that sends no whole request would be held for ever"
+RELIES_ON = {
+    "uvicorn.protocols.http.auto.AutoHTTPProtocol": _SLOW,
+    "uvicorn.protocols.http.auto.AutoHTTPProtocol.connection_made(self, transport)":
+        "connections of one address would not be counted",
+    "uvicorn.protocols.http.auto.AutoHTTPProtocol.data_received(self, data)": _SLOW,
+    "uvicorn.protocols.http.auto.AutoHTTPProtocol.connection_lost(self, exc)":
+        "connections that ended would be counted for ever, and their address shut out",
+    "uvicorn.protocols.http.auto.AutoHTTPProtocol().cycle": _SLOW,
+    "uvicorn.protocols.http.auto.RequestResponseCycle().response_complete": _SLOW,
+    "uvicorn.protocols.http.auto.AutoHTTPProtocol().loop": _SLOW,
+    "uvicorn.protocols.http.auto.AutoHTTPProtocol().transport": _SLOW,
+    "uvicorn.Server().started": "a port that could not be had would not be told",
+}  # fmt: skip
 HEADER_SECONDS = 15.0  # that the head of a request may take to come
 EACH = 256  # connections that one address may hold; a page holds up to six
 ALL = 1024  # connections in all

@@ -22,7 +22,7 @@ ALLOWED = {
     ("launch/workers.py", "_children"): "processes that this one started and must reap; by pid",
     ("launch/workers.py", "_codes"): "how they ended, by pid",
     ("services/planning/estimates.py", "_seen"): "this machine as it was a moment ago; nobody's",
-    ("ui/gradio_compat/connections.py", "_open"): "how many connections an address has open",
+    ("ui/web/uvicorn_compat.py", "_open"): "how many connections an address has open",
     ("dataset/tokens/template.py", "_Generation.tags"): "what Jinja asks an extension for; never changed",
     # Caches that keep arguments: by a path that was asked for behind the gate, or of what is nobody's.
     ("dataset/tokens/encode.py", "_read_tokenizer"): "tokenizers of models by path; models are everybody's",
