@@ -23,7 +23,6 @@ from studio.ui.web.guard import Policy, content_policy
 
 RELIES_ON = {
     "gradio.routes.App.get_blocks(self)": "nothing would stand before Gradio's routes",
-    "gradio.routes.App.add_exception_handler": "an event of an unknown name would be answered as a fault",
     "starlette.routing.Mount().app": "nothing would stand before Gradio's routes",
     "gradio.route_utils.get_fn": "an event of an unknown name would be answered as a fault",
     "gradio.route_utils.FnIndexInferError": "an event of an unknown name would be answered as a fault",

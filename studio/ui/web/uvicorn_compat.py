@@ -20,7 +20,7 @@ RELIES_ON = {
     "uvicorn.protocols.http.auto.AutoHTTPProtocol.connection_lost(self, exc)":
         "connections that ended would be counted for ever, and their address shut out",
     "uvicorn.protocols.http.auto.AutoHTTPProtocol().cycle": _SLOW,
-    "uvicorn.protocols.http.auto.RequestResponseCycle().response_complete": _SLOW,
+    "uvicorn.protocols.http.auto.AutoHTTPProtocol().cycle.response_complete": _SLOW,
     "uvicorn.protocols.http.auto.AutoHTTPProtocol().loop": _SLOW,
     "uvicorn.protocols.http.auto.AutoHTTPProtocol().transport": _SLOW,
     "uvicorn.Server().started": "a port that could not be had would not be told",
