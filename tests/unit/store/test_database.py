@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 from sqlalchemy.exc import DatabaseError
 
 from studio.errors import Unavailable
@@ -145,6 +146,36 @@ def test_a_locked_database_is_said_and_not_taken_for_a_damaged_one(
         Keeper(settings)
     other.close()
     assert len(opened(settings)[0][0]) == len(before[0]) + 1
+
+
+def error_of(path: Path, query: str) -> Exception:
+    """What reading a file of SQLite's ends with, as SQLAlchemy tells it."""
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
+    with pytest.raises(DatabaseError) as caught, engine.connect() as connection:
+        connection.exec_driver_sql(query).all()
+    engine.dispose()
+    return caught.value
+
+
+def test_an_error_says_whether_the_file_is_damaged_held_or_well(tmp_path: Path) -> None:
+    path = tmp_path / "some.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE things (name)")
+        connection.executemany("INSERT INTO things VALUES (?)", [("x" * 500,)] * 50)
+        connection.commit()
+    for query in ("SELECT * FROM others", "SELECT other FROM things"):  # what we made in it is not there
+        assert db.is_damage(error_of(path, query))
+    misused = error_of(path, "SELECT FROM things")
+    assert not db.is_damage(misused) and not db.is_locked(misused)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        held = error_of(path, "SELECT * FROM things")
+    assert db.is_locked(held) and not db.is_damage(held)
+    written = path.read_bytes()
+    for content in (b"no database " * 500, written[:6000], written[:44] + b"\x00\x00\x00\x09" + written[48:]):
+        path.write_bytes(content)
+        damaged = error_of(path, "SELECT * FROM things")
+        assert db.is_damage(damaged) and not db.is_locked(damaged)
 
 
 def test_damage_in_use_does_not_end_the_keeping(full: tuple[Settings, Any]) -> None:
