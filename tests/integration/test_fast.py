@@ -508,13 +508,13 @@ def test_weights_laid_out_for_products_change_no_bit(
     if dtype == "bfloat16" and not cpu.multiplies_bf16():
         pytest.skip("this processor does not multiply bfloat16: nothing of it is laid out")
     monkeypatch.setattr(products, "_better_than_mkl", lambda: True)  # whoever multiplies what is not laid out
-    lay_out, laid_out = prepacked._laid_out, list[torch.Tensor]()
+    lay_out, laid_out = prepacked.laid_out, list[torch.Tensor]()
 
-    def watched(weight: torch.Tensor) -> torch.Tensor:
+    def watched(weight: torch.Tensor, tokens: int) -> torch.Tensor:
         laid_out.append(weight)
-        return lay_out(weight)
+        return lay_out(weight, tokens)
 
-    monkeypatch.setattr(prepacked, "_laid_out", watched)
+    monkeypatch.setattr(prepacked, "laid_out", watched)
 
     def found(*types: str) -> tuple[float, torch.Tensor]:
         monkeypatch.setattr(cpu, "lays_out", lambda: frozenset(types))

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from studio.dataset.tokens.encode import Example
 from studio.dataset.tokens.packing import pack
+from studio.engine.compat.bitsandbytes import keep_trainable
 from studio.engine.inference import adapter_slots, loading
 from studio.engine.workers import export as exporting
 from studio.engine.workers import harness, train
@@ -315,7 +316,7 @@ def test_a_method_trains_on_a_base_held_in_few_bits(drive: Drive, biased: Path, 
     )  # fmt: skip
     loaded = plain_peft(seen.run.adapter, quantization_config=config, dtype="bfloat16")
     # bitsandbytes' repacking for inference cannot do layers as narrow as these.
-    loading._keep_trainable(loaded)
+    keep_trainable(loaded)
     assert apart(seen.trained, logits(loaded, "bfloat16")) < 0.15
 
 

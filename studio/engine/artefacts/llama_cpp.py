@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from studio.engine.compat.llama_cpp import use_weights_as_they_lie
+
 _TYPES = {"F16": "MOSTLY_F16", "Q8_0": "MOSTLY_Q8_0", "Q6_K": "MOSTLY_Q6_K", "Q4_K_M": "MOSTLY_Q4_K_M"}
 
 
@@ -44,7 +46,7 @@ def probe(file: Path, asks: Path, out: Path) -> int:
     import llama_cpp
 
     wanted = json.loads(asks.read_text(encoding="utf-8"))
-    _plain_layout()
+    use_weights_as_they_lie()
     longest = max(len(row["ids"]) for row in wanted["rows"])
     model = llama_cpp.Llama(
         str(file), n_ctx=longest + 8, n_batch=longest + 8, n_gpu_layers=0, logits_all=True, verbose=False
@@ -59,23 +61,6 @@ def probe(file: Path, asks: Path, out: Path) -> int:
         print(json.dumps({"done": number + 1, "of": len(wanted["rows"])}), flush=True)
     np.savez(out, told=np.array(json.dumps(told)), **logits)
     return 0
-
-
-def _plain_layout() -> None:
-    """Have llama.cpp compute on the weights as they lie in the file.
-
-    Where it lays them out anew for AMX, 0.3.36 ended with a segmentation fault on a Q8_0 file.
-    """
-    import llama_cpp
-
-    given = llama_cpp.llama_cpp.llama_model_default_params
-
-    def params() -> Any:
-        made = given()
-        made.use_extra_bufts = False
-        return made
-
-    llama_cpp.llama_cpp.llama_model_default_params = params
 
 
 def _words(model: Any, template: str, prompt: dict[str, Any]) -> list[int]:

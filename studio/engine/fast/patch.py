@@ -5,16 +5,23 @@ They take part in training, and in evaluation of batches without padding: whoeve
 it (plan.py), or make batches (collator.py).
 """
 
-import copy
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.weak import WeakIdKeyDictionary
 
+from studio.engine.compat.bitsandbytes import is_in_4_bits, unpacked
+from studio.engine.compat.peft import (
+    has_lora_bias,
+    has_variant,
+    is_4bit_lora_linear,
+    is_lora_layer,
+    is_whole_lora_linear,
+)
+from studio.engine.compat.torch import by_tensor
+from studio.engine.compat.transformers import attention_of, replace_rotary_positions
 from studio.engine.fast.layout import Rows
 from studio.engine.fast.ops.attention import attend
 from studio.engine.fast.ops.dropout import Pool
@@ -41,7 +48,7 @@ class Batch:
         self.pools: dict[float, Pool] = {}
         self.rows: Rows | None = None  # of the batch without padding that is under way
         self.asked: torch.Tensor | None = None  # the only tokens of it whose last hidden state is read; None: all
-        self._sources = WeakIdKeyDictionary()
+        self._sources = by_tensor()
 
     @property
     def whole(self) -> bool:
@@ -89,9 +96,7 @@ def speed_up(causal: Any, compute: torch.dtype, by: Arithmetic, weigh: Making) -
             module.forward = _gated(module, batch)
     for module in (last.self_attn.o_proj, last.mlp):
         module.forward = _where_asked(module, batch)
-    for name in {type(module).__module__ for module in causal.modules()}:
-        if name.startswith("transformers.models.") and hasattr(sys.modules[name], "apply_rotary_pos_emb"):
-            _turn(sys.modules[name], batch)
+    replace_rotary_positions(causal, functools.partial(_turn, batch))
     return batch
 
 
@@ -100,17 +105,15 @@ def speed_up(causal: Any, compute: torch.dtype, by: Arithmetic, weigh: Making) -
 
 def is_plain_lora(module: Any) -> bool:
     """A linear layer with exactly one adapter, of the plain kind, on weights that are whole or in 4 bits."""
-    from peft.tuners.lora import Linear, LoraLayer
-
-    if not isinstance(module, LoraLayer) or len(module.lora_A) != 1 or len(module.active_adapters) != 1:
+    if not is_lora_layer(module) or len(module.lora_A) != 1 or len(module.active_adapters) != 1:
         return False
-    whole = type(module) is Linear and type(module.base_layer) is nn.Linear
-    return (whole or _in_4_bits(module)) and not module.lora_variant and not any(module.lora_bias.values())
+    whole = is_whole_lora_linear(module) and type(module.base_layer) is nn.Linear
+    return (whole or _in_4_bits(module)) and not has_variant(module) and not has_lora_bias(module)
 
 
 def is_plain_linear(module: Any) -> bool:
     """A frozen linear layer without an adapter, on weights that are whole or in 4 bits."""
-    known = type(module) is nn.Linear or (isinstance(module, nn.Linear) and hasattr(module.weight, "quant_state"))
+    known = type(module) is nn.Linear or (isinstance(module, nn.Linear) and is_in_4_bits(module.weight))
     return known and not module.weight.requires_grad
 
 
@@ -130,7 +133,7 @@ def gate_of(module: Any) -> str:
 
 
 def _in_4_bits(module: Any) -> bool:
-    return type(module).__name__ == "Linear4bit" and hasattr(module.base_layer.weight, "quant_state")
+    return is_4bit_lora_linear(module) and is_in_4_bits(module.base_layer.weight)
 
 
 # --- what is put in their place
@@ -192,17 +195,9 @@ def _frozen(module: Any, batch: Batch, compute: torch.dtype, weigh: Making) -> F
 
 def _weight(base: Any, compute: torch.dtype) -> Callable[[], torch.Tensor]:
     """The layer's weight in the type it is computed in; what is made for it is the allocator's to give to the next."""
-    if not hasattr(base.weight, "quant_state"):
-        return lambda: base.weight.to(compute)
-    from bitsandbytes.functional import dequantize_4bit
-
-    def unpacked() -> torch.Tensor:
-        state = copy.copy(base.weight.quant_state)
-        state.dtype = compute
-        found: torch.Tensor = dequantize_4bit(base.weight.data, state)
-        return found
-
-    return unpacked
+    if is_in_4_bits(base.weight):
+        return lambda: unpacked(base.weight, compute)
+    return lambda: base.weight.to(compute)
 
 
 def _norm(module: Any, batch: Batch, compute: torch.dtype) -> Forward:
@@ -251,9 +246,8 @@ def _where_asked(module: Any, batch: Batch) -> Forward:
     return forward
 
 
-def _turn(modeling: Any, batch: Batch) -> None:
-    """Replace the rotary positions of a modelling file, where they are those of llama, for one row of tokens."""
-    usual = modeling.apply_rotary_pos_emb
+def _turn(batch: Batch, usual: Forward) -> Forward:
+    """The rotary positions of a modelling file, by us for one row of tokens where they are those of llama."""
 
     def turned(q: Any, k: Any, cos: Any, sin: Any, *args: Any, **more: Any) -> Any:
         if args or more or batch.whole or q.shape[0] != 1 or cos.shape[-1] != q.shape[-1]:
@@ -261,18 +255,14 @@ def _turn(modeling: Any, batch: Batch) -> None:
         angles = cos[0].to(q.dtype), sin[0].to(q.dtype)
         return tuple(Rotate.apply(one.squeeze(0).transpose(0, 1), *angles, batch.by)[None] for one in (q, k))
 
-    modeling.apply_rotary_pos_emb = turned
+    return turned
 
 
 def _attend_by_rows(causal: Any, batch: Batch) -> None:
     """Give batches with `seq_lengths` our attention; others the one that the model had."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    had = causal.config._attn_implementation
-    eager = getattr(sys.modules[type(causal).__module__], "eager_attention_forward", None)
-    usual, usual_mask = ALL_ATTENTION_FUNCTIONS.get_interface(had, eager), ALL_MASK_ATTENTION_FUNCTIONS[had]
+    usual, usual_mask = attention_of(causal)
 
     def attention(module: Any, query: Any, key: Any, value: Any, mask: Any, *args: Any, **more: Any) -> Any:
         rows = more.pop("rows", None)

@@ -9,21 +9,18 @@ import functools
 import torch
 from torch import Tensor
 
+from studio.engine.compat.bitsandbytes import quantize_on_a_cpu_by, quantizes_on_a_cpu, values_of_4_bits
 from studio.engine.fast.kernels import Kernels, kernels
-
-_OPERATION = "bitsandbytes::quantize_4bit"
 
 
 @functools.cache
 def quantize_by_kernel() -> bool:
     """From now on, in this process, where it could be compiled and bitsandbytes brings nothing of its own for CPUs;
     whether it is so."""
-    import bitsandbytes  # noqa: F401  # defines the operation
-
     by = kernels()[0]
-    if not isinstance(by, Kernels) or torch._C._dispatch_has_kernel_for_dispatch_key(_OPERATION, "CPU"):
+    if not isinstance(by, Kernels) or quantizes_on_a_cpu():
         return False
-    torch.library.register_kernel(_OPERATION, "cpu", functools.partial(_quantized, by))
+    quantize_on_a_cpu_by(functools.partial(_quantized, by))
     return True
 
 
@@ -37,7 +34,5 @@ def _quantized(
 
 def _bounds(quant_type: str) -> tuple[Tensor, Tensor]:
     """Half way between each two neighbours of the 16 values, and the number that each value goes by."""
-    from bitsandbytes.functional import get_4bit_type
-
-    values, names = get_4bit_type(quant_type, device="cpu").sort()
+    values, names = values_of_4_bits(quant_type).sort()
     return ((values[:-1] + values[1:]) / 2).contiguous(), names.to(torch.uint8)

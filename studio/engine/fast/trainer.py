@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
+from studio.engine.compat.torch import can_lay_out
 from studio.engine.fast.collator import RowCollator
 from studio.engine.fast.kernels import kernels
 from studio.engine.fast.ops.liger import liger
 from studio.engine.fast.ops.lm_head import score_trained_positions
-from studio.engine.fast.ops.prepacked import LaidOut, LaidOutBothWays, Weight, can_be_laid_out
+from studio.engine.fast.ops.prepacked import LaidOut, LaidOutBothWays, Weight
 from studio.engine.fast.patch import is_plain_linear, speed_up
 from studio.machine import cpu
 from studio.machine import facts as machine_facts
@@ -54,6 +55,6 @@ def weights_of(causal: Any, recipe: Recipe) -> type[Weight]:
     """How the model's frozen weights are multiplied with on this machine."""
     frozen = {id(module.weight): module.weight.numel() for module in causal.modules() if is_plain_linear(module)}
     cuda, here = causal.device.type == "cuda", machine_facts.found_by_training()
-    if not can_be_laid_out() or not laid_out(recipe, sum(frozen.values()), cuda, here):
+    if not can_lay_out() or not laid_out(recipe, sum(frozen.values()), cuda, here):
         return Weight
     return LaidOut if recipe.model.dtype == "float32" else LaidOutBothWays

@@ -73,7 +73,9 @@ def load_base(folder: Path, dtype: str, device: Device, quantization: Quantizati
     except OSError as error:
         raise BadInput(f"The model in {folder} cannot be loaded: {_first_line(error)}") from error
     if "quantization_config" in options:
-        _keep_trainable(model)
+        from studio.engine.compat.bitsandbytes import keep_trainable
+
+        keep_trainable(model)
     return model
 
 
@@ -96,26 +98,6 @@ def _bitsandbytes(quantization: Quantization, dtype: str) -> Any:
         bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
         bnb_4bit_compute_dtype=getattr(torch, dtype if wanted == "same" else wanted),
     )
-
-
-def _keep_trainable(model: Any) -> None:
-    """Keep bitsandbytes' layers as training needs them (both seen with 0.50).
-
-    4 bits: on a CPU with AVX512-BF16 the first forward pass in eval mode repacks the weights for inference, in place,
-    and from then on backward passes through those layers lose the gradient without an error.
-    8 bits: on a CPU, each look PEFT takes at a weight for DoRA (0.21) puts a copy without its scales in its place, and
-    the layer takes over what the copy has. Here it takes the scales once and keeps them.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-        if hasattr(module, "init_8bit_state") and module.weight.device.type == "cpu":
-            module.init_8bit_state()
-            module.init_8bit_state = _do_nothing
-
-
-def _do_nothing() -> None:
-    pass
 
 
 def load_tokenizer(folder: Path) -> Any:

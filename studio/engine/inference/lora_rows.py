@@ -10,20 +10,13 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from studio.engine.compat.peft import adapters_of, has_variant, is_whole_lora_linear, lora_layers
+
 
 def can_serve(model: Any, adapter: str) -> bool:
     """Whether every layer that `adapter` changes in a PEFT model can be served here."""
-    from peft.tuners.lora import Linear
-
-    layers = [layer for layer in lora_layers(model) if adapter in _names(layer)]
-    return bool(layers) and all(type(layer) is Linear and adapter not in layer.lora_variant for layer in layers)
-
-
-def lora_layers(model: Any) -> list[Any]:
-    """The layers of a model that LoRA was put on."""
-    from peft.tuners.lora import LoraLayer
-
-    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+    layers = [layer for layer in lora_layers(model) if adapter in adapters_of(layer)]
+    return bool(layers) and all(is_whole_lora_linear(layer) and not has_variant(layer, adapter) for layer in layers)
 
 
 class Serving:
@@ -103,7 +96,3 @@ class _Mask:
 
     def __init__(self, value: Any) -> None:
         self.value = value
-
-
-def _names(layer: Any) -> set[str]:
-    return {*layer.lora_A, *layer.lora_embedding_A}

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from studio.engine.compat.transformers import summed_loss
 from studio.engine.workers.harness import Ended, Worker
 from studio.recipe import Recipe
 from studio.rundir import Exit
@@ -59,7 +60,7 @@ class Guard(TrainerCallback):
         self._in_a_row += 1
         if not self._loss_is_finite():
             # The trainer's running sum would stay nan for good: nan - nan is nan.
-            self.trainer._tr_loss.zero_()
+            summed_loss(self.trainer).zero_()
         self._worker.note(
             "warning",
             f"Step {state.global_step}: the loss or its gradients are not finite numbers. "
@@ -81,7 +82,7 @@ class Guard(TrainerCallback):
         )
 
     def _loss_is_finite(self) -> bool:
-        return bool(self.trainer._tr_loss.isfinite())
+        return bool(summed_loss(self.trainer).isfinite())
 
 
 HALF_LIFE = 5  # points after which a point counts half in the smoothed loss

@@ -6,8 +6,9 @@ head's work. Here the picking is done before TRL's head, on every device: same p
 What it does not do: change TRL's arithmetic, or touch generation.
 """
 
-import functools
 from typing import Any
+
+from studio.engine.compat.trl import answer_fused_head
 
 
 def score_trained_positions_only(model: Any) -> None:
@@ -16,7 +17,6 @@ def score_trained_positions_only(model: Any) -> None:
     `model` is the causal language model itself (not the PEFT wrapper), after SFTTrainer has patched it. The outputs
     per token become one row of the trained positions; TRL only ever sums over them.
     """
-    fused = model.forward
     chosen: list[Any] = []
 
     def narrow(_module: Any, _inputs: Any, output: Any) -> Any:
@@ -26,11 +26,7 @@ def score_trained_positions_only(model: Any) -> None:
 
     model.base_model.register_forward_hook(narrow)
 
-    # Under the same signature: generate looks there for what it may pass on.
-    @functools.wraps(fused)
-    def forward(*args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
-        if not fused_lm_head or labels is None:
-            return fused(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
+    def score(fused: Any, *args: Any, labels: Any, **kwargs: Any) -> Any:
         mask = labels[:, 1:] != -100
         if not bool(mask.any()):
             return fused(*args, fused_lm_head=True, labels=labels, **kwargs)
@@ -40,4 +36,4 @@ def score_trained_positions_only(model: Any) -> None:
         finally:
             chosen.pop()
 
-    model.forward = forward
+    answer_fused_head(model, score)

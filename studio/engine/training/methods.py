@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.engine.artefacts.trained import Trained
+from studio.engine.compat.peft import is_4bit_lora_linear, set_dora_magnitude
 from studio.engine.workers.harness import Ended
 from studio.recipe import Recipe
 from studio.recipe.fields import Method
@@ -191,17 +192,16 @@ def _start_loftq(model: Any, model_folder: Path) -> None:
     As PEFT's replace_lora_weights_loftq, but on any device, from several files, and divided by the adapter's scale,
     which PEFT takes for 1.
     """
-    import bitsandbytes
     import torch
-    from peft.tuners.lora import Linear4bit
+
+    from studio.engine.compat.bitsandbytes import unpacked
 
     exact = _Weights(model_folder)
     with torch.no_grad():
         for path, module in model.named_modules():
-            if not isinstance(module, Linear4bit):
+            if not is_4bit_lora_linear(module):
                 continue
-            weight = module.get_base_layer().weight
-            held = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state).float()
+            held = unpacked(module.get_base_layer().weight).float()
             lost = exact.get(path.removeprefix("base_model.model.")).to(held) - held
             rank = module.r["default"]
             left, values, right = torch.svd_lowrank(lost, q=min(2 * rank, *lost.shape), niter=8)
@@ -209,10 +209,7 @@ def _start_loftq(model: Any, model_folder: Path) -> None:
             first, second = module.lora_A["default"].weight, module.lora_B["default"].weight
             first.copy_(half[:, None] * right[:, :rank].T)
             second.copy_(left[:, :rank] * half)
-            if module.use_dora["default"]:
-                module.lora_magnitude_vector["default"].update_layer(
-                    base_layer=module.get_base_layer(), lora_A=first, lora_B=second, scaling=module.scaling["default"]
-                )
+            set_dora_magnitude(module, "default")
 
 
 class _Weights:

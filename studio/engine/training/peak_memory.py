@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from studio.engine.compat.torch import highest_allocation
 from studio.engine.fast.collator import longest_of
 from studio.engine.workers.harness import Worker
 
@@ -62,12 +63,7 @@ def peak_of(base: int, cuda: bool) -> Iterator[Peak]:
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield peak
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = highest = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        highest = max(highest, now)
-    peak.bytes = base + highest
+    peak.bytes = base + highest_allocation(profiler)
 
 
 class Meter(TrainerCallback):

@@ -17,6 +17,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from studio.engine.artefacts.artefacts import write_checkpoint
+from studio.engine.compat.transformers import as_whole_step, call_first, callbacks, items_in_batch
+from studio.engine.compat.trl import forget_evaluation, training_window_kept
 from studio.engine.fast.collator import RowCollator, sparing_nothing
 from studio.engine.training.callbacks import Conductor
 from studio.engine.training.peak_memory import Meter
@@ -39,7 +41,7 @@ class Preflight(TrainerCallback):
         self._first = 0  # the step that training begins behind
         self._waits = trainer.args.device.type == "cpu"
         # First of all: the journal's plan says that training begins, and a step's time begins after this.
-        trainer.callback_handler.callbacks.insert(0, self)
+        call_first(trainer, self)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
         self._first = state.global_step
@@ -66,28 +68,21 @@ class Preflight(TrainerCallback):
         rows, longest = longest_rows(trainer.train_dataset, schedule.per_device_train_batch_size)
         self._work.phase("Trying the longest batch")
         self._leave_if_asked()
-        metrics, tokens = _copied(trainer._metrics["train"]), trainer._total_train_tokens
-        accumulating = getattr(trainer, "current_gradient_accumulation_steps", 1)
 
         def attempt() -> None:
             moments = _room_for_moments(trainer)
             # Every token computed, as another batch may need it.
             batch = sparing_nothing(trainer.data_collator)(rows)
-            count = trainer._get_num_items_in_batch([batch], trainer.args.device)
+            count = items_in_batch(trainer, batch)
             # The class's own: what counts memory in a run is not to count this.
             type(trainer).training_step(trainer, model, batch, count)
             del moments
 
-        trainer.current_gradient_accumulation_steps = 1
         try:
-            with undisturbed():
+            with as_whole_step(trainer), training_window_kept(trainer), undisturbed():
                 self._within_memory(self._counted(attempt), self._train_remedy(len(rows), longest))
         finally:
             model.zero_grad(set_to_none=True)
-            trainer._metrics["train"].clear()
-            trainer._metrics["train"].update(metrics)
-            trainer._total_train_tokens = tokens
-            trainer.current_gradient_accumulation_steps = accumulating
         return longest
 
     def _counted(self, attempt: Callable[[], None]) -> Callable[[], None]:
@@ -95,7 +90,7 @@ class Preflight(TrainerCallback):
         trainer = self._trainer
         if not isinstance(trainer.data_collator, RowCollator):
             return attempt
-        meter = next(one for one in trainer.callback_handler.callbacks if isinstance(one, Meter))
+        meter = next(one for one in callbacks(trainer) if isinstance(one, Meter))
         waiting = 0
         if self._recipe.schedule.gradient_accumulation_steps > 1:
             waiting = sum(one.numel() * one.element_size() for one in trainer.model.parameters() if one.requires_grad)
@@ -120,7 +115,7 @@ class Preflight(TrainerCallback):
                 self._within_memory(attempt, (what, remedy))
         finally:
             model.train()
-            trainer._metrics["eval"].clear()
+            forget_evaluation(trainer)
 
     def _save_and_read(self) -> int:
         """Write a checkpoint aside, read it back and compare; returns the bytes that one will have."""
@@ -208,10 +203,6 @@ def _room_for_moments(trainer: Any) -> Any:
 
 def _rows_of(rows: int, longest: int) -> str:
     return f"{rows} rows of up to {longest} tokens" if rows > 1 else f"1 row of {longest} tokens"
-
-
-def _copied(metrics: dict[str, list[float]]) -> dict[str, list[float]]:
-    return {name: list(values) for name, values in metrics.items()}
 
 
 def _random_differs(written: RandomState, folder: Path) -> str:

@@ -11,11 +11,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from studio.engine.compat.transformers import callbacks
 from studio.engine.training.rng import undisturbed
 from studio.engine.workers.harness import Worker
 
 _EVENTS = ("on_train_begin", "on_log", "on_train_end", "on_save", "on_predict", "on_push_begin")
-_UNKNOWN_TO_FAST = ("entropy", "eval_entropy")  # TRL's log has them all the same, as 0: see fast/head.py
+_UNKNOWN_TO_FAST = ("entropy", "eval_entropy")  # TRL's log has them all the same, as 0: see engine/compat/trl.py
 _NAMES = {"TensorBoardCallback": "TensorBoard", "TrackioCallback": "trackio", "WandbCallback": "W&B"}
 
 
@@ -34,7 +35,7 @@ def prepare(work: Worker, kinds: list[str]) -> None:
 
 def keep_apart(work: Worker, trainer: Any, fast: bool) -> None:
     """Let the callbacks of other libraries neither disturb the run nor end it, nor tell what was not measured."""
-    for callback in trainer.callback_handler.callbacks:
+    for callback in callbacks(trainer):
         name = _NAMES.get(type(callback).__name__)
         if name:
             failed: list[str] = []

@@ -13,6 +13,9 @@ from transformers import TrainerCallback
 
 from studio.engine.artefacts.artefacts import sweep
 from studio.engine.artefacts.tensor_tree import read_tree
+from studio.engine.compat.bitsandbytes import page_out
+from studio.engine.compat.torch import set_last_rates
+from studio.engine.compat.transformers import call_first, callbacks, use_own_resume
 from studio.engine.training import step_state
 from studio.engine.training.callbacks import Conductor, Recorder
 from studio.engine.training.rng import RandomState
@@ -52,10 +55,12 @@ class Resumption(TrainerCallback):
 
     def __init__(self, work: Worker, trainer: Any, conductor: Conductor, folder: Path) -> None:
         self._work, self._trainer, self._conductor, self._folder = work, trainer, conductor, folder
-        trainer._load_from_checkpoint = lambda *_, **__: conductor.trained.resume(folder)
-        trainer._load_optimizer_and_scheduler = lambda *_, **__: load_optimizer(trainer, folder)
-        trainer._load_scaler = lambda *_, **__: None  # fp16's, which nothing here uses
-        trainer._load_rng_state = lambda *_, **__: RandomState.read(folder).restore()
+        use_own_resume(
+            trainer,
+            weights=lambda: conductor.trained.resume(folder),
+            optimizer=lambda: load_optimizer(trainer, folder),
+            rng=lambda: RandomState.read(folder).restore(),
+        )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
         conductor, step = self._conductor, state.global_step
@@ -85,11 +90,11 @@ def prepare(work: Worker, inputs: Inputs, trainer: Any, conductor: Conductor, fo
     """Make a trainer that has not begun yet go on from `folder`."""
     if inputs.resume is None:
         return
-    recorder = next(one for one in trainer.callback_handler.callbacks if isinstance(one, Recorder))
+    recorder = next(one for one in callbacks(trainer) if isinstance(one, Recorder))
     recorder.resumed = {"attempt": inputs.resume.attempt, "checkpoint": inputs.resume.checkpoint}
     if folder is not None:
         # Before the others, so that they begin with what they had.
-        trainer.callback_handler.callbacks.insert(0, Resumption(work, trainer, conductor, folder))
+        call_first(trainer, Resumption(work, trainer, conductor, folder))
 
 
 def load_optimizer(trainer: Any, folder: Path) -> None:
@@ -100,23 +105,11 @@ def load_optimizer(trainer: Any, folder: Path) -> None:
         if "betas" in group:
             group["betas"] = tuple(group["betas"])
     trainer.optimizer.load_state_dict(tree)
-    _page_out(trainer.optimizer)
+    page_out(trainer.optimizer)
     scheduler, saved = trainer.lr_scheduler, read_json(folder / "scheduler.json") or {}
     scheduler.load_state_dict(saved)
     # As LambdaLR computes it, with the total of this run.
     rates = [base * at(scheduler.last_epoch) for base, at in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
     for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    scheduler._last_lr = rates
-
-
-def _page_out(optimizer: Any) -> None:
-    """bitsandbytes' paged optimizers: loaded moments are plain tensors on the GPU, and belong into pages again."""
-    plain = getattr(optimizer, "optimizer", optimizer)
-    if not getattr(plain, "is_paged", False):
-        return
-    for parameter, state in plain.state.items():
-        for name in ("state1", "state2"):
-            if name in state:
-                paged = plain.get_state_buffer(parameter, dtype=state[name].dtype)
-                state[name] = paged.copy_(state[name])
+    set_last_rates(scheduler, rates)

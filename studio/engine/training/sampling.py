@@ -12,6 +12,7 @@ from typing import Any
 from transformers import StoppingCriteriaList, TrainerCallback
 
 from studio.dataset.tokens.encode import Encoder
+from studio.engine.compat.transformers import autocast
 from studio.engine.inference.adapter_slots import Group
 from studio.engine.inference.streaming import StopOn
 from studio.engine.training.callbacks import Conductor, Interrupted
@@ -137,7 +138,7 @@ class Sampler(TrainerCallback):
         model.eval()
         try:
             # generate calls the model inside the one that accelerate made autocast.
-            with undisturbed(), torch.no_grad(), self._trainer.accelerator.autocast():
+            with undisturbed(), torch.no_grad(), autocast(self._trainer):
                 yield
         finally:
             model.train(was_training)

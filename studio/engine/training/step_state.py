@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from studio.engine.compat.transformers import last_logged_step, restore_loss_window, summed_loss
+from studio.engine.compat.trl import restore_training_window, trained_tokens, training_metrics
 from studio.engine.training.rng import RandomState
 from studio.rundir import read_json, write_json
 
@@ -47,10 +49,10 @@ class Moment:
         return cls(
             step=trainer.state.global_step,
             rng=RandomState.now(),
-            loss=trainer._tr_loss.clone(),
-            logged=trainer._globalstep_last_logged,
-            tokens=trainer._total_train_tokens,
-            metrics={name: (values, len(values)) for name, values in trainer._metrics["train"].items()},
+            loss=summed_loss(trainer).clone(),
+            logged=last_logged_step(trainer),
+            tokens=trained_tokens(trainer),
+            metrics={name: (values, len(values)) for name, values in training_metrics(trainer).items()},
             owed=owed,
             listeners=_states(listeners),
         )
@@ -82,13 +84,8 @@ class Moment:
 def restore(trainer: Any, folder: Path, listeners: Mapping[str, Remembers]) -> dict[str, Any]:
     """Put the sums of the checkpoint in `folder` back; returns all that its window tells."""
     window = read_json(folder / WINDOW_FILE) or {}
-    trainer._tr_loss.fill_(window["loss"])
-    trainer._globalstep_last_logged = window["logged"]
-    trainer._total_train_tokens = window["tokens"]
-    metrics = trainer._metrics["train"]
-    metrics.clear()
-    for name, values in window["metrics"].items():
-        metrics[name].extend(values)
+    restore_loss_window(trainer, window["loss"], window["logged"])
+    restore_training_window(trainer, window["tokens"], window["metrics"])
     for name, listener in listeners.items():
         if name in window["listeners"]:
             listener.restore(window["listeners"][name])

@@ -110,6 +110,7 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
     from trl import SFTTrainer
 
     from studio.engine import fast
+    from studio.engine.compat.transformers import autocast
     from studio.engine.training import reporting
     from studio.engine.training.callbacks import Conductor, Recorder
     from studio.engine.training.loss_guards import Guard, LossWatch
@@ -150,7 +151,7 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
         packing.keep_apart(causal)
         tolerated = packing.TOLERATED_INT8 if recipe.quantization.quantization == "int8" else packing.TOLERATED
         first, last = encoded.train[0].input_ids, encoded.train[-1].input_ids
-        with trainer.accelerator.autocast():
+        with autocast(trainer):
             packing.check_apart(causal, first, last, inputs.model, tolerated)
         trainer.data_collator = packing.PackedCollator(trainer.data_collator)
     if not engine.fast:

@@ -23,7 +23,7 @@ ATTRIBUTES = {
     ("yaml", "full_load"), ("yaml", "unsafe_load"), ("yaml", "load_all"), ("subprocess", "getoutput"),
     ("subprocess", "getstatusoutput"), ("pandas", "read_pickle"), ("datasets", "load_dataset"), ("tempfile", "mktemp"),
     ("tarfile", "open"), ("shutil", "unpack_archive"), ("jinja2", "Template"),
-    ("importlib", "import_module"),
+    ("importlib", "import_module"), ("pkgutil", "resolve_name"),
 }  # fmt: skip
 # Arguments by which a library is told to trust what it reads. The value that is safe.
 ARGUMENTS = {"trust_remote_code": False, "shell": False, "allow_pickle": False, "weights_only": True,
@@ -33,6 +33,10 @@ ARGUMENTS = {"trust_remote_code": False, "shell": False, "allow_pickle": False, 
 ALLOWED = {
     ("recipe/yaml_loader.py", "yaml.load"): "by a SafeLoader that refuses references besides",
     ("launch/forkserver.py", "importlib.import_module"): "what `python -m` does: the name is the studio's own constant",
+    (
+        "engine/compat/contract.py",
+        "pkgutil.resolve_name",
+    ): "names of installed libraries, all of them our own constants",
 }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from studio.engine.compat.torch import softmax_backward
 from studio.engine.fast.kernels import Kernels
 from studio.engine.fast.layout import Block, Rows
 from studio.engine.fast.ops.torch_ops import Arithmetic
@@ -120,7 +121,7 @@ class RowAttention(torch.autograd.Function):
             g = _grouped(grad.transpose(0, 1), block, shared)
             _add_to(d_value, block, torch.bmm(chances.transpose(1, 2), g))
             d_chances = torch.bmm(g, v.transpose(1, 2))
-            d_scores = torch._softmax_backward_data(d_chances, chances, -1, chances.dtype).mul_(ctx.scaling)
+            d_scores = softmax_backward(d_chances, chances).mul_(ctx.scaling)
             _ungrouped_into(torch.bmm(d_scores, k), shared, d_query[:, block.first : block.end])
             _add_to(d_key, block, torch.bmm(d_scores.transpose(1, 2), q))
         return d_query, d_key, d_value, None, None, None, None

@@ -6,11 +6,11 @@ do: rotations and attention, which are torch's.
 """
 
 import functools
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from studio.engine.compat.liger_kernel import Operations
 from studio.engine.fast.ops.prepacked import Weight
 from studio.engine.fast.ops.torch_ops import Arithmetic
 
@@ -20,42 +20,31 @@ class Liger(Arithmetic):
 
     def __init__(self) -> None:
         """Raises ImportError where it is not installed, or finds no Triton."""
-        from liger_kernel.ops import fused_linear_cross_entropy, geglu, rms_norm, swiglu, utils
-
-        self._norms: Any = rms_norm
-        self._settings: Any = utils.calculate_settings
-        self._head: Any = fused_linear_cross_entropy.fused_linear_cross_entropy_forward
-        self._gates: dict[str, Any] = {"silu": swiglu.swiglu_forward, "gelu": geglu.geglu_forward}
-        self._gates_backward: dict[str, Any] = {"silu": swiglu.swiglu_backward, "gelu": geglu.geglu_backward}
+        self._operations = Operations()
 
     def norm(self, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         # A sum that goes on in float32, as over a base in 4 bits, is rounded behind the norm; Gemma's not before it.
         if not _normed(x, weight) or (weight.dtype != x.dtype and dtype != x.dtype):
             return super().norm(x, weight, eps, dtype)
-        answer, _, scales, *_ = self._norms.rms_norm_forward(x, weight, eps, 0.0, _casting(x, weight), None)
+        answer, scales = self._operations.norm(x, weight, eps, _casting(x, weight))
         return answer.to(dtype), scales.unsqueeze(-1)
 
     def norm_backward(self, grad: Tensor, x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
         if not _normed(x, weight):
             return super().norm_backward(grad, x, weight, scales)
-        # Not in place: others may read the gradient that this one was given.
-        given = 0.0, _casting(x, weight), *self._settings(x.shape[-1]), False, None
         wide, roots = grad.to(x.dtype).contiguous(), scales.squeeze(-1)
-        d_x: Tensor = self._norms.rms_norm_backward(wide, x, weight, roots, *given, needs_dw=False)[0]
-        return d_x
+        return self._operations.norm_backward(wide, x, weight, roots, _casting(x, weight))
 
     def gated(self, gate: Tensor, up: Tensor, act: str) -> Tensor:
         if not _whole(gate, up):
             return super().gated(gate, up, act)
-        answer: Tensor = self._gates[act](gate, up)[2]
-        return answer
+        return self._operations.gated(gate, up, act)
 
     def gated_backward(self, grad: Tensor, gate: Tensor, up: Tensor, act: str) -> tuple[Tensor, Tensor]:
         """The gradients take the place of gate and up, which nobody needs behind this."""
         if not _whole(grad, gate, up):
             return super().gated_backward(grad, gate, up, act)
-        d_gate, d_up = self._gates_backward[act](gate, up, grad)
-        return d_gate, d_up
+        return self._operations.gated_backward(grad, gate, up, act)
 
     def token_scores(
         self, hidden: Tensor, weight: Weight, labels: Tensor, learns: bool
@@ -63,10 +52,7 @@ class Liger(Arithmetic):
         words = weight.make()
         if not _whole(hidden, words):
             return super().token_scores(hidden, weight, labels, learns)
-        losses, _, right, _, pull, *_ = self._head(
-            hidden, words, labels, reduction="none", return_token_accuracy=True,
-            compute_gradients=learns, weight_requires_grad=False,
-        )  # fmt: skip
+        losses, right, pull = self._operations.token_losses(hidden, words, labels, learns)
         return losses.neg_(), right > 0, pull
 
 

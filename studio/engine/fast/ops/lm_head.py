@@ -7,12 +7,12 @@ reported elsewhere (reporting.py).
 """
 
 import contextlib
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from studio.engine.compat.trl import answer_fused_head, fused_output
 from studio.engine.fast.ops.prepacked import Making, Weight
 from studio.engine.fast.ops.torch_ops import Arithmetic
 
@@ -35,18 +35,11 @@ class TokenScores(torch.autograd.Function):
 
 
 def score_trained_positions(causal: Any, compute: torch.dtype, by: Arithmetic, weigh: Making) -> None:
-    """Let TRL's trainer find its outputs (`fused_lm_head=True`) made by TokenScores. `causal`: the model itself; weigh:
+    """Let TRL's trainer find the outputs of its fused head made by TokenScores. `causal`: the model itself; weigh:
     makes its weight."""
-    from trl.trainer.utils import FusedCausalLMOutput
-
-    usual = causal.forward
     words = weigh(lambda: causal.get_output_embeddings().weight.to(compute))
 
-    # Under the same signature: generate looks there for what it may pass on.
-    @functools.wraps(usual)
-    def forward(*args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
-        if not fused_lm_head or labels is None:
-            return usual(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
+    def score(_usual: Any, *args: Any, labels: Any, **kwargs: Any) -> Any:
         count = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False
         # The fast functions choose their types themselves; accelerate has put its autocast around the model.
@@ -60,8 +53,6 @@ def score_trained_positions(causal: Any, compute: torch.dtype, by: Arithmetic, w
             found = TokenScores.apply(read, words.made(), labels[:, 1:][mask], by)
         chances, best = (one.new_zeros(mask.shape).masked_scatter(mask, one) for one in found)
         loss = -chances.sum() / (mask.sum().clamp(min=1) if count is None else count)
-        return FusedCausalLMOutput(
-            loss=loss, log_probs=chances, entropy=torch.zeros_like(chances), is_top1=best, label_mask=mask
-        )
+        return fused_output(loss, chances, best, mask)
 
-    causal.forward = forward
+    answer_fused_head(causal, score)

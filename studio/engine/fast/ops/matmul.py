@@ -9,6 +9,7 @@ import functools
 import torch
 from torch import Tensor
 
+from studio.engine.compat.torch import has_onednn_products, onednn_product
 from studio.machine import cpu
 
 THIN = 32  # numbers summed up for each of an answer
@@ -19,8 +20,7 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     bias = None if bias is None else bias.to(a.dtype)
     if not _onednn(a):
         return a @ b if bias is None else torch.addmm(bias, a, b)
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
-    return made
+    return onednn_product(a, b.t(), bias)
 
 
 def add_product_(to: Tensor, a: Tensor, b: Tensor, times: float = 1.0) -> Tensor:
@@ -37,5 +37,4 @@ def _onednn(a: Tensor) -> bool:
 
 @functools.cache
 def _better_than_mkl() -> bool:
-    known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return known and cpu.made_by_amd()
+    return has_onednn_products() and cpu.made_by_amd()

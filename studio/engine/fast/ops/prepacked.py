@@ -7,9 +7,9 @@ same to the bit (benchmarks/RESULTS.md).
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
+from studio.engine.compat.torch import laid_out, onednn_product, onednn_product_added
 from studio.engine.fast.ops.matmul import add_product_, product
 
 Making = Callable[[Callable[[], Tensor]], "Weight"]  # of a weight, by what makes its numbers
@@ -49,13 +49,13 @@ class LaidOut(Weight):
     _through: Tensor | None = None
 
     def lay_out(self) -> None:
-        self._through = _laid_out(self.make())
+        self._through = laid_out(self.make(), _TOKENS)
 
     def through(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         # Of one token alone oneDNN sums up in another order by a weight laid out.
         if self._through is None or len(x) == 1:
             return super().through(x, bias)
-        return _product(x, self._through, None if bias is None else bias.to(x.dtype))
+        return onednn_product(x, self._through, None if bias is None else bias.to(x.dtype))
 
     def made(self) -> Weight:
         return self
@@ -68,30 +68,13 @@ class LaidOutBothWays(LaidOut):
 
     def lay_out(self) -> None:
         super().lay_out()
-        self._back = _laid_out(self.make().t())
+        self._back = laid_out(self.make().t(), _TOKENS)
 
     def back(self, grad: Tensor) -> Tensor:
-        return super().back(grad) if self._back is None else _product(grad, self._back)
+        return super().back(grad) if self._back is None else onednn_product(grad, self._back)
 
     def add_back(self, to: Tensor, grad: Tensor) -> Tensor:
         if self._back is None:
             return super().add_back(to, grad)
         # As one product: added before it is rounded.
-        made: Tensor = torch.ops.mkldnn._linear_pointwise.binary(grad, to, self._back, None, "add")
-        return made
-
-
-def can_be_laid_out() -> bool:
-    """Whether torch has what that takes."""
-    named = ("_linear_pointwise", "_reorder_linear_weight")
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in named)
-
-
-def _laid_out(weight: Tensor) -> Tensor:
-    made: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _TOKENS)
-    return made
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return made
+        return onednn_product_added(grad, to, self._back)

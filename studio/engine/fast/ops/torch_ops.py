@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
+from studio.engine.compat.torch import gelu_backward, silu_backward
 from studio.engine.fast.layout import Rows
 from studio.engine.fast.ops.prepacked import Weight
 from studio.recipe.fast_path import EVEN, PIECE, SCORES
@@ -137,8 +138,7 @@ def _act(act: str, x: Tensor) -> Tensor:
 
 
 def _act_backward(act: str, grad: Tensor, x: Tensor) -> Tensor:
-    aten = torch.ops.aten
-    return aten.silu_backward(grad, x) if act == "silu" else aten.gelu_backward(grad, x, approximate="tanh")
+    return silu_backward(grad, x) if act == "silu" else gelu_backward(grad, x)
 
 
 def _score(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
