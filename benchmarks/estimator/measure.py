@@ -93,8 +93,6 @@ def trained_share(recipe: Recipe, length: int, share: float) -> float:
 
 
 def _trainer(folder: Path, recipe: Recipe, length: int, share: float, work: Path) -> Any:
-    from torch.utils.data import SequentialSampler
-
     from studio.dataset.tokens.training_set import Encoded
     from studio.engine.fast.collator import sparing_nothing
     from studio.engine.inference import loading
@@ -115,7 +113,7 @@ def _trainer(folder: Path, recipe: Recipe, length: int, share: float, work: Path
     build: Callable[..., Any] = train.build_trainer
     trainer, _ = build(_worker(work), inputs, encoded, loading.pick_device())
     # In order, so that every batch has one of the longest.
-    trainer._get_train_sampler = lambda *_: SequentialSampler(trainer.train_dataset)
+    trainer.args.train_sampling_strategy = "sequential"
     trainer.data_collator = sparing_nothing(trainer.data_collator)  # as a run tries its longest batch
     return trainer
 

@@ -98,7 +98,7 @@ class _Loop:
                 self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], 1)
 
     def _may_shrink(self) -> bool:
-        from transformers.cache_utils import DynamicCache, DynamicLayer
+        from transformers import DynamicCache, DynamicLayer
 
         return isinstance(self._cache, DynamicCache) and all(
             isinstance(layer, DynamicLayer) for layer in self._cache.layers

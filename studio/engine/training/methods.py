@@ -122,7 +122,7 @@ def set_loraplus(trainer: Any, recipe: Recipe) -> None:
 def linear_layers(model: Any) -> dict[str, Any]:
     """The linear layers that an adapter can be put on, by path: all but the one that scores the vocabulary."""
     import torch
-    from transformers.pytorch_utils import Conv1D
+    from transformers import Conv1D
 
     head = model.get_output_embeddings()
     return {

@@ -68,8 +68,7 @@ def measure(work: Worker) -> dict[str, Any]:
     tried = longest_batches(encoded, inputs)
     inputs = replace(inputs, recipe=inputs.recipe.with_values({"max_steps": STEPS, "eval_steps": 0, "save_steps": 0}))
     work.phase("Loading the libraries")
-    from torch.utils.data import SequentialSampler
-
+    from studio.engine.compat.transformers import callbacks
     from studio.engine.training.peak_memory import Meter
 
     loading.quiet_libraries()
@@ -77,10 +76,10 @@ def measure(work: Worker) -> dict[str, Any]:
     trainer, conductor = train.build_trainer(work, inputs, tried, device)
     trainer.data_collator = sparing_nothing(trainer.data_collator)  # the same rows again and again would share all
     clock = _clock(work, trainer, conductor)
-    meter = next(one for one in trainer.callback_handler.callbacks if isinstance(one, Meter))
+    meter = next(one for one in callbacks(trainer) if isinstance(one, Meter))
     meter.after, meter.longest = STEPS - 1, 0
     # In order: the examples of one step are there as often as there are steps.
-    trainer._get_train_sampler = lambda *_: SequentialSampler(trainer.train_dataset)
+    trainer.args.train_sampling_strategy = "sequential"
     trainer.train()
     evaluated = [line["eval_runtime"] for line in trainer.state.log_history if "eval_runtime" in line]
     rows = inputs.recipe.effective_batch
@@ -124,6 +123,8 @@ def _clock(work: Worker, trainer: Any, conductor: Any) -> Any:
     """Takes the time of steps and of the checkpoint."""
     from transformers import TrainerCallback
 
+    from studio.engine.compat.transformers import call_first
+
     class Clock(TrainerCallback):
         def __init__(self) -> None:
             self.steps: list[float] = []
@@ -145,7 +146,7 @@ def _clock(work: Worker, trainer: Any, conductor: Any) -> Any:
 
     conductor.save = timed
     # Before the others: none of what they do at a step's end is part of it.
-    trainer.callback_handler.callbacks.insert(0, clock)
+    call_first(trainer, clock)
     return clock
 
 
