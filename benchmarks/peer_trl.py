@@ -119,7 +119,7 @@ def main() -> None:
         assistant_only_loss=True, save_strategy="no", max_length=given.max_length,
         use_cpu=not torch.cuda.is_available(),
         bf16=given.dtype == "bfloat16" and not given.tuned, seed=0, disable_tqdm=True,
-        gradient_checkpointing=given.gradient_checkpointing,
+        activation_checkpointing=given.gradient_checkpointing,
     )  # fmt: skip
     lora = LoraConfig(
         r=16, lora_alpha=32, lora_dropout=given.dropout, target_modules="all-linear", task_type="CAUSAL_LM"

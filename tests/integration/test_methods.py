@@ -592,7 +592,7 @@ def test_the_losses_are_those_of_plain_peft_and_trl(drive: Drive, biased: Path, 
         args=SFTConfig(
             output_dir=str(tmp_path / "theirs"), use_cpu=True, bf16=dtype == "bfloat16", seed=0, max_steps=4,
             per_device_train_batch_size=4, learning_rate=values.get("learning_rate", 1e-2), logging_steps=1,
-            lr_scheduler_type="constant", report_to="none", save_strategy="no", gradient_checkpointing=False,
+            lr_scheduler_type="constant", report_to="none", save_strategy="no", activation_checkpointing=False,
             dataset_kwargs={"skip_prepare_dataset": True},
         ),
         peft_config=config,

@@ -236,7 +236,7 @@ def training_arguments(work: Worker, recipe: Recipe, device: loading.Device, eva
         per_device_train_batch_size=schedule.per_device_train_batch_size,
         per_device_eval_batch_size=recipe.evaluation.per_device_eval_batch_size,
         gradient_accumulation_steps=schedule.gradient_accumulation_steps,
-        gradient_checkpointing=schedule.gradient_checkpointing,
+        activation_checkpointing=schedule.gradient_checkpointing,
         neftune_noise_alpha=schedule.neftune_noise_alpha or None,
         learning_rate=recipe.optimizer.learning_rate,
         weight_decay=recipe.optimizer.weight_decay,

@@ -196,7 +196,7 @@ def _parts(recipe: Recipe, facts: Facts) -> list[_Part]:
         _Part("What is trained, and where", _settings(recipe, facts)),
         _Part("The examples", _DATA + (_PACKED if schedule.packing else _UNPACKED)),
         _Part("The base model", _model(recipe)),
-        _Part("How it is trained", _method(recipe, facts) + _trainer(recipe)),
+        _Part("How it is trained", _method(recipe, facts) + _trainer(recipe, facts)),
         _Part("The training", _RUN),
     ]
 
@@ -295,7 +295,14 @@ def _method(recipe: Recipe, facts: Facts) -> str:
     return code
 
 
-def _trainer(recipe: Recipe) -> str:
+def _checkpointing(packages: Sequence[str]) -> str:
+    """What gradient checkpointing is called in the version of transformers that the script asks for."""
+    asked = next((one.partition("==")[2] for one in packages if one.startswith("transformers==")), "")
+    numbers = [int(part) for part in asked.split(".")[:2] if part.isdecimal()]
+    return "gradient_checkpointing" if numbers and numbers < [5, 23] else "activation_checkpointing"
+
+
+def _trainer(recipe: Recipe, facts: Facts) -> str:
     schedule, optimizer = recipe.schedule, recipe.optimizer
     optim = "adamw_torch_fused" if optimizer.optim == "adamw_torch" else optimizer.optim
     values: dict[str, Any] = {
@@ -309,7 +316,7 @@ def _trainer(recipe: Recipe) -> str:
         "per_device_train_batch_size": schedule.per_device_train_batch_size,
         "per_device_eval_batch_size": recipe.evaluation.per_device_eval_batch_size,
         "gradient_accumulation_steps": schedule.gradient_accumulation_steps,
-        "gradient_checkpointing": schedule.gradient_checkpointing,
+        _checkpointing(facts.packages): schedule.gradient_checkpointing,
         "neftune_noise_alpha": schedule.neftune_noise_alpha or None,
         "learning_rate": optimizer.learning_rate,
         "weight_decay": optimizer.weight_decay,
