@@ -29,7 +29,7 @@ import torch
 
 from studio.dataset.tokens.encode import Encoder
 from studio.engine.inference import generation, loading
-from studio.engine.inference.adapter_slots import BASE, Seats
+from studio.engine.inference.adapter_slots import BASE, AdapterSlots
 from studio.recipe.fields import Data
 
 QUESTION = "My parcel has not arrived after nine days. What should I write to the shop?"
@@ -55,7 +55,7 @@ class Table:
     def __init__(self, model: Path, adapter: Path, dtype: str, tokens: int) -> None:
         device = loading.pick_device()
         self.tokens = tokens
-        self.seats = Seats(model, dtype, device, lambda _: None)
+        self.seats = AdapterSlots(model, dtype, device, lambda _: None)
         self.alone = held_by(next(self.seats.groups([BASE])).inner)
         self.seats.load("adapted", adapter)
         self.encoder = Encoder(model, Data())
@@ -72,7 +72,7 @@ class Table:
 
         with group.as_wanted() as leave:
             rows = generation.Rows([self.prompt] * len(names), take, leave=leave)
-            generation.answer(group.inner, rows, generation.Drawing(), self.encoder.pad_id)
+            generation.answer(group.inner, rows, generation.SamplingOptions(), self.encoder.pad_id)
         return said
 
     def plain(self, name: str) -> list[int]:

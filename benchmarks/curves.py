@@ -36,7 +36,7 @@ from studio.rundir import Exit, Journal, RunDir, write_json
 from studio.services.core.keeper import Keeper
 from studio.services.core.studio import Studio
 from studio.services.curves import curves, tensorboard
-from studio.services.curves.curves import Look
+from studio.services.curves.curves import WindowRequest
 from studio.settings import Settings
 from studio.store import runs as rows
 from studio.store.series import sync as series_sync
@@ -106,7 +106,7 @@ def timed(ask: Callable[[], object], times: int = 15) -> str:
     return f"{1000 * statistics.median(wall):.0f} ms (own work {1000 * statistics.median(own):.0f})"
 
 
-def ask(client: TestClient, runs: list[str], look: Look) -> tuple[int, int]:
+def ask(client: TestClient, runs: list[str], look: WindowRequest) -> tuple[int, int]:
     """One request as the page makes it; bytes sent and bytes of JSON."""
     edges = {name: value for name, value in (("low", look.low), ("high", look.high)) if value is not None}
     told = {"run": runs, "x": look.x, "width": look.width, "weight": look.weight, **edges}
@@ -116,17 +116,17 @@ def ask(client: TestClient, runs: list[str], look: Look) -> tuple[int, int]:
     return sent, len(client.get("/curves", params=told).content) if sent else 0
 
 
-def served(client: TestClient, runs: list[str], look: Look) -> str:
+def served(client: TestClient, runs: list[str], look: WindowRequest) -> str:
     sent, text = ask(client, runs, look)
     return f"{sent / 1000:.0f} kB sent, {text / 1000:.0f} kB of JSON"
 
 
-def serve(studio: Studio, runs: list[str], look: Look) -> bytes:
+def serve(studio: Studio, runs: list[str], look: WindowRequest) -> bytes:
     """What the route does for one GET, without the web server around it."""
     return gzip.compress(("[" + ",".join(one(studio, run, look) for run in runs) + "]").encode(), 4)
 
 
-def restarted(home: Path, runs: list[str], look: Look) -> tuple[float, str]:
+def restarted(home: Path, runs: list[str], look: WindowRequest) -> tuple[float, str]:
     """The first paint of a studio just started, seven times: median seconds of own work, and all of it in words."""
     wall, own = [], []
     for _ in range(7):
@@ -157,7 +157,7 @@ def ours(home: Path, count: int, together: int) -> float:
         (f"{together} runs", eight, 0.6),
     ):
         series = 9 * len(runs)
-        look = Look("tokens", None, None, 1100, weight, len(runs))
+        look = WindowRequest("tokens", None, None, 1100, weight, len(runs))
         fresh = restarted(home, runs, look)
         first = first or fresh[0]
         print(f"{words}, {series} lines over tokens, smoothing {weight}:")
@@ -171,18 +171,18 @@ def ours(home: Path, count: int, together: int) -> float:
                 ("zoom to 1000 steps", 0.4, 0.4 + 1000 / count),
             ):  # fmt: skip
                 edges = [None if edge is None else edge * count * 300 for edge in (low, high)]
-                part = Look("tokens", edges[0], edges[1], 1100, weight, len(runs))
+                part = WindowRequest("tokens", edges[0], edges[1], 1100, weight, len(runs))
                 serve(studio, runs, part)
                 taken = timed(lambda part=part, runs=runs: serve(studio, runs, part))  # type: ignore[misc]
                 print(f"  {name}: {taken}, {served(client, runs, part)}")
     with Keeper(Settings(home=home, offline=True)) as studio:
-        cursor = curves.window(studio, "run-1", Look()).cursor
+        cursor = curves.window(studio, "run-1", WindowRequest()).cursor
         print(f"three new points: {timed(lambda: encode(curves.news(studio, 'run-1', 'step', cursor - 3)))}")
         print(f"verdict: {timed(lambda: curves.verdict(studio, 'run-1'))}")
         series_sync.drop(studio.database, "run-1")
     with Keeper(Settings(home=home, offline=True)) as studio:
         began = time.perf_counter()
-        serve(studio, ["run-1"], Look("tokens", None, None, 1100, 0.6))
+        serve(studio, ["run-1"], WindowRequest("tokens", None, None, 1100, 0.6))
         print(f"first paint after the file was deleted: {time.perf_counter() - began:.1f} s")
     return first
 
@@ -213,7 +213,7 @@ def event_file(home: Path, folder: Path) -> None:
                 file.writelines(tensorboard.archive_of(studio, "run-1")[1])
             taken.extend((time.perf_counter() - began[0], time.thread_time() - began[1]))
 
-        look = Look("tokens", None, None, 1100, 0.6)
+        look = WindowRequest("tokens", None, None, 1100, 0.6)
         serve(studio, ["run-1"], look)
         maker = threading.Thread(target=make)
         maker.start()

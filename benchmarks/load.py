@@ -33,7 +33,7 @@ from studio.services.core.keeper import Keeper
 from studio.services.data import datasets
 from studio.services.models import models
 from studio.settings import Settings
-from studio.ui.web.auth import COOKIE, SECRET, Desk
+from studio.ui.web.auth import COOKIE, SECRET, VisitorSessions
 from tests.conftest import little_rows, write_jsonl
 from tests.e2e.conftest import Served, serve
 from tests.tiny import tiny_model
@@ -226,7 +226,7 @@ def made(folder: Path, count: int) -> tuple[Path, list[str], list[str]]:
         served.process.wait(30)
     cookies, runs = [], []
     with Keeper(Settings(home=home, offline=True, hosted=True)) as studio:
-        desk = Desk(studio, "hosted")
+        desk = VisitorSessions(studio, "hosted")
         for number in range(count):
             visitor = desk.new()
             cookies.append(desk.cookie(visitor, httpx.Headers()).partition(";")[0].partition("=")[2])  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ def work() -> int:
     told = json.loads((Path(sys.argv[1]) / "flood.json").read_text())
     lines = "\n".join(["x" * 99] * (told["bytes"] // 100))
     begun: list[float] = []
-    begin = callbacks.Recorder.on_step_begin
+    begin = callbacks.JournalCallback.on_step_begin
 
     def on_step_begin(self: Any, args: Any, state: Any, control: Any, **things: Any) -> None:
         begun.append(time.perf_counter())
@@ -35,7 +35,7 @@ def work() -> int:
             print(lines)
         begin(self, args, state, control, **things)
 
-    callbacks.Recorder.on_step_begin = on_step_begin  # type: ignore[method-assign]
+    callbacks.JournalCallback.on_step_begin = on_step_begin  # type: ignore[method-assign]
     code = train.main()
     (Path(sys.argv[1]) / "steps.json").write_text(json.dumps(begun))
     return code

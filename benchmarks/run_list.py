@@ -194,7 +194,7 @@ def main() -> None:
         with Keeper(Settings(home=home, offline=True)) as studio:
             print(f"{given.runs} runs taken in, once: {time.perf_counter() - began:.1f} s")
             began = time.perf_counter()
-            run_list.find_whole(studio, Query(sort="disk"))
+            run_list.find_every(studio, Query(sort="disk"))
             print(f"all sizes counted and listed: {time.perf_counter() - began:.2f} s")
         services(home, given.times)
         served = serve(home)

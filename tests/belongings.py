@@ -98,8 +98,8 @@ def _make(studio: Studio, mark: str, folder: Path) -> dict[str, str]:
     base = Side(BASE, BASE, "Base", "tiny", "tiny", "float32", Data())
     turn = comparisons.ask([base, run_side], f"{mark} question?", Sampling(), f"{mark} system")
     answers = tuple(Answer(f"{mark} answer", done=True, tokens=1) for _ in range(2))
-    turn = comparisons.told(turn, ChatState("", answers, finished=True))
-    past = comparisons.add(comparisons.begin(), turn)
+    turn = comparisons.with_answers(turn, ChatState("", answers, finished=True))
+    past = comparisons.add(comparisons.new_comparison(), turn)
     comparisons.save(studio, past)
     votes.cast(studio, turn, run_side.key)
     ids["comparison"] = past.id

@@ -35,7 +35,7 @@ def chat(
     with Keeper(context.obj) as studio:
         found = participants.resolve(studio, [*against.split(","), run])
         turn = comparisons.ask(found, prompt, sampling, system)
-        talks = comparisons.messages(comparisons.begin(), turn)
+        talks = comparisons.messages(comparisons.new_comparison(), turn)
         *_, final = chats.ask(studio, found, talks, sampling, "command line")
     show_answers(found, final, as_json)
 
@@ -52,6 +52,6 @@ def show_answers(found: list[Side], state: ChatState, as_json: bool) -> None:
         return
     for side, answer in zip(found, state.answers, strict=True):
         print(f"[{side.title}, {answer.tokens} tokens, {answer.tokens_per_s:.1f} tokens/s]")
-        print(f"{comparisons.plain(answer.text)}\n")
+        print(f"{comparisons.clean_text(answer.text)}\n")
     for note in state.notes:
         print(note)

@@ -16,7 +16,7 @@ from studio.services.core.studio import Studio
 from studio.services.data.checks import Options
 from studio.services.evals import evaluations as evaluation_service
 from studio.services.evals import judge, prompt_sets
-from studio.services.evals.evaluations import EvaluationInfo, evidence, said
+from studio.services.evals.evaluations import EvaluationInfo, describe, evidence
 from studio.ui.compare import evaluation_page
 
 prompts_app = typer.Typer(help="Prompt sets of this home.", no_args_is_help=True)
@@ -84,9 +84,9 @@ def _show(studio: Studio, info: EvaluationInfo, to_file: Path | None, as_json: b
             print(f"  {info.columns[column]}: {sentence}")
         for score in one.scores:
             for column, difference in score.differences.items():
-                figures = f"{said(score, 'base')} -> {said(score, column)}"
+                figures = f"{describe(score, 'base')} -> {describe(score, column)}"
                 print(f"    {score.label:<12} {figures:<24} {difference.word:<12} {evidence(score, column)}")
-    told = evaluation_service.judged(studio, info.id)
+    told = evaluation_service.judgement(studio, info.id)
     if told:
         print(f"\nJudge: {told['sentence']}")
 

@@ -12,7 +12,7 @@ from studio.services.core.keeper import Keeper
 from studio.services.core.states import FINAL
 from studio.services.exports import downloads
 from studio.services.exports import exports as export_service
-from studio.services.exports.exports import Wish
+from studio.services.exports.exports import ExportRequest
 from studio.services.models import adapters, combining
 
 app = typer.Typer(help="Adapters that no run of this home trained.", no_args_is_help=True)
@@ -32,7 +32,7 @@ def export(
 ) -> None:
     """Export an adapter as a zip, base and adapter merged, or a GGUF; each is proved against the model in the chat."""
     with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
-        info = export_service.start(studio, source, to, Wish(to, dtype, shard, quant))
+        info = export_service.start(studio, source, to, ExportRequest(to, dtype, shard, quant))
         try:
             while info.state not in FINAL:
                 progress(info.doing or "Starting", info.done, info.of)
@@ -87,7 +87,8 @@ def combine(
     """Combine adapters by weight into a new one, which is chatted with, evaluated and exported like a run."""
     with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
         info = combining.start(
-            studio, combining.Wish(tuple(sources), _numbers(weights, len(sources)), method, density, name, draft)
+            studio,
+            combining.CombineRequest(tuple(sources), _numbers(weights, len(sources)), method, density, name, draft),
         )
         while info.state not in FINAL:
             progress(info.doing, 0, 0)

@@ -10,7 +10,7 @@ from typing import Any
 
 from studio.services.core.studio import Studio
 from studio.services.data.checks import FAULTS, Checked, Finding
-from studio.services.data.datasets import DatasetInfo, judged
+from studio.services.data.datasets import DatasetInfo, verdict_of
 from studio.services.data.examples import LengthView
 from studio.services.host.doctor import Finding as MachineFinding
 from studio.services.host.usage import Usage
@@ -75,7 +75,7 @@ def show_check(
 ) -> None:
     """What `check` found in a file; told: the model whose tokens were counted, and the seconds it all took."""
     report, (model, seconds) = checked.report, told
-    verdict = lengths.verdict if lengths else judged(checked)
+    verdict = lengths.verdict if lengths else verdict_of(checked)
     if as_json:
         extra = {"model": model, "verdict": asdict(verdict), "seconds": round(seconds, 3)}
         _json(_check_json(checked, findings, lengths) | extra)

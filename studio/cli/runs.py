@@ -41,7 +41,7 @@ def runs(
             count = run_service.rebuild(studio)
             print(f"Built the index of {count} runs again.", file=sys.stderr)
         query = Query(search, state, model, dataset, tag, starred, in_trash, sort, limit=run_list.MOST)
-        found = run_list.find_whole(studio, query)
+        found = run_list.find_every(studio, query)
         out.show_runs(found, as_json, studio.notices)
 
 
@@ -49,7 +49,7 @@ def runs(
 def show(context: typer.Context, run: str, as_json: Json = False) -> None:
     """Tell the whole story of a run: recipe, states, workers, checkpoints, memory, its last words."""
     with Keeper(context.obj) as studio:
-        out.show_story(history.tell(studio, run), as_json)
+        out.show_story(history.story_of(studio, run), as_json)
 
 
 @app.command("rename")

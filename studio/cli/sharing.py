@@ -28,7 +28,7 @@ def add(
 ) -> None:
     """Bring in someone's adapter: safetensors only, checked before it joins the list."""
     with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
-        info = _followed(imports.add(studio, source, imports.Wish(base, name), folders=True), progress)
+        info = _followed(imports.add(studio, source, imports.ImportRequest(base, name), folders=True), progress)
     out.show(info, f"{info.name} ({info.id}) {info.words}, on {info.model}", as_json)
 
 
@@ -42,7 +42,7 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Publish an export on the Hugging Face hub. The token is HF_TOKEN, or asked for; it is never kept."""
-    wish = publishing.Wish(repo, public, update)
+    wish = publishing.PublishRequest(repo, public, update)
     with Keeper(context.obj) as studio:
         told = publishing.preview(studio, export, wish)
         if preview and as_json:

@@ -16,7 +16,7 @@ from typing import Any
 from studio.dataset import columns as column_names
 from studio.dataset.read.formats import FORMATS, Format, Layout, Record, as_json, detect
 from studio.dataset.read.limits import Limits
-from studio.dataset.read.reader import How, Source, open_rows
+from studio.dataset.read.reader import ReadOptions, Source, open_rows
 from studio.dataset.read.rows import Finding, Kind, Row
 from studio.dataset.read.strict import clip, named
 from studio.dataset.store import Writer
@@ -39,7 +39,7 @@ class Order:
     held_out: Path | None = None
     format: str = ""
     mapping: dict[str, str] = field(default_factory=dict)
-    how: How = field(default_factory=How)
+    how: ReadOptions = field(default_factory=ReadOptions)
     shards: tuple[Path, ...] = ()
 
 

@@ -23,7 +23,7 @@ _WISHES = {
 }
 
 
-class Unfit(Exception):
+class MappingError(Exception):
     """A row that cannot become a record; dataset/read/formats.py makes a Finding of it."""
 
     def __init__(self, kind: Kind, field: str, reason: str, fix: str) -> None:
@@ -97,10 +97,10 @@ def required(source: Source, values: Mapping[str, Any]) -> str:
     if found is None:
         missing = not source.parts and source.steps[0] not in values
         reason = "the field is missing" if missing else "the field holds nothing (null)"
-        raise Unfit("missing", source.name, reason, f"give the row its {source.name}")
+        raise MappingError("missing", source.name, reason, f"give the row its {source.name}")
     text = as_text(found, source.name)
     if not text.strip():
-        raise Unfit("empty", source.name, "the field is empty", "write it or remove the row")
+        raise MappingError("empty", source.name, "the field is empty", "write it or remove the row")
     return text
 
 
@@ -117,13 +117,13 @@ def as_text(value: Any, field: str) -> str:
             value.encode()
         except UnicodeEncodeError:
             fix = "write the text anew as UTF-8"
-            raise Unfit("wrong_type", field, "holds half a character (a lone surrogate)", fix) from None
+            raise MappingError("wrong_type", field, "holds half a character (a lone surrogate)", fix) from None
         return value
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
     kinds = {type(None): "nothing (null)", list: "a list", dict: "an object", bytes: "bytes"}
     kind = kinds.get(type(value), f"a {type(value).__name__}")
-    raise Unfit("wrong_type", field, f"holds {kind} instead of text", "make it a text, or map another column")
+    raise MappingError("wrong_type", field, f"holds {kind} instead of text", "make it a text, or map another column")
 
 
 def choices(columns: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from studio.dataset.checking import Order, check, revise
 from studio.dataset.read.formats import Record
 from studio.dataset.read.limits import Limits
-from studio.dataset.read.reader import How, Undecodable
+from studio.dataset.read.reader import ReadOptions, Undecodable
 from studio.dataset.tokens.lengths import count
 from studio.errors import BadInput
 from studio.recipe.fields import Data
@@ -40,7 +40,7 @@ def _check(order: dict[str, Any]) -> dict[str, Any]:
         held_out=Path(order["held_out"]) if order["held_out"] else None,
         format=order["format"],
         mapping=order["mapping"],
-        how=How(**order["how"]),
+        how=ReadOptions(**order["how"]),
         shards=tuple(Path(path) for path in order["shards"]),
     )
     return asdict(check(asked, Limits(**order["limits"]), Path(order["folder"]), _progress))

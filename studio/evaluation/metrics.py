@@ -158,7 +158,7 @@ OF_ANSWERS = (
 ALL = {metric.name: metric for metric in (LOSS, PERPLEXITY, *OF_ANSWERS)}
 
 
-def shown(metric: Metric, value: float) -> str:
+def format_value(metric: Metric, value: float) -> str:
     """A figure with as many digits as it bears."""
     if metric.unit == "share":
         return f"{100 * value:.0f}%"

@@ -134,14 +134,14 @@ def _sentence(kind: SetKind, scores: Sequence[Score], column: str) -> str:
 
 
 def _short(score: Score, column: str) -> str:
-    return f"{score.label} {said(score, column)}, before {said(score, BASE)}: {score.differences[column].word}."
+    return f"{score.label} {describe(score, column)}, before {describe(score, BASE)}: {score.differences[column].word}."
 
 
-def said(score: Score, column: str) -> str:
+def describe(score: Score, column: str) -> str:
     """A column's figure: `59 of 60`, or with its digits."""
     if score.counts:
         return f"{score.counts[column]} of {score.rows}"
-    return metrics.shown(metrics.ALL[score.metric], score.values[column])
+    return metrics.format_value(metrics.ALL[score.metric], score.values[column])
 
 
 def evidence(score: Score, column: str) -> str:

@@ -20,7 +20,7 @@ from studio.rundir import begin_log, tail
 _LOG_BYTES = 4_000
 
 
-class Talker:
+class ChatProcess:
     """A worker to talk with. Replies are put in order of arrival; one conversation at a time."""
 
     def __init__(self, module: str, arguments: Sequence[str], log: Path) -> None:

@@ -15,7 +15,7 @@ from studio.launch.environment import worker_environment
 from studio.rundir import RunDir, begin_log
 
 
-class Spare:
+class IdleWorker:
     """One process of a module that waits as studio.engine.workers.warm does."""
 
     def __init__(self, module: str, log: Path) -> None:

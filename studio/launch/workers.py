@@ -19,7 +19,7 @@ import psutil
 
 from studio.errors import Unavailable
 from studio.launch.environment import worker_environment
-from studio.launch.idle_worker import Spare
+from studio.launch.idle_worker import IdleWorker
 from studio.machine import exit_evidence
 from studio.rundir import Identity, RunDir, boot_id, process_started, read_json, write_json, write_new_json
 
@@ -41,7 +41,7 @@ class Process:
     nonce: str
 
 
-def start(run: RunDir, module: str, seq: int = 0, spare: Spare | None = None) -> Process | None:
+def start(run: RunDir, module: str, seq: int = 0, spare: IdleWorker | None = None) -> Process | None:
     """Start `python -m <module> RUN_DIR --nonce N` for a run directory; None when it is claimed already.
 
     The claim is written first, so that a studio that dies right here does not start the same run twice. seq: the last

@@ -57,7 +57,7 @@ def expected() -> bool:
 
 
 @functools.cache
-def begin() -> Build | str:
+def start_compiling() -> Build | str:
     """Start compiling, if it has not been done; or why that cannot be."""
     if sys.platform != "linux":
         return "compiled on Linux alone"
@@ -81,7 +81,7 @@ def begin() -> Build | str:
 @functools.cache
 def finished() -> Path | str:
     """The compiled library, waited for; or why there is none."""
-    build = begin()
+    build = start_compiling()
     if isinstance(build, str) or build.compiler is None:
         return build if isinstance(build, str) else build.library
     try:

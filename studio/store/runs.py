@@ -138,7 +138,7 @@ def points_after(database: Database, run_id: str, after: int) -> Sequence[Point]
         return session.scalars(select(Point).where(Point.run == run_id, Point.seq > after).order_by(Point.seq)).all()
 
 
-class Told(NamedTuple):
+class LastEvent(NamedTuple):
     """An event as a run's journal has it."""
 
     seq: int
@@ -151,12 +151,12 @@ class Told(NamedTuple):
 _EVENTS = "SELECT seq, time, kind, step, payload FROM events WHERE run = ? AND seq > ? AND kind IN ({}) ORDER BY seq"
 
 
-def events_after(database: Database, run_id: str, after: int, kinds: Sequence[str]) -> list[Told]:
+def events_after(database: Database, run_id: str, after: int, kinds: Sequence[str]) -> list[LastEvent]:
     """Events of the given kinds with a seq above `after`, in order. Plain SQL: see last_said."""
     with database.read() as session:
         query = _EVENTS.format(", ".join("?" * len(kinds)))
         rows = session.connection().exec_driver_sql(query, (run_id, after, *kinds)).all()
-    return [Told(seq, time, kind, step, json.loads(payload)) for seq, time, kind, step, payload in rows]
+    return [LastEvent(seq, time, kind, step, json.loads(payload)) for seq, time, kind, step, payload in rows]
 
 
 def last_event(database: Database, run_id: str, kind: str, after: int = 0) -> Event | None:

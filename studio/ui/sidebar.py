@@ -17,7 +17,7 @@ from studio.services.runs import run_list, runs
 from studio.services.runs.runs import RunInfo
 from studio.ui import account_panel
 from studio.ui.parts import markup, units
-from studio.ui.parts.handlers import PRIVATE, Step, Updates, told, view
+from studio.ui.parts.handlers import PRIVATE, Step, Updates, view, with_notice
 from studio.ui.parts.markup import esc
 
 NEWS_SECONDS = 600.0
@@ -63,13 +63,13 @@ def build(studio: Studio) -> Sidebar:
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     step: Step = {
-        "fn": told(studio, notice, refresh, clear=False),
+        "fn": with_notice(studio, notice, refresh, clear=False),
         "inputs": None,
         "outputs": [notice, noticed, about, now, visit, admin],
         **quiet,
     }
-    admin.click(told(studio, notice, act), None, [notice, admin], **quiet)
-    now.click(told(studio, notice, stop), None, [notice, now], **quiet)
+    admin.click(with_notice(studio, notice, act), None, [notice, admin], **quiet)
+    now.click(with_notice(studio, notice, stop), None, [notice, now], **quiet)
     return Sidebar(now=now, refresh=step)
 
 

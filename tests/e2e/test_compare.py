@@ -12,7 +12,7 @@ from playwright.sync_api import Page, Route, expect
 from studio.recipe.fields import Data
 from studio.services.chat import chat, participants
 from studio.services.chat.chat import Answer, ChatState
-from studio.services.chat.comparisons import plain
+from studio.services.chat.comparisons import clean_text
 from studio.services.chat.participants import Side
 from studio.services.core.keeper import Keeper
 from studio.settings import Settings
@@ -81,7 +81,7 @@ def test_whatever_is_said_is_shown_as_text_and_the_page_lives(mouthy: tuple[str,
         shown = page.locator("#answers .said").first
         assert shown.evaluate("element => element.querySelectorAll(':not(mark)').length") == 0
         said = shown.evaluate("element => element.textContent")
-        assert said == plain(text).rstrip() and "\x1b" not in said
+        assert said == clean_text(text).rstrip() and "\x1b" not in said
         width = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert width <= 0, f"the page is {width} px too wide"
     page.set_viewport_size({"width": 390, "height": 844})

@@ -30,7 +30,7 @@ from studio.services.evals import evaluations, prompt_sets
 from studio.services.models import models
 from studio.settings import Settings
 from studio.ui.compare.evaluation_page import PAGE
-from studio.ui.web.auth import COOKIE, Desk
+from studio.ui.web.auth import COOKIE, VisitorSessions
 from tests import space
 from tests.artefacts import adapter_run
 from tests.belongings import no_worker
@@ -235,7 +235,7 @@ def test_names_of_people_are_text(browser: Browser, tmp_path: Path) -> None:
     home, port = tmp_path / "home", space.free_port()
     cookies = {}
     with Keeper(Settings(home=home, offline=True, hosted=True, admins="host")) as studio:
-        desk = Desk(studio.open_to_visitors(), "hosted")
+        desk = VisitorSessions(studio.open_to_visitors(), "hosted")
         people = [Visitor(f"account-{number}", text) for number, text in enumerate(SCRIPTS, 10)]
         for one in people:
             quotas.note(studio, one, starts=1)

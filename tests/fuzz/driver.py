@@ -10,7 +10,7 @@ from types import FrameType
 
 from studio.dataset.checking import Order, check
 from studio.dataset.read.limits import Limits
-from studio.dataset.read.reader import How, Proposal, Undecodable, open_rows
+from studio.dataset.read.reader import Proposal, ReadOptions, Undecodable, open_rows
 from studio.dataset.read.rows import FAULTS, Finding
 from studio.dataset.store import iter_findings, iter_records
 from studio.errors import BadInput
@@ -26,11 +26,11 @@ class Outcome:
     proposals: list[Proposal] = field(default_factory=list)
 
 
-def drive(path: Path, limits: Limits | None = None, how: How | None = None) -> Outcome:
+def drive(path: Path, limits: Limits | None = None, how: ReadOptions | None = None) -> Outcome:
     """Read the file to its end. Anything but BadInput comes through: it is a fault of ours."""
     seen = Outcome()
     try:
-        with open_rows(path, limits or Limits(), how or How()) as source:
+        with open_rows(path, limits or Limits(), how or ReadOptions()) as source:
             for row in source.rows:
                 if isinstance(row, Finding):
                     seen.findings.append(row)
@@ -45,12 +45,12 @@ def drive(path: Path, limits: Limits | None = None, how: How | None = None) -> O
     return seen
 
 
-def examine(path: Path, folder: Path, limits: Limits | None = None, how: How | None = None) -> Outcome:
+def examine(path: Path, folder: Path, limits: Limits | None = None, how: ReadOptions | None = None) -> Outcome:
     """Check the file whole, as the page and the command line do: records, repeats, findings, a dataset folder."""
     seen = Outcome()
     folder.mkdir(exist_ok=True)
     try:
-        report = check(Order(path, how=how or How()), limits or Limits(), folder)
+        report = check(Order(path, how=how or ReadOptions()), limits or Limits(), folder)
     except BadInput as refused:
         seen.refused = str(refused)
         assert list(folder.iterdir()) == [], "a refused file left something behind"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from studio.dataset.read.reader import How
+from studio.dataset.read.reader import ReadOptions
 from tests.fuzz.driver import drive, examine, judge, watchdog
 from tests.fuzz.mutate import mutated, seeds
 from tests.fuzz.nasty import NASTY, Nasty
@@ -22,7 +22,7 @@ def test_nasty_files(nasty: Nasty, tmp_path: Path) -> None:
     path = nasty.write(tmp_path)
     try:
         with watchdog(PATIENCE):
-            how = How(nasty.encoding, nasty.delimiter)
+            how = ReadOptions(nasty.encoding, nasty.delimiter)
             seen = drive(path, nasty.limits, how)
             whole = examine(path, tmp_path / "check", nasty.limits, how)
     finally:

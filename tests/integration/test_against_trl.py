@@ -151,7 +151,7 @@ def test_what_is_shown_is_what_the_trainer_gets(
         lengths = [len(example.input_ids) for example in encoded.train]
         rows = {name: list(batch[name][0].split(lengths)) for name in rows}
     for index, example in enumerate(encoded.train):
-        shown = examples.see(ready, dataset.id, example.row, "tiny", values)
+        shown = examples.tokens_of(ready, dataset.id, example.row, "tiny", values)
         tokens = [token for token in shown.tokens if not token.cut]
         assert [token.id for token in tokens] == trainer.train_dataset[index]["input_ids"]
         labels = [token.id if token.trained else -100 for token in tokens]

@@ -15,7 +15,7 @@ from studio.errors import BadInput, Conflict, StudioError, Unavailable
 from studio.recipe import Recipe
 from studio.services.chat import chat, comparisons, participants
 from studio.services.chat.chat import ChatState, Sampling
-from studio.services.chat.session import Room
+from studio.services.chat.session import ChatSession
 from studio.services.core.keeper import Keeper
 from studio.services.core.states import FINAL
 from studio.services.core.studio import Studio
@@ -50,20 +50,20 @@ def asked(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
 def ask(studio: Studio, written: list[str], session: str = "", **sampling: float) -> Iterator[ChatState]:
     found = participants.resolve(studio, written)
     turn = comparisons.ask(found, "Hello?", Sampling(**{"max_new_tokens": 12, **sampling}))  # type: ignore[arg-type]
-    return chat.ask(studio, found, comparisons.messages(comparisons.begin(), turn), turn.sampling, session)
+    return chat.ask(studio, found, comparisons.messages(comparisons.new_comparison(), turn), turn.sampling, session)
 
 
 def test_sides_share_a_base_that_is_loaded_once(asked: tuple[Studio, str, str]) -> None:
     studio, lora, dora = asked
     *_, first = ask(studio, ["base", lora])
     assert first.finished and all(answer.done and answer.tokens for answer in first.answers) and not first.notes
-    assert studio.state(Room).talker is not None
-    pid = studio.state(Room).talker.pid
+    assert studio.state(ChatSession).talker is not None
+    pid = studio.state(ChatSession).talker.pid
     *_, again = ask(studio, ["base", f"{lora}@2", lora])
     assert [again.answers[0].text, again.answers[2].text] == [answer.text for answer in first.answers]
     *_, third = ask(studio, ["base", dora])
     assert third.answers[0].text == first.answers[0].text and "a DoRA adapter" in third.notes[0]
-    assert studio.state(Room).talker.pid == pid and chat.loaded(studio).adapters == 3
+    assert studio.state(ChatSession).talker.pid == pid and chat.loaded(studio).adapters == 3
     for written, said in (
         ([f"{lora}@99"], "has no checkpoint of step 99. It has: 2, 4"),
         ([lora, f"{lora}@4"], "The same weights are chosen twice"),
@@ -115,7 +115,7 @@ def test_a_run_that_needs_the_memory_gets_it(asked: tuple[Studio, str, str], mon
     states = ask(studio, ["base", lora], max_new_tokens=950)
     while not any(answer.text for answer in next(states).answers):
         pass
-    studio.state(Room).make_room("local", "large")
+    studio.state(ChatSession).make_room("local", "large")
     with pytest.raises(Unavailable, match="The model made room for the run large; ask again to load it"):
         list(states)
     *_, after = ask(studio, ["base", lora])

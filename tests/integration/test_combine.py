@@ -15,7 +15,7 @@ from studio.services.chat import participants
 from studio.services.core.studio import Studio
 from studio.services.exports import targets
 from studio.services.models import adapters, combining, trained_weights
-from studio.services.models.combining import Wish
+from studio.services.models.combining import CombineRequest
 from tests.artefacts import adapter_run
 
 pytestmark = pytest.mark.engine
@@ -69,7 +69,7 @@ def change(folder: Path) -> dict[str, np.ndarray]:
     ],
 )
 def test_combined(two: Studio, parents: tuple[str, str], method: str, rank: int, exact: bool) -> None:
-    info = combining.start(two, Wish(parents, (0.7, -0.3), method, name="both", draft=True))
+    info = combining.start(two, CombineRequest(parents, (0.7, -0.3), method, name="both", draft=True))
     assert (info.state, info.has_adapter, info.draft) == ("completed", True, True), info.message
     folder = Path(info.path) / "adapter"
     assert verify_folder(folder) is None
@@ -90,28 +90,33 @@ def test_combined(two: Studio, parents: tuple[str, str], method: str, rank: int,
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        (Wish(("one",), (1,)), "Two or three"),
-        (Wish(("one", "two"), (1,)), "as many weights"),
-        (Wish(("one", "two"), (0, 0)), "at least one is not 0"),
-        (Wish(("one", "two"), (1, 1), "soup"), "no method 'soup'"),
-        (Wish(("one", "two"), (1, 1), "ties", 1.5), "share above 0"),
-        (Wish(("one", "one"), (1, 1)), "chosen twice"),
-        (Wish(("one", "small"), (1, 1), "linear"), "needs equal ranks: one, step 12 has 4, small, step 12 has 2"),
+        (CombineRequest(("one",), (1,)), "Two or three"),
+        (CombineRequest(("one", "two"), (1,)), "as many weights"),
+        (CombineRequest(("one", "two"), (0, 0)), "at least one is not 0"),
+        (CombineRequest(("one", "two"), (1, 1), "soup"), "no method 'soup'"),
+        (CombineRequest(("one", "two"), (1, 1), "ties", 1.5), "share above 0"),
+        (CombineRequest(("one", "one"), (1, 1)), "chosen twice"),
+        (
+            CombineRequest(("one", "small"), (1, 1), "linear"),
+            "needs equal ranks: one, step 12 has 4, small, step 12 has 2",
+        ),
     ],
 )
-def test_what_cannot_be_combined_is_said_before_anything_is_written(two: Studio, wish: Wish, words: str) -> None:
+def test_what_cannot_be_combined_is_said_before_anything_is_written(
+    two: Studio, wish: CombineRequest, words: str
+) -> None:
     with pytest.raises(BadInput, match=words):
         combining.start(two, wish)
     assert adapters.list_adapters(two) == []
 
 
 def test_a_combination_can_be_combined_again_and_a_failed_one_is_told(two: Studio) -> None:
-    combining.start(two, Wish(("one", "two"), (0.5, 0.5), name="both"))
-    again = combining.start(two, Wish(("both", "small"), (1, 1)))
+    combining.start(two, CombineRequest(("one", "two"), (0.5, 0.5), name="both"))
+    again = combining.start(two, CombineRequest(("both", "small"), (1, 1)))
     assert again.has_adapter and again.name == "both + small"
     assert trained_weights.held_out(two, again.id) == []
     (two.run_dir("one").adapter / "adapter_model.safetensors").write_bytes(b"")
-    broken = combining.start(two, Wish(("one", "two"), (1, 1)))
+    broken = combining.start(two, CombineRequest(("one", "two"), (1, 1)))
     assert (broken.state, broken.has_adapter) == ("failed", False) and "damaged" in broken.message
     assert Exit.read(adapters.folder_of(two, broken.id)) is not None
     adapters.remove(two, broken.id)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from studio.engine.inference import generation, loading
-from studio.engine.inference.adapter_slots import BASE, Seats
+from studio.engine.inference.adapter_slots import BASE, AdapterSlots
 
 pytestmark = pytest.mark.engine
 CPU = loading.Device("cpu", "CPU")
@@ -42,15 +42,18 @@ def adapters(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 @pytest.fixture
-def seats(tiny: Path, adapters: dict[str, Path]) -> Seats:
-    taken = Seats(tiny, "float32", CPU, lambda _: None)
+def seats(tiny: Path, adapters: dict[str, Path]) -> AdapterSlots:
+    taken = AdapterSlots(tiny, "float32", CPU, lambda _: None)
     for name in ("one", "two", "dora"):
         taken.load(name, adapters[name])
     return taken
 
 
 def ask(
-    seats: Seats, names: Sequence[str], drawing: generation.Drawing | None = None, limits: Sequence[int] = (24,) * 4
+    seats: AdapterSlots,
+    names: Sequence[str],
+    drawing: generation.SamplingOptions | None = None,
+    limits: Sequence[int] = (24,) * 4,
 ) -> dict[str, list[int]]:
     """What each says, by the chat's loop."""
     said: dict[str, list[int]] = {name: [] for name in names}
@@ -62,7 +65,7 @@ def ask(
 
         with group.as_wanted() as leave:
             rows = generation.Rows([PROMPTS[name] for name in group.columns], take, leave=leave)
-            generation.answer(group.inner, rows, drawing or generation.Drawing(), 0)
+            generation.answer(group.inner, rows, drawing or generation.SamplingOptions(), 0)
     return said
 
 
@@ -84,30 +87,30 @@ def plain(tiny: Path, adapters: dict[str, Path], name: str, **options: Any) -> l
     return [int(token) for token in made[0, ids.shape[1] :]]
 
 
-def test_greedy_answers_are_those_of_plain_peft(seats: Seats, tiny: Path, adapters: dict[str, Path]) -> None:
+def test_greedy_answers_are_those_of_plain_peft(seats: AdapterSlots, tiny: Path, adapters: dict[str, Path]) -> None:
     names = [BASE, "one", "two", "dora"]
     groups = [group.columns for group in seats.groups(names)]
     assert groups == [[BASE, "one", "two"], ["dora"]] and seats.why_alone("dora") and not seats.why_alone("one")
     said = ask(seats, names)
     assert said == {name: plain(tiny, adapters, name) for name in names}
     assert len({tuple(answer) for answer in said.values()}) == 4
-    penalised = ask(seats, [BASE, "one"], generation.Drawing(repetition_penalty=1.3))
+    penalised = ask(seats, [BASE, "one"], generation.SamplingOptions(repetition_penalty=1.3))
     assert penalised == {name: plain(tiny, adapters, name, repetition_penalty=1.3) for name in (BASE, "one")}
     assert penalised != {name: said[name] for name in penalised}
 
 
-def test_rows_end_by_themselves_and_nobody_changes_anybodys_answer(seats: Seats) -> None:
+def test_rows_end_by_themselves_and_nobody_changes_anybodys_answer(seats: AdapterSlots) -> None:
     names = [BASE, "one", "two"]
-    drawing = generation.Drawing(temperature=1.3, top_p=0.95, top_k=50, seed=7)
+    drawing = generation.SamplingOptions(temperature=1.3, top_p=0.95, top_k=50, seed=7)
     whole = ask(seats, names, drawing)
     short = ask(seats, names, drawing, limits=(3, 24, 9))
     assert [len(short[name]) for name in names] == [3, 24, 9]
     assert all(whole[name][: len(short[name])] == short[name] for name in names)
     assert all(ask(seats, [name], drawing)[name] == whole[name] for name in names)
-    assert ask(seats, names, generation.Drawing(1.3, 0.95, 50, seed=8)) != whole
+    assert ask(seats, names, generation.SamplingOptions(1.3, 0.95, 50, seed=8)) != whole
 
 
-def test_adapters_come_and_go_and_the_base_stays(seats: Seats, adapters: dict[str, Path], tiny: Path) -> None:
+def test_adapters_come_and_go_and_the_base_stays(seats: AdapterSlots, adapters: dict[str, Path], tiny: Path) -> None:
     before = ask(seats, [BASE, "one", "two"])
     weights = next(seats.groups([BASE])).inner.get_input_embeddings().weight.data_ptr()
     for name in ("one", "dora", "two"):
@@ -119,7 +122,7 @@ def test_adapters_come_and_go_and_the_base_stays(seats: Seats, adapters: dict[st
     assert next(seats.groups([BASE])).inner.get_input_embeddings().weight.data_ptr() == weights
 
 
-def test_an_answer_that_is_stopped_stops(seats: Seats) -> None:
+def test_an_answer_that_is_stopped_stops(seats: AdapterSlots) -> None:
     said: list[int] = []
     (group,) = seats.groups([BASE])
 
@@ -129,5 +132,5 @@ def test_an_answer_that_is_stopped_stops(seats: Seats) -> None:
 
     with group.as_wanted():
         rows = generation.Rows([PROMPTS[BASE]], take, stopped=lambda: len(said) >= 5)
-        generation.answer(group.inner, rows, generation.Drawing(), 0)
+        generation.answer(group.inner, rows, generation.SamplingOptions(), 0)
     assert len(said) == 5

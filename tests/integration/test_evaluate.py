@@ -12,7 +12,7 @@ from studio.dataset.store import read_records
 from studio.dataset.tokens.encode import Encoder
 from studio.dataset.tokens.training_set import encode_dataset
 from studio.engine.inference import batch_eval, loading
-from studio.engine.inference.adapter_slots import Seats
+from studio.engine.inference.adapter_slots import AdapterSlots
 from studio.engine.workers import evaluate as evaluating
 from studio.engine.workers import harness, train
 from studio.evaluation import files
@@ -194,7 +194,7 @@ def test_a_prompt_that_does_not_fit_takes_nothing_from_others(tmp_path: Path, da
     run = trained(tmp_path / "runs", data, base)
     assert run.trained is not None
     ask = batch_eval.Ask
-    seats = Seats(base, "float32", loading.Device("cpu", "CPU"), lambda _: None)
+    seats = AdapterSlots(base, "float32", loading.Device("cpu", "CPU"), lambda _: None)
     seats.load("adapted", run.trained)
     encoder = Encoder(base, Recipe.load(run.recipe).data)
     asker = batch_eval.Asker(

@@ -540,7 +540,7 @@ def test_a_weight_laid_out_multiplies_as_before_whatever_the_number(
     import torch
 
     from studio.engine.fast.ops import matmul as products
-    from studio.engine.fast.ops.prepacked import LaidOut, LaidOutBothWays, Weight
+    from studio.engine.fast.ops.prepacked import Prepacked, PrepackedBothWays, Weight
 
     if dtype == "bfloat16" and not cpu.multiplies_bf16():
         pytest.skip("this processor does not multiply bfloat16: nothing of it is laid out")
@@ -551,7 +551,7 @@ def test_a_weight_laid_out_multiplies_as_before_whatever_the_number(
         torch.randn(*size).to(compute) for size in ((192, 576), (192,), (count, 576), (count, 192), (count, 576))
     )
     plain = Weight(lambda: held)
-    laid_out = (LaidOut if dtype == "float32" else LaidOutBothWays)(lambda: held)
+    laid_out = (Prepacked if dtype == "float32" else PrepackedBothWays)(lambda: held)
     laid_out.lay_out()
     assert torch.equal(laid_out.through(x), plain.through(x))
     assert torch.equal(laid_out.through(x, bias), plain.through(x, bias))

@@ -245,7 +245,7 @@ def check_chat(seen: Seen, base: Path) -> None:
     import torch
 
     assert seen.run.trained is not None
-    taken = adapter_slots.Seats(base, "float32", CPU, lambda _: None)
+    taken = adapter_slots.AdapterSlots(base, "float32", CPU, lambda _: None)
     taken.load("adapted", seen.run.trained)
     expected = {"base": logits(plain_base(base)), "adapted": seen.trained}
     for group in taken.groups(["base", "adapted"]):
@@ -400,7 +400,7 @@ def test_generated_answers_are_those_of_whole_passes(drive: Drive, biased: Path,
 
     seen = drive(**(LORA | OTHERS)[name] | {"learning_rate": 0.3, "max_steps": 16})
     assert seen.run.trained is not None
-    taken = adapter_slots.Seats(biased, "float32", CPU, lambda _: None)
+    taken = adapter_slots.AdapterSlots(biased, "float32", CPU, lambda _: None)
     taken.load("adapted", seen.run.trained)
     alone = {"base": plain_base(biased), "adapted": plain_peft(seen.run.adapter)}
     answers = {}
@@ -441,16 +441,16 @@ def test_neftune_shakes_training_and_nothing_else(drive: Drive) -> None:
 def test_early_stopping_takes_the_best_evaluation(
     drive: Drive, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
 ) -> None:
-    from studio.engine.training.callbacks import Conductor
+    from studio.engine.training.callbacks import CheckpointControl
 
-    judge, at = Conductor._judge, {}
+    judge, at = CheckpointControl._judge, {}
 
-    def scripted(self: Conductor, loss: float, step: int) -> None:
+    def scripted(self: CheckpointControl, loss: float, step: int) -> None:
         # Best at step 4, no better after; what the model then answers is remembered.
         at[step] = logits(self.trained.model)
         judge(self, {2: 3.0, 4: 1.0, 6: 1.5, 8: float("nan"), 10: 1.0}.get(step, 9.0), step)
 
-    monkeypatch.setattr(Conductor, "_judge", scripted)
+    monkeypatch.setattr(CheckpointControl, "_judge", scripted)
     seen = drive(
         **values, held_out=0.25, max_steps=40, eval_steps=2, early_stopping_patience=3, save_steps=1, save_total_limit=1
     )

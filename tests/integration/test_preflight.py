@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from studio.engine.training.loss_guards import DIVERGED, LossWatch
+from studio.engine.training.loss_guards import DIVERGED, DivergenceGuard
 from studio.engine.workers import harness, train
 from studio.engine.workers.harness import Ended
 from studio.recipe import Recipe
@@ -191,7 +191,7 @@ class Notes:
 def watched(losses: list[float], vocabulary: int = 50_000) -> tuple[list[str], str]:
     """What is said over these points, and the cause of the end if it came to one."""
     notes = Notes()
-    watch = LossWatch(notes, Recipe(), vocabulary)  # type: ignore[arg-type]
+    watch = DivergenceGuard(notes, Recipe(), vocabulary)  # type: ignore[arg-type]
     for step, loss in enumerate(losses, 1):
         try:
             watch.see(loss, 2e-4, step)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 
 from studio.launch import workers
-from studio.launch.idle_worker import Spare
+from studio.launch.idle_worker import IdleWorker
 from studio.recipe import Recipe
 from studio.rundir import Exit, Identity, RunDir, read_events
 from studio.services.core.studio import Studio
 from studio.services.host import usage, warm
-from studio.services.host.warm import Warm
+from studio.services.host.warm import WarmWorker
 from studio.services.runs import runs
 
 pytestmark = pytest.mark.engine
@@ -25,11 +25,11 @@ def wait(what: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def waiting(studio: Studio) -> Spare:
+def waiting(studio: Studio) -> IdleWorker:
     """The worker that waits once someone has looked at the form."""
     warm.expect(studio)
     warm.tend(studio)
-    spare = studio.state(Warm).spare
+    spare = studio.state(WarmWorker).spare
     assert spare is not None
     wait(lambda: spare.ready)
     return spare
@@ -55,7 +55,7 @@ def test_a_run_takes_the_worker_that_waits_and_is_the_same_run(ready: Studio) ->
     assert told is not None and told.pid == spare.process.pid and told.nonce == spare.nonce
     assert len(losses(run)) == 3 and losses(run) == losses(cold)
     assert "Loading the model" in run.log.read_text()
-    assert spare.process.wait(60) == 0 and ready.state(Warm).spare is None
+    assert spare.process.wait(60) == 0 and ready.state(WarmWorker).spare is None
 
 
 def test_it_leaves_with_its_studio(ready: Studio) -> None:
@@ -65,7 +65,7 @@ def test_it_leaves_with_its_studio(ready: Studio) -> None:
     spare.process.stdin.close()  # what a studio that dies leaves behind
     assert spare.process.wait(60) == 0
     warm.tend(ready)
-    assert ready.state(Warm).spare is None
+    assert ready.state(WarmWorker).spare is None
 
     spare = waiting(ready)
     ready.close()
@@ -74,25 +74,25 @@ def test_it_leaves_with_its_studio(ready: Studio) -> None:
 
 def test_it_is_let_go_when_it_is_not_wanted(ready: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     spare = waiting(ready)
-    ready.state(Warm).wanted -= ready.settings.warm_seconds
+    ready.state(WarmWorker).wanted -= ready.settings.warm_seconds
     warm.tend(ready)
-    assert ready.state(Warm).spare is None and not spare.alive
+    assert ready.state(WarmWorker).spare is None and not spare.alive
 
     spare = waiting(ready)
     monkeypatch.setattr(warm, "LEAST_FREE", 2**60)
     warm.tend(ready)
-    assert ready.state(Warm).spare is None and not spare.alive
+    assert ready.state(WarmWorker).spare is None and not spare.alive
 
 
 def test_one_that_is_gone_or_not_yet_ready_is_not_waited_for(ready: Studio) -> None:
     gone = waiting(ready).process
     gone.kill()
     gone.wait()
-    assert ready.state(Warm).take() is None
+    assert ready.state(WarmWorker).take() is None
 
     warm.expect(ready)
     warm.tend(ready)  # begun a moment ago: it has imported nothing yet
-    half = ready.state(Warm).spare
+    half = ready.state(WarmWorker).spare
     run = trained(ready)
     assert half is not None and not half.alive
 

@@ -327,7 +327,7 @@ def test_no_model_folder_runs_anything(
             lambda: models.list_models(studio),
             lambda: models.linear_modules(studio, "strange"),
             lambda: estimates.estimate(studio, recipe),
-            lambda: examples.see(studio, little.name, 1, "strange", {"dtype": "float32"}),
+            lambda: examples.tokens_of(studio, little.name, 1, "strange", {"dtype": "float32"}),
         ):
             try:
                 act()

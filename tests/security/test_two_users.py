@@ -31,7 +31,7 @@ from studio.errors import StudioError
 from studio.services.core.identity import Visitor
 from studio.services.core.keeper import Keeper
 from studio.services.core.studio import Studio
-from studio.ui.web.auth import Desk
+from studio.ui.web.auth import VisitorSessions
 from studio.ui.web.server import make_app
 from tests.belongings import Things, make
 from tests.payloads import ENCODINGS, encoded, words
@@ -61,7 +61,7 @@ class Two:
     paths: list[str]
 
     def headers(self, who: Visitor) -> list[tuple[bytes, bytes]]:
-        cookie = Desk(self.studio, "hosted").cookie(who, Headers({})).partition(";")[0]
+        cookie = VisitorSessions(self.studio, "hosted").cookie(who, Headers({})).partition(";")[0]
         return [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"cookie", cookie.encode())]
 
     def leaks(self, word: str, answer: str) -> set[str]:

@@ -9,7 +9,7 @@ from studio.dataset.read.dialect import LINE_END, Dialect, delimiter_of, find_di
 from studio.dataset.read.limits import Limits, limit
 from studio.dataset.read.rows import Finding, Row
 from studio.dataset.read.source import MIB
-from studio.dataset.read.strict import judged, too_long, unreadable
+from studio.dataset.read.strict import check_row, too_long, unreadable
 from studio.errors import BadInput
 
 _CHECK = "check the quotes and separators of this record"
@@ -96,7 +96,7 @@ class Table:
             elif "\x00" in raw or 4 * len(raw) > self.limits.max_field_mb * MIB:
                 if too_long(raw, self.limits.max_row_mb):
                     raise self.too_long()
-                yield judged(self._number, dict(zip(names, cells, strict=True)), self.limits, raw.rstrip("\r\n"))
+                yield check_row(self._number, dict(zip(names, cells, strict=True)), self.limits, raw.rstrip("\r\n"))
             else:
                 yield Row(self._number, dict(zip(names, cells, strict=True)))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from studio.dataset.columns import Source, Unfit, as_text, optional, required, source_of
+from studio.dataset.columns import MappingError, Source, as_text, optional, required, source_of
 from studio.dataset.read.rows import Finding, Row
 from studio.dataset.read.strict import clip, listed
 from studio.errors import BadInput
@@ -131,7 +131,7 @@ class Layout:
                 both = [*row.values["prompt"], *(after if isinstance(after, list) else [after])]
                 return _conversation(row.number, both, "completion")
             return self._turns(row)
-        except Unfit as unfit:
+        except MappingError as unfit:
             return Finding(row.number, unfit.kind, unfit.field, unfit.reason, unfit.fix, raw=as_json(row.values))
 
     def unused(self, row: Row) -> Finding | None:
@@ -193,11 +193,15 @@ def _history(source: Source | None, values: Mapping[str, Any]) -> list[Message]:
     messages: list[Message] = []
     for position, pair in enumerate(value if isinstance(value, list) else [None], start=1):
         if not isinstance(pair, list) or len(pair) != 2:
-            raise Unfit("wrong_type", field, f"item {position} is no pair", "write it as [[question, answer], …]")
+            raise MappingError(
+                "wrong_type", field, f"item {position} is no pair", "write it as [[question, answer], …]"
+            )
         for role, content in zip(("user", "assistant"), pair, strict=True):
             text = as_text(content, field)
             if not text.strip():
-                raise Unfit("empty", field, f"item {position} has an empty {role} turn", "write it or remove the pair")
+                raise MappingError(
+                    "empty", field, f"item {position} has an empty {role} turn", "write it or remove the pair"
+                )
             messages.append({"role": role, "content": text})
     return messages
 
@@ -207,28 +211,32 @@ def _from_json(text: str, field: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise Unfit("wrong_type", field, "holds text that is no JSON list", "write it as a list") from None
+        raise MappingError("wrong_type", field, "holds text that is no JSON list", "write it as a list") from None
 
 
 def _conversation(row: int, value: Any, column: str) -> Record:
     if isinstance(value, str):
         value = _from_json(value, column)
     if value is None:
-        raise Unfit("missing", column, "the field is missing", f"give the row {column}")
+        raise MappingError("missing", column, "the field is missing", f"give the row {column}")
     if not isinstance(value, list):
-        raise Unfit("wrong_type", column, "holds no list of messages", 'write it as [{"role": …, "content": …}, …]')
+        raise MappingError(
+            "wrong_type", column, "holds no list of messages", 'write it as [{"role": …, "content": …}, …]'
+        )
     if not value:
-        raise Unfit("empty", column, "the conversation is empty", "write its messages or remove the row")
+        raise MappingError("empty", column, "the conversation is empty", "write its messages or remove the row")
     messages = []
     for position, item in enumerate(value, start=1):
         field = f"{column}[{position}]"
         if not isinstance(item, dict):
             fix = 'write it as {"role": …, "content": …}'
-            raise Unfit("wrong_type", field, f"message {position} is not an object", fix)
+            raise MappingError("wrong_type", field, f"message {position} is not an object", fix)
         # Rows of either kind appear with the other's pair of keys.
         role = item.get("role", item.get("from"))
         if not isinstance(role, str) or role.lower() not in _ROLES:
-            raise Unfit("turns", field, f"message {position} has the role {role!r}", "use system, user or assistant")
+            raise MappingError(
+                "turns", field, f"message {position} has the role {role!r}", "use system, user or assistant"
+            )
         content = as_text(item.get("content", item.get("value")), field)
         messages.append({"role": _ROLES[role.lower()], "content": content})
     _check_order(messages, column)
@@ -240,16 +248,20 @@ def _check_order(messages: list[Message], column: str) -> None:
     roles = [message["role"] for message in messages]
     if "system" in roles[1:]:
         place = roles.index("system", 1) + 1
-        raise Unfit("turns", f"{column}[{place}]", "a system message stands after the first", "put it first")
+        raise MappingError("turns", f"{column}[{place}]", "a system message stands after the first", "put it first")
     first = 1 if roles[0] == "system" else 0
     for position, role in enumerate(roles[first:]):
         if role != ("user", "assistant")[position % 2]:
             place = first + position + 1
             fix = "user and assistant must take turns, user first"
-            raise Unfit("turns", f"{column}[{place}]", f"message {place} is {role}'s out of turn", fix)
+            raise MappingError("turns", f"{column}[{place}]", f"message {place} is {role}'s out of turn", fix)
     if len(roles) == first or roles[-1] != "assistant":
-        raise Unfit("turns", column, "the last message is not the assistant's", "end the conversation with an answer")
+        raise MappingError(
+            "turns", column, "the last message is not the assistant's", "end the conversation with an answer"
+        )
     for position, message in enumerate(messages, start=1):
         if message["role"] != "system" and not message["content"].strip():
             fix = "write it or remove the row"
-            raise Unfit("empty", f"{column}[{position}]", f"message {position} ({message['role']}) is empty", fix)
+            raise MappingError(
+                "empty", f"{column}[{position}]", f"message {position} ({message['role']}) is empty", fix
+            )

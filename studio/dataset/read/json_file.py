@@ -9,7 +9,7 @@ from studio.dataset.read.decoding import Text
 from studio.dataset.read.limits import Limits, limit
 from studio.dataset.read.rows import Finding, Row
 from studio.dataset.read.source import MIB
-from studio.dataset.read.strict import Bad, judged, too_deep, too_long, unreadable
+from studio.dataset.read.strict import RowError, check_row, too_deep, too_long, unreadable
 from studio.errors import BadInput
 
 # An error this close to the end of what was read so far may only mean that more is to come.
@@ -21,39 +21,39 @@ def strict_decoder(limits: Limits) -> json.JSONDecoder:
     """A decoder that puts a Bad in the place of what is JSON to Python alone or would lose something: NaN, numbers
     out of range, keys that stand twice. So one bad value costs its row and not the file."""
 
-    def whole_number(digits: str) -> int | Bad:
+    def whole_number(digits: str) -> int | RowError:
         # Python's own limit, which this one stays below by default, belongs to the whole process.
         try:
             return int(digits) if len(digits.lstrip("-")) <= limits.max_digits else _too_many_digits(limits)
         except ValueError:
             return _too_many_digits(limits)
 
-    def real_number(digits: str) -> float | Bad:
+    def real_number(digits: str) -> float | RowError:
         if len(digits) > limits.max_digits and sum(map(str.isdigit, digits)) > limits.max_digits:
             return _too_many_digits(limits)
         value = float(digits)
         if value in (float("inf"), float("-inf")):
-            return Bad(f"the number {digits[:40]} is too large", "write a smaller number, or a text")
+            return RowError(f"the number {digits[:40]} is too large", "write a smaller number, or a text")
         return value
 
-    def constant(name: str) -> Bad:
-        return Bad(f"{name} is not JSON", "write null, a number or a text")
+    def constant(name: str) -> RowError:
+        return RowError(f"{name} is not JSON", "write null, a number or a text")
 
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Bad:
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any] | RowError:
         found = dict(pairs)
         if len(found) == len(pairs):
             return found
         names = [name for name, _ in pairs]
         twice = next(name for place, name in enumerate(names) if name in names[:place])
-        return Bad(f"the key {twice[:80]!r} stands twice", "keep one of them")
+        return RowError(f"the key {twice[:80]!r} stands twice", "keep one of them")
 
     return json.JSONDecoder(
         object_pairs_hook=members, parse_float=real_number, parse_int=whole_number, parse_constant=constant
     )
 
 
-def _too_many_digits(limits: Limits) -> Bad:
-    return Bad(
+def _too_many_digits(limits: Limits) -> RowError:
+    return RowError(
         f"holds a number of more than {limits.max_digits} digits ({limit('max_digits')})",
         "write it as a text, or shorten it",
     )
@@ -71,7 +71,7 @@ def many_objects(text: Text, limits: Limits) -> bool:
         first = strict_decoder(limits).decode(text.buffer[start:end])
     except (ValueError, RecursionError):
         return False
-    if not isinstance(first, dict | Bad):
+    if not isinstance(first, dict | RowError):
         return False
     while not text.buffer[end:].strip():
         if len(text.buffer) - end > limits.max_row_mb * MIB or not text.fill():
@@ -201,7 +201,7 @@ def _whole(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
         ) from None
     except RecursionError:
         raise BadInput(f"{name}: {too_deep(limits).reason}. Flatten it.") from None
-    if isinstance(value, Bad):
+    if isinstance(value, RowError):
         raise BadInput(f"{name}: {value.reason}; {value.fix}.")
     if not isinstance(value, dict):
         raise BadInput(f"{name} holds {_word(value)}. A dataset is an array of objects, one per example.")
@@ -211,7 +211,7 @@ def _whole(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
 def _from_object(name: str, value: dict[str, Any], content: str, limits: Limits) -> Iterator[Row | Finding]:
     """One object: of equally long arrays (columns), or one that wraps a single array of objects ("data": […])."""
     arrays = {key: item for key, item in value.items() if isinstance(item, list)}
-    wrapped = [item for item in arrays.values() if item and all(isinstance(row, dict | Bad) for row in item)]
+    wrapped = [item for item in arrays.values() if item and all(isinstance(row, dict | RowError) for row in item)]
     if len(wrapped) == 1 and len(arrays) == 1 and not {"messages", "conversations"} & set(arrays):
         for number, row in enumerate(wrapped[0], start=1):
             yield _row(number, row, limits, _dump(row))
@@ -229,11 +229,11 @@ def _from_object(name: str, value: dict[str, Any], content: str, limits: Limits)
 
 
 def _row(number: int, value: Any, limits: Limits, raw: str) -> Row | Finding:
-    if isinstance(value, Bad):
+    if isinstance(value, RowError):
         return unreadable(number, value.reason, value.fix, raw)
     if not isinstance(value, dict):
         return unreadable(number, f"{_word(value)} instead of an object", "write it as {…} with named fields", raw)
-    return judged(number, value, limits, raw)
+    return check_row(number, value, limits, raw)
 
 
 def _dump(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import IO, Any
 from studio.dataset.read.limits import Limits, limit
 from studio.dataset.read.rows import Finding, Row
 from studio.dataset.read.source import MIB, Bytes
-from studio.dataset.read.strict import Bad, judged, unreadable
+from studio.dataset.read.strict import RowError, check_row, unreadable
 from studio.errors import BadInput
 
 MAGIC = b"PAR1"
@@ -71,7 +71,7 @@ class Parquet:
         if size > self._limits.max_row_mb * MIB:
             reason = f"the row is longer than {self._limits.max_row_mb} MiB ({limit('max_row_mb')})"
             return unreadable(self._seen, reason, "shorten or remove it", "")
-        made = judged(self._seen, values, self._limits, "")
+        made = check_row(self._seen, values, self._limits, "")
         if isinstance(made, Finding):
             raw = json.dumps(values, ensure_ascii=False, default=lambda item: getattr(item, "reason", str(item)))
             return unreadable(made.row, made.reason, made.fix, raw, made.field)
@@ -120,13 +120,13 @@ class Parquet:
         try:
             return cell.as_py()
         except UnicodeError:
-            return Bad("holds bytes that are not UTF-8 text", "write the text anew as UTF-8")
+            return RowError("holds bytes that are not UTF-8 text", "write the text anew as UTF-8")
         except _NO_VALUE:
             # Times finer or further away than Python's are given as text, with nothing lost.
             try:
                 return cell.cast(pa.string()).as_py()
             except (pa.ArrowException, *_NO_VALUE):
-                return Bad(f"holds a {cell.type} that cannot be read", "save the column as text")
+                return RowError(f"holds a {cell.type} that cannot be read", "save the column as text")
 
     def _unpack(self, source: Bytes, scratch: Path | None) -> Path:
         # Parquet is read from its end, so a gzipped one must lie unpacked.
@@ -159,7 +159,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         if math.isnan(value):
             return None
-        return Bad("holds an infinite number", "write a smaller number, or a text") if math.isinf(value) else value
+        return RowError("holds an infinite number", "write a smaller number, or a text") if math.isinf(value) else value
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

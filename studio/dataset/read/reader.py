@@ -23,7 +23,7 @@ from studio.dataset.read.rows import Finding, Row
 from studio.dataset.read.source import MIB, Bytes
 from studio.errors import BadInput
 
-__all__ = ["KINDS", "How", "Proposal", "Source", "Undecodable", "open_rows"]
+__all__ = ["KINDS", "Proposal", "ReadOptions", "Source", "Undecodable", "open_rows"]
 
 KINDS = ("json", "jsonl", "csv", "tsv", "parquet")
 _NAMES = {"json": "JSON", "jsonl": "JSON lines", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet"}
@@ -31,7 +31,7 @@ _SUFFIXES = {"ndjson": "jsonl", "jsonlines": "jsonl", "pq": "parquet"}
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class ReadOptions:
     """What a person may say about how a file is to be read; "" is found out.
 
     encoding: a name Python knows, such as cp1252. delimiter: what separates the fields of a csv or tsv file, one
@@ -64,7 +64,9 @@ class Source:
 
 
 @contextmanager
-def open_rows(path: Path, limits: Limits, how: How = How(), scratch: Path | None = None) -> Iterator[Source]:
+def open_rows(
+    path: Path, limits: Limits, how: ReadOptions = ReadOptions(), scratch: Path | None = None
+) -> Iterator[Source]:
     """Open a dataset file and close it at the end. Raises BadInput when it is no dataset, here or while its rows are
     read, and Undecodable when its text is in an encoding that must be chosen.
 
@@ -98,7 +100,7 @@ def _of_parquet(source: Bytes, parquet: Parquet) -> Source:
     return Source("parquet", "", note, parquet.columns, parquet.rows(), done)
 
 
-def _of_text(source: Bytes, limits: Limits, how: How) -> Source:
+def _of_text(source: Bytes, limits: Limits, how: ReadOptions) -> Source:
     head = source.head()
     file_types.refuse_binary(source.name, head)
     suffix = _suffix(source.path)

@@ -17,7 +17,7 @@ GZIP = b"\x1f\x8b"
 _RATIO_FROM = 8 * MIB
 
 
-def shown(path: Path) -> str:
+def display_name(path: Path) -> str:
     """The name of a file as messages give it; bytes of it that are no text are written as \\udcXX."""
     return (path.name or str(path)).encode("utf-8", "backslashreplace").decode()
 
@@ -29,7 +29,7 @@ class Bytes:
     """
 
     def __init__(self, path: Path, limits: Limits) -> None:
-        self.name = shown(path)
+        self.name = display_name(path)
         self.path = path
         self.limits = limits
         self.size = _size(path, self.name)

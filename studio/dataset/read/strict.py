@@ -16,7 +16,7 @@ _NAME, _NAMES = 60, 12
 
 
 @dataclass(frozen=True, slots=True)
-class Bad:
+class RowError:
     """Stands where a value could not be taken; the row that holds it is refused for that reason."""
 
     reason: str
@@ -56,7 +56,7 @@ def unreadable(row: int, reason: str, fix: str, raw: str, field: str = "") -> Fi
     return Finding(row, "unreadable", field, reason, fix, raw=clip(raw))
 
 
-def judged(row: int, values: dict[str, Any], limits: Limits, raw: str) -> Row | Finding:
+def check_row(row: int, values: dict[str, Any], limits: Limits, raw: str) -> Row | Finding:
     """The row, or the finding that refuses it: too long or too deep, a NUL, or a value that could not be taken."""
     for name, value in values.items():
         bad = _look(name, limits) or _look(value, limits)
@@ -67,25 +67,25 @@ def judged(row: int, values: dict[str, Any], limits: Limits, raw: str) -> Row | 
     return Row(row, values)
 
 
-def too_deep(limits: Limits) -> Bad:
-    return Bad(
+def too_deep(limits: Limits) -> RowError:
+    return RowError(
         f"lists and objects are nested more than {limits.max_nesting} deep ({limit('max_nesting')})",
         "flatten it, or remove the row",
     )
 
 
-def _look(value: Any, limits: Limits) -> Bad | None:
+def _look(value: Any, limits: Limits) -> RowError | None:
     if isinstance(value, str):
         if "\x00" in value:
-            return Bad("holds a NUL character", "remove the character, or the row")
+            return RowError("holds a NUL character", "remove the character, or the row")
         if too_long(value, limits.max_field_mb):
-            return Bad(
+            return RowError(
                 f"is longer than {limits.max_field_mb} MiB ({limit('max_field_mb')})", "shorten it, or remove the row"
             )
-    return value if isinstance(value, Bad) else None
+    return value if isinstance(value, RowError) else None
 
 
-def _look_inside(value: Any, limits: Limits) -> Bad | None:
+def _look_inside(value: Any, limits: Limits) -> RowError | None:
     # The row itself is the first level, this value the second.
     waiting = [(value, 2)]
     while waiting:

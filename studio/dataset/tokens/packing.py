@@ -22,10 +22,10 @@ class PackedRow:
 
 def pack(examples: Sequence[Example], max_length: int, seed: int) -> list[PackedRow]:
     """The examples in rows of at most max_length tokens; those of one length are shuffled by the seed."""
-    return [_joined(row) for row in arranged(examples, max_length, seed)]
+    return [_joined(row) for row in pack_order(examples, max_length, seed)]
 
 
-def arranged(examples: Sequence[Example], max_length: int, seed: int) -> list[list[Example]]:
+def pack_order(examples: Sequence[Example], max_length: int, seed: int) -> list[list[Example]]:
     """Which examples lie in which row, in order."""
     shuffled = list(examples)
     random.Random(seed).shuffle(shuffled)  # noqa: S311  (no secret)

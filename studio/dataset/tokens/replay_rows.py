@@ -15,7 +15,7 @@ from typing import Any
 from studio.dataset.split import held_out_rows
 from studio.dataset.store import read_records
 from studio.dataset.tokens.encode import CHUNK, Encoder, Refused, Whole
-from studio.dataset.tokens.packing import arranged
+from studio.dataset.tokens.packing import pack_order
 from studio.recipe import Recipe
 
 
@@ -47,7 +47,7 @@ def plain_rows(folder: Path, recipe: Recipe, model_folder: Path) -> PlainRows:
     if not recipe.schedule.packing:
         return PlainRows([row for _, row in train], held)
     rows = {whole.row: row for whole, row in train}
-    packs = arranged([whole.cut(data.max_length) for whole, _ in train], data.max_length, seed)
+    packs = pack_order([whole.cut(data.max_length) for whole, _ in train], data.max_length, seed)
     return PlainRows(
         [{"pack": number, **rows[example.row]} for number, pack in enumerate(packs) for example in pack], held
     )

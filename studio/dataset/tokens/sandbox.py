@@ -55,11 +55,11 @@ _WIDE = re.compile(r"\d{5,}|\*")  # in a format: a width that makes much of litt
 _NESTED = re.compile(r"\{[^{}]*\{")
 
 
-class TooMuch(jinja2.TemplateError):
+class TemplateTooLarge(jinja2.TemplateError):
     """A template asked for more than one needs."""
 
 
-class Bounded(ImmutableSandboxedEnvironment):
+class BoundedEnvironment(ImmutableSandboxedEnvironment):
     """An environment whose templates end. `begin` gives a rendering its budget."""
 
     intercepted_binops = frozenset({"*", "**", "+", "%"})
@@ -87,9 +87,9 @@ class Bounded(ImmutableSandboxedEnvironment):
         """One step of a loop, or one call of a macro."""
         self._steps += 1
         if self._steps > STEPS:
-            raise TooMuch(f"it takes more than {STEPS:,} steps")
+            raise TemplateTooLarge(f"it takes more than {STEPS:,} steps")
         if self._steps % _EVERY == 0 and time.monotonic() > self._until:
-            raise TooMuch(f"it takes longer than {SECONDS:g} seconds")
+            raise TemplateTooLarge(f"it takes longer than {SECONDS:g} seconds")
         return ""
 
     def joined(self, *parts: Any) -> str:
@@ -106,7 +106,7 @@ class Bounded(ImmutableSandboxedEnvironment):
             _refuse_product(left, right)
         elif operator == "**":
             if isinstance(left, int) and isinstance(right, int) and abs(right) * abs(left).bit_length() > 4096:
-                raise TooMuch("it makes a number that is too high")
+                raise TemplateTooLarge("it makes a number that is too high")
         elif operator == "%" and isinstance(left, str | bytes):
             _refuse_format(left, right)
         elif operator == "+" and not (isinstance(left, int | float) or isinstance(right, int | float)):
@@ -147,7 +147,7 @@ class Bounded(ImmutableSandboxedEnvironment):
         for part in parts:
             length += len(part)
             if length > LONGEST:
-                raise TooMuch(f"it makes a text of more than {LONGEST:,} characters")
+                raise TemplateTooLarge(f"it makes a text of more than {LONGEST:,} characters")
             taken.append(part)
         return "".join(taken)
 
@@ -161,7 +161,7 @@ class Bounded(ImmutableSandboxedEnvironment):
                 data = [value for value in given if isinstance(value, str | bytes | list | tuple | dict)]
                 weigh(data)
                 if name in ("indent", "tojson") and any(isinstance(x, int) and x > _INDENT for x in given):
-                    raise TooMuch(f"it indents by more than {_INDENT}")
+                    raise TemplateTooLarge(f"it indents by more than {_INDENT}")
                 if name == "format" and data:
                     _refuse_format(str(data[0]), data[1:])
                 if name in ("replace", "join", "indent") and data:
@@ -201,7 +201,7 @@ def _counted(parts: Iterator[Any]) -> Iterator[Any]:
     for part in parts:
         length += weigh(part)
         if length > LONGEST:
-            raise TooMuch(f"it makes a text of more than {LONGEST:,} characters")
+            raise TemplateTooLarge(f"it makes a text of more than {LONGEST:,} characters")
         yield part
 
 
@@ -226,16 +226,16 @@ def weigh(value: Any) -> int:
         else:
             length += 8
         if length > LONGEST:
-            raise TooMuch(f"it makes a text of more than {LONGEST:,} characters")
+            raise TemplateTooLarge(f"it makes a text of more than {LONGEST:,} characters")
         if parts > PARTS:
-            raise TooMuch(f"it makes a list of more than {PARTS:,} values")
+            raise TemplateTooLarge(f"it makes a list of more than {PARTS:,} values")
     return length + parts
 
 
 def _range(*values: int) -> range:
     made = range(*values)
     if len(made) > NUMBER:
-        raise TooMuch(f"it counts to more than {NUMBER:,}")
+        raise TemplateTooLarge(f"it counts to more than {NUMBER:,}")
     return made
 
 
@@ -244,46 +244,46 @@ def _refuse_product(left: Any, right: Any) -> None:
         if isinstance(times, int) and isinstance(many, str | bytes | list | tuple) and times > 0:
             bound = LONGEST if isinstance(many, str | bytes) else PARTS
             if len(many) * times > bound or weigh(many) * times > LONGEST:
-                raise TooMuch(f"it repeats something until it is longer than {bound:,}")
+                raise TemplateTooLarge(f"it repeats something until it is longer than {bound:,}")
     if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > 4096:
-        raise TooMuch("it makes a number that is too high")
+        raise TemplateTooLarge("it makes a number that is too high")
 
 
 def _refuse_numbers(values: Iterable[Any]) -> None:
     for value in values:
         if isinstance(value, int) and abs(value) > NUMBER:
-            raise TooMuch(f"it gives a number beyond {NUMBER:,}")
+            raise TemplateTooLarge(f"it gives a number beyond {NUMBER:,}")
 
 
 def _refuse_format(text: str | bytes, values: Any) -> None:
     told = text if isinstance(text, str) else text.decode("latin-1")
     if _WIDE.search(told) or _NESTED.search(told):
-        raise TooMuch("it formats with a width that no template needs")
+        raise TemplateTooLarge("it formats with a width that no template needs")
     if (told.count("%") + told.count("{")) * weigh(values) > LONGEST:
-        raise TooMuch(f"it makes a text of more than {LONGEST:,} characters")
+        raise TemplateTooLarge(f"it makes a text of more than {LONGEST:,} characters")
 
 
 def _refuse_many(data: list[Any]) -> None:
     """What becomes of values that stand in one another's gaps, at the most."""
     weights = [weigh(one) + 1 for one in data]
     if weights[0] * max(weights[1:], default=1) > LONGEST and max(weights[1:], default=1) > 1024:
-        raise TooMuch(f"it makes a text of more than {LONGEST:,} characters")
+        raise TemplateTooLarge(f"it makes a text of more than {LONGEST:,} characters")
 
 
 def _refuse_method(owner: str | bytes, name: str, values: tuple[Any, ...]) -> None:
     """A method of a text that is about to make much of little."""
     if name == "translate":
-        raise TooMuch("it translates signs, which no template needs")
+        raise TemplateTooLarge("it translates signs, which no template needs")
     if name == "expandtabs" and len(owner) * max((x for x in values if isinstance(x, int)), default=8) > LONGEST:
-        raise TooMuch(f"it makes a text of more than {LONGEST:,} characters")
+        raise TemplateTooLarge(f"it makes a text of more than {LONGEST:,} characters")
     if name == "replace" and len(values) >= 2:
         old, new = values[:2]
         if isinstance(old, type(owner)) and isinstance(new, str | bytes):
             times = owner.count(old)  # type: ignore[arg-type]
             if len(owner) + times * len(new) > LONGEST:
-                raise TooMuch(f"it makes a text of more than {LONGEST:,} characters")
+                raise TemplateTooLarge(f"it makes a text of more than {LONGEST:,} characters")
     if name == "join" and values:
         many = values[0]
         count = len(many) if isinstance(many, str | list | tuple | dict) else NUMBER
         if weigh(many) + count * len(owner) > LONGEST:
-            raise TooMuch(f"it makes a text of more than {LONGEST:,} characters")
+            raise TemplateTooLarge(f"it makes a text of more than {LONGEST:,} characters")

@@ -18,7 +18,7 @@ from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
 
 from studio.dataset.read.formats import Message, Record
-from studio.dataset.tokens.sandbox import LONGEST, Bounded, TooMuch
+from studio.dataset.tokens.sandbox import LONGEST, BoundedEnvironment, TemplateTooLarge
 from studio.errors import BadInput
 from studio.recipe.fields import PLACEHOLDER
 from studio.rundir import read_json
@@ -96,8 +96,8 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def environment() -> Bounded:
-    env = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+def environment() -> BoundedEnvironment:
+    env = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     env.filters["tojson"] = _tojson
     env.wrap("tojson")
     env.globals["raise_exception"] = _raise
@@ -149,7 +149,7 @@ class ChatTemplate:
                 blocks.append(block)
                 marks.written += len(block)
                 if marks.written > LONGEST:
-                    raise TooMuch(f"it makes a text of more than {LONGEST:,} characters")
+                    raise TemplateTooLarge(f"it makes a text of more than {LONGEST:,} characters")
         except _REFUSALS as error:
             raise self._refusal(error) from None
         finally:

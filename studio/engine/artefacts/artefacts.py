@@ -23,7 +23,7 @@ from typing import Any
 from studio.engine.artefacts.tensor_tree import write_tree
 from studio.engine.artefacts.trained import Trained
 from studio.engine.inference.loading import TEMPLATE_FILE, TOKENIZER_FILES
-from studio.engine.training.step_state import Moment
+from studio.engine.training.step_state import StepState
 from studio.recipe.fields import Data
 from studio.rundir import RunDir, verify_folder, whole_folder, write_json, write_text
 
@@ -83,7 +83,9 @@ def set_base(folder: Path, base: str) -> None:
     write_json(path, config)
 
 
-def save_checkpoint(trainer: Any, trained: Trained, run: RunDir, moment: Moment, stopping: Mapping[str, Any]) -> Path:
+def save_checkpoint(
+    trainer: Any, trained: Trained, run: RunDir, moment: StepState, stopping: Mapping[str, Any]
+) -> Path:
     """Write the checkpoint of the step that `moment` ended; stopping: where early stopping stands."""
     final = run.checkpoints / f"step-{moment.step}"
     with whole_folder(final) as folder:
@@ -91,7 +93,9 @@ def save_checkpoint(trainer: Any, trained: Trained, run: RunDir, moment: Moment,
     return final
 
 
-def write_checkpoint(trainer: Any, trained: Trained, folder: Path, moment: Moment, stopping: Mapping[str, Any]) -> None:
+def write_checkpoint(
+    trainer: Any, trained: Trained, folder: Path, moment: StepState, stopping: Mapping[str, Any]
+) -> None:
     """Write what a checkpoint holds into `folder`."""
     trained.save(folder)
     write_tree(trainer.optimizer.state_dict(), folder / "optimizer")

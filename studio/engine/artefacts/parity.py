@@ -83,9 +83,9 @@ def chatted(
     asks: Sequence[Ask], model: Path, dtype: str, folder: Path, device: loading.Device, tick: Tick, tell: Any
 ) -> list[Seen]:
     """What the trained model in `folder` says, loaded as the chat loads it, on the base in `model`."""
-    from studio.engine.inference.adapter_slots import Seats
+    from studio.engine.inference.adapter_slots import AdapterSlots
 
-    seats = Seats(model, dtype, device, tell)
+    seats = AdapterSlots(model, dtype, device, tell)
     seats.load("adapted", folder)
     (group,) = seats.groups(["adapted"])
     encoder_ends = _ends(model)
@@ -111,7 +111,7 @@ def _greedy(group: Any, ids: list[int], pad_id: int) -> list[int]:
 
     from studio.engine.inference import generation
 
-    if group.virtual_tokens or not generation.suits(group.inner):
+    if group.virtual_tokens or not generation.can_answer(group.inner):
         from transformers import GenerationConfig
 
         config = GenerationConfig(max_new_tokens=TOKENS, do_sample=False, eos_token_id=None, pad_token_id=pad_id)
@@ -128,7 +128,7 @@ def _greedy(group: Any, ids: list[int], pad_id: int) -> list[int]:
         said.append(token)
         return len(said) < TOKENS
 
-    generation.answer(group.inner, generation.Rows([ids], take), generation.Drawing(), pad_id)
+    generation.answer(group.inner, generation.Rows([ids], take), generation.SamplingOptions(), pad_id)
     return said
 
 

@@ -45,7 +45,7 @@ class Proof:
         encoder = Encoder(order.model_folder, recipe.data)
         config = read_json(order.model_folder / "config.json") or {}
         asks = parity.choose(order.talks, encoder, int(config.get("max_position_embeddings") or 2**31))
-        tick = telling(work, "Asking the model as the chat does")
+        tick = comparing(work, "Asking the model as the chat does")
         live = parity.chatted(asks, order.model_folder, recipe.model.dtype, order.source, device, tick, work.phase)
         gc.collect()
         return cls(work, order, device, asks, live, parity.template_hash(encoder.chat_source))
@@ -54,7 +54,7 @@ class Proof:
         """Hold an adapter's folder against it, loaded by plain PEFT."""
         self.work.phase("Loading the adapter again, as others will")
         model = parity.load_adapter(folder, self.order.model_folder, self.order.recipe.model.dtype, self.device)
-        other = parity.reread(model, self.live, self.device, telling(self.work, "Comparing it with the chat's model"))
+        other = parity.reread(model, self.live, self.device, comparing(self.work, "Comparing it with the chat's model"))
         del model
         gc.collect()
         return self._settle(self._compare("adapter", other, folder), lambda: tensor_diff.of_adapter(self.order, folder))
@@ -63,7 +63,7 @@ class Proof:
         """Hold a merged model's folder against it, loaded by plain transformers."""
         self.work.phase("Loading the merged model again, as others will")
         model = parity.load_merged(folder, self.device)
-        other = parity.reread(model, self.live, self.device, telling(self.work, "Comparing it with the chat's model"))
+        other = parity.reread(model, self.live, self.device, comparing(self.work, "Comparing it with the chat's model"))
         del model
         gc.collect()
         kind = "merged float32" if self.order.dtype == "float32" else "merged"
@@ -92,7 +92,7 @@ class Proof:
         return found
 
 
-def telling(work: Worker, what: str) -> Callable[[int, int], None]:
+def comparing(work: Worker, what: str) -> Callable[[int, int], None]:
     """A tick that says how far it is and ends here when that was asked for."""
 
     def tick(done: int, of: int) -> None:

@@ -11,7 +11,7 @@ from studio.engine.fast.collator import RowCollator
 from studio.engine.fast.kernels import kernels
 from studio.engine.fast.ops.liger import liger
 from studio.engine.fast.ops.lm_head import score_trained_positions
-from studio.engine.fast.ops.prepacked import LaidOut, LaidOutBothWays, Weight
+from studio.engine.fast.ops.prepacked import Prepacked, PrepackedBothWays, Weight
 from studio.engine.fast.patch import is_plain_linear, speed_up
 from studio.machine import cpu
 from studio.machine import facts as machine_facts
@@ -57,4 +57,4 @@ def weights_of(causal: Any, recipe: Recipe) -> type[Weight]:
     cuda, here = causal.device.type == "cuda", machine_facts.found_by_training()
     if not can_lay_out() or not laid_out(recipe, sum(frozen.values()), cuda, here):
         return Weight
-    return LaidOut if recipe.model.dtype == "float32" else LaidOutBothWays
+    return Prepacked if recipe.model.dtype == "float32" else PrepackedBothWays

@@ -23,7 +23,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(slots=True)
-class Seat:
+class Slot:
     """A column's model. adapter: PEFT's name for it, empty where the model answers as it is; why: it has a pass of
     its own, empty where it does not."""
 
@@ -93,7 +93,7 @@ def _nothing(_: Sequence[int]) -> None:
     pass
 
 
-class Seats:
+class AdapterSlots:
     """One base and what was trained on it, loaded and dropped while it stays."""
 
     def __init__(self, folder: Path, dtype: str, device: loading.Device, tell: Tell) -> None:
@@ -101,7 +101,7 @@ class Seats:
         tell("Loading the base model")
         self._base = self._load_base(folder)
         self._held: Literal["", "LORA", "other"] = ""  # what kind of adapter the base carries
-        self._taken: dict[str, Seat] = {}
+        self._taken: dict[str, Slot] = {}
         self._made = 0
 
     @property
@@ -120,7 +120,7 @@ class Seats:
         if config is None:
             self._tell("Loading the other model; it and the base are both in memory")
             why = "every weight of it was trained, so it is a model of its own"
-            self._taken[name] = Seat(self._load_base(folder), why=why)
+            self._taken[name] = Slot(self._load_base(folder), why=why)
             return
         self._tell("Loading the adapter")
         self._made += 1
@@ -130,11 +130,11 @@ class Seats:
         if config.get("bias", "none") != "none" or self._held not in ("", *(["LORA"] if kind == "LORA" else [])):
             self._tell("Loading the base model once more, for this adapter")
             model = _adapted(self._load_base(self._folder), folder, own)
-            self._taken[name] = Seat(model.eval(), own, f"{word} cannot share the base that others answer with")
+            self._taken[name] = Slot(model.eval(), own, f"{word} cannot share the base that others answer with")
             return
         self._base, self._held = _adapted(self._base, folder, own).eval(), kind
         why = "" if self._mixes(own, config) else f"{word} cannot share a pass with others"
-        self._taken[name] = Seat(self._base, own, why)
+        self._taken[name] = Slot(self._base, own, why)
 
     def drop(self, name: str) -> None:
         """Forget what was trained and give its memory back; the base stays."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from studio.dataset.tokens.encode import IGNORED, Encoder, Example
-from studio.engine.inference.adapter_slots import Group, Seats
+from studio.engine.inference.adapter_slots import AdapterSlots, Group
 from studio.engine.inference.loading import Device
 from studio.engine.workers.harness import out_of_memory
 
@@ -34,7 +34,7 @@ class Ask:
 class Asker:
     """The loaded models. asked: whether the work is to end now, looked at between two tokens."""
 
-    seats: Seats
+    seats: AdapterSlots
     columns: list[str]
     device: Device
     dtype: str

@@ -18,7 +18,7 @@ Take = Callable[[int, int], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class SamplingOptions:
     """How the next token is chosen; temperature 0 takes the likeliest."""
 
     temperature: float = 0.0
@@ -38,19 +38,19 @@ class Rows:
     leave: Callable[[Sequence[int]], None] = lambda kept: None  # the places of the rows that go on
 
 
-def suits(model: Any) -> bool:
+def can_answer(model: Any) -> bool:
     """Whether the loop can drive this model (a transformers model, not PEFT's wrapper)."""
     return {"position_ids", "past_key_values"} <= set(inspect.signature(model.forward).parameters)
 
 
-def answer(model: Any, rows: Rows, drawing: Drawing, pad_id: int) -> None:
+def answer(model: Any, rows: Rows, drawing: SamplingOptions, pad_id: int) -> None:
     """Make all answers; ends when every row is over, or when stopped."""
     with torch.inference_mode():
         _Loop(model, rows, drawing, pad_id).run()
 
 
 class _Loop:
-    def __init__(self, model: Any, rows: Rows, drawing: Drawing, pad_id: int) -> None:
+    def __init__(self, model: Any, rows: Rows, drawing: SamplingOptions, pad_id: int) -> None:
         self._model, self._asked = model, rows
         device = next(model.parameters()).device
         longest = max(map(len, rows.prompts))
@@ -62,7 +62,7 @@ class _Loop:
         self._padded = any(len(prompt) != longest for prompt in rows.prompts)
         self._positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
         self._rows = list(range(len(rows.prompts)))
-        self._choose = Chooser(drawing, rows.prompts, device)
+        self._choose = TokenSampler(drawing, rows.prompts, device)
         self._cache: Any = None
         wants = inspect.signature(model.forward).parameters
         # Only the last place's scores are needed: of a long prompt with a large vocabulary they would take gigabytes.
@@ -116,10 +116,10 @@ class _Loop:
 
 
 @dataclass(slots=True)
-class Chooser:
+class TokenSampler:
     """Chooses each row's next token from its scores, and remembers what the row has said for the penalty."""
 
-    drawing: Drawing
+    drawing: SamplingOptions
     prompts: Sequence[Sequence[int]]
     device: Any
     _said: torch.Tensor | None = field(default=None, init=False)  # which tokens a row has had, prompt included

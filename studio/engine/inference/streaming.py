@@ -61,7 +61,7 @@ class Row:
 
 
 @dataclass
-class Teller:
+class TextSender:
     """Takes one token of a row after the other and tells the rows' text on.
 
     on_delta(column, text); on_done(row, reason, seconds since the start). Text that comes faster than anyone reads is
@@ -118,7 +118,7 @@ class Teller:
 class Streamer(BaseStreamer):
     """Hands what generate makes of one row to a Teller."""
 
-    def __init__(self, teller: Teller, place: int) -> None:
+    def __init__(self, teller: TextSender, place: int) -> None:
         self._teller, self._place = teller, place
         self._prompt_passed = False
 

@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 
 from studio.engine.artefacts.artefacts import prune_checkpoints, save_checkpoint
 from studio.engine.artefacts.trained import Trained
-from studio.engine.training.loss_guards import Guard
-from studio.engine.training.step_state import Moment, Remembers
+from studio.engine.training.loss_guards import FiniteGuard
+from studio.engine.training.step_state import Stateful, StepState
 from studio.engine.workers.harness import Worker, say
 from studio.recipe import Recipe
 from studio.rundir import verify_folder
@@ -43,10 +43,10 @@ def peak_memory() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-class Recorder(TrainerCallback):
+class JournalCallback(TrainerCallback):
     """Journals the plan, each metric point and each evaluation."""
 
-    def __init__(self, worker: Worker, guard: Guard, plan: dict[str, Any]) -> None:
+    def __init__(self, worker: Worker, guard: FiniteGuard, plan: dict[str, Any]) -> None:
         self._worker, self._guard, self._plan = worker, guard, plan
         self._began = 0.0
         self._seconds = 0.0
@@ -123,10 +123,10 @@ class Recorder(TrainerCallback):
         say(f"step {state.global_step}  held-out loss {metrics['eval_loss']:.4f}")
 
 
-class Conductor(TrainerCallback):
+class CheckpointControl(TrainerCallback):
     """Obeys the control folder, takes the checkpoints, and stops when the held-out loss no longer falls."""
 
-    def __init__(self, worker: Worker, recipe: Recipe, trained: Trained, listeners: Mapping[str, Remembers]) -> None:
+    def __init__(self, worker: Worker, recipe: Recipe, trained: Trained, listeners: Mapping[str, Stateful]) -> None:
         self._worker, self._recipe = worker, recipe
         self.trained, self.listeners = trained, listeners
         self.ending = ""  # how the training was cut short: stop, cancel, early or not at all
@@ -135,7 +135,7 @@ class Conductor(TrainerCallback):
         self.best_loss = math.inf
         self._worse = 0  # evaluations in a row since
         self._due = False
-        self._moment: Moment | None = None
+        self._moment: StepState | None = None
         self.trainer: Any = None
 
     @property
@@ -174,7 +174,7 @@ class Conductor(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **things: Any) -> Any:
         every = self._recipe.output.save_steps
         last = state.global_step >= state.max_steps
-        self._moment = Moment.of(self.trainer, self.listeners, owed=control.should_evaluate)
+        self._moment = StepState.of(self.trainer, self.listeners, owed=control.should_evaluate)
         self._due = last or self._worker.wished("checkpoint") or bool(every and state.global_step % every == 0)
         if not last and self._asked_to_end():
             control.should_training_stop, control.should_evaluate = True, False

@@ -18,7 +18,7 @@ from studio.rundir import Exit
 NON_FINITE_LIMIT = 3  # steps in a row
 
 
-class Guard(TrainerCallback):
+class FiniteGuard(TrainerCallback):
     """Skips the update of a step whose loss or gradients are not finite, and ends the run after three in a row."""
 
     def __init__(self, worker: Worker, recipe: Recipe) -> None:
@@ -107,7 +107,7 @@ class Course:
     noted: bool = False
 
 
-class LossWatch(TrainerCallback):
+class DivergenceGuard(TrainerCallback):
     """Says when the loss rises instead of falling, and ends a run that cannot come back, or has nothing to learn.
 
     The loss is smoothed over the journal's points (half-life 5), as single batches differ by a factor of two; a point

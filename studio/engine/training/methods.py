@@ -73,7 +73,7 @@ def adapter_config(model: Any, recipe: Recipe, name: str) -> Any:
     )
 
 
-def settle(model: Any, recipe: Recipe, model_folder: Path) -> Trained:
+def finish_setup(model: Any, recipe: Recipe, model_folder: Path) -> Trained:
     """Give what is trained its type and its start, once SFTTrainer has built it and before its optimizer exists."""
     method = recipe.method
     if method.method == "full":
@@ -89,7 +89,7 @@ def settle(model: Any, recipe: Recipe, model_folder: Path) -> Trained:
     return Trained.over_moved_base(model) if moved else Trained(model)
 
 
-def counts(model: Any) -> tuple[int, int]:
+def parameter_counts(model: Any) -> tuple[int, int]:
     """Parameters that are trained, and those of the base."""
     if not hasattr(model, "get_nb_trainable_parameters"):
         total = sum(parameter.numel() for parameter in model.parameters())

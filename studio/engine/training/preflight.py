@@ -20,10 +20,10 @@ from studio.engine.artefacts.artefacts import write_checkpoint
 from studio.engine.compat.transformers import as_whole_step, call_first, callbacks, items_in_batch
 from studio.engine.compat.trl import forget_evaluation, training_window_kept
 from studio.engine.fast.collator import RowCollator, sparing_nothing
-from studio.engine.training.callbacks import Conductor
+from studio.engine.training.callbacks import CheckpointControl
 from studio.engine.training.peak_memory import Meter
 from studio.engine.training.rng import RandomState, undisturbed
-from studio.engine.training.step_state import Moment
+from studio.engine.training.step_state import StepState
 from studio.engine.workers.harness import Ended, Worker, out_of_memory
 from studio.recipe import Recipe
 from studio.rundir import Exit
@@ -36,7 +36,7 @@ MOMENTS, MOMENTS_8BIT = 8, 2
 class Preflight(TrainerCallback):
     """Tries a run out once its training has begun: by then model and optimizer are as every step finds them."""
 
-    def __init__(self, work: Worker, recipe: Recipe, trainer: Any, conductor: Conductor) -> None:
+    def __init__(self, work: Worker, recipe: Recipe, trainer: Any, conductor: CheckpointControl) -> None:
         self._work, self._recipe, self._trainer, self._conductor = work, recipe, trainer, conductor
         self._first = 0  # the step that training begins behind
         self._waits = trainer.args.device.type == "cpu"
@@ -127,7 +127,7 @@ class Preflight(TrainerCallback):
         folder.mkdir()
         try:
             with undisturbed():
-                moment = Moment.of(trainer, conductor.listeners, owed=False)
+                moment = StepState.of(trainer, conductor.listeners, owed=False)
                 write_checkpoint(trainer, conductor.trained, folder, moment, conductor.stopping)
                 size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
                 fault = conductor.trained.differs(folder) or _random_differs(moment.rng, folder)

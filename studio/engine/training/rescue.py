@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from studio.engine.training.callbacks import Conductor
-from studio.engine.training.loss_guards import Guard, LossWatch
+from studio.engine.training.callbacks import CheckpointControl
+from studio.engine.training.loss_guards import DivergenceGuard, FiniteGuard
 from studio.rundir import Cause, Exit, RunDir, verify_folder
 
 GIVEN_UP: tuple[Cause, ...] = ("nonfinite", "diverged", "unlearnable")
 
 
-def rescued(run: RunDir, conductor: Conductor, guard: Guard, watch: LossWatch, how: Exit) -> tuple[Exit, int]:
+def last_finite_weights(
+    run: RunDir, conductor: CheckpointControl, guard: FiniteGuard, watch: DivergenceGuard, how: Exit
+) -> tuple[Exit, int]:
     """Bring good weights into the model; returns the end, which says which, and their step: 0 when there are none."""
     what = "adapter" if conductor.trained.is_adapter else "model"
     step = _choose(run, conductor, guard, watch, how)
@@ -27,7 +29,7 @@ def rescued(run: RunDir, conductor: Conductor, guard: Guard, watch: LossWatch, h
     return replace(how, message=f"{how.message} Nothing was learned, so no {what} is saved."), 0
 
 
-def _choose(run: RunDir, conductor: Conductor, guard: Guard, watch: LossWatch, how: Exit) -> int:
+def _choose(run: RunDir, conductor: CheckpointControl, guard: FiniteGuard, watch: DivergenceGuard, how: Exit) -> int:
     trained = conductor.trained
     before = watch.course.risen_from if how.cause == "diverged" else guard.learned
     if how.cause != "diverged" and guard.learned and are_finite(trained.model):

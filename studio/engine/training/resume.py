@@ -17,7 +17,7 @@ from studio.engine.compat.bitsandbytes import page_out
 from studio.engine.compat.torch import set_last_rates
 from studio.engine.compat.transformers import call_first, callbacks, use_own_resume
 from studio.engine.training import step_state
-from studio.engine.training.callbacks import Conductor, Recorder
+from studio.engine.training.callbacks import CheckpointControl, JournalCallback
 from studio.engine.training.rng import RandomState
 from studio.engine.workers.harness import Ended, Worker
 from studio.engine.workers.inputs import Inputs
@@ -53,7 +53,7 @@ def find_checkpoint(work: Worker, inputs: Inputs) -> Path | None:
 class Resumption(TrainerCallback):
     """Puts a trainer back to where the checkpoint in `folder` was taken, when its training begins."""
 
-    def __init__(self, work: Worker, trainer: Any, conductor: Conductor, folder: Path) -> None:
+    def __init__(self, work: Worker, trainer: Any, conductor: CheckpointControl, folder: Path) -> None:
         self._work, self._trainer, self._conductor, self._folder = work, trainer, conductor, folder
         use_own_resume(
             trainer,
@@ -86,11 +86,11 @@ class Resumption(TrainerCallback):
             conductor.ending = "early"
 
 
-def prepare(work: Worker, inputs: Inputs, trainer: Any, conductor: Conductor, folder: Path | None) -> None:
+def prepare(work: Worker, inputs: Inputs, trainer: Any, conductor: CheckpointControl, folder: Path | None) -> None:
     """Make a trainer that has not begun yet go on from `folder`."""
     if inputs.resume is None:
         return
-    recorder = next(one for one in callbacks(trainer) if isinstance(one, Recorder))
+    recorder = next(one for one in callbacks(trainer) if isinstance(one, JournalCallback))
     recorder.resumed = {"attempt": inputs.resume.attempt, "checkpoint": inputs.resume.checkpoint}
     if folder is not None:
         # Before the others, so that they begin with what they had.

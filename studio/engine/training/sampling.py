@@ -15,7 +15,7 @@ from studio.dataset.tokens.encode import Encoder
 from studio.engine.compat.transformers import autocast
 from studio.engine.inference.adapter_slots import Group
 from studio.engine.inference.streaming import StopOn
-from studio.engine.training.callbacks import Conductor, Interrupted
+from studio.engine.training.callbacks import CheckpointControl, Interrupted
 from studio.engine.training.rng import undisturbed
 from studio.engine.workers.harness import Worker
 from studio.engine.workers.inputs import Inputs
@@ -25,7 +25,7 @@ from studio.errors import StudioError
 class Sampler(TrainerCallback):
     """Lets the model in training answer the recipe's sample_prompts, and journals each answer as `sample`."""
 
-    def __init__(self, work: Worker, inputs: Inputs, trainer: Any, conductor: Conductor) -> None:
+    def __init__(self, work: Worker, inputs: Inputs, trainer: Any, conductor: CheckpointControl) -> None:
         self._work, self._trainer, self._conductor = work, trainer, conductor
         self._evaluation = inputs.recipe.evaluation
         self._encoder: Encoder | None = None

@@ -18,7 +18,7 @@ from studio.rundir import read_json, write_json
 WINDOW_FILE = "window.json"
 
 
-class Remembers(Protocol):
+class Stateful(Protocol):
     """A listener whose numbers belong into a checkpoint."""
 
     def state(self) -> dict[str, Any]: ...
@@ -27,7 +27,7 @@ class Remembers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class StepState:
     """The end of step `step`.
 
     loss: the trainer's sum since step `logged`, a tensor; metrics: TRL's lists since then, with how much of each
@@ -44,7 +44,7 @@ class Moment:
     listeners: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, trainer: Any, listeners: Mapping[str, Remembers], owed: bool) -> Self:
+    def of(cls, trainer: Any, listeners: Mapping[str, Stateful], owed: bool) -> Self:
         """The present one."""
         return cls(
             step=trainer.state.global_step,
@@ -57,7 +57,7 @@ class Moment:
             listeners=_states(listeners),
         )
 
-    def after_point(self, listeners: Mapping[str, Remembers]) -> Self:
+    def after_point(self, listeners: Mapping[str, Stateful]) -> Self:
         """The same moment once its point is in the journal: all sums begin anew."""
         return replace(self, loss=self.loss * 0, logged=self.step, metrics={}, listeners=_states(listeners))
 
@@ -81,7 +81,7 @@ class Moment:
         write_json(folder / WINDOW_FILE, window)
 
 
-def restore(trainer: Any, folder: Path, listeners: Mapping[str, Remembers]) -> dict[str, Any]:
+def restore(trainer: Any, folder: Path, listeners: Mapping[str, Stateful]) -> dict[str, Any]:
     """Put the sums of the checkpoint in `folder` back; returns all that its window tells."""
     window = read_json(folder / WINDOW_FILE) or {}
     restore_loss_window(trainer, window["loss"], window["logged"])
@@ -92,5 +92,5 @@ def restore(trainer: Any, folder: Path, listeners: Mapping[str, Remembers]) -> d
     return window
 
 
-def _states(listeners: Mapping[str, Remembers]) -> dict[str, dict[str, Any]]:
+def _states(listeners: Mapping[str, Stateful]) -> dict[str, dict[str, Any]]:
     return {name: listener.state() for name, listener in listeners.items()}

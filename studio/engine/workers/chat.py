@@ -33,14 +33,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from studio.dataset.tokens.encode import Encoder
 from studio.engine.inference import loading
-from studio.engine.inference.adapter_slots import BASE, Group, Seats
+from studio.engine.inference.adapter_slots import BASE, AdapterSlots, Group
 from studio.engine.inference.libraries import import_for_answers
 from studio.errors import BadInput, StudioError
 from studio.recipe.fields import Data
 
 if TYPE_CHECKING:
     from studio.engine.inference.streaming import (
-        Teller,  # brings transformers, which is imported once the studio was told
+        TextSender,  # brings transformers, which is imported once the studio was told
     )
 
 _ENCODERS = 8
@@ -134,10 +134,10 @@ class Wire:
 
 
 @dataclass
-class Room:
+class ChatWorker:
     """The loaded models and what is needed to talk with them."""
 
-    seats: Seats
+    seats: AdapterSlots
     folder: Path
     device: loading.Device
     encoders: dict[str, Encoder]
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     wire = Wire.take_stdout()
     wire.listen()
     try:
-        room = open_room(wire, given.model, given.dtype)
+        room = open_worker(wire, given.model, given.dtype)
     except BrokenPipeError:
         return 0
     except StudioError as error:
@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def open_room(wire: Wire, folder: Path, dtype: str) -> Room:
+def open_worker(wire: Wire, folder: Path, dtype: str) -> ChatWorker:
     """Load the base, telling on the wire how far it is."""
     began = time.perf_counter()
     wire.send("loading", text="Loading the libraries")
@@ -184,13 +184,13 @@ def open_room(wire: Wire, folder: Path, dtype: str) -> Room:
 
     loading.quiet_libraries()
     device = loading.pick_device()
-    seats = Seats(folder, dtype, device, lambda text: wire.send("loading", text=text))
+    seats = AdapterSlots(folder, dtype, device, lambda text: wire.send("loading", text=text))
     torch.set_grad_enabled(False)
     wire.send("ready", device=device.words, seconds=round(time.perf_counter() - began, 3))
-    return Room(seats, folder, device, {})
+    return ChatWorker(seats, folder, device, {})
 
 
-def converse(wire: Wire, room: Room) -> None:
+def converse(wire: Wire, room: ChatWorker) -> None:
     """Do what is asked until stdin closes."""
     while (message := wire.inbox.get()) is not None:
         ask_id = message.get("id")
@@ -205,7 +205,7 @@ def converse(wire: Wire, room: Room) -> None:
             wire.send("error", id=ask_id, message=_plain(error))
 
 
-def _do(wire: Wire, room: Room, message: dict[str, Any]) -> None:
+def _do(wire: Wire, room: ChatWorker, message: dict[str, Any]) -> None:
     match message.get("op"):
         case "ask":
             answer(wire, room, _read(Ask, message))
@@ -223,7 +223,7 @@ def _do(wire: Wire, room: Room, message: dict[str, Any]) -> None:
             raise BadInput("This is no request: use op ask, load, drop, stop or quit, one JSON object a line.")
 
 
-def answer(wire: Wire, room: Room, ask: Ask) -> None:
+def answer(wire: Wire, room: ChatWorker, ask: Ask) -> None:
     """One pass after the other for the columns that cannot share one; a row for each that can."""
     sides = {side.column: side for side in ask.sides}
     for columns in _rounds(ask.sides):
@@ -243,9 +243,9 @@ def _rounds(sides: list[Side]) -> list[list[str]]:
     return [list(one.values()) for one in rounds]
 
 
-def _answer(wire: Wire, room: Room, ask: Ask, group: Group, sides: list[Side]) -> None:
+def _answer(wire: Wire, room: ChatWorker, ask: Ask, group: Group, sides: list[Side]) -> None:
     from studio.engine.inference import generation
-    from studio.engine.inference.streaming import Detokenizer, Row, Teller
+    from studio.engine.inference.streaming import Detokenizer, Row, TextSender
 
     encoders = [room.encoder(side.data) for side in sides]
     prompts = [
@@ -256,7 +256,7 @@ def _answer(wire: Wire, room: Room, ask: Ask, group: Group, sides: list[Side]) -
     if longest >= group.context:
         raise BadInput(f"The conversation has {longest} tokens and the model reads {group.context}. Start a new one.")
     lengths = {side.column: len(prompt) for side, prompt in zip(sides, prompts, strict=True)}
-    teller = Teller(
+    teller = TextSender(
         rows=[
             Row(side.column, Detokenizer(encoder.tokenizer), min(ask.max_new_tokens, group.context - len(prompt)))
             for side, encoder, prompt in zip(sides, encoders, prompts, strict=True)
@@ -274,7 +274,7 @@ def _answer(wire: Wire, room: Room, ask: Ask, group: Group, sides: list[Side]) -
             reason=reason,
         ),
     )
-    if group.virtual_tokens or not generation.suits(group.inner):
+    if group.virtual_tokens or not generation.can_answer(group.inner):
         for place, prompt in enumerate(prompts):
             _generate(wire, ask, group.only(place), prompt, teller, place, encoders[place])
     else:
@@ -285,7 +285,7 @@ def _answer(wire: Wire, room: Room, ask: Ask, group: Group, sides: list[Side]) -
 
 
 def _generate(
-    wire: Wire, ask: Ask, group: Group, prompt: list[int], teller: "Teller", place: int, encoder: Encoder
+    wire: Wire, ask: Ask, group: Group, prompt: list[int], teller: "TextSender", place: int, encoder: Encoder
 ) -> None:
     """One row by transformers' own generate, for models that the loop cannot drive."""
     import torch
@@ -319,9 +319,9 @@ def _generate(
 
 
 def _drawing(ask: Ask) -> Any:
-    from studio.engine.inference.generation import Drawing
+    from studio.engine.inference.generation import SamplingOptions
 
-    return Drawing(ask.temperature, ask.top_p, ask.top_k, ask.repetition_penalty, ask.seed % 2**63)
+    return SamplingOptions(ask.temperature, ask.top_p, ask.top_k, ask.repetition_penalty, ask.seed % 2**63)
 
 
 def _read(kind: type[M], message: dict[str, Any]) -> M:

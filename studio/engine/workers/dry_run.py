@@ -28,7 +28,7 @@ STEPS = 3
 
 
 @dataclass
-class Teller(Worker):
+class ProgressCallback(Worker):
     """A worker that tells its asker directly how far it is."""
 
     def progress(self, what: str, done: int = 0, of: int = 0) -> None:
@@ -53,7 +53,7 @@ def main() -> int:
         return Exit("completed", "")
 
     with Journal(run.events) as journal:
-        how = harness.attempt(Teller(run, journal, Identity(os.getpid(), time.time(), "", "", "")), body)
+        how = harness.attempt(ProgressCallback(run, journal, Identity(os.getpid(), time.time(), "", "", "")), body)
     if how.state == "completed":
         say({"measured": found})
     else:

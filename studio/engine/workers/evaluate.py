@@ -14,7 +14,7 @@ from studio.dataset.split import held_out_rows
 from studio.dataset.store import read_records
 from studio.dataset.tokens.encode import Encoder, Example, Refused
 from studio.engine.inference import loading
-from studio.engine.inference.adapter_slots import Seats
+from studio.engine.inference.adapter_slots import AdapterSlots
 from studio.engine.inference.batch_eval import Ask, Asker
 from studio.engine.inference.libraries import import_for_answers
 from studio.engine.workers import harness
@@ -69,7 +69,7 @@ def open_models(work: Worker, order: Order, encoder: Encoder) -> Asker:
     work.identify(device.words)
     leave_if_asked(work)
     folders = {column.name: Path(column.folder) for column in order.columns if column.name != BASE}
-    seats = Seats(Path(order.model_folder), order.dtype, device, work.phase)
+    seats = AdapterSlots(Path(order.model_folder), order.dtype, device, work.phase)
     for name, folder in folders.items():
         leave_if_asked(work)
         seats.load(name, folder)

@@ -67,7 +67,7 @@ def train(work: Worker) -> Exit:
 
 def import_libraries() -> None:
     """What takes seconds to import, so that the phases in the log show where the time goes."""
-    compiling.begin()
+    compiling.start_compiling()
     with importing():
         import datasets  # noqa: F401
         import torch  # noqa: F401
@@ -112,8 +112,8 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
     from studio.engine import fast
     from studio.engine.compat.transformers import autocast
     from studio.engine.training import reporting
-    from studio.engine.training.callbacks import Conductor, Recorder
-    from studio.engine.training.loss_guards import Guard, LossWatch
+    from studio.engine.training.callbacks import CheckpointControl, JournalCallback
+    from studio.engine.training.loss_guards import DivergenceGuard, FiniteGuard
     from studio.engine.training.loss_head import score_trained_positions_only
     from studio.engine.training.peak_memory import Meter
     from studio.engine.training.rng import undisturbed
@@ -142,7 +142,7 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
         train_dataset=rows,
         eval_dataset=held_out,
     )
-    trained = methods.settle(trainer.model, recipe, inputs.model_folder)
+    trained = methods.finish_setup(trainer.model, recipe, inputs.model_folder)
     methods.set_loraplus(trainer, recipe)
     causal = trainer.model.get_base_model() if trained.is_adapter else trainer.model
     if engine.fast:
@@ -158,7 +158,7 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
         score_trained_positions_only(causal)
     trainer.remove_callback(PrinterCallback)
     reporting.keep_apart(work, trainer, engine.fast)
-    trainable, parameters = methods.counts(trainer.model)
+    trainable, parameters = methods.parameter_counts(trainer.model)
     _check_disk(work, recipe, trainable, doubled=bool(trained.start))
     plan = {
         "examples": len(encoded.train),
@@ -180,10 +180,10 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
     }
     # A run goes on alike with and without evaluations, and from a checkpoint in the middle of one.
     trainer.evaluate = undisturbed()(trainer.evaluate)
-    guard = Guard(work, recipe)
-    watch = LossWatch(work, recipe, causal.config.get_text_config().vocab_size)
-    recorder = Recorder(work, guard, plan)
-    conductor = Conductor(work, recipe, trained, {"guard": guard, "recorder": recorder, "watch": watch})
+    guard = FiniteGuard(work, recipe)
+    watch = DivergenceGuard(work, recipe, causal.config.get_text_config().vocab_size)
+    recorder = JournalCallback(work, guard, plan)
+    conductor = CheckpointControl(work, recipe, trained, {"guard": guard, "recorder": recorder, "watch": watch})
     guard.trainer = conductor.trainer = trainer
     # In this order: the point of a step is in the journal before its checkpoint is.
     for callback in (guard, recorder, watch, conductor):
@@ -265,7 +265,7 @@ def training_arguments(work: Worker, recipe: Recipe, device: loading.Device, eva
 def run_trainer(work: Worker, inputs: Inputs, trainer: Any, conductor: Any, checkpoint: Path | None) -> None:
     """Train to the end, or to where a stop cut it short: the last finished step is then saved."""
     from studio.engine.training.callbacks import Interrupted
-    from studio.engine.training.rescue import GIVEN_UP, rescued
+    from studio.engine.training.rescue import GIVEN_UP, last_finite_weights
 
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -276,7 +276,7 @@ def run_trainer(work: Worker, inputs: Inputs, trainer: Any, conductor: Any, chec
         if end.how.cause not in GIVEN_UP:
             raise
         guard, watch = conductor.listeners["guard"], conductor.listeners["watch"]
-        how, step = rescued(work.run, conductor, guard, watch, end.how)
+        how, step = last_finite_weights(work.run, conductor, guard, watch, end.how)
         if step:
             work.phase("Saving what is good")
             save(work, inputs, conductor.trained, step)

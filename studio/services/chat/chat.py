@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import BadInput, Conflict, StudioError, Unavailable
-from studio.launch.duplex import Talker
+from studio.launch.duplex import ChatProcess
 from studio.services.chat.fair_lock import Ticket
 from studio.services.chat.participants import Side
-from studio.services.chat.session import Room
+from studio.services.chat.session import ChatSession
 from studio.services.core import access, quotas
 from studio.services.core.studio import Studio
 from studio.services.models import models, trained_weights
@@ -79,7 +79,7 @@ class Loaded:
 
 def worker_pid(studio: Studio) -> int | None:
     """The process of the chat worker, while it lives."""
-    talker = studio.state(Room).talker
+    talker = studio.state(ChatSession).talker
     return talker.pid if talker is not None and talker.alive else None
 
 
@@ -98,7 +98,7 @@ def ask(
     if any(not talk or not talk[-1]["content"].strip() for talk in conversations):
         raise BadInput("Write a question first.")
     quotas.check_chat(studio)
-    room, visitor = studio.state(Room), studio.visitor
+    room, visitor = studio.state(ChatSession), studio.visitor
     whose = visitor.owner
     state = ChatState("", tuple(Answer() for _ in sides))
     with room.line.join(_asker(whose, session)) as ticket:
@@ -135,7 +135,7 @@ def _asker(whose: str, session: str) -> str:
     return f"{whose}\0{session}"
 
 
-def _made_room(room: Room, whose: str) -> str:
+def _made_room(room: ChatSession, whose: str) -> str:
     """For what the memory was given back, in words; another's run is told without its name."""
     owner, name = room.made_room
     return "" if not name else f"the run {name}" if owner == whose else "another person's run"
@@ -160,7 +160,7 @@ def _answered(
     state: ChatState,
 ) -> Generator[ChatState, None, None]:
     """What happens once it is this question's turn."""
-    room = studio.state(Room)
+    room = studio.state(ChatSession)
     base = sides[0].model, sides[0].dtype
     if room.base != base or not room.awake:
         yield replace(state, status=f"Loading {base[0]}")
@@ -196,20 +196,20 @@ def _answered(
 
 def _open(studio: Studio, base: tuple[str, str]) -> None:
     """Start a worker for a base in place of the one there is, and wait until it is ready."""
-    room = studio.state(Room)
+    room = studio.state(ChatSession)
     room.close()
     arguments = ["--model", str(models.folder_of(studio, base[0])), "--dtype", base[1]]
-    room.talker = Talker("studio.engine.workers.chat", arguments, logs.chat_log(studio))
+    room.talker = ChatProcess("studio.engine.workers.chat", arguments, logs.chat_log(studio))
     room.base = base
     for reply in room.talker.replies(_PATIENCE):
         if reply.get("kind") == "ready":
             return
         if reply.get("kind") == "error":
             room.close()
-            raise StudioError(access.shown(studio, str(reply.get("message"))))
+            raise StudioError(access.for_reader(studio, str(reply.get("message"))))
 
 
-def _seat(room: Room, side: Side, in_use: set[tuple[str, int]]) -> None:
+def _seat(room: ChatSession, side: Side, in_use: set[tuple[str, int]]) -> None:
     """Load what a side has learned; what was not used for longest makes way for it."""
     for key in [key for key in room.seated if key not in in_use][: max(0, len(room.seated) + 1 - _SEATS)]:
         _do(room, {"op": "drop", "name": room.seated.pop(key)[0]})
@@ -218,7 +218,7 @@ def _seat(room: Room, side: Side, in_use: set[tuple[str, int]]) -> None:
     room.seated[side.identity] = name, str(loaded.get("alone", ""))
 
 
-def _take_seat(room: Room, side: Side) -> str:
+def _take_seat(room: ChatSession, side: Side) -> str:
     """Note that a side is used now; returns why it has a pass of its own, or nothing."""
     if side.folder is None:
         return ""
@@ -226,7 +226,7 @@ def _take_seat(room: Room, side: Side) -> str:
     return seat[1]
 
 
-def _do(room: Room, message: dict[str, Any]) -> dict[str, Any]:
+def _do(room: ChatSession, message: dict[str, Any]) -> dict[str, Any]:
     """Have the worker do something other than answer. What fails leaves it in no known state: it is ended."""
     talker = room.talker
     if talker is None:
@@ -242,7 +242,7 @@ def _do(room: Room, message: dict[str, Any]) -> dict[str, Any]:
     raise Unavailable("The chat worker ended.")
 
 
-def _listen(room: Room, talker: Talker, state: ChatState) -> Iterator[ChatState]:
+def _listen(room: ChatSession, talker: ChatProcess, state: ChatState) -> Iterator[ChatState]:
     """The answers as they come. An asker who leaves before the end stops them."""
     ours, over = room.asked, False
     try:
@@ -265,7 +265,7 @@ def _listen(room: Room, talker: Talker, state: ChatState) -> Iterator[ChatState]
             _hush(room, talker, ours)
 
 
-def _hush(room: Room, talker: Talker, asked: int) -> None:
+def _hush(room: ChatSession, talker: ChatProcess, asked: int) -> None:
     """Have the worker stop, so that the next question finds it listening; one that does not is ended."""
     try:
         talker.tell({"op": "stop", "id": asked})
@@ -299,7 +299,7 @@ def _updated(answers: tuple[Answer, ...], reply: dict[str, Any]) -> tuple[Answer
 
 def stop(studio: Studio, session: str) -> None:
     """Stop the answer that `session` is being given, or waits for; nobody else's."""
-    room = studio.state(Room)
+    room = studio.state(ChatSession)
     if room.line.stop(_asker(studio.owner, session)) and room.talker is not None:
         with contextlib.suppress(Unavailable):
             room.talker.tell({"op": "stop", "id": room.asked})
@@ -307,7 +307,7 @@ def stop(studio: Studio, session: str) -> None:
 
 def stop_all(studio: Studio) -> int:
     """Stop every answer that the asker is being given or waits for, in whatever session; returns how many."""
-    mine = [one for one in studio.state(Room).line.sessions() if one.startswith(_asker(studio.owner, ""))]
+    mine = [one for one in studio.state(ChatSession).line.sessions() if one.startswith(_asker(studio.owner, ""))]
     for session in mine:
         stop(studio, session.removeprefix(_asker(studio.owner, "")))
     return len(mine)
@@ -315,20 +315,20 @@ def stop_all(studio: Studio) -> int:
 
 def loaded(studio: Studio) -> Loaded:
     """What is in memory for answers."""
-    room = studio.state(Room)
+    room = studio.state(ChatSession)
     return Loaded(room.base[0], len(room.seated)) if room.awake else Loaded(made_room=_made_room(room, studio.owner))
 
 
 def unload(studio: Studio) -> None:
     """Give the chat worker's memory back; raises Conflict while someone is being answered."""
-    if not studio.state(Room).close_if_free():
+    if not studio.state(ChatSession).close_if_free():
         raise Conflict("A question is being answered. The memory can be freed after it, or stop it first.")
-    studio.state(Room).made_room = ("", "")
+    studio.state(ChatSession).made_room = ("", "")
 
 
 def let_go(studio: Studio, run_id: str) -> bool:
     """Drop what is loaded of a run; False while it is being asked."""
-    room, folder = studio.state(Room), studio.run_dir(run_id).path
+    room, folder = studio.state(ChatSession), studio.run_dir(run_id).path
     with room.line.when_free() as free:
         if not free:
             return run_id not in room.answering
@@ -340,12 +340,12 @@ def let_go(studio: Studio, run_id: str) -> bool:
 
 def unload_if_idle(studio: Studio) -> None:
     """Give the memory back when nobody has asked for a while."""
-    studio.state(Room).close_if_idle(studio.settings.chat_idle)
+    studio.state(ChatSession).close_if_idle(studio.settings.chat_idle)
 
 
 def close(studio: Studio) -> None:
     """End the chat worker of a studio that closes; an answer that is being given is cut short."""
-    studio.state(Room).end()
+    studio.state(ChatSession).end()
 
 
 def held_out_prompts(studio: Studio, run_id: str, limit: int = 12) -> list[str]:

@@ -87,12 +87,12 @@ _READ = TypeAdapter(Comparison)
 _GONE = "This comparison is not kept here any more."
 
 
-def begin() -> Comparison:
+def new_comparison() -> Comparison:
     """An empty one."""
     return Comparison(secrets.token_hex(16), time.time())
 
 
-def plain(text: str) -> str:
+def clean_text(text: str) -> str:
     """A model's text with what could steer a terminal made visible."""
     return _CONTROLS.sub("\ufffd", text)
 
@@ -115,7 +115,7 @@ def ask(sides: Sequence[Side], question: str, sampling: Sampling, system: str = 
     )
 
 
-def told(turn: Turn, state: ChatState) -> Turn:
+def with_answers(turn: Turn, state: ChatState) -> Turn:
     """The turn with its answers as far as they are."""
     return replace(turn, answers=state.answers, notes=state.notes, finished=state.finished)
 
@@ -204,8 +204,8 @@ def _read(path: Path, whose: str) -> Comparison | None:
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
     """A comparison as others get it: all there is, with the program that made it."""
-    told = {name: value for name, value in asdict(comparison).items() if name != "owner"}
-    return {"made_by": f"LoRA Studio {__version__}", **told}
+    entry = {name: value for name, value in asdict(comparison).items() if name != "owner"}
+    return {"made_by": f"LoRA Studio {__version__}", **entry}
 
 
 def _folder(studio: Studio) -> Path:

@@ -20,7 +20,7 @@ class Ticket:
 
 
 @dataclass(slots=True)
-class Line:
+class FairLock:
     """Those who wait; the first of them has the model."""
 
     _tickets: list[Ticket] = field(default_factory=list)

@@ -6,18 +6,18 @@ What it does not do: ask (chat.py). The keeper of runs knows this module and not
 import time
 from dataclasses import dataclass, field
 
-from studio.launch.duplex import Talker
-from studio.services.chat.fair_lock import Line
+from studio.launch.duplex import ChatProcess
+from studio.services.chat.fair_lock import FairLock
 
 
 @dataclass(slots=True)
-class Room:
+class ChatSession:
     """base: the model and the type its weights are held in. seated: what is loaded beside it, the last used last, with
     its name in the worker and why it has a pass of its own. answering: the runs that are being asked. made_room: owner
     and name of the run that it made room for."""
 
-    line: Line = field(default_factory=Line)
-    talker: Talker | None = None
+    line: FairLock = field(default_factory=FairLock)
+    talker: ChatProcess | None = None
     base: tuple[str, str] = ("", "")
     seated: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
     used: float = 0.0

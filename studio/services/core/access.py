@@ -8,7 +8,7 @@ import sys
 
 from studio import resources
 from studio.rundir import read_json
-from studio.services.core.identity import EVERYONE, Stranger
+from studio.services.core.identity import EVERYONE, UnknownVisitor
 from studio.services.core.studio import Studio
 from studio.settings import LOOPBACK
 
@@ -33,11 +33,11 @@ def may_name_files(studio: Studio) -> bool:
     """Whether who asks may have files of this machine read by their path: not a visitor."""
     try:
         return not studio.for_visitors or studio.owner in (_OWNER, EVERYONE)
-    except Stranger:
+    except UnknownVisitor:
         return False
 
 
-def shown(studio: Studio, text: object) -> str:
+def for_reader(studio: Studio, text: object) -> str:
     """A text, or an error's message, as who asks may read it: a visitor is not told where on this machine things are
     kept. Whatever a page, a route or an endpoint says of an error goes through here."""
     text = str(text)

@@ -15,13 +15,13 @@ from typing import Literal, Protocol
 
 from studio.errors import StudioError
 
-__all__ = ["EVERYONE", "LOCAL", "NOBODY", "Stranger", "Visitor", "acting", "asking"]
+__all__ = ["EVERYONE", "LOCAL", "NOBODY", "UnknownVisitor", "Visitor", "acting", "asking"]
 Kind = Literal["local", "anonymous", "account", "nobody"]
 # Owns what all may read and nobody may change: the sample's dataset of a studio that others reach.
 EVERYONE = "everyone"
 
 
-class Asked(Protocol):
+class Owned(Protocol):
     """What a studio says of who may ask it: its own person, and whether others do."""
 
     home_owner: str
@@ -39,7 +39,7 @@ class Visitor:
     admin: bool = False
 
 
-class Stranger(StudioError):
+class UnknownVisitor(StudioError):
     """It is not known who asks."""
 
 
@@ -64,13 +64,13 @@ def acting(visitor: Visitor) -> Iterator[None]:
         asking.reset(token)
 
 
-def of(studio: Asked) -> Visitor:
+def of(studio: Owned) -> Visitor:
     """Who asks this studio now; raises Stranger where that cannot be told."""
     visitor = asking.get()
     if visitor is None and not studio.for_visitors:
         return Visitor(studio.home_owner, "", "local", admin=True)
     if visitor is None or not visitor.owner:
-        raise Stranger(UNKNOWN)
+        raise UnknownVisitor(UNKNOWN)
     return visitor
 
 
@@ -79,6 +79,6 @@ def shared(owner: str) -> tuple[str, str]:
     return owner, EVERYONE
 
 
-def new_id(studio: Asked) -> str:
+def new_id(studio: Owned) -> str:
     """An id for what is made now: the time, then chance; where others ask too, more of it than can be guessed."""
     return time.strftime("%y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(8 if studio.for_visitors else 3)

@@ -52,7 +52,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptJob:
     """A kept job. waits: the keeper starts it when the device is free; otherwise whoever made it has started it, and
     one that was not started never will be."""
 
@@ -175,7 +175,7 @@ def _span(seconds: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Short:
+class ShortJob:
     """A short job: a module that prints JSON lines, {"doing", "done", "of"} and at last one with `result`, or
     {"error"}.
 

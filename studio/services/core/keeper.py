@@ -18,7 +18,7 @@ from studio.services.core import rounds
 from studio.services.core.studio import Studio
 from studio.services.data import checks, datasets
 from studio.services.host import expiry, usage, warm
-from studio.services.host.warm import Warm
+from studio.services.host.warm import WarmWorker
 from studio.services.runs import logs, trash, webhook
 from studio.services.runs.webhook import Sending
 from studio.settings import Settings
@@ -109,7 +109,7 @@ class Keeper:
             self._thread.join()
         studio.state(Sending).finish()
         chat.close(studio)
-        studio.state(Warm).dismiss()
+        studio.state(WarmWorker).dismiss()
         studio.close()
 
     def __enter__(self) -> Studio:

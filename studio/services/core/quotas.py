@@ -36,7 +36,7 @@ class _Counted:
     by_owner: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
-class Full(Conflict):
+class QuotaExceeded(Conflict):
     """A limit is reached; the message says which, and when or how there is room again."""
 
 
@@ -112,14 +112,14 @@ def check_start(studio: Studio) -> None:
     waiting, own = len(line), sum(row.owner == studio.owner for row in line)
     starts = int(_day(read_json(_file(studio, studio.owner)))["starts"])
     if settings.queue_most and waiting >= settings.queue_most:
-        raise Full(f"The queue is full: {waiting} runs wait. Try again when some of them are over.")
+        raise QuotaExceeded(f"The queue is full: {waiting} runs wait. Try again when some of them are over.")
     if settings.quota_queued and own >= settings.quota_queued:
-        raise Full(
+        raise QuotaExceeded(
             f"{_runs(own)} of yours wait already, and {settings.quota_queued} may. Wait until one begins, or "
             "cancel one."
         )
     if settings.quota_starts_day and starts >= settings.quota_starts_day:
-        raise Full(
+        raise QuotaExceeded(
             f"You have started {_runs(starts)} today, which is all that one visitor may here. Go on after "
             f"midnight UTC, or {_ELSEWHERE}"
         )
@@ -132,7 +132,7 @@ def check_work(studio: Studio, at_work: Sequence[Any]) -> None:
     busy = sum(state not in FINAL for state in at_work)
     if applies(studio):
         if most and busy >= most:
-            raise Full(
+            raise QuotaExceeded(
                 f"{busy} of yours is being made, and {most} may be at a time. Wait until it is done, or cancel it."
             )
         check_storage(studio)
@@ -144,7 +144,7 @@ def check_storage(studio: Studio) -> None:
     if applies(studio) and most:
         taken = _count(studio, studio.owner)
         if taken >= most * _GIB:
-            raise Full(
+            raise QuotaExceeded(
                 f"What you keep here takes {taken / _GIB:.1f} GiB, and {most:g} GiB is what one visitor may. Delete "
                 "runs and exports (the trash counts too), then try again."
             )
@@ -154,7 +154,7 @@ def check_chat(studio: Studio) -> None:
     """Raise Full where who asks was answered enough today."""
     most = studio.settings.quota_chat_tokens_day
     if applies(studio) and most and int(_day(read_json(_file(studio, studio.owner)))["tokens"]) >= most:
-        raise Full(
+        raise QuotaExceeded(
             f"You were answered {most:,} tokens today, which is all that one visitor is here. Go on after midnight "
             f"UTC, or {_ELSEWHERE}"
         )

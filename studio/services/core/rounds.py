@@ -13,14 +13,14 @@ from studio.errors import Unavailable
 from studio.launch import workers
 from studio.rundir import About, Beat, Exit, Identity, RunDir, read_json, tidy
 from studio.rundir.about import stamp
-from studio.services.chat.session import Room
+from studio.services.chat.session import ChatSession
 from studio.services.core import jobs
 from studio.services.core.identity import acting, keeper_of
 from studio.services.core.states import State
 from studio.services.core.studio import Studio
 from studio.services.data import index as dataset_index
 from studio.services.evals import evaluation_queue
-from studio.services.host.warm import Warm
+from studio.services.host.warm import WarmWorker
 from studio.services.planning import dry_run_results
 from studio.services.runs import attempts, checkpoint_limit, disk_usage, ends, logs, queue, webhook
 from studio.store import ingest, runs
@@ -55,7 +55,7 @@ def look_round(studio: Studio) -> None:
             waiting.append(row)
     for root in (studio.settings.exports, studio.settings.adapters):
         for folder in jobs.cancelled_in(root):
-            jobs.Kept(folder).see_end(studio.settings.stop_grace)
+            jobs.KeptJob(folder).see_end(studio.settings.stop_grace)
     _start_what_may(studio, waiting, active)
     disk_usage.measure_some(studio)
 
@@ -95,7 +95,7 @@ def _find_runs(studio: Studio) -> None:
                 continue
             if row.about != stamp(run):
                 ingest.take_about(studio.database, run)
-            if row.over and run.resume.exists() and attempts.wanted(run):
+            if row.over and run.resume.exists() and attempts.is_wanted(run):
                 _go_on(studio, run)
         except (OSError, ValueError, TypeError) as error:
             studio.notice(name, f"The run directory {name} cannot be taken in: {error}.")
@@ -126,7 +126,7 @@ def look_at_run(studio: Studio, row: Run) -> State:
         gone = "Its run directory was moved or deleted."
         runs.update(studio.database, row.id, state="failed", cause="gone", ended=time.time(), message=gone, doing="")
         return "failed"
-    if attempts.wanted(run):
+    if attempts.is_wanted(run):
         _go_on(studio, run)
     found = workers.find(run)
     said = Exit.read(run)
@@ -166,7 +166,7 @@ def _over(studio: Studio, run: RunDir, row: Run, said: Exit | None) -> State:
         **{"doing": "", "stalled_since": None, "attempt": attempts.current(run)},
     )
     checkpoint_limit.keep_within(run, int(studio.settings.checkpoint_gb * 2**30))
-    webhook.tell(studio, run, runs.get(studio.database, row.id), end)
+    webhook.notify(studio, run, runs.get(studio.database, row.id), end)
     return end.state
 
 
@@ -216,10 +216,12 @@ def _asked_at(run: RunDir) -> float | None:
 def _start(studio: Studio, row: Run) -> None:
     run = studio.run_dir(row.id)
     run.consume("start")
-    if studio.state(Room).awake and queue.missing(studio, row) > 0:
-        studio.state(Room).make_room(row.owner, row.name or row.id)
+    if studio.state(ChatSession).awake and queue.missing(studio, row) > 0:
+        studio.state(ChatSession).make_room(row.owner, row.name or row.id)
     try:
-        started = workers.start(run, TRAINER, runs.get(studio.database, row.id).last_seq, studio.state(Warm).take())
+        started = workers.start(
+            run, TRAINER, runs.get(studio.database, row.id).last_seq, studio.state(WarmWorker).take()
+        )
     except Unavailable as error:
         Exit("failed", str(error), "Free what it needs, then resume the run.", cause="never_started").write(run)
         return

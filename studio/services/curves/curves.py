@@ -16,7 +16,7 @@ from studio.services.curves.downsample import Array
 from studio.services.curves.series import AXES, Axis, AxisName, Line, Places, below, line
 from studio.services.runs import runs
 from studio.store import runs as rows
-from studio.store.series.columns import COLUMNS, Damaged, Shelf, Table
+from studio.store.series.columns import COLUMNS, ColumnCache, Damaged, Table
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class WindowRequest:
     """What a page asks for: the axis, the window on it (None: to the end), its width in pixels, the smoothing.
 
     log: the axis is logarithmic, so that what is not above zero has no place on it.
@@ -88,7 +88,7 @@ class Look:
     def parse(
         cls, x: str, low: float | None, high: float | None, width: int, weight: float, runs: int = 1,
         log: bool = False,
-    ) -> "Look":  # fmt: skip
+    ) -> "WindowRequest":  # fmt: skip
         """A look from outside; raises BadInput when it makes no sense."""
         if x not in AXES:
             raise BadInput(f"The x axis is one of {', '.join(AXES)}, not {x!r}.")
@@ -107,8 +107,8 @@ def _tables(studio: Studio, run_id: str) -> tuple[Table, Table, int, int]:
     return metrics, evals, max(known, cursor), restarted
 
 
-def _shelf(studio: Studio) -> Shelf:
-    return studio.state(Shelf, lambda: Shelf(studio.database))
+def _shelf(studio: Studio) -> ColumnCache:
+    return studio.state(ColumnCache, lambda: ColumnCache(studio.database))
 
 
 def _sound(studio: Studio, run_id: str, ask: Callable[[], T]) -> T:
@@ -120,13 +120,13 @@ def _sound(studio: Studio, run_id: str, ask: Callable[[], T]) -> T:
         return ask()
 
 
-def window(studio: Studio, run_id: str, look: Look) -> Window:
+def window(studio: Studio, run_id: str, look: WindowRequest) -> Window:
     """A run's curves in a window: every extreme that can be seen there, and the marks."""
     info = runs.get(studio, run_id)
     return _sound(studio, info.id, lambda: _window(studio, info, look))
 
 
-def _window(studio: Studio, info: runs.RunInfo, look: Look) -> Window:
+def _window(studio: Studio, info: runs.RunInfo, look: WindowRequest) -> Window:
     metrics, evals, cursor, _ = _tables(studio, info.id)
     axis = Axis(look.x, metrics, info.started)
     xs, eval_xs = axis.of(metrics), axis.of(evals)
@@ -176,7 +176,7 @@ def _news(studio: Studio, info: runs.RunInfo, x: AxisName, after: int) -> Window
     return Window(info.id, cursor, not info.final, again, len(metrics), 0, (0.0, 0.0), lines, _in_order(marks))
 
 
-def _edges(look: Look) -> tuple[float, float]:
+def _edges(look: WindowRequest) -> tuple[float, float]:
     return -math.inf if look.low is None else look.low, math.inf if look.high is None else look.high
 
 
@@ -231,7 +231,7 @@ def _eval_marks(evals: Table, places: Places, window: tuple[int, int]) -> list[M
 def _text(studio: Studio, kind: str, step: int, payload: dict[str, Any]) -> str:
     told = str(payload.get("text") or payload.get("message") or "").strip()
     if told:
-        return access.shown(studio, told)[:300]  # before it is cut: half a folder would stay
+        return access.for_reader(studio, told)[:300]  # before it is cut: half a folder would stay
     words = {"checkpoint": "checkpoint saved", "sample": "sample answers", "stopping": "asked to stop"}
     return words.get(kind) or (f"resumed from step {step}" if kind == "resumed" else kind)
 

@@ -14,7 +14,7 @@ Index = NDArray[np.intp]
 _NOTHING = 37.0  # -ln of the weight below which a point adds nothing to a float64
 
 
-def thin(x: Array, y: Array, most: int) -> tuple[Array, Array]:
+def downsample(x: Array, y: Array, most: int) -> tuple[Array, Array]:
     """At most about `most` of the points, x never falling; those whose value is not finite are left out.
 
     The window is cut into most/2 stretches of equal length along x, and of each the lowest and the highest point stay,

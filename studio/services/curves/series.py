@@ -11,7 +11,7 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from studio.services.curves.downsample import Array, Index, smoothed, smoothed_of, stretches, thin
+from studio.services.curves.downsample import Array, Index, downsample, smoothed, smoothed_of, stretches
 from studio.store.series.columns import Extremes, Table
 from studio.store.series.file import GROUP
 
@@ -290,7 +290,7 @@ class _Filed:
         if last - first > GROUP * _GROUPS * (most[0] // 2):
             x, y = _from_extremes(table, name, self._told, places, rows, most[0])
         else:
-            x, y = thin(places.part(first, last), table.part(name, first, last), most[0])
+            x, y = downsample(places.part(first, last), table.part(name, first, last), most[0])
         at, values, state = smoothed_of(
             lambda ends, reach: table.windows(name, ends, reach),
             lambda begin, end: table.part(name, begin, end, sure=False),
@@ -313,7 +313,7 @@ class _Arrays:
 
     def piece(self, rows: Rows, weight: float, most: Rows) -> Line:
         first, last = rows
-        x, y = thin(self._x[first:last], self._y[first:last], most[0])
+        x, y = downsample(self._x[first:last], self._y[first:last], most[0])
         at, values, state = smoothed(self._y[:last], weight, first, most[1])
         seen = at >= first
         return Line(x, y, self._x[at[seen]], values[seen], state, last)

@@ -59,7 +59,7 @@ def archive_of(studio: Studio, run_id: str) -> tuple[str, Iterator[bytes]]:
 
     Values are there as TensorBoard keeps them, in float32; steps, and wall time in seconds, as they were logged.
     """
-    name = downloads.plain(runs.get(studio, run_id).name)
+    name = downloads.ascii_name(runs.get(studio, run_id).name)
     kinds, columns = curves.everything(studio, run_id)
     began = int(np.nanmin(columns[COLUMNS.index("time")], initial=2**32))
     inside = f"{name}/events.out.tfevents.{began:010d}.lora-studio"

@@ -151,7 +151,7 @@ def _from_hub(studio: Studio, folder: Path, told: str) -> Generator[Progress, No
     names = [name for name in _HUB_NAMES if name != "HF_TOKEN" or access.is_local(studio)]
     online = {"HF_HUB_OFFLINE": "0"} | {name: os.environ[name] for name in names if name in os.environ}
     arguments = [hub_id, part, revision, str(target), str(studio.settings.max_file_mb * 2**20)]
-    job = jobs.Short(
+    job = jobs.ShortJob(
         "studio.hub.dataset", arguments, folder / "log.txt", "files", doing=f"Asking the hub for {hub_id}",
         seconds=studio.settings.read_seconds, environment=online,
         missing=f"The download of {hub_id} ended without a result. Try again.",
@@ -287,7 +287,7 @@ def work(studio: Studio, folder: Path, order: dict[str, Any], name: str) -> Gene
         "limits": asdict(Limits.of(settings)),
     }
     write_json(folder / "order.json", order)
-    job = jobs.Short(
+    job = jobs.ShortJob(
         FILE_READER, [str(folder / "order.json")], folder / "log.txt", "report", doing=f"Reading {name}",
         seconds=settings.read_seconds, server=studio.file_reader, fault=lambda line: _fault(line, name),
         missing=f"Reading {name} ended without a result. Try again.",

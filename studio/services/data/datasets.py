@@ -304,7 +304,7 @@ def _free_name(studio: Studio, wish: str) -> str:
     return next(name for count in range(2, len(taken) + 3) if (name := f"{stem}-{count}") not in taken)
 
 
-def judged(checked: Checked) -> Verdict:
+def verdict_of(checked: Checked) -> Verdict:
     """The verdict on a file that was checked and not yet added, from the file alone."""
     report = checked.report
     return verdict(report.rows, report.ok, report.counts)

@@ -111,7 +111,9 @@ def rows(studio: Studio, key: str, offset: int = 0, limit: int = 50) -> list[dic
     return [{"example": offset + at, **_as_row(record)} for at, record in enumerate(found, start=1)]
 
 
-def see(studio: Studio, key: str, example: int, model_id: str, values: Mapping[str, Any] | None = None) -> ExampleView:
+def tokens_of(
+    studio: Studio, key: str, example: int, model_id: str, values: Mapping[str, Any] | None = None
+) -> ExampleView:
     """What the model sees of an example (numbers from 1), by the recipe values that shape it."""
     recipe = Recipe().with_values(values or {})
     found = files.read_records(folder_of(studio, key), example - 1, 1) if example >= 1 else []

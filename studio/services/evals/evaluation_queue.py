@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from studio.evaluation.files import ORDER
 from studio.rundir import RunDir, read_json
 from studio.services.core import jobs
-from studio.services.core.jobs import Kept
+from studio.services.core.jobs import KeptJob
 from studio.services.core.states import FINAL
 from studio.services.core.studio import Studio
 
@@ -23,9 +23,9 @@ class Line:
     waiting: list[tuple[float, RunDir]]
 
 
-def job_of(folder: RunDir) -> Kept:
+def job_of(folder: RunDir) -> KeptJob:
     """The evaluation in this directory as a job that waits for the device."""
-    return Kept(folder, waits=True)
+    return KeptJob(folder, waits=True)
 
 
 def look(studio: Studio) -> Line:

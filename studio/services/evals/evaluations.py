@@ -18,7 +18,7 @@ from studio.evaluation import files
 from studio.evaluation.files import Column, Order, PromptSet, Result
 from studio.evaluation.grades import mark_of
 from studio.evaluation.prompts import Prompt
-from studio.evaluation.scores import BASE, Row, Score, SetScores, evidence, said
+from studio.evaluation.scores import BASE, Row, Score, SetScores, describe, evidence
 from studio.rundir import RunDir, create, read_json
 from studio.services.core import access, identity, jobs, quotas
 from studio.services.core.jobs import Job, Progress
@@ -36,9 +36,9 @@ __all__ = [
     "Row",
     "Score",
     "SetScores",
+    "describe",
     "evidence",
     "mark_of",
-    "said",
 ]  # for pages, which import services only
 ADAPTED = "adapted"
 LIMIT = 200
@@ -231,8 +231,8 @@ def _info(studio: Studio, folder: RunDir, order: Order, job: Job | None = None) 
         of=job.progress.of,
         seconds_left=job.seconds_left,
         created=order.created,
-        message=access.shown(studio, job.message),
-        remedy=access.shown(studio, job.remedy),
+        message=access.for_reader(studio, job.message),
+        remedy=access.for_reader(studio, job.remedy),
         columns={column.name: column.title for column in order.columns},
         sets={one.name: one.title for one in order.sets},
         path=str(folder.path),
@@ -277,7 +277,7 @@ def result(studio: Studio, evaluation_id: str) -> Result:
     return found
 
 
-def judged(studio: Studio, evaluation_id: str) -> dict[str, Any] | None:
+def judgement(studio: Studio, evaluation_id: str) -> dict[str, Any] | None:
     """What a judge said, if one was asked (services/evals/judge.py)."""
     return read_json(folder_of(studio, evaluation_id).path / "judge.json")
 
@@ -285,7 +285,7 @@ def judged(studio: Studio, evaluation_id: str) -> dict[str, Any] | None:
 def as_dict(studio: Studio, evaluation_id: str) -> dict[str, Any]:
     """An evaluation with all it found, for JSON: figures by set, and every prompt with its answers."""
     info = get(studio, evaluation_id)
-    value = asdict(info) | {"path": access.shown(studio, info.path)}
+    value = asdict(info) | {"path": access.for_reader(studio, info.path)}
     if info.state != "completed":
         return value
     found = result(studio, evaluation_id)
@@ -302,6 +302,6 @@ def as_dict(studio: Studio, evaluation_id: str) -> dict[str, Any]:
     ]
     return value | {
         "scores": [asdict(one) for one in found.sets],
-        "judge": judged(studio, evaluation_id),
+        "judge": judgement(studio, evaluation_id),
         "rows": rows,
     }

@@ -43,7 +43,7 @@ def archive_of(studio: Studio, export_id: str) -> tuple[str, Iterator[bytes]]:
     return str(info.file_name), zipped(_members(Path(info.path), Path(str(info.file_name)).stem))
 
 
-def plain(name: str) -> str:
+def ascii_name(name: str) -> str:
     """A name as files and folders may have it anywhere."""
     return re.sub(r"[^\w.-]+", "-", name).strip(".-")[:60] or "run"
 

@@ -20,7 +20,7 @@ from studio.launch import gguf_tools, workers
 from studio.machine import facts as machine_facts
 from studio.rundir import Exit, RunDir, about, create, free_space_or_raise, read_json
 from studio.services.core import access, quotas
-from studio.services.core.jobs import Kept
+from studio.services.core.jobs import KeptJob
 from studio.services.core.states import FINAL, State
 from studio.services.core.studio import Studio
 from studio.services.evals import evaluations
@@ -37,7 +37,7 @@ _BUILT_TOOLS = 2**29  # bytes that compiling llama.cpp may take meanwhile
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ExportRequest:
     """What is to be exported. dtype: that weights are merged in, empty for the run's own; shard: the largest file of a
     merged model; quant: of a GGUF."""
 
@@ -81,9 +81,9 @@ def tools_ready(studio: Studio) -> bool:
 
 
 @quotas.in_turn
-def start(studio: Studio, key: str, kind: str, wish: Wish | None = None) -> ExportInfo:
+def start(studio: Studio, key: str, kind: str, wish: ExportRequest | None = None) -> ExportInfo:
     """Begin an export of a source; raises Conflict when there is nothing whole to export yet."""
-    wish = wish or Wish(kind)
+    wish = wish or ExportRequest(kind)
     if kind not in targets.KINDS:
         raise BadInput(f"There is no export to {kind!r}. Known: {', '.join(targets.KINDS)}.")
     if wish.dtype not in ("", *targets.DTYPES):
@@ -137,7 +137,7 @@ def start(studio: Studio, key: str, kind: str, wish: Wish | None = None) -> Expo
         if source.step is not None:
             runs.refuse_trashed(source.run, source.name)
         made = create(studio.settings.exports, secrets.token_hex(8), files)
-        Kept(made).start("studio.engine.workers.export")
+        KeptJob(made).start("studio.engine.workers.export")
     return get(studio, made.id)
 
 
@@ -151,7 +151,7 @@ def _dtype(studio: Studio, source: Source, kind: str) -> str:
     return "float32" if wanted < seen.memory_total - seen.memory_used else own
 
 
-def _room(studio: Studio, source: Source, wish: Wish, dtype: str) -> int:
+def _room(studio: Studio, source: Source, wish: ExportRequest, dtype: str) -> int:
     """Bytes of disk that an export takes at its most."""
     sizes = targets.sizes(studio, source, dtype)
     if wish.kind == "adapter":
@@ -220,14 +220,14 @@ def find(studio: Studio, export_id: str) -> tuple[RunDir, dict[str, Any]]:
 
 def cancel(studio: Studio, export_id: str) -> ExportInfo:
     """Ask an export to end; nothing of it is kept. Raises Conflict when it is over."""
-    Kept(find(studio, export_id)[0]).cancel("This export")
+    KeptJob(find(studio, export_id)[0]).cancel("This export")
     return get(studio, export_id)
 
 
 def delete(studio: Studio, export_id: str) -> ExportInfo:
     """Delete an export and its files; raises Conflict while it is being made."""
     info = get(studio, export_id)
-    Kept(find(studio, export_id)[0]).delete("This export")
+    KeptJob(find(studio, export_id)[0]).delete("This export")
     return info
 
 
@@ -238,7 +238,9 @@ def again(studio: Studio, export_id: str) -> ExportInfo:
         raise Conflict(f"This export is {info.state}: there is nothing to start again.")
     _, spec = find(studio, export_id)
     kind = str(spec["kind"])
-    wish = Wish(kind, str(spec.get("dtype", "")), str(spec.get("shard", "5GB")), str(spec.get("quant", "Q8_0")))
+    wish = ExportRequest(
+        kind, str(spec.get("dtype", "")), str(spec.get("shard", "5GB")), str(spec.get("quant", "Q8_0"))
+    )
     fresh = start(studio, str(spec.get("written") or spec["run_id"]), kind, wish)
     delete(studio, export_id)
     return fresh
@@ -258,10 +260,10 @@ def _speeds(studio: Studio) -> dict[str, float]:
 
 
 def _info(studio: Studio, folder: RunDir, spec: dict[str, Any], speeds: dict[str, float]) -> ExportInfo:
-    job = Kept(folder).look()
+    job = KeptJob(folder).look()
     kind, left = str(spec["kind"]), None
     if job.state == "interrupted":
-        Kept(folder).clear_leftovers()
+        KeptJob(folder).clear_leftovers()
     elif not job.final and kind in speeds and spec.get("expected"):
         left = max(1.0, speeds[kind] * float(spec["expected"]) - (time.time() - float(spec["created"])))
     check = Parity.read(read_json(folder.path / "parity.json"))
@@ -279,7 +281,7 @@ def _info(studio: Studio, folder: RunDir, spec: dict[str, Any], speeds: dict[str
         seconds_left=left,
         size=None if artefact is None else _size(artefact),
         path=str(artefact) if artefact else None,
-        message=access.shown(studio, f"{job.message} {job.remedy}".strip()),
+        message=access.for_reader(studio, f"{job.message} {job.remedy}".strip()),
         parity=check.words if check is not None and check.passed else "",
         check=check,
         created=float(spec["created"]),

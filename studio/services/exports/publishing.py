@@ -35,7 +35,7 @@ _CARD = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PublishRequest:
     """repo: NAME or OWNER/NAME; public: for everyone to see; update: the repository is there already."""
 
     repo: str
@@ -73,7 +73,7 @@ class Published:
 Steps = Generator[Progress, None, Published]
 
 
-def preview(studio: Studio, export_id: str, wish: Wish) -> Preview:
+def preview(studio: Studio, export_id: str, wish: PublishRequest) -> Preview:
     """What publishing would send; raises BadInput or Conflict where it cannot be."""
     folder = _folder(studio, export_id)
     repo = wish.repo.strip()
@@ -90,7 +90,7 @@ def preview(studio: Studio, export_id: str, wish: Wish) -> Preview:
     )  # fmt: skip
 
 
-def publish(studio: Studio, export_id: str, wish: Wish, token: str = "") -> Steps:
+def publish(studio: Studio, export_id: str, wish: PublishRequest, token: str = "") -> Steps:
     """Send it, step by step; closing this ends it. token: empty for the one of this machine's environment, which only
     its own person is given."""
     told = preview(studio, export_id, wish)
@@ -120,7 +120,7 @@ def publish(studio: Studio, export_id: str, wish: Wish, token: str = "") -> Step
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_HOME": str(work / "hf"),  # nothing of a visitor's is mixed with what the owner has there
         }
-        job = jobs.Short(
+        job = jobs.ShortJob(
             "studio.hub.upload", [str(work / "order.json")], work / "log.txt", "commit",
             doing=f"Asking the hub for {told.repo}", seconds=_SECONDS, environment=online,
             missing="Publishing ended without a result. Look on the hub whether anything appeared, and try again.",
@@ -177,7 +177,7 @@ def _files(folder: Path) -> list[Path]:
     )  # fmt: skip
 
 
-def _warnings(folder: Path, wish: Wish) -> Generator[str, None, None]:
+def _warnings(folder: Path, wish: PublishRequest) -> Generator[str, None, None]:
     if wish.public:
         yield "Everyone will see it. The base's licence, and any terms of your examples, apply to it."
     if not (folder / "README.md").is_file():

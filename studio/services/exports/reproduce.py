@@ -64,7 +64,7 @@ def of(studio: Studio, run_id: str) -> Reproduction:
     )
     return Reproduction(
         run=info.id,
-        name=downloads.plain(info.name),
+        name=downloads.ascii_name(info.name),
         recipe=recipe.to_yaml(),
         script=trl_script.script(recipe, facts),
         notebook=trl_script.notebook(recipe, facts),

@@ -20,7 +20,7 @@ from studio.services.core.studio import Studio
 from studio.services.data import datasets
 from studio.services.evals import evaluations, prompt_sets
 from studio.services.exports import exports
-from studio.services.exports.downloads import Member, plain, zipped
+from studio.services.exports.downloads import Member, ascii_name, zipped
 from studio.services.models import adapters, models
 from studio.services.runs import runs
 
@@ -50,7 +50,7 @@ class _Names:
 
     def free(self, place: str, name: str, ending: str = "") -> str:
         """`place/name` with its ending, and a number where that is taken; some disks do not tell capitals apart."""
-        clean = plain(name)
+        clean = ascii_name(name)
         tried = (f"{place}/{clean}{f'-{number}' if number > 1 else ''}{ending}" for number in count(1))
         found = next(path for path in tried if path.lower() not in self._taken)
         self._taken.add(found.lower())
@@ -60,7 +60,7 @@ class _Names:
 def _learned(studio: Studio, names: _Names) -> Iterator[Member]:
     for info in runs.list_runs(studio):
         run = studio.run_dir(info.id)
-        folder = names.free("runs", f"{plain(info.name)}-{info.id[-6:]}")
+        folder = names.free("runs", f"{ascii_name(info.name)}-{info.id[-6:]}")
         yield f"{folder}/recipe.yaml", _file(studio, run.recipe)
         if run.trained is not None:
             yield from _inside(studio, run.trained, f"{folder}/{run.trained.name}", _base(studio, run, info.model))
@@ -74,7 +74,7 @@ def _learned(studio: Studio, names: _Names) -> Iterator[Member]:
 def _exported(studio: Studio, names: _Names) -> Iterator[Member]:
     for info in exports.list_exports(studio):
         if info.path is not None:
-            made, folder = Path(info.path), names.free("exports", f"{plain(info.source)}-{info.id[-6:]}")
+            made, folder = Path(info.path), names.free("exports", f"{ascii_name(info.source)}-{info.id[-6:]}")
             if made.is_file():
                 yield f"{folder}/{made.name}", _file(studio, made)
             else:
@@ -97,7 +97,7 @@ def _judged(studio: Studio, names: _Names) -> Iterator[Member]:
     visitor = studio.visitor
     for info in evaluations.list_evaluations(studio):
         if info.state == "completed":
-            name = names.free("evaluations", f"{plain(info.name)}-{info.id[-6:]}", ".json")
+            name = names.free("evaluations", f"{ascii_name(info.name)}-{info.id[-6:]}", ".json")
             yield name, _json(studio, visitor, partial(evaluations.as_dict, studio, info.id))
     for key in comparisons.mine(studio):
         made = partial(_compared, studio, key)

@@ -16,7 +16,7 @@ from studio.machine.usage import Held, Sample
 from studio.rundir import Identity
 from studio.services.chat import chat
 from studio.services.core.studio import Studio
-from studio.services.host.warm import Warm
+from studio.services.host.warm import WarmWorker
 from studio.store import runs as rows
 
 __all__ = ["EVERY", "Holder", "Sample", "Usage", "look", "now", "sample_if_due"]
@@ -99,7 +99,7 @@ def _holders(studio: Studio) -> list[Holder]:
     worker = chat.worker_pid(studio)
     if worker is not None:
         roots[worker] = "chat"
-    if (waiting := studio.state(Warm).spare) is not None:
+    if (waiting := studio.state(WarmWorker).spare) is not None:
         roots[waiting.process.pid] = "warm"
     if studio.keeping:
         roots[facts.this_process()] = "studio"

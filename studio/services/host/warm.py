@@ -8,7 +8,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from studio.launch.idle_worker import Spare
+from studio.launch.idle_worker import IdleWorker
 from studio.services.core.studio import Studio
 from studio.services.host import machine
 from studio.services.runs import logs
@@ -21,13 +21,13 @@ _LOOK = 3.0  # seconds for which the machine is taken to be as it was
 
 
 @dataclass(slots=True)
-class Warm:
+class WarmWorker:
     """The worker, if there is one, and when it was last wanted (time.monotonic)."""
 
-    spare: Spare | None = None
+    spare: IdleWorker | None = None
     wanted: float = float("-inf")
 
-    def take(self) -> Spare | None:
+    def take(self) -> IdleWorker | None:
         """The worker for a run that begins now: ready, and no longer kept here."""
         spare, self.spare = self.spare, None
         if spare is not None and not spare.ready:
@@ -43,12 +43,12 @@ class Warm:
 
 def expect(studio: Studio) -> None:
     """Someone may start a run soon. The keeper sees to it at its next look."""
-    studio.state(Warm).wanted = time.monotonic()
+    studio.state(WarmWorker).wanted = time.monotonic()
 
 
 def tend(studio: Studio) -> None:
     """For the keeper: have a worker ready while it is wanted, and none otherwise."""
-    warm = studio.state(Warm)
+    warm = studio.state(WarmWorker)
     if warm.spare is not None and not warm.spare.alive:
         warm.dismiss()
         warm.wanted = float("-inf")  # a start is tried, and told of, without one
@@ -56,7 +56,7 @@ def tend(studio: Studio) -> None:
         warm.dismiss()
     elif warm.spare is None:
         try:
-            warm.spare = Spare(_MODULE, logs.warm_log(studio))
+            warm.spare = IdleWorker(_MODULE, logs.warm_log(studio))
         except OSError as error:
             warm.wanted = float("-inf")
             _log.info("No worker could be made ready: %s", error)

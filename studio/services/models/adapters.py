@@ -38,7 +38,7 @@ from studio.rundir import (
     write_json,
 )
 from studio.services.core import access, identity
-from studio.services.core.jobs import Job, Kept
+from studio.services.core.jobs import Job, KeptJob
 from studio.services.core.states import FINAL, State
 from studio.services.core.studio import Studio
 from studio.services.models import models
@@ -192,7 +192,7 @@ def remove(studio: Studio, key: str) -> AdapterInfo:
 def cancel(studio: Studio, key: str) -> None:
     """Ask the worker that makes an adapter to end; nothing of it is kept. Raises Conflict when it is over."""
     info = get(studio, key)
-    Kept(RunDir(studio.settings.adapters / info.id)).cancel(info.name)
+    KeptJob(RunDir(studio.settings.adapters / info.id)).cancel(info.name)
 
 
 def recipe_of(studio: Studio, key: str) -> Recipe:
@@ -207,14 +207,14 @@ def _about(path: Path) -> dict[str, Any] | None:
 def _info(studio: Studio, run: RunDir, about: dict[str, Any]) -> tuple[AdapterInfo, str]:
     trained = run.trained
     put_whole = trained is not None and not run.exit.exists() and not run.claim.exists()
-    job = Job("completed") if put_whole else Kept(run).look()
+    job = Job("completed") if put_whole else KeptJob(run).look()
     info = AdapterInfo(
         id=run.id,
         name=str(about.get("name", run.id)),
         kind=about.get("kind", "imported"),
         state=job.state,
         doing=job.progress.doing,
-        message=access.shown(studio, job.message),
+        message=access.for_reader(studio, job.message),
         model=str((read_json(run.path / "model.json") or {}).get("id", "")),
         draft=bool(about.get("draft")),
         size=_size(trained) if trained else 0,

@@ -12,7 +12,7 @@ from typing import Any
 from studio.errors import BadInput
 from studio.rundir import RunDir, read_json
 from studio.services.core import quotas
-from studio.services.core.jobs import Kept
+from studio.services.core.jobs import KeptJob
 from studio.services.core.studio import Studio
 from studio.services.models import adapters
 from studio.services.models import trained_weights as sources
@@ -43,7 +43,7 @@ def wants_density(method: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class CombineRequest:
     """What to combine. density: the share that is kept, where the method wants one. seed: of dare's chances."""
 
     sources: tuple[str, ...]
@@ -56,7 +56,7 @@ class Wish:
 
 
 @quotas.in_turn
-def start(studio: Studio, wish: Wish) -> AdapterInfo:
+def start(studio: Studio, wish: CombineRequest) -> AdapterInfo:
     """Check the wish and start a worker for it; raises BadInput with what does not go together."""
     quotas.check_work(studio, [one.state for one in adapters.list_adapters(studio)])
     found = _checked(studio, wish)
@@ -74,11 +74,11 @@ def start(studio: Studio, wish: Wish) -> AdapterInfo:
     name = wish.name.strip() or " + ".join(source.name for source in found)[:60]
     pointer = read_json(first.run.dataset)
     info = adapters.put(studio, New(name, "combined", first.recipe, origin, pointer, wish.draft))
-    Kept(RunDir(studio.settings.adapters / info.id)).start("studio.engine.workers.combine")
+    KeptJob(RunDir(studio.settings.adapters / info.id)).start("studio.engine.workers.combine")
     return adapters.get(studio, info.id)
 
 
-def _checked(studio: Studio, wish: Wish) -> list[Source]:
+def _checked(studio: Studio, wish: CombineRequest) -> list[Source]:
     if not 2 <= len(wish.sources) <= MOST:
         raise BadInput(f"Two or three adapters are combined, not {len(wish.sources)}.")
     if len(wish.weights) != len(wish.sources):

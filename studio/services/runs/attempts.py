@@ -46,7 +46,7 @@ def earlier(run: RunDir) -> list[RunDir]:
     return [RunDir(path) for path in sorted(found, key=lambda path: int(path.name))]
 
 
-def wanted(run: RunDir) -> bool:
+def is_wanted(run: RunDir) -> bool:
     """Whether someone wants the run to go on, and the earlier worker's files are not put by yet."""
     plan = Plan.read(run)
     return plan is not None and plan.attempt > current(run)

@@ -63,7 +63,7 @@ class Story:
     log: list[str]
 
 
-def tell(studio: Studio, run_id: str) -> Story:
+def story_of(studio: Studio, run_id: str) -> Story:
     """The story of one run; reads and verifies every checkpoint."""
     info = runs.get(studio, run_id)
     run = studio.run_dir(info.id)
@@ -100,7 +100,7 @@ def _states(studio: Studio, info: RunInfo) -> list[Happening]:
         if event.kind == "resumed":
             found.append(Happening(event.time, "resumed", f"from step {event.step or 0}"))
         else:
-            message = access.shown(studio, str(event.payload.get("message") or ""))
+            message = access.for_reader(studio, str(event.payload.get("message") or ""))
             found.append(Happening(event.time, str(event.payload.get("state")), message))
     if info.final and info.state != found[-1].state:
         found.append(Happening(info.ended or time.time(), info.state, info.message))
@@ -123,8 +123,8 @@ def _attempt(studio: Studio, number: int, run: RunDir) -> Attempt:
         versions=identity.versions if identity else {},
         state=last.state if last else "",
         cause=last.cause if last else "",
-        message=access.shown(studio, last.message) if last else "",
-        log=access.shown(studio, end.log) if end else "",
+        message=access.for_reader(studio, last.message) if last else "",
+        log=access.for_reader(studio, end.log) if end else "",
     )
 
 

@@ -76,7 +76,7 @@ def find(studio: Studio, query: Query) -> Listing:
     )
 
 
-def find_whole(studio: Studio, query: Query) -> list[RunInfo]:
+def find_every(studio: Studio, query: Query) -> list[RunInfo]:
     """As find, with what only the run directories tell, and with all sizes counted: for a command, which may wait."""
     wanted = _wanted(studio, query)
     studio.refresh()

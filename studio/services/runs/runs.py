@@ -263,8 +263,8 @@ def _info(studio: Studio, row: Run, position: int, looked: bool = True) -> RunIn
         row.tokens_per_s,
         row.step_seconds,
         row.memory,
-        access.shown(studio, _words(row, state)),
-        access.shown(studio, row.remedy),
+        access.for_reader(studio, _words(row, state)),
+        access.for_reader(studio, row.remedy),
         row.doing,
         str(run.path),  # not the path in the index: the home may have been moved
         row.device,
@@ -329,7 +329,7 @@ def points(studio: Studio, run_id: str, after: int = 0) -> Points:
         {
             "step": event.step or 0,
             "kind": event.kind,
-            "text": access.shown(studio, _mark_text(event.payload)),
+            "text": access.for_reader(studio, _mark_text(event.payload)),
             "time": event.time,
         }
         for event in events
@@ -383,7 +383,7 @@ def recipe_of(studio: Studio, run_id: str) -> Recipe:
 
 def log_tail(studio: Studio, run_id: str) -> str:
     """The end of the run's log."""
-    return access.shown(studio, studio.run_dir(get(studio, run_id).id).log_tail())
+    return access.for_reader(studio, studio.run_dir(get(studio, run_id).id).log_tail())
 
 
 def rebuild(studio: Studio) -> int:

@@ -110,7 +110,7 @@ def _in_use(studio: Studio, info: RunInfo) -> str:
     run: RunDir = studio.run_dir(info.id)
     if workers.find(run) in ("alive", "claimed"):
         return "its worker has not left yet. Try again in a moment."
-    if attempts.wanted(run):
+    if attempts.is_wanted(run):
         return "it waits to go on. Cancel that first."
     if any(one.state not in FINAL for one in exports.list_exports(studio, info.id)):
         return "an export of it is being made. Wait until that is done."

@@ -49,7 +49,7 @@ def check(url: str) -> str:
     return url
 
 
-def tell(studio: Studio, run: RunDir, row: Run, end: End) -> None:
+def notify(studio: Studio, run: RunDir, row: Run, end: End) -> None:
     """Tell of an end, unless it was told before or nobody wants to know."""
     url = studio.settings.webhook_url
     if not url or end.told or time.time() - end.time > _NEWS_SECONDS:

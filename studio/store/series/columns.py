@@ -14,9 +14,9 @@ import numpy as np
 from studio.store.db import Database
 from studio.store.series import file as series_file
 from studio.store.series import sync as series_sync
-from studio.store.series.file import AT, COLUMNS, KINDS, ROWS, Array, BlockFile, Damaged, Extremes, Index
+from studio.store.series.file import AT, COLUMNS, KINDS, ROWS, Array, Damaged, Extremes, Index, SeriesFile
 
-__all__ = ["COLUMNS", "Array", "Damaged", "Extremes", "Index", "Shelf", "Table"]
+__all__ = ["COLUMNS", "Array", "ColumnCache", "Damaged", "Extremes", "Index", "Table"]
 _BATCH = 20_000
 _HELD_BYTES = 384 * 2**20
 # Asked at every look for new points: plain SQL, since putting the same query together costs ten times what it does.
@@ -52,7 +52,7 @@ class Columns:
         self._begin()
 
     def _begin(self) -> None:
-        self._file: BlockFile | None = None
+        self._file: SeriesFile | None = None
         self._tail: Array = np.empty((len(COLUMNS), 0))
         self.cursor = 0  # everything up to this seq is in
         self.restarted = 0  # seq of the newest resume: cursors before it know points that are gone
@@ -111,13 +111,13 @@ class Columns:
     def _table(self, kind: int, chosen: "np.typing.NDArray[np.bool_]") -> Table:
         tail = self._tail if chosen.all() else np.ascontiguousarray(self._tail[:, chosen])
         if self._file is None:
-            return Held(tail, _rising(tail[AT["step"]]))
-        table = Mapped(self._file, kind, tail)
+            return ColumnsInMemory(tail, _rising(tail[AT["step"]]))
+        table = MappedColumns(self._file, kind, tail)
         steps = table.extremes("step")
         if steps is not None and (steps.rises or not len(table)):
             return table
         data = np.array([table[name] for name in COLUMNS])
-        return Held(data, _rising(data[AT["step"]]))
+        return ColumnsInMemory(data, _rising(data[AT["step"]]))
 
     def _resumed(self) -> int:
         with self._database.read() as session:
@@ -125,7 +125,7 @@ class Columns:
         return found or 0
 
 
-class Held:
+class ColumnsInMemory:
     """A table in memory: of a short run, or of one whose steps came twice."""
 
     def __init__(self, data: Array, chosen: Index | None) -> None:
@@ -157,10 +157,10 @@ class Held:
         return None
 
 
-class Mapped:
+class MappedColumns:
     """A table in a file, with what is not filed yet behind it."""
 
-    def __init__(self, file: BlockFile, kind: int, tail: Array) -> None:
+    def __init__(self, file: SeriesFile, kind: int, tail: Array) -> None:
         self._file, self._kind, self._tail = file, kind, tail
         self._filed = file.rows[kind]
         self._told: dict[str, Extremes | None] = {}
@@ -217,7 +217,7 @@ class Mapped:
         return Extremes(rows[0], both[0], both[1], rows[1], rows[2], filed.finite + new.finite, rises)
 
 
-class Shelf:
+class ColumnCache:
     """The columns of the runs that were looked at last, bounded by their bytes."""
 
     def __init__(self, database: Database) -> None:

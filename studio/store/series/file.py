@@ -152,7 +152,7 @@ class Damaged(Exception):
     """A block's rows are not what was written."""
 
 
-class BlockFile:
+class SeriesFile:
     """A file of blocks, as far as it is whole. Raises OSError when it cannot be read."""
 
     def __init__(self, path: Path) -> None:
@@ -360,10 +360,10 @@ def _said(held: Sequence[Block], heads: Sequence[Array], kind: int) -> _Said:
     return _Said(parts, np.asarray(there.any(axis=0)), np.asarray(there.all(axis=0)), together)
 
 
-def open_file(path: Path) -> BlockFile | None:
+def open_file(path: Path) -> SeriesFile | None:
     """The blocks at a path; None when there are none."""
     with contextlib.suppress(OSError, ValueError):
-        found = BlockFile(path)
+        found = SeriesFile(path)
         if found.blocks:
             return found
     return None

@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from studio.store.db import Database
 from studio.store.series import file as series_file
-from studio.store.series.file import AT, COLUMNS, ROWS, Array, BlockFile
+from studio.store.series.file import AT, COLUMNS, ROWS, Array, SeriesFile
 from studio.store.tables import Point
 
 _AT_ONCE = 8  # blocks
@@ -66,7 +66,7 @@ def _append(database: Database, run: str, path: Path) -> int:
     return len(rows)
 
 
-def opened(database: Database, run: str) -> BlockFile | None:
+def opened(database: Database, run: str) -> SeriesFile | None:
     """A run's file as far as the table bears it out; None when there is nothing in it."""
     path = path_of(database, run)
     file = series_file.open_file(path)
@@ -79,7 +79,7 @@ def opened(database: Database, run: str) -> BlockFile | None:
     return file
 
 
-def _borne_out(database: Database, run: str, file: BlockFile) -> bool:
+def _borne_out(database: Database, run: str, file: SeriesFile) -> bool:
     """Whether the last row of a file is in the table as it is."""
     kind = max(series_file.KINDS, key=lambda one: _last(file, one, "seq"))
     query = select(Point.step, Point.time).where(Point.run == run, Point.seq == file.last_seq)
@@ -88,7 +88,7 @@ def _borne_out(database: Database, run: str, file: BlockFile) -> bool:
     return known is not None and tuple(known) == (_last(file, kind, "step"), _last(file, kind, "time"))
 
 
-def _last(file: BlockFile, kind: int, name: str) -> float:
+def _last(file: SeriesFile, kind: int, name: str) -> float:
     rows = file.rows[kind]
     return float(file.take(kind, name, np.array([rows - 1]))[0]) if rows else -1.0
 

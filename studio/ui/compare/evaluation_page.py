@@ -17,9 +17,9 @@ from studio.services.evals.evaluations import (
     Row,
     Score,
     SetScores,
+    describe,
     evidence,
     mark_of,
-    said,
 )
 from studio.ui.parts import markup, units
 from studio.ui.parts.markup import esc
@@ -58,8 +58,8 @@ def _figure(info: EvaluationInfo, score: Score, column: str) -> list[str]:
     which = f"<small>{esc(info.columns.get(column, column))}</small>" if len(score.differences) > 1 else ""
     return [
         f"<b>{esc(score.label)}</b><small>{esc(score.about)}</small>",
-        esc(said(score, BASE)),
-        f"{esc(said(score, column))}{which}",
+        esc(describe(score, BASE)),
+        f"{esc(describe(score, column))}{which}",
         f"{_bar(score, column)}<small>{esc(evidence(score, column))}</small>",
         markup.mark(_SHAPES[difference.word], difference.word),
     ]
@@ -135,7 +135,7 @@ def share(studio: Studio, evaluation_id: str, form: str) -> str:
         return json.dumps(evaluations.as_dict(studio, info.id), ensure_ascii=False, indent=1) + "\n"
     if form != "html":
         raise BadInput(f"An evaluation is shared as html or json, not as {form}.")
-    told = evaluations.judged(studio, info.id)
+    told = evaluations.judgement(studio, info.id)
     rows = list(enumerate(found.rows))
     title = f"{info.name} against {info.columns[BASE]}"
     styles = "".join((resources.static() / name).read_text(encoding="utf-8") for name in ("share.css", "scores.css"))

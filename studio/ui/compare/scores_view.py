@@ -21,7 +21,16 @@ from studio.ui.gradio_compat import once
 from studio.ui.parts import busy as busy_view
 from studio.ui.parts import markup, units
 from studio.ui.parts.busy import Busy
-from studio.ui.parts.handlers import PRIVATE, QUEUED, Cancelled, Step, Updates, told, told_while, view
+from studio.ui.parts.handlers import (
+    PRIVATE,
+    QUEUED,
+    Cancelled,
+    Step,
+    Updates,
+    view,
+    with_notice,
+    with_notice_while,
+)
 
 _WAITING = (
     "Not evaluated yet",
@@ -138,17 +147,26 @@ def build(studio: Studio, run: gr.State | gr.Dropdown) -> ScoresView:
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
     filled = [sets, against, chosen, found]
     parts = [*filled, notice, busy.said]
-    start.click(told_while(studio, notice, begin, busy.idle), [run, sets, against, limit], parts, **QUEUED)
+    start.click(with_notice_while(studio, notice, begin, busy.idle), [run, sets, against, limit], parts, **QUEUED)
     own = [notice, sets, lines, name, file, busy.said]
-    add.click(told_while(studio, notice, add_own, busy.idle), [lines, file, name, sets], own, **QUEUED)
-    once.choice("scored", chosen).click(told(studio, notice, show), chosen, [notice, found], queue=False, **quiet)
+    add.click(with_notice_while(studio, notice, add_own, busy.idle), [lines, file, name, sets], own, **QUEUED)
+    once.choice("scored", chosen).click(
+        with_notice(studio, notice, show), chosen, [notice, found], queue=False, **quiet
+    )
     if ask is not None:
-        ask.click(told_while(studio, notice, have_judged, busy.idle), chosen, [notice, found, busy.said], **QUEUED)
+        ask.click(
+            with_notice_while(studio, notice, have_judged, busy.idle), chosen, [notice, found, busy.said], **QUEUED
+        )
     reopen: Step = {
-        "fn": told(studio, notice, open_run), "inputs": [run, chosen], "outputs": [*filled, notice],
+        "fn": with_notice(studio, notice, open_run), "inputs": [run, chosen], "outputs": [*filled, notice],
         "queue": False, **quiet,
     }  # fmt: skip
-    following: Step = {"fn": told_while(studio, notice, follow, busy.idle), "inputs": run, "outputs": parts, **QUEUED}
+    following: Step = {
+        "fn": with_notice_while(studio, notice, follow, busy.idle),
+        "inputs": run,
+        "outputs": parts,
+        **QUEUED,
+    }
     run.change(**reopen).then(**following)
     return ScoresView(chosen, notice, reopen, following)
 
@@ -180,8 +198,8 @@ def build_table(studio: Studio, scores: ScoresView) -> gr.HTML:
 
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
     asks: Step = {"inputs": [scores.chosen, which], "outputs": [table, scores.notice], "queue": False, **quiet}
-    gr.on([scores.chosen.change, which.input], told(studio, scores.notice, show, clear=False), **asks)
-    table.click(told(studio, scores.notice, turn, clear=False), **asks)
+    gr.on([scores.chosen.change, which.input], with_notice(studio, scores.notice, show, clear=False), **asks)
+    table.click(with_notice(studio, scores.notice, turn, clear=False), **asks)
     return table
 
 
@@ -195,7 +213,7 @@ def _scores(studio: Studio, evaluation_id: str) -> str:
     info = evaluations.get(studio, evaluation_id)
     if info.state != "completed":
         return markup.problem(info.message or f"This evaluation is {info.state}.", info.remedy)
-    told_of = evaluations.judged(studio, info.id)
+    told_of = evaluations.judgement(studio, info.id)
     links = "".join(
         f'<a class="link" href="/evaluation/{markup.esc(info.id)}.{form}" download>{words}</a>'
         for form, words in (("html", "Save as one page"), ("json", "Save as JSON"))

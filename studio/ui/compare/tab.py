@@ -18,7 +18,7 @@ from studio.ui.compare import conversation, evaluation_fold
 from studio.ui.compare import view as compare_view
 from studio.ui.gradio_compat import once
 from studio.ui.parts import markup
-from studio.ui.parts.handlers import PRIVATE, Step, Updates, told, told_while, view
+from studio.ui.parts.handlers import PRIVATE, Step, Updates, view, with_notice, with_notice_while
 from studio.ui.web import pulse
 
 _NONE_YET = ("Nothing to compare yet", "Once a run has an adapter, ask it here beside its base.")
@@ -51,7 +51,7 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     awake.submit(page.look, parts.memory_seen, [parts.memory, parts.memory_seen], **quiet)
     reopen: Step = {
-        "fn": told(studio, parts.notice, page.reopen),
+        "fn": with_notice(studio, parts.notice, page.reopen),
         "inputs": [wanted, parts.past, parts.kept, *parts.sides],
         "outputs": [
             none_yet,
@@ -84,28 +84,34 @@ def _wire(studio: Studio, page: "_Page") -> None:
     given = [parts.past, parts.blind, parts.marked, parts.system, *parts.sides, *parts.sampling.values()]
     spoken = [parts.notice, parts.past, parts.kept, parts.question, parts.draft, *parts.shown]
     asks: Step = {"outputs": spoken, "concurrency_limit": 16, **quiet}
-    parts.ask.click(told_while(studio, parts.notice, page.ask, {}), [parts.question, *given], **asks)
-    parts.question.submit(told_while(studio, parts.notice, page.ask, {}), [parts.question, *given], **asks)
+    parts.ask.click(with_notice_while(studio, parts.notice, page.ask, {}), [parts.question, *given], **asks)
+    parts.question.submit(with_notice_while(studio, parts.notice, page.ask, {}), [parts.question, *given], **asks)
     seed = parts.sampling["seed"]
-    parts.retry.click(told_while(studio, parts.notice, page.retry, {}), given, **{**asks, "outputs": [*spoken, seed]})
-    parts.stop.click(told(studio, parts.notice, page.stop), None, parts.notice, **now)
+    parts.retry.click(
+        with_notice_while(studio, parts.notice, page.retry, {}), given, **{**asks, "outputs": [*spoken, seed]}
+    )
+    parts.stop.click(with_notice(studio, parts.notice, page.stop), None, parts.notice, **now)
     changes = [parts.notice, parts.past, parts.kept, parts.question, *parts.shown]
-    parts.edit.click(told(studio, parts.notice, page.edit), [parts.past, parts.marked, *parts.sides], changes, **now)
-    parts.anew.click(told(studio, parts.notice, page.anew), parts.sides, changes, **now)
+    parts.edit.click(
+        with_notice(studio, parts.notice, page.edit), [parts.past, parts.marked, *parts.sides], changes, **now
+    )
+    parts.anew.click(with_notice(studio, parts.notice, page.anew), parts.sides, changes, **now)
     chosen = once.choice("sides", *parts.sides)
-    chosen.click(told(studio, parts.notice, page.choose), parts.sides, [*changes, parts.shelf], **now)
+    chosen.click(with_notice(studio, parts.notice, page.choose), parts.sides, [*changes, parts.shelf], **now)
     parts.blind.input(
-        told(studio, parts.notice, page.blinded),
+        with_notice(studio, parts.notice, page.blinded),
         [parts.blind, parts.past, parts.marked, *parts.sides],
         changes,
         **now,
     )
     parts.marked.input(page.drawn, [parts.past, parts.marked, *parts.sides], parts.shown, **now)
     for place in (parts.earlier, parts.answers):
-        place.click(told(studio, parts.notice, page.vote), [parts.past, parts.marked, *parts.sides], changes, **now)
-    parts.shelf.click(told(studio, parts.notice, page.take), parts.sides, [parts.notice, parts.question], **now)
+        place.click(
+            with_notice(studio, parts.notice, page.vote), [parts.past, parts.marked, *parts.sides], changes, **now
+        )
+    parts.shelf.click(with_notice(studio, parts.notice, page.take), parts.sides, [parts.notice, parts.question], **now)
     freed = [parts.notice, parts.memory, parts.memory_seen]
-    parts.free.click(told(studio, parts.notice, page.free), None, freed, **now)
+    parts.free.click(with_notice(studio, parts.notice, page.free), None, freed, **now)
     # Gradio tells of typing as input, but of pasting only when the field is left.
     keep: Step = {
         "fn": lambda text: text,
@@ -182,7 +188,7 @@ class _Page:
         """Streams all answers; a turn that ended joins those before it."""
         parts = self.parts
         chosen, knobs = values[:3], values[3:]
-        past = past or comparisons.begin()
+        past = past or comparisons.new_comparison()
         known = [text for text in chosen if text]
         found = sides.resolve(self.studio, known)
         turn = comparisons.ask(found, asked, conversation.sampling(knobs), system, blind)
@@ -199,7 +205,7 @@ class _Page:
         except StudioError:
             yield self.drawn(past, marked, *chosen)
             raise
-        past = comparisons.add(past, comparisons.told(turn, replace(state, status="", finished=True)))
+        past = comparisons.add(past, comparisons.with_answers(turn, replace(state, status="", finished=True)))
         comparisons.save(self.studio, past)
         over: Updates = {parts.past: past, parts.kept: past.id, parts.question: "", parts.draft: ""}
         yield over | self.drawn(past, marked, *chosen)
@@ -208,7 +214,7 @@ class _Page:
         self, request: gr.Request, past: Comparison | None, blind: bool, marked: bool, system: str, *values: Any
     ) -> Iterator[Updates]:
         """The last question once more, as things are set now; where tokens are drawn, with the next seed."""
-        before, turn = comparisons.take_back(past or comparisons.begin())
+        before, turn = comparisons.take_back(past or comparisons.new_comparison())
         chosen, knobs = values[:3], list(values[3:])
         names = list(self.parts.sampling)
         if (knobs[names.index("temperature")] or 0) > 0:
@@ -230,7 +236,7 @@ class _Page:
 
     def edit(self, past: Comparison | None, marked: bool, *chosen: str | None) -> Updates:
         """The last question back in the box, and its answers gone."""
-        before, turn = comparisons.take_back(past or comparisons.begin())
+        before, turn = comparisons.take_back(past or comparisons.new_comparison())
         return self._kept(before, marked, *chosen) | {self.parts.question: turn.question}
 
     def anew(self, *chosen: str | None) -> Updates:
@@ -277,7 +283,9 @@ class _Page:
         return {self.parts.past: past, self.parts.kept: past.id} | self.drawn(past, marked, *chosen)
 
     def _live(self, turn: Turn, state: ChatState) -> str:
-        return compare_view.turn(comparisons.told(turn, replace(state, finished=False)), self._tell, state.status)
+        return compare_view.turn(
+            comparisons.with_answers(turn, replace(state, finished=False)), self._tell, state.status
+        )
 
     def _tell(self, turn: Turn) -> str:
         return votes.tally(self.studio, turn).words

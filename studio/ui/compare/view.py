@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 
 from studio.services.chat.chat import Answer, Loaded
-from studio.services.chat.comparisons import TIE, Comparison, Turn, Who, plain
+from studio.services.chat.comparisons import TIE, Comparison, Turn, Who, clean_text
 from studio.services.chat.participants import BASE
 from studio.ui.parts import text_diff
 from studio.ui.parts.markup import esc
@@ -96,7 +96,7 @@ def _kinds(keys: Sequence[str]) -> list[str]:
 
 
 def _text(text: str) -> str:
-    return esc(plain(text))
+    return esc(clean_text(text))
 
 
 def _side(one: Turn, place: int, kind: str, number: int, marked: bool) -> str:
@@ -109,7 +109,7 @@ def _side(one: Turn, place: int, kind: str, number: int, marked: bool) -> str:
         body = f'<span class="hint">{"Only blanks and empty lines" if answer.text else "Nothing was said"}</span>'
     elif marked and len(one.answers) > 1:
         against = one.answers[1 if place == 0 else 0].text
-        body = text_diff.marked(plain(answer.text.rstrip()), plain(against.rstrip()))
+        body = text_diff.highlight_differences(clean_text(answer.text.rstrip()), clean_text(against.rstrip()))
     else:
         body = _text(answer.text.rstrip() if answer.done else answer.text)
     title, words = (f"Answer {number}", "") if one.hidden else (who.title, _words(who))

@@ -19,7 +19,7 @@ from studio.services.data.checks import Checked, Options, Undecodable
 from studio.ui.data import view as data_view
 from studio.ui.data.adding_view import FIELDS, Bar, Drop, Reading, preview, samples
 from studio.ui.parts import markup
-from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, told, told_while
+from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, with_notice, with_notice_while
 
 
 @dataclass(frozen=True)
@@ -142,21 +142,21 @@ def wire(
     slow: Step = {"api_visibility": PRIVATE, "concurrency_limit": 2, "show_progress": "hidden"}
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     drop.upload.upload(
-        told_while(studio, drop.notice, take, drop.busy.idle),
+        with_notice_while(studio, drop.notice, take, drop.busy.idle),
         [drop.upload, keys.pending],
         [drop.upload, drop.notice, drop.busy.said, *whole],
         **slow,
     )
     gr.on(
         [drop.fetch.click, drop.hub.submit],
-        told_while(studio, drop.notice, fetch, drop.busy.idle),
+        with_notice_while(studio, drop.notice, fetch, drop.busy.idle),
         [drop.hub, keys.pending],
         [drop.upload, drop.notice, drop.busy.said, *whole],
         **slow,
     )
     answers = [reading.busy.said, *whole]
     reading.decode.click(
-        told_while(studio, reading.notice, decode, reading.busy.idle),
+        with_notice_while(studio, reading.notice, decode, reading.busy.idle),
         [keys.waiting, reading.encodings],
         answers,
         **slow,
@@ -164,28 +164,28 @@ def wire(
     told_so = [keys.chosen, reading.format, reading.encoding, reading.delimiter, reading.held_out, *reading.fields]
     gr.on(
         [reading.read.click, reading.again.click],
-        told_while(studio, reading.notice, read, reading.busy.idle),
+        with_notice_while(studio, reading.notice, read, reading.busy.idle),
         told_so,
         answers,
         **slow,
     )
     gr.on(
         [reading.format.input, reading.fold.expand],
-        told(studio, reading.notice, open_mapping),
+        with_notice(studio, reading.notice, open_mapping),
         [keys.chosen, reading.format],
         [reading.notice, reading.samples],
         **quiet,
     )
     gr.on(
         [box.input for box in reading.fields],
-        told(studio, reading.notice, look),
+        with_notice(studio, reading.notice, look),
         [keys.chosen, *reading.fields],
         [reading.notice, reading.preview],
         trigger_mode="always_last",
         **QUEUED,
     )
-    bar.add.click(told(studio, drop.notice, keep), [keys.chosen, bar.name], [drop.notice, *whole], **QUEUED)
-    bar.discard.click(told(studio, drop.notice, discard), keys.chosen, [drop.notice, *whole], **QUEUED)
+    bar.add.click(with_notice(studio, drop.notice, keep), [keys.chosen, bar.name], [drop.notice, *whole], **QUEUED)
+    bar.discard.click(with_notice(studio, drop.notice, discard), keys.chosen, [drop.notice, *whole], **QUEUED)
 
 
 def _reading(path: str) -> str:

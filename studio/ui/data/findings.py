@@ -18,7 +18,7 @@ from studio.ui.data import findings_view
 from studio.ui.data import view as data_view
 from studio.ui.parts import busy, editor, markup
 from studio.ui.parts.busy import Busy
-from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, told, told_while, view
+from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, view, with_notice, with_notice_while
 
 _OF_LENGTH = ("untrained", "answer_cut", "cut")
 ALL = ("", 0)
@@ -107,7 +107,7 @@ def wire(
     slow: Step = {"show_progress": "hidden", "api_visibility": PRIVATE, "concurrency_limit": 4}
     gr.on(
         [wrong.verdict.click, wrong.found.click],
-        told(studio, wrong.notice, turn),
+        with_notice(studio, wrong.notice, turn),
         wrong.looked,
         [wrong.notice, row, wrong.looked],
         **QUEUED,
@@ -115,14 +115,14 @@ def wire(
     # One handler alone draws them, so that an answer made before a kind was chosen cannot come after the choice's own.
     gr.on(
         [wrong.looked.change, measured.change],
-        told(studio, wrong.notice, judge, clear=False),
+        with_notice(studio, wrong.notice, judge, clear=False),
         [wrong.looked, *asked],
         [wrong.notice, wrong.verdict, wrong.found, wrong.leave],
         trigger_mode="always_last",
         **QUEUED,
     )
     wrong.leave.click(
-        told_while(studio, wrong.notice, leave_out, wrong.leaving.idle),
+        with_notice_while(studio, wrong.notice, leave_out, wrong.leaving.idle),
         [held, wrong.looked, *asked],
         [wrong.leaving.said, *whole],
         **slow,
@@ -147,7 +147,7 @@ def _drawn(
     if result:
         mark, text = result.verdict.mark, result.verdict.text
     elif checked:
-        verdict = datasets.judged(checked)
+        verdict = datasets.verdict_of(checked)
         mark, text = verdict.mark, verdict.text
     else:
         info = datasets.get(studio, key)

@@ -21,7 +21,7 @@ from studio.ui.data import view as data_view
 from studio.ui.data.findings import Findings
 from studio.ui.parts import busy, editor, markup, tokens
 from studio.ui.parts.busy import Busy
-from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, told, told_while, view
+from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, view, with_notice, with_notice_while
 
 _LEAST_REACH = 1024  # tokens that the slider goes up to at least
 _SESSIONS = 256
@@ -153,7 +153,9 @@ def wire(
         if not key or not picked:
             return {steps.seen: "" if not key else markup.note(_NO_MODEL)}
         return {
-            steps.seen: tokens.strip(examples.see(studio, key, int(which or 1), picked, values), values["max_length"])
+            steps.seen: tokens.strip(
+                examples.tokens_of(studio, key, int(which or 1), picked, values), values["max_length"]
+            )
         }
 
     def measure(request: gr.Request, key: str, picked: str | None, *how: Any) -> Iterator[Updates]:
@@ -216,7 +218,7 @@ def wire(
     ]
     gr.on(
         [*reshaped, steps.row.change],
-        told(studio, steps.seen, see),
+        with_notice(studio, steps.seen, see),
         [steps.subject, steps.model, steps.row, *steps.how],
         steps.seen,
         trigger_mode="always_last",
@@ -227,24 +229,32 @@ def wire(
     asked = [steps.subject, steps.model, steps.measured, *steps.how]
     findings.wire(studio, steps.wrong, asked, steps.measured, steps.row, held, show, whole)
     gr.on(
-        reshaped, told_while(studio, steps.lengths, measure, {}), counted, lengths, trigger_mode="always_last", **slow
+        reshaped,
+        with_notice_while(studio, steps.lengths, measure, {}),
+        counted,
+        lengths,
+        trigger_mode="always_last",
+        **slow,
     )
     # Apart from the counting: an update of a slider that is not drawn yet would empty it.
     steps.reach.change(lambda far: gr.update(maximum=far), steps.reach, length, **quiet)
     steps.edit.click(
-        told(studio, steps.edit_notice, open_editor),
+        with_notice(studio, steps.edit_notice, open_editor),
         [steps.subject, steps.row],
         [steps.edit_notice, steps.editor],
         **quiet,
     )
     steps.editor.click(
-        told_while(studio, steps.edit_notice, save, steps.saving.idle),
+        with_notice_while(studio, steps.edit_notice, save, steps.saving.idle),
         [held, steps.subject],
         [steps.saving.said, *whole],
         **slow,
     )
     steps.rows.click(
-        told(studio, steps.wrong.notice, leaf), steps.subject, [steps.wrong.notice, steps.rows, steps.row], **quiet
+        with_notice(studio, steps.wrong.notice, leaf),
+        steps.subject,
+        [steps.wrong.notice, steps.rows, steps.row],
+        **quiet,
     )
 
 

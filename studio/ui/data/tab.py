@@ -15,7 +15,7 @@ from studio.services.data.checks import Undecodable
 from studio.ui.data import adding, adding_view, steps
 from studio.ui.data import view as data_view
 from studio.ui.parts import markup
-from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, told, view
+from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, view, with_notice
 
 
 @dataclass(frozen=True)
@@ -106,18 +106,23 @@ def build(studio: Studio) -> DataTab:
     steps.wire(studio, four, pending, show_new, whole)
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     told_so = [four.model, pending]
-    shelf.click(told(studio, drop.notice, pick), told_so, [drop.notice, *whole], **QUEUED)
+    shelf.click(with_notice(studio, drop.notice, pick), told_so, [drop.notice, *whole], **QUEUED)
     asked = [chosen, four.model, pending]
     return DataTab(
         chosen=chosen,
         train=train,
         seen_by=[four.model, *four.how],
-        reopen={"fn": told(studio, drop.notice, show), "inputs": asked, "outputs": [drop.notice, *whole], **QUEUED},
+        reopen={
+            "fn": with_notice(studio, drop.notice, show),
+            "inputs": asked,
+            "outputs": [drop.notice, *whole],
+            **QUEUED,
+        },
         revisit={"fn": revisit, "inputs": asked, "outputs": [shelf, four.model], **quiet},
     )
 
 
-def as_seen(studio: Studio, dataset: str, model: str | None, *how: Any) -> dict[str, Any]:
+def example_as_model_sees_it(studio: Studio, dataset: str, model: str | None, *how: Any) -> dict[str, Any]:
     """The recipe's values by which the dataset with this id is looked at; how: as Steps.how."""
     named = {"dataset": datasets.get(studio, dataset).name} | ({"model": model} if model else {})
     return named | data_view.shaping(*how)

@@ -43,7 +43,7 @@ def shelf(known: Sequence[DatasetInfo], chosen: str, pending: Checked | None) ->
             info.id,
             chosen,
             info.name,
-            f"<span>{info.rows:,} rows · {esc(info.format)}</span>{markup.judged(info.mark)}",
+            f"<span>{info.rows:,} rows · {esc(info.format)}</span>{markup.verdict_badge(info.mark)}",
         )
         for info in known
     ]

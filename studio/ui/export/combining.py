@@ -9,7 +9,7 @@ from studio.services.core.studio import Studio
 from studio.services.models import adapters, combining, trained_weights
 from studio.ui.export import view as exports_view
 from studio.ui.parts import markup
-from studio.ui.parts.handlers import PRIVATE, Step, Updates, told, view
+from studio.ui.parts.handlers import PRIVATE, Step, Updates, view, with_notice
 
 _METHODS = [(f"{name}: {why}{', equal ranks only' if equal else ''}", name)
             for name, (why, equal) in combining.METHODS.items()]  # fmt: skip
@@ -59,7 +59,7 @@ def build(studio: Studio) -> CombineBox:
         pairs = [(key, number) for key, number in zip(chosen, numbers, strict=True) if key]
         combining.start(
             studio,
-            combining.Wish(
+            combining.CombineRequest(
                 tuple(key for key, _ in pairs), tuple(float(number or 0) for _, number in pairs), how,
                 share if combining.wants_density(how) else None, called or "", draft=True,
             ),
@@ -77,10 +77,10 @@ def build(studio: Studio) -> CombineBox:
 
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
     button.click(
-        told(studio, notice, begin), [method, density, name, *who, *weights], [notice, name, store],
+        with_notice(studio, notice, begin), [method, density, name, *who, *weights], [notice, name, store],
         concurrency_limit=2, **quiet,
     )  # fmt: skip
-    store.click(told(studio, notice, pick), None, [notice, store], queue=False, **quiet)
+    store.click(with_notice(studio, notice, pick), None, [notice, store], queue=False, **quiet)
     return CombineBox(who, store)
 
 

@@ -9,10 +9,10 @@ from studio.errors import BadInput
 from studio.services.core import access
 from studio.services.core.studio import Studio
 from studio.services.models import imports, models
-from studio.services.models.imports import Wish
+from studio.services.models.imports import ImportRequest
 from studio.ui.parts import busy, markup
 from studio.ui.parts.busy import Busy
-from studio.ui.parts.handlers import QUEUED, Step, Updates, told_while, view
+from studio.ui.parts.handlers import QUEUED, Step, Updates, view, with_notice_while
 
 _SAYS = ("as it says itself", "")
 
@@ -68,7 +68,7 @@ def wire(studio: Studio, box: ImportBox, reopen: Step) -> None:
     def bring(request: gr.Request, path: str | None, told_of: str, on: str | None, called: str) -> Iterator[Updates]:
         if not path and not told_of.strip():
             raise BadInput("Choose a zip, or write where the adapter is.")
-        wish = Wish(on or "", called)
+        wish = ImportRequest(on or "", called)
         steps = (
             imports.from_upload(studio, path, wish) if path
             else imports.add(studio, told_of, wish, folders=access.is_local(studio))
@@ -79,6 +79,6 @@ def wire(studio: Studio, box: ImportBox, reopen: Step) -> None:
         yield {box.notice: markup.note(text, "good"), box.source: "", box.name: ""}
 
     box.button.click(
-        told_while(studio, box.notice, bring, box.busy.idle), [box.upload, box.source, box.base, box.name],
+        with_notice_while(studio, box.notice, bring, box.busy.idle), [box.upload, box.source, box.base, box.name],
         [box.notice, box.upload, box.source, box.name, box.busy.said], **QUEUED,
     ).then(**reopen)  # fmt: skip

@@ -8,9 +8,9 @@ import gradio as gr
 from studio.errors import BadInput, StudioError
 from studio.services.core.studio import Studio
 from studio.services.exports import exports, publishing
-from studio.services.exports.publishing import Preview, Wish
+from studio.services.exports.publishing import Preview, PublishRequest
 from studio.ui.parts import busy, markup, units
-from studio.ui.parts.handlers import QUEUED, Updates, told, told_while, view
+from studio.ui.parts.handlers import QUEUED, Updates, view, with_notice, with_notice_while
 from studio.ui.parts.markup import esc
 
 _SHOWN = 12
@@ -34,7 +34,7 @@ def build(studio: Studio, done: gr.HTML) -> None:
         button = gr.Button("Publish", variant="primary", elem_id="publish-go")
     chosen, agreed = gr.State(""), gr.State(None)
 
-    def seen(export: str, wish: Wish) -> Updates:
+    def seen(export: str, wish: PublishRequest) -> Updates:
         """What would go up, and that this is what was looked at."""
         what = _what(studio, export, publishing.preview(studio, export, wish), exports.get(studio, export).source)
         return {said: what, agreed: (export, wish)}
@@ -44,17 +44,17 @@ def build(studio: Studio, done: gr.HTML) -> None:
             return {said: gr.skip()}
         info = exports.get(studio, event.publish)
         name = re.sub(r"[^\w.-]+", "-", f"{info.source}-{info.kind}").strip("-.")[:90]
-        return {chosen: info.id, repo: name, public: False, update: False, **seen(info.id, Wish(name))}
+        return {chosen: info.id, repo: name, public: False, update: False, **seen(info.id, PublishRequest(name))}
 
     def look(export: str, name: str, for_all: bool, there: bool) -> Updates:
-        return seen(export, Wish(name.strip(), for_all, there)) if export else {said: gr.skip()}
+        return seen(export, PublishRequest(name.strip(), for_all, there)) if export else {said: gr.skip()}
 
     def send(
         request: gr.Request, export: str, looked: object, name: str, secret: str, for_all: bool, there: bool
     ) -> Iterator[Updates]:
         if not export:
             raise BadInput("Choose an export first: press Publish at one that is finished.")
-        wish = Wish(name.strip(), for_all, there)
+        wish = PublishRequest(name.strip(), for_all, there)
         if looked != (export, wish):
             yield {**seen(export, wish), notice: markup.note("Look at what goes up now, then press Publish again.")}
             return
@@ -66,13 +66,13 @@ def build(studio: Studio, done: gr.HTML) -> None:
 
     # The choice is a gr.State: only queued events tell the page of it.
     opened = [notice, chosen, agreed, repo, said, public, update]
-    done.click(told(studio, notice, open_for), None, opened, **QUEUED)
+    done.click(with_notice(studio, notice, open_for), None, opened, **QUEUED)
     gr.on(
-        [repo.change, public.change, update.change], told(studio, notice, look), [chosen, repo, public, update],
+        [repo.change, public.change, update.change], with_notice(studio, notice, look), [chosen, repo, public, update],
         [notice, said, agreed], trigger_mode="always_last", **QUEUED,
     )  # fmt: skip
     button.click(
-        told_while(studio, notice, send, working.idle), [chosen, agreed, repo, token, public, update],
+        with_notice_while(studio, notice, send, working.idle), [chosen, agreed, repo, token, public, update],
         [notice, token, said, agreed, working.said], **QUEUED,
     )  # fmt: skip
 

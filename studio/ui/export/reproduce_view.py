@@ -45,7 +45,7 @@ def _what(studio: Studio, chosen: str) -> str:
     try:
         found = reproduce.of(studio, chosen)
     except StudioError as error:
-        return markup.note(access.shown(studio, error))
+        return markup.note(access.for_reader(studio, error))
     links = " ".join(
         f'<a class="download" href="/reproduce/{esc(quote(found.run))}.{form}" download>{esc(words)}</a>'
         for form, words in _WORDS.items()
@@ -63,7 +63,7 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         try:
             name, parts = reproduce.download(studio, run_id, form)
         except StudioError as error:
-            return PlainTextResponse(access.shown(studio, error), status_code=404)
+            return PlainTextResponse(access.for_reader(studio, error), status_code=404)
         headers = {
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}",
             "X-Content-Type-Options": "nosniff",

@@ -7,7 +7,7 @@ import gradio as gr
 
 from studio.services.core.studio import Studio
 from studio.services.exports import exports, targets
-from studio.services.exports.exports import Wish
+from studio.services.exports.exports import ExportRequest
 from studio.services.models import trained_weights
 from studio.ui.export import combining as combining_view
 from studio.ui.export import import_view, publish_view, reproduce_view
@@ -15,7 +15,7 @@ from studio.ui.export import view as exports_view
 from studio.ui.export.view import OVER
 from studio.ui.gradio_compat import once
 from studio.ui.parts import markup
-from studio.ui.parts.handlers import PRIVATE, Step, Updates, told, view
+from studio.ui.parts.handlers import PRIVATE, Step, Updates, view, with_notice
 from studio.ui.web import pulse
 
 _NONE_YET = ("Nothing to export yet", "A run that has an adapter can be taken away from here.")
@@ -96,7 +96,7 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
         return fresh | combining_view.listed(studio, box.store)
 
     def begin(kind: str, chosen: str, *how: str) -> Updates:
-        exports.start(studio, chosen, kind, Wish(kind, how[0] if kind == "merged" else "", how[1], how[2]))
+        exports.start(studio, chosen, kind, ExportRequest(kind, how[0] if kind == "merged" else "", how[1], how[2]))
         return refresh(chosen)
 
     def pick(event: gr.EventData, chosen: str) -> Updates:
@@ -111,17 +111,22 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
     now: Step = {**quiet, "queue": False}
     parts = [done, box.store, *cards.values(), *buttons.values()]
-    awake.submit(told(studio, notice, refresh, clear=False), run, [notice, *parts], **now)
-    once.choice("exported", run).click(told(studio, notice, refresh), run, [notice, *parts], **now)
+    awake.submit(with_notice(studio, notice, refresh, clear=False), run, [notice, *parts], **now)
+    once.choice("exported", run).click(with_notice(studio, notice, refresh), run, [notice, *parts], **now)
     for kind, button in buttons.items():
         button.click(
-            told(studio, notice, functools.partial(begin, kind)), [run, dtype, shard, quant], [notice, *parts],
-            concurrency_limit=2, **quiet,
+            with_notice(studio, notice, functools.partial(begin, kind)), [run, dtype, shard, quant], [notice,
+            *parts], concurrency_limit=2, **quiet,
         )  # fmt: skip
     for clicked in (done, *cards.values()):
-        clicked.click(told(studio, notice, pick), run, [notice, *parts], **now)
+        clicked.click(with_notice(studio, notice, pick), run, [notice, *parts], **now)
     opened = [notice, none_yet, run, quant, brought.base, *box.who, *parts]
-    reopened: Step = {"fn": told(studio, notice, reopen), "inputs": [run, wanted, *box.who], "outputs": opened, **now}
+    reopened: Step = {
+        "fn": with_notice(studio, notice, reopen),
+        "inputs": [run, wanted, *box.who],
+        "outputs": opened,
+        **now,
+    }
     import_view.wire(studio, brought, reopened)
     return ExportTab(run, reopened, train, box.store)
 

@@ -17,7 +17,7 @@ NAMES = {"adapter": "Adapter", "merged": "Merged model", "gguf": "GGUF"}
 _SHOWN = 20
 
 
-def standing(studio: Studio) -> tuple[str, bool]:
+def overview(studio: Studio) -> tuple[str, bool]:
     """All that the page shows of exports and adapters, as a short name; and whether one is at work."""
     made, kept = exports.list_exports(studio), store.list_adapters(studio)
     busy = any(state not in OVER for state in [*(one.state for one in made), *(one.state for one in kept)])

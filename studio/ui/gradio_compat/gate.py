@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from studio.ui.gradio_compat.sessions import lighten
+from studio.ui.gradio_compat.sessions import use_small_sessions
 from studio.ui.web.guard import Policy, content_policy
 
 RELIES_ON = {
@@ -109,13 +109,13 @@ class Gate:
         await self.app({**scope, "headers": headers}, receive, marked)
 
 
-def fence(app: FastAPI, policy: Policy) -> FastAPI:
+def restrict(app: FastAPI, policy: Policy) -> FastAPI:
     """Put the gate before the Gradio application that is mounted in `app`, make its sessions small, and have it refuse
     what it would fall over."""
     for route in app.routes:
         if isinstance(route, Mount) and hasattr(route.app, "get_blocks"):
             gradio: Any = route.app
-            lighten(gradio)
+            use_small_sessions(gradio)
             for error in (FnIndexInferError, KeyError):
                 gradio.add_exception_handler(error, _not_there)
             gradio.add_exception_handler(UnicodeEncodeError, _no_text)

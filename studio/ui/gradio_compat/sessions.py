@@ -44,7 +44,7 @@ class Sessions(StateHolder):
         return super().__getitem__(session_id)
 
 
-def lighten(app: object) -> None:
+def use_small_sessions(app: object) -> None:
     """Let a Gradio application that was just made keep its sessions here."""
     sessions = Sessions()
     sessions.set_blocks(app.state_holder.blocks)  # type: ignore[attr-defined]

@@ -32,7 +32,7 @@ def view(name: str, value: str = "", picks: bool = False) -> gr.HTML:
     return gr.HTML(value, elem_id=name or None, js_on_load=markup.PICK if picks else None, apply_default_css=False)
 
 
-def told(
+def with_notice(
     studio: Studio, notice: gr.HTML, handler: Callable[..., Updates], clear: bool = True
 ) -> Callable[..., Updates]:
     """`handler`, with what it cannot do said in `notice`; a success clears the notice if `clear`."""
@@ -42,12 +42,12 @@ def told(
         try:
             return {notice: "" if clear else gr.skip(), **handler(*values)}
         except StudioError as error:
-            return {notice: markup.problem(access.shown(studio, error))}
+            return {notice: markup.problem(access.for_reader(studio, error))}
 
     return answered
 
 
-def told_while(
+def with_notice_while(
     studio: Studio, notice: gr.HTML, handler: Callable[..., Iterator[Updates]], after: Updates
 ) -> Callable[..., Iterator[Updates]]:
     """`told` for a handler that answers bit by bit; `after` is sent when it ends, well or not."""
@@ -61,7 +61,7 @@ def told_while(
         except Cancelled:
             yield {**after, notice: markup.note("Cancelled. Nothing was changed.")}
         except StudioError as error:
-            yield {**after, notice: markup.problem(access.shown(studio, error))}
+            yield {**after, notice: markup.problem(access.for_reader(studio, error))}
 
     return answered
 

@@ -63,7 +63,7 @@ def mark(state: str, word: str = "") -> str:
     )
 
 
-def judged(verdict: str) -> str:
+def verdict_badge(verdict: str) -> str:
     """The mark of a verdict (good, warn, bad) as a shape and a word."""
     return mark(verdict, _VERDICTS[verdict])
 

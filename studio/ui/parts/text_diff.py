@@ -10,7 +10,7 @@ MOST = 1500  # words: finding the best match takes time with their square
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 
 
-def marked(text: str, other: str) -> str:
+def highlight_differences(text: str, other: str) -> str:
     """`text` as HTML, with what is not in `other` at that place marked; unmarked where it is too long to tell."""
     words, against = _WORDS.findall(text), _WORDS.findall(other)
     if max(len(words), len(against)) > MOST:

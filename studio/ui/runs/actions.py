@@ -18,7 +18,7 @@ Act = Callable[[Studio, str], RunInfo]
 
 
 @dataclass(frozen=True)
-class Acts:
+class RunActions:
     """The buttons. Which of them apply is told by `marks` in the head of the run, and shown by the style sheet."""
 
     stop: gr.Button
@@ -41,14 +41,14 @@ class Longer:
     go: gr.Button
 
 
-def build() -> Acts:
+def build() -> RunActions:
     """The buttons beside the run's name."""
 
     def button(label: str, name: str, **more: Any) -> gr.Button:
         return gr.Button(label, size="md", elem_id=f"{name}-run", min_width=80, **more)
 
     with gr.Row(elem_id="run-acts"):
-        return Acts(
+        return RunActions(
             stop=button("Stop", "stop", variant="stop"),
             resume=button("Resume", "resume", variant="primary"),
             force=button("Resume all the same", "force"),
@@ -96,7 +96,7 @@ def marks(run: RunInfo) -> str:
 
 def wire(
     studio: Studio,
-    acts: Acts,
+    acts: RunActions,
     longer: Longer,
     looked: Sequence[Any],
     notice: gr.HTML,
@@ -142,7 +142,7 @@ def _goes_on(done: RunInfo) -> str:
 
 def _refusal(studio: Studio, error: StudioError) -> str:
     """A reason; where the command line would be told --force, a button appears instead."""
-    text = access.shown(studio, error)
+    text = access.for_reader(studio, error)
     if "--force" not in text:
         return markup.problem(text)
     return "<i data-may-force hidden></i>" + markup.problem(

@@ -14,14 +14,14 @@ from studio.ui.runs.view import MOST_TOGETHER
 _FORMS: dict[str, Callable[[Any], str]] = {"loss": units.figure, "bytes": units.size, "seconds": units.clock}
 
 
-def together(known: Sequence[RunInfo], info: RunInfo, others: Sequence[str]) -> list[RunInfo]:
+def compared_runs(known: Sequence[RunInfo], info: RunInfo, others: Sequence[str]) -> list[RunInfo]:
     """The open run and those chosen beside it, at most eight, in the order they were chosen."""
     by_id = {run.id: run for run in known}
     chosen = [by_id[one] for one in dict.fromkeys(others) if one in by_id and one != info.id]
     return [info, *chosen[: MOST_TOGETHER - 1]]
 
 
-def arranged(order: Mapping[str, Any], click: Mapping[str, Any]) -> dict[str, Any]:
+def sort_order(order: Mapping[str, Any], click: Mapping[str, Any]) -> dict[str, Any]:
     """The order after a click on a column's head or a row's pin."""
     if "pin" in click:
         return {**order, "pin": click["pin"]}

@@ -18,7 +18,7 @@ from studio.errors import NotFound, StudioError
 from studio.services.core import access
 from studio.services.core.studio import Studio
 from studio.services.curves import curves, tensorboard
-from studio.services.curves.curves import Look, Window
+from studio.services.curves.curves import Window, WindowRequest
 from studio.services.curves.downsample import Array
 from studio.services.curves.series import Line
 from studio.services.runs import runs
@@ -42,9 +42,9 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
     ) -> Response:  # fmt: skip
         """Runs of those `together` that are drawn, in one answer; in place of one that cannot be shown, why not."""
         try:
-            look = Look.parse(x, low, high, width, weight, max(together, len(run)), log)
+            look = WindowRequest.parse(x, low, high, width, weight, max(together, len(run)), log)
         except StudioError as error:
-            return JSONResponse({"error": access.shown(studio, error)}, status_code=400)
+            return JSONResponse({"error": access.for_reader(studio, error)}, status_code=400)
         return sent(f'{{"runs":[{",".join(one(studio, name, look) for name in run)}]}}', request)
 
     @app.get("/curves/{run_id}")
@@ -53,11 +53,11 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         width: int = 1000, weight: float = 0.0, after: int | None = None,
     ) -> Response:  # fmt: skip
         try:
-            look = Look.parse(x, low, high, width, weight)
+            look = WindowRequest.parse(x, low, high, width, weight)
             found = curves.window(studio, run_id, look) if after is None else curves.news(studio, run_id, look.x, after)
         except StudioError as error:
             return JSONResponse(
-                {"error": access.shown(studio, error)}, status_code=404 if isinstance(error, NotFound) else 400
+                {"error": access.for_reader(studio, error)}, status_code=404 if isinstance(error, NotFound) else 400
             )
         return sent(encode(found), request)
 
@@ -66,7 +66,7 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         try:
             name, lines = runs.get(studio, run_id).name, curves.csv(studio, run_id)
         except StudioError as error:
-            return JSONResponse({"error": access.shown(studio, error)}, status_code=404)
+            return JSONResponse({"error": access.for_reader(studio, error)}, status_code=404)
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(f'{name}-points.csv')}", **_NO_STORE}
         return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
@@ -75,17 +75,17 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         try:
             name, parts = tensorboard.archive_of(studio, run_id)
         except StudioError as error:
-            return JSONResponse({"error": access.shown(studio, error)}, status_code=404)
+            return JSONResponse({"error": access.for_reader(studio, error)}, status_code=404)
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}", **_NO_STORE}
         return StreamingResponse(parts, media_type="application/zip", headers=headers)
 
 
-def one(studio: Studio, run_id: str, look: Look) -> str:
+def one(studio: Studio, run_id: str, look: WindowRequest) -> str:
     """A run's window as JSON, or why it cannot be shown."""
     try:
         return encode(curves.window(studio, run_id, look), 7 if look.runs == 1 else 5)
     except StudioError as error:
-        return json.dumps({"error": access.shown(studio, error)}, ensure_ascii=False)
+        return json.dumps({"error": access.for_reader(studio, error)}, ensure_ascii=False)
 
 
 def sent(text: str, request: Request) -> Response:

@@ -21,7 +21,7 @@ _MARKS: dict[Kind, tuple[str, str]] = {
 }
 
 
-def told(together: Sequence[RunInfo]) -> str:
+def runs_to_draw(together: Sequence[RunInfo]) -> str:
     """The runs to draw, the open one first, for static/curves.js: it asks for their points itself."""
     return json.dumps({"runs": [{"id": run.id, "name": run.name, "live": not run.final} for run in together]})
 

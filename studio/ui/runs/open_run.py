@@ -24,13 +24,13 @@ def find(studio: Studio, chosen: str) -> RunInfo | None:
     return runs.newest(studio)
 
 
-def together(studio: Studio, info: RunInfo, others: Sequence[str]) -> list[RunInfo]:
+def compared_runs(studio: Studio, info: RunInfo, others: Sequence[str]) -> list[RunInfo]:
     """The open run and those drawn beside it that are there and not in the trash."""
     found = []
     for one in others:
         with contextlib.suppress(NotFound):
             found.append(runs.get(studio, one))
-    return compare_runs.together([one for one in found if one.trashed is None], info, others)
+    return compare_runs.compared_runs([one for one in found if one.trashed is None], info, others)
 
 
 def parts(

@@ -35,7 +35,7 @@ class Change(BaseModel):
     trashed: bool | None = None
 
 
-class Doomed(BaseModel):
+class TrashRequest(BaseModel):
     """The runs in the trash that a person saw and wants deleted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -65,14 +65,14 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         try:
             return _sent(_page(run_list.find(studio, query)), request)
         except StudioError as error:
-            return _sent({"error": access.shown(studio, error)}, request)
+            return _sent({"error": access.for_reader(studio, error)}, request)
 
     @app.get("/runs/{run_id}.json")
     def told(request: Request, run_id: str) -> Response:
         try:
             info = runs.get(studio, run_id)
         except StudioError as error:
-            return _sent({"error": access.shown(studio, error)}, request)
+            return _sent({"error": access.for_reader(studio, error)}, request)
         return _sent({"id": info.id, "name": info.name, "notes": info.notes, "tags": info.tags}, request)
 
     @app.post("/runs/{run_id}")
@@ -83,7 +83,7 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
             if wanted.trashed is not None:
                 info = (trash.throw if wanted.trashed else trash.restore)(studio, info.id)
         except StudioError as error:
-            return _sent({"error": access.shown(studio, error)}, request)
+            return _sent({"error": access.for_reader(studio, error)}, request)
         return _sent({"id": info.id, "name": info.name}, request)
 
     @app.get("/trash.json")
@@ -93,11 +93,11 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         return _sent({"runs": named, "size": units.size(sum(info.bytes or 0 for info in infos))}, request)
 
     @app.post("/trash")
-    def empty(request: Request, doomed: Doomed) -> Response:
+    def empty(request: Request, doomed: TrashRequest) -> Response:
         try:
             done = trash.empty(studio, doomed.runs)
         except StudioError as error:
-            return _sent({"error": access.shown(studio, error)}, request)
+            return _sent({"error": access.for_reader(studio, error)}, request)
         kept = [f"{name} stays: {reason}" for name, reason in done.kept]
         return _sent({"deleted": len(done.deleted), "freed": units.size(done.freed), "kept": kept}, request)
 

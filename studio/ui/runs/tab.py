@@ -11,7 +11,7 @@ from studio.services.runs import history as story
 from studio.services.runs import runs
 from studio.services.runs.runs import RunInfo
 from studio.ui.parts import markup
-from studio.ui.parts.handlers import PRIVATE, Step, Updates, changed, told, view
+from studio.ui.parts.handlers import PRIVATE, Step, Updates, changed, view, with_notice
 from studio.ui.parts.markup import esc
 from studio.ui.runs import actions as run_actions
 from studio.ui.runs import compare_runs, curves_view, machine_view, open_run
@@ -100,16 +100,16 @@ def build(studio: Studio) -> RunsTab:
         info = open_run.find(studio, chosen)
         if info is None:
             empty: Updates = {none_yet: markup.empty(*_NONE_YET), head: "", about: "", verdict: "", differ: ""}
-            empty[table] = runs_view.told("", [], {})
+            empty[table] = runs_view.run_list_message("", [], {})
             return changed(shown, empty) | {run: "", seen: shown}
-        together = open_run.together(studio, info, others)
+        together = open_run.compared_runs(studio, info, others)
         part = open_run.parts(studio, info, together, how)
         fresh: Updates = {
             none_yet: "",
-            table: runs_view.told(info.id, together, how),
+            table: runs_view.run_list_message(info.id, together, how),
             head: part["run-head"](),
             about: part["run-about"](),
-            chart: curves_view.told(together),
+            chart: curves_view.runs_to_draw(together),
             acts.stop: gr.update(interactive=info.state != "stopping"),
         }
         other = shown.get("open") != info.id
@@ -160,7 +160,7 @@ def build(studio: Studio) -> RunsTab:
         chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any], event: gr.EventData
     ) -> Updates:
         click = {name: getattr(event, name) for name in ("pin", "sort") if hasattr(event, name)}
-        how = compare_runs.arranged(how, click)
+        how = compare_runs.sort_order(how, click)
         return refresh(chosen, others, how, shown) | {order: how}
 
     def anew(chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any]) -> Updates:
@@ -169,7 +169,7 @@ def build(studio: Studio) -> RunsTab:
         return refresh(chosen, others, how, afresh(shown))
 
     def tell(chosen: str) -> Updates:
-        return {past: run_story.story(story.tell(studio, chosen)) if chosen else ""}
+        return {past: run_story.story(story.story_of(studio, chosen)) if chosen else ""}
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     parts = [table, none_yet, head, about, acts.stop, verdict, chart, differ, sampled, recipe, log, past, history]
@@ -177,15 +177,20 @@ def build(studio: Studio) -> RunsTab:
     # Through the queue: only its answers tell the browser that a state (here `ended`) has changed.
     tick: Step = {**quiet, "queue": True, "concurrency_limit": None}
     looked = [run, beside, order, seen]
-    table.submit(told(studio, notice, refresh, clear=False), looked, [notice, *parts], **tick)
+    table.submit(with_notice(studio, notice, refresh, clear=False), looked, [notice, *parts], **tick)
     # Past the queue, whose answers cost the browser more; `asked` keeps a look that is under
     # way from undoing it. Several: by default a click would be lost while an earlier one is under way.
-    table.click(told(studio, notice, pick), looked, [notice, beside, *parts], trigger_mode="multiple", **quiet)
-    differ.click(told(studio, notice, arrange), looked, [notice, order, *parts], **tick)
-    reopen: Step = {"fn": told(studio, notice, anew), "inputs": looked, "outputs": [notice, *parts], **quiet}
+    table.click(with_notice(studio, notice, pick), looked, [notice, beside, *parts], trigger_mode="multiple", **quiet)
+    differ.click(with_notice(studio, notice, arrange), looked, [notice, order, *parts], **tick)
+    reopen: Step = {
+        "fn": with_notice(studio, notice, anew),
+        "inputs": looked,
+        "outputs": [notice, *parts],
+        **quiet,
+    }
     run_actions.wire(studio, acts, longer, looked, notice, anew, parts)
     # Every checkpoint is read for it, so it is told only where it is looked at.
-    history.expand(told(studio, notice, tell, clear=False), run, [notice, past], **tick)
+    history.expand(with_notice(studio, notice, tell, clear=False), run, [notice, past], **tick)
     return RunsTab(run, ended, reopen, train, acts.compare, acts.export, acts.clone)
 
 

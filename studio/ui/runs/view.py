@@ -14,15 +14,15 @@ from studio.ui.runs import actions as run_actions
 MOST_TOGETHER = 8
 
 
-def told(chosen: str, together: Sequence[RunInfo], order: Mapping[str, Any]) -> str:
+def run_list_message(chosen: str, together: Sequence[RunInfo], order: Mapping[str, Any]) -> str:
     """What static/runs.js wants to know: the open run, those drawn with it, how many can be told apart, how they are
     put in order where they differ, and how they stood when the page was drawn."""
     ids = [run.id for run in together]
-    what = {"chosen": chosen, "together": ids, "most": MOST_TOGETHER, "order": order, "standing": standing(together)}
+    what = {"chosen": chosen, "together": ids, "most": MOST_TOGETHER, "order": order, "standing": layout_key(together)}
     return json.dumps(what)
 
 
-def standing(together: Sequence[RunInfo]) -> str:
+def layout_key(together: Sequence[RunInfo]) -> str:
     """All that decides which parts and buttons there are; while it stays, only text and points change."""
     if not together:
         return "none"

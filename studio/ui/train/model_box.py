@@ -12,7 +12,7 @@ from studio.errors import BadInput
 from studio.services.core.studio import Studio
 from studio.services.models import models
 from studio.ui.parts import markup, units
-from studio.ui.parts.handlers import PRIVATE, Updates, told_while, view
+from studio.ui.parts.handlers import PRIVATE, Updates, view, with_notice_while
 
 _PAUSE = 0.4  # seconds between two looks at the progress
 
@@ -42,7 +42,7 @@ def build(studio: Studio) -> ModelBox:
             yield {progress: text}
         yield {progress: markup.note(f"{wanted} is ready.", "good"), source: "", added: wanted.strip()}
 
-    add.click(told_while(studio, progress, fetch, {add: gr.update(interactive=True)}), source,
+    add.click(with_notice_while(studio, progress, fetch, {add: gr.update(interactive=True)}), source,
               [progress, add, source, added], api_visibility=PRIVATE, concurrency_limit=1,
               show_progress="hidden")  # fmt: skip
     return ModelBox(added)

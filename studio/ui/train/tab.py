@@ -18,7 +18,7 @@ from studio.services.planning import dry_runs, estimates, presets
 from studio.services.runs import run_list, runs
 from studio.ui.gradio_compat import once
 from studio.ui.parts import busy, markup
-from studio.ui.parts.handlers import PRIVATE, Step, Updates, told, told_while, view
+from studio.ui.parts.handlers import PRIVATE, Step, Updates, view, with_notice, with_notice_while
 from studio.ui.train import form, model_box, panel
 
 _FIRST = (
@@ -93,7 +93,7 @@ def build(studio: Studio, changed: gr.HTML) -> TrainTab:
             found = panel.estimate(estimates.estimate(studio, recipe), recipe)
         except StudioError as error:
             return {
-                estimate: markup.problem(access.shown(studio, error)),
+                estimate: markup.problem(access.for_reader(studio, error)),
                 chips: panel.touched(typed),
                 made.scale: panel.derived(typed),
                 start: gr.update(interactive=False),
@@ -190,20 +190,25 @@ def build(studio: Studio, changed: gr.HTML) -> TrainTab:
     edits = [*(field.input for field in fields if field is not modules), *typed_in, changed.submit]
     gr.on(edits, edited, fields, shown, trigger_mode="always_last", **quiet)
     filled, picked = [notice, made.preset_why, *fields], once.choice("preset", made.preset)
-    picked.click(told(studio, notice, choose_preset), made.preset, filled, **quiet).then(**update)
+    picked.click(with_notice(studio, notice, choose_preset), made.preset, filled, **quiet).then(**update)
     chips.click(reset, None, fields, **quiet).then(**update)
     estimate.click(apply, None, fields, **quiet).then(**update)
     made.fields["model"].change(choose_model, made.fields["model"], modules, **quiet)
-    made.opened.upload(told(studio, notice, open_recipe), made.opened, [notice, *fields], **quiet).then(**update)
+    made.opened.upload(with_notice(studio, notice, open_recipe), made.opened, [notice, *fields], **quiet).then(**update)
     pair = [made.fields["model"], made.fields["dataset"]]
     gr.on([field.change for field in pair], price, pair, made.preset, trigger_mode="always_last", **quiet)
     modules.input(choose_modules, [modules, made.fields["model"]], modules, **quiet).then(**update)
     begins: Step = {"api_visibility": PRIVATE, "concurrency_limit": 1, "show_progress": "hidden"}
-    start.click(told(studio, notice, begin), fields, [notice, started, made.fields["name"]], **begins)
-    tries = dry.click(told_while(studio, notice, rehearse, trying.idle), fields, [notice, trying.said], **begins)
+    start.click(with_notice(studio, notice, begin), fields, [notice, started, made.fields["name"]], **begins)
+    tries = dry.click(with_notice_while(studio, notice, rehearse, trying.idle), fields, [notice, trying.said], **begins)
     tries.then(**update)
     awake = {sample: gr.update(interactive=True)}
-    sample.click(told_while(studio, fetching, begin_sample, awake), None, [notice, fetching, sample, started], **begins)
+    sample.click(
+        with_notice_while(studio, fetching, begin_sample, awake),
+        None,
+        [notice, fetching, sample, started],
+        **begins,
+    )
     made.added.change(use_model, made.added, [made.fields["model"], modules], **quiet).then(**update)
     recall: Step = {"fn": None, "js": _recall(names), "inputs": [draft, *fields], "outputs": fields, **quiet}
     reopen: Step = {"fn": open_tab, "inputs": pair, "outputs": [*pair, modules, first, accuracy, made.preset], **quiet}

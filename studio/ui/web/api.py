@@ -20,7 +20,7 @@ from studio.services.core import access
 from studio.services.core.studio import Studio
 from studio.services.data import checks, datasets, examples
 from studio.services.exports import exports
-from studio.services.exports.exports import Wish
+from studio.services.exports.exports import ExportRequest
 from studio.services.models import models
 from studio.services.planning import estimates, presets
 from studio.services.runs import runs as run_service
@@ -50,7 +50,7 @@ def _told(studio: Studio, act: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return act(*values)
         except StudioError as error:
-            raise gr.Error(access.shown(studio, error), print_exception=False) from None
+            raise gr.Error(access.for_reader(studio, error), print_exception=False) from None
 
     return answered
 
@@ -67,7 +67,7 @@ class _Calls:
         checked = checks.check_rows(self._studio, rows, options)
         report = checked.report
         found = examples.findings(self._studio, checked.token, limit=_MOST)
-        verdict = datasets.judged(checked)
+        verdict = datasets.verdict_of(checked)
         return {
             "check": checked.token,
             "format": report.format,
@@ -126,17 +126,22 @@ class _Calls:
         found = participants.resolve(self._studio, [*against.split(","), id])
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
         turn = comparisons.ask(found, prompt, sampling, system)
-        talks = comparisons.messages(comparisons.begin(), turn)
+        talks = comparisons.messages(comparisons.new_comparison(), turn)
         *_, final = chats.ask(self._studio, found, talks, sampling, f"api-{secrets.token_hex(8)}")
         told = [
-            {"who": side.written, "title": side.title, "text": comparisons.plain(answer.text), "tokens": answer.tokens}
+            {
+                "who": side.written,
+                "title": side.title,
+                "text": comparisons.clean_text(answer.text),
+                "tokens": answer.tokens,
+            }
             for side, answer in zip(found, final.answers, strict=True)
         ]
         return {"answers": told, "notes": list[Any](final.notes)}
 
     def export(self, id: str, to: str = "adapter", quant: str = "Q8_0") -> dict[str, Any]:
         """Begin to export a run: to adapter, merged or gguf; quant: of a GGUF. Ask `exports` until it is completed."""
-        return _export(exports.start(self._studio, id, to, Wish(to, quant=quant)))
+        return _export(exports.start(self._studio, id, to, ExportRequest(to, quant=quant)))
 
     def exports(self) -> list[Any]:
         """Your exports; `download` is where a completed one is fetched from."""

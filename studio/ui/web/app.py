@@ -22,7 +22,7 @@ from studio.ui.runs import tab as runs_tab
 from studio.ui.train import form
 from studio.ui.train import tab as train_tab
 from studio.ui.web import api
-from studio.ui.web.auth import Desk
+from studio.ui.web.auth import VisitorSessions
 
 TABS = ("data", "train", "runs", "compare", "export")
 _HEADER = """
@@ -38,7 +38,7 @@ _READ_ONLY = (
 )
 
 
-def build(studio: Studio, desk: Desk | None = None) -> gr.Blocks:
+def build(studio: Studio, desk: VisitorSessions | None = None) -> gr.Blocks:
     """The whole page for one studio. desk: where visitors are known by, of one that others reach."""
     if desk is None:
         return _built(studio, None)
@@ -47,7 +47,7 @@ def build(studio: Studio, desk: Desk | None = None) -> gr.Blocks:
         return _built(studio, desk)
 
 
-def _built(studio: Studio, desk: Desk | None) -> gr.Blocks:
+def _built(studio: Studio, desk: VisitorSessions | None) -> gr.Blocks:
     with Page(title="LoRA Studio", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
         api.build(studio)  # first: handlers of the page by the same names get other ones
         view("top", _HEADER)
@@ -96,7 +96,7 @@ def _built(studio: Studio, desk: Desk | None) -> gr.Blocks:
 
         def use_dataset(dataset: str, kept: dict[str, Any], *seen: Any) -> Updates:
             """The form with this dataset, and the model and formatting by which it was looked at."""
-            values = (kept or form.defaults()) | data_tab.as_seen(studio, dataset, *seen)
+            values = (kept or form.defaults()) | data_tab.example_as_model_sees_it(studio, dataset, *seen)
             fields = train.form.fields
             filled = {fields[name]: form.for_form(name, value) for name, value in values.items() if name in fields}
             filled[fields["dataset"]] = gr.update(choices=form.names_of("dataset", studio), value=values["dataset"])
@@ -121,7 +121,7 @@ def _built(studio: Studio, desk: Desk | None) -> gr.Blocks:
                 other: gr.update(choices=choices, value=event.ask),
                 third: gr.update(choices=[("Nobody", ""), *choices], value=""),
             }
-            return {tabs: gr.Tabs(selected="compare"), compare.past: comparisons.begin(), **chosen}
+            return {tabs: gr.Tabs(selected="compare"), compare.past: comparisons.new_comparison(), **chosen}
 
         def when_first_ends(ended: str, first: str) -> Updates:
             """The first run's end opens Compare with a held-out message, if that run is what is looked at."""

@@ -1,9 +1,9 @@
 """Who sent a request: the doorman of a studio that others reach. A studio of one person has none.
 
-A visitor is known by one signed cookie: an account, or a random number for who has not signed in. `Doorman` reads it
-before anything else and says it in services/core/identity.asking. Gradio runs an event outside of the request that
-asked for it, so `Desk.asking`, within which the page does every event and every step of a generator, says it again
-(ui/gradio_compat/page.py).
+A visitor is known by one signed cookie: an account, or a random number for who has not signed in. `VisitorMiddleware`
+reads it before anything else and says it in services/core/identity.asking. Gradio runs an event outside of the request
+that asked for it, so `VisitorSessions.asking`, within which the page does every event and every step of a generator,
+says it again (ui/gradio_compat/page.py).
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.rundir import read_json, write_json
 from studio.services.core import access, accounts, identity
-from studio.services.core.identity import NOBODY, UNKNOWN, Stranger, Visitor
+from studio.services.core.identity import NOBODY, UNKNOWN, UnknownVisitor, Visitor
 from studio.services.core.studio import Studio
 from studio.settings import LOOPBACK
 from studio.ui.gradio_compat import protocol
@@ -43,7 +43,7 @@ _HARMLESS = (protocol.INFO, protocol.STARTUP)
 Mode = Literal["hosted", "team"]
 
 
-class Desk:
+class VisitorSessions:
     """Writes and reads the cookies of one studio. mode: hosted, where one may stay unknown; team, where one may not."""
 
     def __init__(self, studio: Studio, mode: Mode) -> None:
@@ -127,20 +127,20 @@ class Desk:
         found = scope.get(_SCOPE)
         visitor = found if isinstance(found, Visitor) else NOBODY
         if not self.holds_page(page, visitor):
-            raise Stranger("This page was opened by someone else. Load it again.")
+            raise UnknownVisitor("This page was opened by someone else. Load it again.")
         with identity.acting(visitor):
             try:
                 yield
             except gr.Error:
                 raise
             except Exception as error:  # a bug, which Gradio tells to the page
-                raise gr.Error(access.shown(self.studio, error)) from error
+                raise gr.Error(access.for_reader(self.studio, error)) from error
 
 
-class Doorman:
+class VisitorMiddleware:
     """Says who sends a request, for all that is done in it; who is new at the page is given a cookie."""
 
-    def __init__(self, app: ASGIApp, desk: Desk) -> None:
+    def __init__(self, app: ASGIApp, desk: VisitorSessions) -> None:
         self.app, self.desk = app, desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

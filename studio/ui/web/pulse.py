@@ -20,7 +20,7 @@ from studio.services.chat import chat
 from studio.services.core import access
 from studio.services.core.studio import Studio
 from studio.services.curves import curves
-from studio.services.curves.curves import Look
+from studio.services.curves.curves import WindowRequest
 from studio.services.runs import change_stamp, run_list, runs
 from studio.services.runs.runs import RunInfo
 from studio.ui import sidebar
@@ -96,15 +96,15 @@ class Pulse:
         elif asked.tab == "compare":
             told.token = markup.name_of(compare_view.memory(chat.loaded(self.studio)))
         elif asked.tab == "export":
-            told.token, busy = exports_view.standing(self.studio)
+            told.token, busy = exports_view.overview(self.studio)
             told.live = told.live or busy
         return told
 
     def _tell_of_run(self, told: _Told, asked: Asked) -> list[RunInfo]:
         """Tells of the open run; returns those that are drawn."""
         info = open_run.find(self.studio, asked.run or "")
-        together = open_run.together(self.studio, info, asked.beside) if info else []
-        told.token = runs_view.standing(together)
+        together = open_run.compared_runs(self.studio, info, asked.beside) if info else []
+        told.token = runs_view.layout_key(together)
         if info is None or info.id != asked.run:
             return together  # another run is to be opened
         told.live = told.live or any(not run.final for run in together)
@@ -146,7 +146,7 @@ class Pulse:
         at_hand = {one.id: one for one in drawn}
         for run_id, cursor in cursors.items():
             info = at_hand.get(run_id) or runs.get(self.studio, run_id)
-            new = curves.news_of(self.studio, info, Look.parse(x, None, None, 1000, 0.0).x, cursor)
+            new = curves.news_of(self.studio, info, WindowRequest.parse(x, None, None, 1000, 0.0).x, cursor)
             if new.cursor > cursor or not new.live:
                 found.append(encode(new))
         return found
@@ -179,7 +179,7 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         try:
             found = pulse.answer(asked, cursors, x)
         except StudioError as error:
-            return Response(access.shown(studio, error), status_code=404)
+            return Response(access.for_reader(studio, error), status_code=404)
         nothing = not (found.parts or found.windows) and found.token == shown
         if nothing and stamp and since == stamp:
             return Response(status_code=204)

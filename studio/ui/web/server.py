@@ -25,7 +25,7 @@ from studio import __version__, resources
 from studio.errors import NotFound, StudioError, Unavailable
 from studio.services.chat import comparisons
 from studio.services.core import access
-from studio.services.core.identity import Stranger
+from studio.services.core.identity import UnknownVisitor
 from studio.services.core.studio import Studio
 from studio.services.data import checks, datasets, examples
 from studio.services.exports import downloads
@@ -34,29 +34,29 @@ from studio.ui.compare import evaluation_page, share
 from studio.ui.export import reproduce_view
 from studio.ui.gradio_compat import frontend
 from studio.ui.gradio_compat.early import Early
-from studio.ui.gradio_compat.gate import fence
+from studio.ui.gradio_compat.gate import restrict
 from studio.ui.gradio_compat.uploads import only_uploads
 from studio.ui.parts.theme import studio_theme
 from studio.ui.runs import curves, machine_view, run_list
 from studio.ui.train import form
 from studio.ui.web import app as pages
 from studio.ui.web import pulse, signing_in
-from studio.ui.web.auth import Desk, Doorman, Mode
+from studio.ui.web.auth import Mode, VisitorMiddleware, VisitorSessions
 from studio.ui.web.guard import Guard, Policy
-from studio.ui.web.uvicorn_compat import ALL, Patient
+from studio.ui.web.uvicorn_compat import ALL, TimedConnection
 
 _REJECTS = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 
 
 def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
     """The application that serves one studio. mode: how visitors are known, if others than its own person reach it."""
-    desk = Desk(studio.open_to_visitors(), mode) if mode else None
+    desk = VisitorSessions(studio.open_to_visitors(), mode) if mode else None
     app = FastAPI(title="LoRA Studio", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Early)
     if desk is not None:
-        app.add_middleware(Doorman, desk=desk)
+        app.add_middleware(VisitorMiddleware, desk=desk)
         signing_in.add_routes(app, desk)
-        app.add_exception_handler(Stranger, lambda _, error: PlainTextResponse(str(error), status_code=403))
+        app.add_exception_handler(UnknownVisitor, lambda _, error: PlainTextResponse(str(error), status_code=403))
     policy = Policy.of(studio.settings)
     app.add_middleware(Guard, policy=policy)
 
@@ -73,7 +73,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
                 return FileResponse(path, filename=path.name)
             called, parts = downloads.archive_of(studio, export_id)
         except StudioError as error:
-            return PlainTextResponse(access.shown(studio, error), status_code=404)
+            return PlainTextResponse(access.for_reader(studio, error), status_code=404)
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(called)}"}
         return StreamingResponse(parts, media_type="application/zip", headers=headers)
 
@@ -82,7 +82,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
         try:
             text = evaluation_page.share(studio, evaluation_id, form)
         except StudioError as error:
-            return PlainTextResponse(access.shown(studio, error), status_code=404)
+            return PlainTextResponse(access.for_reader(studio, error), status_code=404)
         return PlainTextResponse(
             text,
             media_type="text/html" if form == "html" else "application/json",
@@ -96,7 +96,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
         try:
             name, lines = _name_of(studio, key), checks.rejects(examples.folder_of(studio, key), form)
         except StudioError as error:
-            return PlainTextResponse(access.shown(studio, error), status_code=404)
+            return PlainTextResponse(access.for_reader(studio, error), status_code=404)
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(f'{name}-rejects.{form}')}"}
         return StreamingResponse(lines, media_type=_REJECTS[form], headers=headers)
 
@@ -107,7 +107,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
         try:
             found = comparisons.load(studio, key)
         except StudioError as error:
-            return PlainTextResponse(access.shown(studio, error), status_code=404)
+            return PlainTextResponse(access.for_reader(studio, error), status_code=404)
         # Always a file, never a page of this studio: what a model wrote is in it.
         headers = {
             "Content-Disposition": f'attachment; filename="comparison-{key[:8]}.{form}"',
@@ -148,7 +148,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
         pwa=False,
         show_error=True,
     )
-    return fence(app, policy)
+    return restrict(app, policy)
 
 
 def _never_served(studio: Studio) -> list[str]:
@@ -184,7 +184,7 @@ def listening(studio: Studio, app: FastAPI) -> uvicorn.Config:
         port=studio.settings.port,
         log_level="warning",
         access_log=False,
-        http=Patient,
+        http=TimedConnection,
         ws="none",
         limit_concurrency=ALL,
         server_header=False,

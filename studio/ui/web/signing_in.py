@@ -21,7 +21,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 
 from studio.services.core import accounts
 from studio.services.core.identity import Visitor
-from studio.ui.web.auth import Desk, is_loopback, manner
+from studio.ui.web.auth import VisitorSessions, is_loopback, manner
 
 _STATE = "studio_signing_in"
 _NEEDED = ("SPACE_ID", "OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "OPENID_PROVIDER_URL")
@@ -36,7 +36,7 @@ def openid() -> bool:
     return all(os.environ.get(name) for name in _NEEDED)
 
 
-def add_routes(app: FastAPI, desk: Desk) -> None:
+def add_routes(app: FastAPI, desk: VisitorSessions) -> None:
     """`/sign-in`, `/sign-out`, and on a Space `/login/callback`, where its provider sends people back to."""
 
     @app.post("/sign-out")
@@ -51,7 +51,7 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
         _by_provider(app, desk)
 
 
-def _by_provider(app: FastAPI, desk: Desk) -> None:
+def _by_provider(app: FastAPI, desk: VisitorSessions) -> None:
     oauth = OAuth()
     oauth.register(
         name="provider",
@@ -92,7 +92,7 @@ def _by_provider(app: FastAPI, desk: Desk) -> None:
         return answer
 
 
-def _visitor(desk: Desk, told: dict[str, Any]) -> Visitor | None:
+def _visitor(desk: VisitorSessions, told: dict[str, Any]) -> Visitor | None:
     """Who the provider says it is; the id of an account never changes, its name may. An admin is known by the name of
     the account alone: what it calls itself besides, anyone may choose."""
     subject, account = str(told.get("sub") or ""), str(told.get("preferred_username") or "")
@@ -109,7 +109,7 @@ def _way_back(request: Request) -> str:
     return f"{scheme}://{host}/login/callback"
 
 
-def _by_password(app: FastAPI, desk: Desk) -> None:
+def _by_password(app: FastAPI, desk: VisitorSessions) -> None:
     tries = _Tries()
 
     @app.get("/sign-in")
@@ -137,7 +137,7 @@ def _by_password(app: FastAPI, desk: Desk) -> None:
         return answer
 
 
-def _verified(desk: Desk, name: str, password: str) -> Visitor | None:
+def _verified(desk: VisitorSessions, name: str, password: str) -> Visitor | None:
     with _hashing:
         return accounts.sign_in(desk.studio, name, password)
 

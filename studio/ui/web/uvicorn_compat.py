@@ -32,7 +32,7 @@ ALL = 1024  # connections in all
 _open: Counter[str] = Counter()
 
 
-class Patient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # which of uvicorn's two it is depends on what is installed
+class TimedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # which of uvicorn's two it is depends on what is installed
     """uvicorn's connection, ended when the head of a request does not come in time."""
 
     _late: asyncio.TimerHandle | None = None

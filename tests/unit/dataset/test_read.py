@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from studio.dataset.read.limits import Limits
-from studio.dataset.read.reader import How, Undecodable, open_rows
+from studio.dataset.read.reader import ReadOptions, Undecodable, open_rows
 from studio.dataset.read.rows import Finding, Row
 from studio.errors import BadInput
 
@@ -31,7 +31,7 @@ packed = functools.partial(gzip.compress, mtime=0)  # the same bytes, so the sam
 
 
 def read(path: Path, limits: Limits = PLAIN, **how: str) -> list[Row | Finding]:
-    with open_rows(path, limits, How(**how)) as source:
+    with open_rows(path, limits, ReadOptions(**how)) as source:
         return list(source.rows)
 
 

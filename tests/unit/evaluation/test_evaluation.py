@@ -13,7 +13,7 @@ from studio.evaluation import bootstrap, files, metrics, prompts, rules, scores
 from studio.evaluation.bootstrap import as_rows, mean
 from studio.evaluation.grades import mark_of
 from studio.evaluation.prompts import Check, Prompt, of_text
-from studio.evaluation.scores import Row, evidence, said, score_set
+from studio.evaluation.scores import Row, describe, evidence, score_set
 from tests.conftest import REPOSITORY
 
 TICKET = '{"product": "drill", "urgent": true, "count": 1}'
@@ -129,7 +129,7 @@ def test_ten_thousand_draws_of_many_rows_fit_into_memory() -> None:
 def test_the_words_follow_the_evidence() -> None:
     clear = score_set("s", "S", "held-out", rows_of([(TICKET, "no", TICKET)] * 20), {})
     form = figure(clear, "json_form")
-    assert (said(form, "base"), said(form, "adapted")) == ("0 of 20", "20 of 20")
+    assert (describe(form, "base"), describe(form, "adapted")) == ("0 of 20", "20 of 20")
     assert form.differences["adapted"].word == "better"
     assert clear.sentences["adapted"] == "JSON form 20 of 20, before 0 of 20: better."
     assert evidence(form, "adapted") == "+100.0 points, 95% interval +100.0 to +100.0, 20 rows"

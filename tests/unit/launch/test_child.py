@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from studio.errors import Unavailable
-from studio.launch.duplex import Talker
+from studio.launch.duplex import ChatProcess
 from studio.launch.short_tasks import Died, follow
 
 
@@ -40,7 +40,7 @@ def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
 def test_the_last_words_of_a_chat_worker_are_its_own(tmp_path: Path) -> None:
     log = tmp_path / "chat.log"
     for statement, words in (("raise SystemExit('no good')", "no good"), ("import os; os._exit(1)", "left no message")):
-        talker = Talker("timeit", timed(statement), log)
+        talker = ChatProcess("timeit", timed(statement), log)
         with pytest.raises(Unavailable, match=words):
             list(talker.replies(60))
         talker.close()

@@ -19,7 +19,7 @@ def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 def forget() -> None:
-    compiling.begin.cache_clear()
+    compiling.start_compiling.cache_clear()
     compiling.finished.cache_clear()
 
 
@@ -42,7 +42,7 @@ def test_it_is_compiled_once(tmp_path: Path) -> None:
     first = compiling.finished()
     assert isinstance(first, Path) and kept(tmp_path) == [first]
     forget()
-    again = compiling.begin()
+    again = compiling.start_compiling()
     assert isinstance(again, compiling.Build) and again.compiler is None
     assert compiling.finished() == first
 
@@ -68,7 +68,7 @@ def test_a_compiler_that_fails_leaves_nothing(
 def test_a_compiler_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path / "bin", "exec sleep 600", monkeypatch)
     monkeypatch.setattr(compiling, "PATIENCE", 0.01)
-    build = compiling.begin()
+    build = compiling.start_compiling()
     assert "was not done" in str(compiling.finished())
     assert isinstance(build, compiling.Build) and build.compiler and build.compiler.poll() is not None
 
@@ -110,7 +110,7 @@ def test_a_damaged_library_is_not_loaded_twice(tmp_path: Path, monkeypatch: pyte
     from studio.engine.fast import kernels
 
     stand_in(tmp_path / "bin", "exit 3", monkeypatch)
-    build = compiling.begin()
+    build = compiling.start_compiling()
     assert isinstance(build, compiling.Build)
     build.library.write_text("half")
     forget()

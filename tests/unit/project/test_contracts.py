@@ -259,7 +259,7 @@ def test_events_that_show_no_progress_tell_it_to_one_component() -> None:
 def test_an_unknown_event_is_not_there() -> None:
     with gr.Blocks() as blocks:
         gr.Textbox()
-    app = gate.fence(gr.mount_gradio_app(FastAPI(), blocks, path="/"), gate.Policy(frozenset({"testserver"})))
+    app = gate.restrict(gr.mount_gradio_app(FastAPI(), blocks, path="/"), gate.Policy(frozenset({"testserver"})))
     answer = TestClient(app, raise_server_exceptions=False).post(f"{protocol.API}run/nothing", json={"data": []})
     why = gate.RELIES_ON["gradio.route_utils.get_fn"]
     assert answer.status_code == 404, said("gradio", "get_fn is not where events are looked for", why, place(gate))
@@ -269,15 +269,15 @@ def test_an_unknown_event_is_not_there() -> None:
 
 
 def test_a_template_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    bounded = sandbox.Bounded()
+    bounded = sandbox.BoundedEnvironment()
     monkeypatch.setattr(sandbox, "STEPS", 3)
     monkeypatch.setattr(sandbox, "LONGEST", 50)
     bounded.begin()
     loops: Callable[..., str] = bounded.from_string("{% for one in many %}{% endfor %}").render
-    with pytest.raises(sandbox.TooMuch, match="steps"):
+    with pytest.raises(sandbox.TemplateTooLarge, match="steps"):
         loops(many=range(4))
     bounded.begin()
-    with pytest.raises(sandbox.TooMuch, match="characters"):
+    with pytest.raises(sandbox.TemplateTooLarge, match="characters"):
         bounded.from_string("{{ text }}{{ text }}").render(text="x" * 30)
     assert jinja2.Environment().from_string("{{ text }}{{ text }}").render(text="x" * 30) == "x" * 60
 

@@ -16,7 +16,7 @@ from studio.rundir import Journal, RunDir
 from studio.services.core.studio import Studio
 from studio.services.curves import curves
 from studio.services.curves import series as lines
-from studio.services.curves.curves import Look
+from studio.services.curves.curves import WindowRequest
 from studio.services.curves.downsample import smoothed, smoothed_of
 from studio.services.runs import runs
 from studio.store import db, ingest
@@ -54,13 +54,13 @@ def write(run: RunDir, first: int, last: int, loss: Callable[[int], float] = lam
                 journal.write("eval", step=step, epoch=step / 10, eval_loss=2.0 / step, eval_token_accuracy=0.5)
 
 
-def file_of(studio: Studio, run: str = "run-1") -> series_file.BlockFile | None:
+def file_of(studio: Studio, run: str = "run-1") -> series_file.SeriesFile | None:
     return series_file.open_file(series_sync.path_of(studio.database, run))
 
 
 def told(studio: Studio) -> list[tuple[list[float], list[float]]]:
     """Every column of both tables, as a studio just started reads them."""
-    metrics, evals, _, _ = series_columns.Shelf(studio.database).tables("run-1")
+    metrics, evals, _, _ = series_columns.ColumnCache(studio.database).tables("run-1")
     return [(table["step"].tolist(), table["loss" if kind == 0 else "eval_loss"].tolist())
             for kind, table in enumerate((metrics, evals))]  # fmt: skip
 
@@ -131,7 +131,7 @@ def test_a_damaged_file_is_built_again(studio: Studio, where: str) -> None:
     studio.refresh()
     file = file_of(studio)
     assert file is not None
-    before = curves.window(studio, "run-1", Look())
+    before = curves.window(studio, "run-1", WindowRequest())
     middle = file.blocks[3]
     at = {"head": file.blocks[2].end + 20, "extremes": file.blocks[2].end + 100, "data": middle.data[0][0] + 200}
     written = bytearray(file.path.read_bytes())
@@ -143,9 +143,9 @@ def test_a_damaged_file_is_built_again(studio: Studio, where: str) -> None:
     if where != "gone":
         file.path.write_bytes(written)
     studio.database.filed.clear()
-    studio._states.pop(series_columns.Shelf, None)
+    studio._states.pop(series_columns.ColumnCache, None)
     assert "".join(curves.csv(studio, "run-1")).count("\n") == 331
-    found = curves.window(studio, "run-1", Look())
+    found = curves.window(studio, "run-1", WindowRequest())
     for name, line in before.lines.items():
         assert found.lines[name].y.tolist() == line.y.tolist()
     assert told(studio) == expected(300)
@@ -157,7 +157,7 @@ def test_what_a_resumed_run_does_again_leaves_the_file(studio: Studio) -> None:
     run = make_run(studio)
     write(run, 1, 200)
     studio.refresh()
-    held = series_columns.Shelf(studio.database)  # a page that has the file mapped meanwhile
+    held = series_columns.ColumnCache(studio.database)  # a page that has the file mapped meanwhile
     metrics, *_ = held.tables("run-1")
     with Journal(run.events) as journal:
         journal.write("resumed", step=95)
@@ -190,7 +190,7 @@ def test_a_reader_that_may_not_write_leaves_the_file_alone(studio: Studio) -> No
     series_sync.drop(studio.database, "run-1")
     reader = db.open_reader(studio.settings.database)
     try:
-        metrics, evals, _, _ = series_columns.Shelf(reader).tables("run-1")
+        metrics, evals, _, _ = series_columns.ColumnCache(reader).tables("run-1")
         assert (len(metrics), len(evals)) == (100, 10) and file_of(studio) is None
     finally:
         reader.close()
@@ -252,13 +252,13 @@ def test_lines_of_a_file_keep_every_extreme_and_every_value(
     most = (16, 12)
     for kind, name in ((0, "loss"), (1, "eval_loss")):
         chosen = evals == bool(kind)
-        held = series_columns.Held(data[:, chosen], None)
-        metrics = series_columns.Held(data[:, ~evals], None)
+        held = series_columns.ColumnsInMemory(data[:, chosen], None)
+        metrics = series_columns.ColumnsInMemory(data[:, ~evals], None)
         other = axis_of = lines.Axis(axis, metrics, None)
         mapped: series_columns.Table = held
         if file is not None:
-            mapped = series_columns.Mapped(file, kind, tail[:, late == bool(kind)])
-            own = mapped if kind == 0 else series_columns.Mapped(file, 0, tail[:, ~late])
+            mapped = series_columns.MappedColumns(file, kind, tail[:, late == bool(kind)])
+            own = mapped if kind == 0 else series_columns.MappedColumns(file, 0, tail[:, ~late])
             axis_of = lines.Axis(axis, own, None)
         for column in COLUMNS:
             assert np.array_equal(mapped[column], held[column], equal_nan=True)
@@ -298,7 +298,7 @@ def test_a_filed_run_on_a_logarithmic_axis(studio: Studio) -> None:
     write(run, 1, 2000, lambda step: 3.0 / step + (7.0 if step == 1500 else 0.0))
     studio.refresh()
     assert file_of(studio) is not None
-    line = curves.window(studio, "run-1", Look(width=50, log=True)).lines["loss"]
+    line = curves.window(studio, "run-1", WindowRequest(width=50, log=True)).lines["loss"]
     assert line.x[:8].tolist() == list(range(1, 9)) and line.x[-1] == 2000
     assert (np.diff(line.x) > 0).all() and len(line.x) < 400
     assert dict(zip(line.x, line.y, strict=True))[1500] == 3.0 / 1500 + 7.0
@@ -364,9 +364,9 @@ def test_no_window_of_any_series_loses_an_extreme(
     path = tmp_path_factory.mktemp("any") / "run.points"
     series_file.append(path, 0, [series_file.pack(data[:, 32 * n : 32 * n + 32]) for n in range(filed)])
     file = series_file.open_file(path)
-    tables: list[series_columns.Table] = [series_columns.Held(data, None)]
+    tables: list[series_columns.Table] = [series_columns.ColumnsInMemory(data, None)]
     if file is not None:
-        tables.append(series_columns.Mapped(file, 0, data[:, 32 * filed :]))
+        tables.append(series_columns.MappedColumns(file, 0, data[:, 32 * filed :]))
     for table in tables:
         x = lines.Axis(axis, table, None).of(table).part(0, len(values))
         assert (np.diff(x) >= 0).all()
@@ -411,7 +411,7 @@ def test_each_stretch_of_a_file_shows_its_lowest_and_highest_point(seed: int, tm
     series_file.append(path, 0, [series_file.pack(data[:, start : start + 32]) for start in range(0, count, 32)])
     file = series_file.open_file(path)
     assert file is not None
-    table = series_columns.Mapped(file, 0, data[:, :0])
+    table = series_columns.MappedColumns(file, 0, data[:, :0])
     places = lines.Axis("step", table, None).of(table)
     found = lines.line(table, "loss", places, (-math.inf, math.inf), 0.0, (most, 0))
     assert len(found.y) <= most + 4

@@ -10,7 +10,7 @@ import pytest
 from studio.services.core.jobs import Progress
 from studio.services.core.studio import Studio
 from studio.ui.parts import busy
-from studio.ui.parts.handlers import Updates, told_while, view
+from studio.ui.parts.handlers import Updates, view, with_notice_while
 
 
 class Job:
@@ -47,7 +47,7 @@ def handler(made: tuple[busy.Busy, gr.HTML], studio: Studio, job: Job, session: 
         result = yield from task.follow(of(session), "Starting", job.steps())
         yield {notice: result}
 
-    return told_while(studio, notice, handle, task.idle)()
+    return with_notice_while(studio, notice, handle, task.idle)()
 
 
 def test_cancel_ends_the_stream_with_its_word(made: tuple[busy.Busy, gr.HTML], studio: Studio) -> None:

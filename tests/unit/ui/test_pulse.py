@@ -107,12 +107,12 @@ def test_points_behind_a_cursor_come_with_it(client: TestClient, studio: Studio)
 def test_a_run_that_ended_is_told_by_another_token(client: TestClient, studio: Studio) -> None:
     info = open_run.find(studio, RUN)
     assert info is not None
-    assert ask(client).json()["token"] == runs_view.standing([info])
+    assert ask(client).json()["token"] == runs_view.layout_key([info])
     Exit("failed", "No.", cause="error").write(studio.run_dir(RUN))
     from studio.store import runs
 
     runs.update(studio.database, RUN, state="failed")
-    assert ask(client).json()["token"] != runs_view.standing([info])
+    assert ask(client).json()["token"] != runs_view.layout_key([info])
 
 
 def test_what_makes_no_sense_is_passed_over_and_nothing_is_told_of_others(client: TestClient, studio: Studio) -> None:

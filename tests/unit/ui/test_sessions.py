@@ -10,7 +10,7 @@ from studio.services.core.keeper import Keeper
 from studio.settings import Settings
 from studio.ui.gradio_compat import sessions
 from studio.ui.web import app as pages
-from studio.ui.web.auth import Desk
+from studio.ui.web.auth import VisitorSessions
 
 A_PAGE = 5_000  # bytes; a copy of the page's configuration is more than a hundred times as much
 
@@ -19,7 +19,7 @@ A_PAGE = 5_000  # bytes; a copy of the page's configuration is more than a hundr
 def held(tmp_path: Path) -> Iterator[sessions.Sessions]:
     with Keeper(Settings(home=tmp_path / "home", offline=True)) as studio:
         holder = sessions.Sessions()
-        holder.set_blocks(pages.build(studio, Desk(studio, "hosted")))
+        holder.set_blocks(pages.build(studio, VisitorSessions(studio, "hosted")))
         yield holder
 
 

@@ -22,14 +22,14 @@ from studio.services.core.keeper import Keeper
 from studio.services.core.studio import Studio
 from studio.settings import Settings
 from studio.ui.web import signing_in
-from studio.ui.web.auth import COOKIE, Desk
+from studio.ui.web.auth import COOKIE, VisitorSessions
 from studio.ui.web.server import make_app
 from tests import oidc
 
 HERE = "http://127.0.0.1:7999"
 
 
-def desk_of(app: Any) -> Desk:
+def desk_of(app: Any) -> VisitorSessions:
     return next(layer.kwargs["desk"] for layer in app.user_middleware if "desk" in layer.kwargs)
 
 

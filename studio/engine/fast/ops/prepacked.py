@@ -43,7 +43,7 @@ class Weight:
         return Weight(lambda: weight)
 
 
-class LaidOut(Weight):
+class Prepacked(Weight):
     """One that is laid out for what goes through it, once `lay_out` was called."""
 
     _through: Tensor | None = None
@@ -61,7 +61,7 @@ class LaidOut(Weight):
         return self
 
 
-class LaidOutBothWays(LaidOut):
+class PrepackedBothWays(Prepacked):
     """One that is laid out for gradients too."""
 
     _back: Tensor | None = None

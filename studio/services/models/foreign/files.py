@@ -72,7 +72,7 @@ class Taken:
     left: tuple[str, ...]
 
 
-def wanted(names: Iterable[str]) -> bool:
+def all_wanted(names: Iterable[str]) -> bool:
     """Whether a file called so is ever taken."""
     return all(_is_wanted(name) for name in names)
 

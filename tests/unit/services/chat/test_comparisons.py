@@ -13,7 +13,7 @@ from studio.errors import BadInput, Conflict, NotFound
 from studio.services.chat import comparisons
 from studio.services.chat.chat import Answer, ChatState, Sampling
 from studio.services.chat.comparisons import Comparison
-from studio.services.chat.fair_lock import Line
+from studio.services.chat.fair_lock import FairLock
 from studio.services.core.studio import Studio
 from studio.ui.compare import share
 from studio.ui.compare import view as compare_view
@@ -33,7 +33,7 @@ NASTY = [
 def with_answers(*texts: str, question: str = "Which?") -> Comparison:
     begun = comparisons.ask([side("base"), side("run@3")], question, Sampling(), "<b>Be brief</b>")
     state = ChatState("", tuple(Answer(text, done=True, tokens=3, tokens_per_s=7.5) for text in texts), finished=True)
-    return comparisons.add(comparisons.begin(), comparisons.told(begun, state))
+    return comparisons.add(comparisons.new_comparison(), comparisons.with_answers(begun, state))
 
 
 def test_each_side_hears_its_own_answers() -> None:
@@ -54,7 +54,7 @@ def test_a_comparison_is_found_again_and_only_by_its_id(studio: Studio) -> None:
         with pytest.raises(NotFound):
             comparisons.load(studio, key)
     with pytest.raises(BadInput, match="Nothing was asked"):
-        comparisons.take_back(comparisons.begin())
+        comparisons.take_back(comparisons.new_comparison())
 
 
 def test_blind_tells_nothing_before_the_vote() -> None:
@@ -104,18 +104,18 @@ def test_whatever_a_model_says_is_text(studio: Studio, text: str) -> None:
 
 
 def test_differences_are_marked_word_by_word() -> None:
-    marked = text_diff.marked("The red <b> fox ran.", "The blue <b> fox ran.")
+    marked = text_diff.highlight_differences("The red <b> fox ran.", "The blue <b> fox ran.")
     assert marked == 'The <mark class="apart">red</mark> &lt;b&gt; fox ran.'
-    assert text_diff.marked("same", "same") == "same"
+    assert text_diff.highlight_differences("same", "same") == "same"
     long = "a b " * 2000
-    assert "<mark" not in text_diff.marked(long, "c") and text_diff.too_long(long)
+    assert "<mark" not in text_diff.highlight_differences(long, "c") and text_diff.too_long(long)
     began = time.perf_counter()
-    text_diff.marked("x" * 100_000, "y" * 100_000)
+    text_diff.highlight_differences("x" * 100_000, "y" * 100_000)
     assert time.perf_counter() - began < 5
 
 
 def test_questions_are_answered_in_the_order_they_came() -> None:
-    line, done = Line(), []
+    line, done = FairLock(), []
     go = threading.Event()
 
     def asker(name: str) -> None:

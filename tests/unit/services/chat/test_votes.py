@@ -24,7 +24,7 @@ def side(key: str, written: str = "") -> Side:
 
 def turn(*keys: str, blind: bool = True) -> Turn:
     begun = comparisons.ask([side(key) for key in keys], "Which?", Sampling(), blind=blind)
-    return comparisons.told(begun, ChatState("", tuple(Answer("said", done=True) for _ in keys), finished=True))
+    return comparisons.with_answers(begun, ChatState("", tuple(Answer("said", done=True) for _ in keys), finished=True))
 
 
 def test_the_tally_says_what_the_votes_show(studio: Studio) -> None:

@@ -12,7 +12,7 @@ from studio.launch import workers
 from studio.launch.short_tasks import Died
 from studio.rundir import Exit, Identity, create
 from studio.services.core import jobs
-from studio.services.core.jobs import Kept, Progress, Short
+from studio.services.core.jobs import KeptJob, Progress, ShortJob
 from studio.services.core.keeper import Keeper
 from studio.settings import Settings
 
@@ -29,7 +29,7 @@ def wait_for(met: Callable[[], bool]) -> None:
 @pytest.mark.parametrize("kind", ["exports", "adapters", "evaluations"])
 def test_one_that_was_cancelled_and_goes_on_is_ended_by_the_keeper(settings: Settings, kind: str) -> None:
     with Keeper(replace(settings, stop_grace=0.2)) as studio:
-        job = Kept(create(getattr(studio.settings, kind), "0123456789abcdef", {}))
+        job = KeptJob(create(getattr(studio.settings, kind), "0123456789abcdef", {}))
         job.start(STUBBORN)
         wait_for(lambda: job.look().progress == Progress("Counting", 1, 3))
         pid = Identity.read(job.folder).pid  # type: ignore[union-attr]
@@ -54,7 +54,7 @@ def test_one_that_was_cancelled_and_goes_on_is_ended_by_the_keeper(settings: Set
 
 def test_one_whose_worker_vanishes_is_interrupted_and_what_it_left_goes(settings: Settings) -> None:
     settings.prepare()
-    job = Kept(create(settings.exports, "made", {}))
+    job = KeptJob(create(settings.exports, "made", {}))
     job.start(STUBBORN)
     wait_for(lambda: job.state == "running")
     with pytest.raises(Conflict, match="is not over"):
@@ -71,8 +71,8 @@ def test_one_whose_worker_vanishes_is_interrupted_and_what_it_left_goes(settings
 def test_one_that_waits_is_queued_until_it_is_started_or_cancelled(settings: Settings) -> None:
     settings.prepare()
     folder = create(settings.evaluations, "waits", {})
-    assert (Kept(folder, waits=True).state, Kept(folder).state) == ("queued", "interrupted")
-    job = Kept(folder, waits=True)
+    assert (KeptJob(folder, waits=True).state, KeptJob(folder).state) == ("queued", "interrupted")
+    job = KeptJob(folder, waits=True)
     job.cancel("This job")
     assert list(jobs.cancelled_in(settings.evaluations)) == [folder]
     job.see_end(grace=60.0)
@@ -85,7 +85,7 @@ def test_one_that_cannot_be_started_has_failed(settings: Settings, monkeypatch: 
         raise Unavailable("The worker could not be started: no processes are left.")
 
     settings.prepare()
-    job = Kept(create(settings.exports, "made", {}))
+    job = KeptJob(create(settings.exports, "made", {}))
     monkeypatch.setattr(workers, "start", refuses)
     job.start(STUBBORN)
     assert Exit.read(job.folder) == Exit(
@@ -94,9 +94,9 @@ def test_one_that_cannot_be_started_has_failed(settings: Settings, monkeypatch: 
     )  # fmt: skip
 
 
-def short(folder: Path, code: str, **more: object) -> Short:
+def short(folder: Path, code: str, **more: object) -> ShortJob:
     (folder / "child.py").write_text(code)
-    return Short("child", [], folder / "log.txt", "answer", environment={"PYTHONPATH": str(folder)}, **more)  # type: ignore[arg-type]
+    return ShortJob("child", [], folder / "log.txt", "answer", environment={"PYTHONPATH": str(folder)}, **more)  # type: ignore[arg-type]
 
 
 def test_a_short_job_tells_how_far_it_is_and_returns_its_result(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from studio.services.exports import exports, publishing
 from studio.services.models import combining, imports
 from studio.services.runs import run_list, runs
 from studio.ui.web import app as pages
-from studio.ui.web.auth import COOKIE, Desk, Doorman
+from studio.ui.web.auth import COOKIE, VisitorMiddleware, VisitorSessions
 from studio.ui.web.server import make_app
 from tests.belongings import Things, make, rows
 from tests.conftest import write_jsonl
@@ -96,12 +96,12 @@ def filled(function: Callable[..., Any], module: str, key: str, tmp_path: Path) 
     """Arguments for a door that is asked for one id."""
     recipe = Recipe().with_values({"model": "tiny", "dataset": key, "name": "mine"})
     known: dict[str, Any] = {
-        "look": curves.Look.parse("step", None, None, 400, 0.0), "x": "step", "after": 0, "limit": 5, "offset": 0,
-        "example": 1, "values": {"text": "mine"}, "model_id": "tiny", "out": tmp_path / "out",
-        "target": tmp_path / "target.zip", "recipe": recipe, "name": "mine", "text": "mine", "tags": "mine",
-        "form": "zip" if module == "reproduce" else "jsonl", "kind": "merged", "before": key, "steps": 5,
-        "examples": [1], "better": "tie", "called": "mine",
-        "wish": {"publishing": publishing.Wish("someone/mine"), "imports": imports.Wish()}.get(module),
+        "look": curves.WindowRequest.parse("step", None, None, 400, 0.0), "x": "step", "after": 0, "limit": 5, "offset":
+        0, "example": 1, "values": {"text": "mine"}, "model_id": "tiny", "out": tmp_path / "out", "target": tmp_path /
+        "target.zip", "recipe": recipe, "name": "mine", "text": "mine", "tags": "mine", "form": "zip" if module ==
+        "reproduce" else "jsonl", "kind": "merged", "before": key, "steps": 5, "examples": [1], "better": "tie",
+        "called": "mine", "wish": {"publishing": publishing.PublishRequest("someone/mine"), "imports":
+        imports.ImportRequest()}.get(module),
     }  # fmt: skip
     given: dict[str, Any] = {}
     for place, (name, parameter) in enumerate(list(inspect.signature(function).parameters.items())[1:]):
@@ -262,7 +262,7 @@ def served(shared: tuple[Studio, Things]) -> tuple[Studio, Things, Any]:
 def client(app: Any, asked: Studio, visitor: Visitor | None) -> TestClient:
     made = TestClient(app, base_url="http://127.0.0.1", follow_redirects=False)
     if visitor is not None:
-        line = Desk(asked, "hosted").cookie(visitor, made.headers)  # type: ignore[arg-type]
+        line = VisitorSessions(asked, "hosted").cookie(visitor, made.headers)  # type: ignore[arg-type]
         name, _, value = line.partition(";")[0].partition("=")
         assert name == COOKIE
         made.cookies.set(name, value)
@@ -319,7 +319,7 @@ def test_a_forged_or_old_cookie_is_nobodys(served: tuple[Studio, Things, Any]) -
         other.cookies.set(COOKIE, forged)
         assert "error" in other.get(f"/runs/{things.ids['run']}.json").json()
     # Signed out: the cookie is not taken again, should someone have kept it.
-    desk = next(layer for layer in app.user_middleware if layer.cls is Doorman).kwargs["desk"]
+    desk = next(layer for layer in app.user_middleware if layer.cls is VisitorMiddleware).kwargs["desk"]
     kept = client(app, asked, ANN)
     assert MARK in kept.get(f"/runs/{things.ids['run']}.json").text
     out = kept.post("/sign-out")
@@ -415,7 +415,7 @@ def test_events_tell_nothing_of_anothers(shared: tuple[Studio, Things]) -> None:
     asked, things = shared
     # The sample's model is not to be had: preparing it, for whoever asks, takes half a minute and tells nothing.
     asked.settings = replace(asked.settings, hosted=True, hosted_models="tiny")
-    page = pages.build(asked, Desk(asked, "hosted"))
+    page = pages.build(asked, VisitorSessions(asked, "hosted"))
     functions = [function for function in page.fns.values() if function.fn]
     assert len(functions) > 80
     before = state_of(asked.settings.home)
@@ -444,7 +444,7 @@ def test_events_tell_nothing_of_anothers(shared: tuple[Studio, Things]) -> None:
 def test_no_event_is_done_for_nobody_in_particular(shared: tuple[Studio, Things]) -> None:
     """Every handler is called, and every step of one taken, with who asks; also those with timers and at the load."""
     asked, _ = shared
-    page = pages.build(asked, Desk(asked, "hosted"))
+    page = pages.build(asked, VisitorSessions(asked, "hosted"))
     heard: list[str] = []
 
     def plain() -> str:
@@ -477,7 +477,7 @@ def test_no_event_is_done_for_nobody_in_particular(shared: tuple[Studio, Things]
 def test_a_page_stays_its_visitors(shared: tuple[Studio, Things]) -> None:
     """Gradio keeps what a page holds under a name that the page chooses: whoever else says it is refused."""
     asked, _ = shared
-    desk = Desk(asked, "hosted")
+    desk = VisitorSessions(asked, "hosted")
     page = pages.build(asked, desk)
     function = next(function for function in page.fns.values() if function.fn)
     function.fn, function.inputs = (lambda: "done"), []
@@ -492,6 +492,6 @@ def test_a_page_stays_its_visitors(shared: tuple[Studio, Things]) -> None:
 def test_at_home_there_is_one_owner(studio: Studio) -> None:
     assert studio.owner == "local" and studio.visitor.kind == "local"
     app = make_app(studio)
-    assert Doorman not in [layer.cls for layer in app.user_middleware]
+    assert VisitorMiddleware not in [layer.cls for layer in app.user_middleware]
     here = TestClient(app, base_url="http://127.0.0.1")
     assert "set-cookie" not in here.get("/").headers and here.get("/runs.json").json()["total"] == 0

@@ -14,7 +14,7 @@ from studio.recipe import Recipe
 from studio.rundir import read_json, write_json
 from studio.services.core import quotas
 from studio.services.core.identity import EVERYONE, LOCAL, Visitor, acting
-from studio.services.core.quotas import Full
+from studio.services.core.quotas import QuotaExceeded
 from studio.services.core.studio import Studio
 from studio.services.data import datasets
 from studio.services.exports import exports
@@ -63,7 +63,7 @@ def test_two_starts_at_once_are_two(hosted: tuple[Studio, Things], monkeypatch: 
             try:
                 begin(studio, things)
                 said.append("begun")
-            except Full as error:
+            except QuotaExceeded as error:
                 said.append(str(error))
 
     monkeypatch.setattr(runs, "create", slowly)
@@ -89,7 +89,7 @@ def test_a_start_beyond_a_limit_is_refused_in_words(
 ) -> None:
     studio, things = hosted
     limited(studio, **quota)
-    with acting(ANN), pytest.raises(Full, match=said):
+    with acting(ANN), pytest.raises(QuotaExceeded, match=said):
         begin(studio, things)
     limited(studio)
     with acting(ANN):
@@ -102,7 +102,7 @@ def test_a_day_is_not_given_back_by_deleting(hosted: tuple[Studio, Things]) -> N
     with acting(ANN):
         trash.throw(studio, things.ids["run"])
         assert quotas.used(studio).starts == 2
-        with pytest.raises(Full, match="today"):
+        with pytest.raises(QuotaExceeded, match="today"):
             begin(studio, things)
 
 
@@ -113,7 +113,7 @@ def test_one_export_at_a_time(hosted: tuple[Studio, Things], monkeypatch: pytest
     monkeypatch.setattr("studio.launch.workers.find", lambda _: "alive")
     with acting(ANN):
         assert exports.start(studio, things.ids["run"], "merged").state == "running"
-        with pytest.raises(Full, match="1 of yours is being made"):
+        with pytest.raises(QuotaExceeded, match="1 of yours is being made"):
             exports.start(studio, things.ids["run"], "merged")
 
 
@@ -123,7 +123,7 @@ def test_the_tokens_of_a_day_end(hosted: tuple[Studio, Things]) -> None:
     with acting(ANN):
         quotas.check_chat(studio)
     quotas.note(studio, ANN, tokens=100)
-    with acting(ANN), pytest.raises(Full, match="answered 100 tokens today"):
+    with acting(ANN), pytest.raises(QuotaExceeded, match="answered 100 tokens today"):
         quotas.check_chat(studio)
     with acting(BEN):
         quotas.check_chat(studio)

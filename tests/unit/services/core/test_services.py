@@ -97,12 +97,12 @@ def test_the_index_of_datasets_is_found_again_on_disk(ready: Studio) -> None:
 
 
 def test_what_the_model_sees_is_marked_token_by_token(ready: Studio) -> None:
-    view = examples.see(ready, "little", 1, "tiny")
+    view = examples.tokens_of(ready, "little", 1, "tiny")
     assert "".join(token.text for token in view.tokens) == view.text
     trained = "".join(token.text for token in view.tokens if token.trained)
     assert trained == "1<|im_end|>" and view.trained == len([t for t in view.tokens if t.trained])
     assert [token.text for token in view.tokens if token.special] == ["<|im_start|>", "<|im_end|>"] * 2
-    short = examples.see(ready, "little", 1, "tiny", {"max_length": 10})
+    short = examples.tokens_of(ready, "little", 1, "tiny", {"max_length": 10})
     assert short.cut == short.total - 10 and short.trained == 0 and "left out" in short.note
 
 

@@ -26,7 +26,7 @@ from studio.evaluation.scores import Row
 from studio.launch import workers
 from studio.recipe import Recipe
 from studio.rundir import Exit, Journal, RunDir, write_json
-from studio.services.chat.session import Room
+from studio.services.chat.session import ChatSession
 from studio.services.core import access, quotas
 from studio.services.core.identity import LOCAL, Visitor, acting
 from studio.services.core.keeper import Keeper, welcome
@@ -43,7 +43,7 @@ from studio.settings import Settings
 from studio.ui import account_panel
 from studio.ui.parts import handlers
 from studio.ui.web import app as pages
-from studio.ui.web.auth import Desk
+from studio.ui.web.auth import VisitorSessions
 from studio.ui.web.server import make_app
 from tests import lock, oidc
 from tests.belongings import Things, make, rows
@@ -246,14 +246,14 @@ def test_no_message_of_a_worker_tells_where_things_lie(hosted: tuple[Studio, Thi
         Exit("failed", words, f"Look into {home}/models.").write(folder)
     studio.look()
     with acting(ANN):
-        told = history.tell(studio, failed.id)
+        told = history.story_of(studio, failed.id)
         sides = {
             "run": runs.get(studio, failed.id),
             "list": [one for one in run_list.find(studio, run_list.Query()).runs if one.id == failed.id],
             "current": run_list.current(studio),
             "story": (told.states, told.attempts, told.run.message),
             "marks": runs.points(studio, failed.id).marks,
-            "curves": curves.window(studio, failed.id, curves.Look.parse("step", None, None, 400, 0.0)).marks,
+            "curves": curves.window(studio, failed.id, curves.WindowRequest.parse("step", None, None, 400, 0.0)).marks,
             "export": exports.get(studio, things.ids["export"]),
             "evaluation": evaluations.get(studio, things.ids["evaluation"]),
             "shared": evaluations.as_dict(studio, things.ids["evaluation"]),
@@ -267,7 +267,7 @@ def test_no_message_of_a_worker_tells_where_things_lie(hosted: tuple[Studio, Thi
         "There is no model in …/models/x or …: config.json is missing.", "Look into …/models.",
     )  # fmt: skip
     with acting(LOCAL):
-        assert str(home) in access.shown(studio, words)
+        assert str(home) in access.for_reader(studio, words)
 
 
 def test_the_admin_sees_who_uses_what_and_not_what_it_is(hosted: tuple[Studio, Things]) -> None:
@@ -308,7 +308,7 @@ def test_the_admin_stops_all_that_is_at_work_of_one_visitor(
         evaluation = evaluations.start(studio, things.ids["run"], [things.ids["prompts"]]).id
         made = adapters.put(studio, New("draft", "combined", runs.recipe_of(studio, things.ids["run"]), {})).id
         working = (export, made)
-    line = studio.state(Room).line
+    line = studio.state(ChatSession).line
     with line.join(f"{BEN.owner}\0page") as bens, line.join(f"{ANN.owner}\0page") as anns:
         with acting(ADMIN):
             told = account_panel.stopped(admin.stop(studio, _anns(studio)))
@@ -424,16 +424,16 @@ def test_no_error_tells_a_visitor_where_things_lie(
         yield {}
         fails()
 
-    plain = handlers.told(studio, notice, fails)
-    stream = handlers.told_while(studio, notice, streams, {})
+    plain = handlers.with_notice(studio, notice, fails)
+    stream = handlers.with_notice_while(studio, notice, streams, {})
     for visitor, told in ((ANN, True), (Visitor("local", kind="local"), False)):
         with acting(visitor):
             for said in (plain()[notice], list(stream())[-1][notice]):
                 assert ("There is no model in …/models/x, says …/lib/x.py." in said) == told
                 assert (str(studio.settings.home) in said) != told
-    assert "does not know" in handlers.told(studio, notice, lambda: runs.list_runs(studio))()[notice]  # type: ignore[arg-type,return-value]
+    assert "does not know" in handlers.with_notice(studio, notice, lambda: runs.list_runs(studio))()[notice]  # type: ignore[arg-type,return-value]
     app = make_app(studio, "hosted")
-    page = pages.build(studio, Desk(studio, "hosted"))
+    page = pages.build(studio, VisitorSessions(studio, "hosted"))
     ids = things.ids
     for place in ("runs.runs.get", "exports.exports.get", "chat.comparisons.load", "evals.evaluations.get",
                   "data.datasets.get", "data.checks.get", "curves.curves.csv", "runs.run_list.find",

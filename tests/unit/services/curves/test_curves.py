@@ -22,8 +22,8 @@ from studio.rundir import read_events as read_journal
 from studio.services.core.studio import Studio
 from studio.services.curves import curves, tensorboard
 from studio.services.curves import series as lines_of
-from studio.services.curves.curves import Look
-from studio.services.curves.downsample import smoothed, thin
+from studio.services.curves.curves import WindowRequest
+from studio.services.curves.downsample import downsample, smoothed
 from studio.services.runs import runs
 from studio.services.runs.recipe_diff import differences
 from studio.store.series import columns as series_columns
@@ -44,7 +44,7 @@ VALUES = st.floats(-1e6, 1e6) | st.sampled_from([math.nan, math.inf, -math.inf])
 @hypothesis_settings(deadline=None, max_examples=150)
 def test_extremes_and_ends_are_kept(values: np.ndarray, most: int) -> None:
     x = np.arange(len(values), dtype=float)
-    kept_x, kept_y = thin(x, values, most)
+    kept_x, kept_y = downsample(x, values, most)
     finite = np.isfinite(values)
     assert len(kept_y) <= most + 2 and np.isfinite(kept_y).all() and (np.diff(kept_x) > 0).all()
     assert np.array_equal(values[kept_x.astype(int)], kept_y)
@@ -59,7 +59,7 @@ def test_every_pixel_shows_its_lowest_and_highest_point(seed: int) -> None:
     rng = np.random.default_rng(seed)
     count, most = 100_000, 1000
     x, values = np.arange(count, dtype=float), rng.standard_t(2, count)
-    kept_x, kept_y = thin(x, values, most)
+    kept_x, kept_y = downsample(x, values, most)
     for part in np.array_split(np.arange(count), most // 2):
         seen = kept_y[np.isin(kept_x, x[part])]
         assert seen.min() == values[part].min() and seen.max() == values[part].max()
@@ -107,7 +107,7 @@ def test_a_logarithmic_axis_loses_no_extreme_of_any_doubling(
     values: np.ndarray, begin: float, most: int, weight: float
 ) -> None:
     x = begin + np.arange(len(values), dtype=float)
-    held = series_columns.Held(np.array([values] * len(series_columns.COLUMNS)), None)
+    held = series_columns.ColumnsInMemory(np.array([values] * len(series_columns.COLUMNS)), None)
     found = lines_of.line(held, "loss", lines_of._Known(x), (-math.inf, math.inf), weight, (most, 60), True)
     own = np.isfinite(values) & (x > 0)
     assert set(zip(found.x, found.y, strict=True)) <= set(zip(x[own], values[own], strict=True))
@@ -150,7 +150,7 @@ def noted(studio: Studio, steps: int = 30) -> RunDir:
 
 def test_a_window_has_the_points_the_marks_and_a_cursor(studio: Studio) -> None:
     noted(studio)
-    found = curves.window(studio, "run-1", Look(weight=0.5))
+    found = curves.window(studio, "run-1", WindowRequest(weight=0.5))
     line = found.lines["loss"]
     assert line.x.tolist() == [step for step in range(1, 31) if step != 7] and found.lost == 1 and found.points == 30
     assert line.smooth_x.tolist() == line.x.tolist() and line.count == 29
@@ -160,7 +160,7 @@ def test_a_window_has_the_points_the_marks_and_a_cursor(studio: Studio) -> None:
     assert [(mark.step, mark.kind) for mark in found.marks] == [
         (step, kind) for step in (10, 20, 30) for kind in ("checkpoint", "eval")
     ]
-    part = curves.window(studio, "run-1", Look(low=10, high=12))
+    part = curves.window(studio, "run-1", WindowRequest(low=10, high=12))
     assert part.lines["loss"].x.tolist() == [9, 10, 11, 12, 13] and len(part.marks) == 2
     assert part.extent == (1, 30)
 
@@ -168,7 +168,7 @@ def test_a_window_has_the_points_the_marks_and_a_cursor(studio: Studio) -> None:
 @pytest.mark.parametrize(("axis", "last", "at_eval"), [("tokens", 3000, 1000), ("epoch", 3, 1), ("step", 30, 10)])
 def test_axes(studio: Studio, axis: lines_of.AxisName, last: float, at_eval: float) -> None:
     noted(studio)
-    found = curves.window(studio, "run-1", Look(x=axis))
+    found = curves.window(studio, "run-1", WindowRequest(x=axis))
     assert found.lines["loss"].x[-1] == last
     assert found.lines["eval_loss"].x[0] == at_eval
     assert found.marks[0].x == at_eval
@@ -176,14 +176,14 @@ def test_axes(studio: Studio, axis: lines_of.AxisName, last: float, at_eval: flo
 
 def test_wall_time_begins_with_the_run_and_never_falls(studio: Studio) -> None:
     noted(studio)
-    x = curves.window(studio, "run-1", Look(x="time")).lines["loss"].x
+    x = curves.window(studio, "run-1", WindowRequest(x="time")).lines["loss"].x
     assert 0 <= x[0] < 60 and (np.diff(x) >= 0).all()
 
 
 def test_news_are_what_came_after_the_cursor(studio: Studio) -> None:
     run = make_run(studio)
     journal_of(run, 5)
-    first = curves.window(studio, "run-1", Look())
+    first = curves.window(studio, "run-1", WindowRequest())
     assert curves.news(studio, "run-1", "step", first.cursor).lines == {}
     with Journal(run.events) as journal:
         journal.write("metric", step=6, loss=0.4, step_seconds=0.5)
@@ -203,12 +203,12 @@ def test_news_are_what_came_after_the_cursor(studio: Studio) -> None:
 def test_what_a_resumed_run_does_again_replaces_what_it_did(studio: Studio) -> None:
     run = make_run(studio)
     journal_of(run, 10)
-    before = curves.window(studio, "run-1", Look())
+    before = curves.window(studio, "run-1", WindowRequest())
     with Journal(run.events) as journal:
         journal.write("resumed", step=6)
         journal.write("metric", step=7, loss=9.0, step_seconds=0.5)
     assert curves.news(studio, "run-1", "step", before.cursor).again
-    found = curves.window(studio, "run-1", Look())
+    found = curves.window(studio, "run-1", WindowRequest())
     assert found.lines["loss"].x.tolist() == [1, 2, 3, 4, 5, 6, 7] and found.lines["loss"].y[-1] == 9.0
     assert len(found.lines["eval_loss"].x) == 0
     assert [(mark.kind, mark.step, mark.text) for mark in found.marks] == [("resumed", 6, "resumed from step 6")]
@@ -224,14 +224,14 @@ def test_many_marks_become_few_that_say_how_many_they_are(studio: Studio) -> Non
     with Journal(run.events) as journal:
         for step in range(1, 1001):
             journal.write("checkpoint", step=step, path="checkpoints/x")
-    marks = curves.window(studio, "run-1", Look()).marks
+    marks = curves.window(studio, "run-1", WindowRequest()).marks
     assert len(marks) <= 60 and sum(mark.count for mark in marks) == 1000
     assert marks[0].text == "17 checkpoints, steps 1 to 17"
 
 
 def test_only_so_many_bytes_are_held(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(series_columns, "_HELD_BYTES", 1)
-    shelf = series_columns.Shelf(studio.database)
+    shelf = series_columns.ColumnCache(studio.database)
     for name in ("run-1", "run-2"):
         journal_of(make_run(studio, name), 5)
     studio.refresh()
@@ -243,7 +243,7 @@ def test_only_so_many_bytes_are_held(studio: Studio, monkeypatch: pytest.MonkeyP
 def test_a_look_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
     values = {"x": "step", "low": None, "high": None, "width": 100, "weight": 0.0} | wrong
     with pytest.raises(BadInput):
-        Look.parse(**values)  # type: ignore[arg-type]
+        WindowRequest.parse(**values)  # type: ignore[arg-type]
 
 
 # --- files and routes
@@ -323,7 +323,7 @@ def test_tensorboard_reads_a_resumed_run_as_it_is_drawn_and_one_without_points(s
     path = unpacked(b"".join(tensorboard.archive_of(studio, "run-1")[1]), tmp_path)
     assert path.parent.parent == tmp_path
     assert [(step, value) for step, _, value in read_events(path.parent)["train/loss"]][-2:] == [
-        (6, np.float32(curves.window(studio, "run-1", Look()).lines["loss"].y[5])), (7, 9.0),
+        (6, np.float32(curves.window(studio, "run-1", WindowRequest()).lines["loss"].y[5])), (7, 9.0),
     ]  # fmt: skip
     make_run(studio, "run-2")
     studio.refresh()
@@ -378,8 +378,8 @@ def test_the_answer_for_ten_windows_of_many_points_is_small() -> None:
     lines = {}
     for number in range(10):
         name = "loss" if number == 0 else f"small-{number}"
-        held = series_columns.Held(np.array([rng.normal(size=len(x))] * len(series_columns.COLUMNS)), None)
-        most = Look(width=1100).points(name)
+        held = series_columns.ColumnsInMemory(np.array([rng.normal(size=len(x))] * len(series_columns.COLUMNS)), None)
+        most = WindowRequest(width=1100).points(name)
         lines[name] = lines_of.line(held, "loss", lines_of._Known(x), (-math.inf, math.inf), 0.9, most)
     text = encode(curves.Window("r", 1, False, False, len(x), 0, (1, 300_000), lines, []))
     json.loads(text)
@@ -414,7 +414,7 @@ def test_whole_numbers_are_told_as_such() -> None:
 @hypothesis_settings(deadline=None, max_examples=200)
 def test_rows_below_a_value_are_found_however_the_steps_rise(steps: list[int], asked: list[float], after: bool) -> None:
     column = np.sort(np.array(steps, dtype=np.float64))
-    held = series_columns.Held(np.array([column] * len(series_columns.COLUMNS)), None)
+    held = series_columns.ColumnsInMemory(np.array([column] * len(series_columns.COLUMNS)), None)
     values = np.array([*asked, *column[:20]])
     found = lines_of.below(held, "step", series_file.extremes_of(column, "step"), values, after)
     assert found.tolist() == np.searchsorted(column, values, side="right" if after else "left").tolist()
@@ -432,7 +432,7 @@ def test_only_what_differs_is_told_sorted_and_against_the_baseline(studio: Studi
         Exit("completed", "It ended.").write(run)
     known = runs.list_runs(studio)
     by_name = {run.id: run for run in known}
-    together = compare_runs.together(known, by_name["run-1"], ["run-2", "run-3", "run-1", "gone"])
+    together = compare_runs.compared_runs(known, by_name["run-1"], ["run-2", "run-3", "run-1", "gone"])
     assert [run.id for run in together] == ["run-1", "run-2", "run-3"]
     found = {column.name: column.values for column in differences(studio, together)}
     assert found["learning_rate"] == (2e-4, 1e-4, 1e-4) and found["result.step"] == (10, 20, 5)
@@ -447,18 +447,18 @@ def test_only_what_differs_is_told_sorted_and_against_the_baseline(studio: Studi
     assert rows({"sort": "name", "down": True, "pin": "gone"}) == ["1", "3", "2"]
     assert "−0.0001" in compare_runs.table(studio, together, {})
     assert compare_runs.table(studio, together[:1], {}) == ""
-    order = compare_runs.arranged({}, {"sort": "name"})
-    assert compare_runs.arranged(order, {"sort": "name"}) == {"sort": "name", "down": True}
-    assert compare_runs.arranged(order, {"pin": "run-2"}) == {"sort": "name", "down": False, "pin": "run-2"}
+    order = compare_runs.sort_order({}, {"sort": "name"})
+    assert compare_runs.sort_order(order, {"sort": "name"}) == {"sort": "name", "down": True}
+    assert compare_runs.sort_order(order, {"pin": "run-2"}) == {"sort": "name", "down": False, "pin": "run-2"}
 
 
 def test_at_most_eight_runs_are_drawn(studio: Studio) -> None:
     for number in range(10):
         journal_of(make_run(studio, f"run-{number}"), 1)
     known = runs.list_runs(studio)
-    together = compare_runs.together(known, known[0], [run.id for run in known])
+    together = compare_runs.compared_runs(known, known[0], [run.id for run in known])
     assert len(together) == 8
-    assert len(json.loads(curves_view.told(together))["runs"]) == 8
+    assert len(json.loads(curves_view.runs_to_draw(together))["runs"]) == 8
 
 
 def test_a_verdict_on_the_page_is_escaped_and_absent_without_points(studio: Studio) -> None:

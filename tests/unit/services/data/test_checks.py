@@ -57,7 +57,7 @@ def test_everything_that_is_wrong_is_counted_and_shown(studio: Studio, spoilt: P
     assert again.finding.of == 4 and "same as row 4" in again.finding.reason
     page = examples.findings(studio, checked.token, offset=6, limit=1)
     assert page.total == 8 and page.items[0].finding.row == 32
-    said = datasets.judged(checked)
+    said = datasets.verdict_of(checked)
     assert said.mark == "warn" and "27 of 33 rows can be used" in said.text and "2 rows repeat others" in said.text
 
 
@@ -90,10 +90,10 @@ def test_a_checked_file_can_be_looked_at_before_and_after_it_is_added(ready: Stu
     assert before == [
         {"example": 25, "row": 25, "prompt": "Add 3 and 4.\n\nAnswer briefly.", "answer": "7", "held_out": False}
     ]
-    token_view = examples.see(ready, checked.token, 25, "tiny")
+    token_view = examples.tokens_of(ready, checked.token, 25, "tiny")
     info = datasets.keep(ready, checked.token)
     assert (info.name, info.rows, info.rejected, info.mark) == ("spoilt", 27, 6, "warn")
-    assert examples.see(ready, info.id, 25, "tiny") == token_view
+    assert examples.tokens_of(ready, info.id, 25, "tiny") == token_view
     assert examples.rows(ready, "spoilt", 24, 1) == before
     with pytest.raises(NotFound, match="Check the file again"):
         checks.get(ready, checked.token)
@@ -107,7 +107,7 @@ def test_the_number_of_an_example_is_not_its_row_when_rows_were_left_out(ready: 
     info = datasets.add(ready, path, options=Options(format="alpaca"))
     (row,) = examples.rows(ready, info.id)
     assert (row["example"], row["row"]) == (1, 3)
-    view = examples.see(ready, info.id, 1, "tiny")
+    view = examples.tokens_of(ready, info.id, 1, "tiny")
     assert (view.example, view.row) == (1, 3) and "the answer" in view.text
 
 
@@ -196,7 +196,7 @@ def test_lengths_follow_max_length_and_name_the_examples(ready: Studio) -> None:
     assert close.rows_cut == close.tokens_lost >= 1 and close.counts_by_kind == {"cut": close.rows_cut}
     found = examples.findings(ready, "little", lengths=("tiny", values)).items
     assert len(found) == close.rows_cut
-    view = examples.see(ready, "little", found[0].example, "tiny", values)
+    view = examples.tokens_of(ready, "little", found[0].example, "tiny", values)
     assert view.cut == 1 and view.row == found[0].finding.row and view.total == whole.tokens["max"]
     none = examples.measure(ready, "little", "tiny", {"max_length": 24})
     assert none.answers_lost == none.rows_untrained == 24 and none.verdict.mark == "bad"
@@ -216,7 +216,7 @@ def test_counts_of_many_rows_are_made_once_with_progress(ready: Studio, tmp_path
 def test_what_cannot_be_seen_is_said(ready: Studio) -> None:
     for example in (0, 25, -1):
         with pytest.raises(BadInput, match=f"no example {example}; "):
-            examples.see(ready, "little", example, "tiny")
+            examples.tokens_of(ready, "little", example, "tiny")
 
 
 def test_a_wrong_encoding_is_proposed_and_never_guessed(studio: Studio, write: Write) -> None:

@@ -369,7 +369,7 @@ def test_a_judge_that_fails_is_a_sentence(
     kind.reply = staticmethod(lambda text: reply)
     with pytest.raises(Unavailable, match=words):
         drive(studio, evaluation_id)
-    assert evaluations.judged(studio, evaluation_id) is None
+    assert evaluations.judgement(studio, evaluation_id) is None
 
 
 @pytest.mark.parametrize(

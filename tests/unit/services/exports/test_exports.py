@@ -13,7 +13,7 @@ from studio.launch import workers
 from studio.rundir import Exit, RunDir, read_json, whole_folder, write_json
 from studio.services.core.studio import Studio
 from studio.services.exports import downloads, exports, targets
-from studio.services.exports.exports import Wish
+from studio.services.exports.exports import ExportRequest
 from studio.services.runs import runs
 from tests.unit.services.models.test_adapters import learned
 
@@ -56,7 +56,7 @@ def test_what_can_be_exported_has_a_size(ready: Studio, run: str) -> None:
 
 
 def test_an_export_whose_worker_is_gone_is_told_and_begun_again(ready: Studio, run: str) -> None:
-    info = exports.start(ready, run, "merged", Wish("merged", "float32", "500MB"))
+    info = exports.start(ready, run, "merged", ExportRequest("merged", "float32", "500MB"))
     assert info.state == "interrupted" and "Start it again" in info.message
     spec = read_json(ready.settings.exports / info.id / "export.json") or {}
     assert (spec["dtype"], spec["shard"], spec["source"]) == ("float32", "500MB", str(ready.run_dir(run).adapter))
@@ -95,7 +95,7 @@ def test_a_finished_export_is_downloaded_and_deleted(ready: Studio, run: str) ->
 
 
 def test_a_gguf_is_one_file(ready: Studio, run: str) -> None:
-    info = exports.start(ready, run, "gguf", Wish("gguf", quant="Q8_0"))
+    info = exports.start(ready, run, "gguf", ExportRequest("gguf", quant="Q8_0"))
     finish(ready, info.id, "gguf")
     path = downloads.file_of(ready, info.id)
     assert path is not None and path.name == "sums-Q8_0.gguf" == exports.get(ready, info.id).file_name
@@ -122,12 +122,12 @@ def test_others_do_not_have_it(ready: Studio, run: str) -> None:
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        (Wish("merged", "int4"), "no type 'int4'"),
-        (Wish("gguf", quant="Q2"), "no GGUF of type 'Q2'"),
-        (Wish("merged", shard="5 apples"), "written like 5GB"),
+        (ExportRequest("merged", "int4"), "no type 'int4'"),
+        (ExportRequest("gguf", quant="Q2"), "no GGUF of type 'Q2'"),
+        (ExportRequest("merged", shard="5 apples"), "written like 5GB"),
     ],
 )
-def test_wishes_that_cannot_be(ready: Studio, run: str, wish: Wish, words: str) -> None:
+def test_wishes_that_cannot_be(ready: Studio, run: str, wish: ExportRequest, words: str) -> None:
     with pytest.raises(BadInput, match=words):
         exports.start(ready, run, wish.kind, wish)
     assert runs.get(ready, run).has_adapter

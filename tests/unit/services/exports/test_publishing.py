@@ -17,7 +17,7 @@ from studio.services.core.jobs import Progress
 from studio.services.core.keeper import Keeper
 from studio.services.core.studio import Studio
 from studio.services.exports import publishing
-from studio.services.exports.publishing import Published, Wish
+from studio.services.exports.publishing import Published, PublishRequest
 from studio.settings import Settings
 from tests.hub import TOKEN, Hub, served
 
@@ -58,7 +58,7 @@ def exported(studio: Studio, export_id: str = EXPORT, card: str = "base_model: s
     return run.path
 
 
-def publish(studio: Studio, wish: Wish, token: str = TOKEN) -> tuple[Published, list[Progress]]:
+def publish(studio: Studio, wish: PublishRequest, token: str = TOKEN) -> tuple[Published, list[Progress]]:
     steps, seen = publishing.publish(studio, EXPORT, wish, token), []
     while True:
         try:
@@ -75,24 +75,26 @@ def nowhere(home: Path, secret: str) -> None:
 
 
 def test_what_would_go_up_is_shown_first(online: Studio, hub: Hub) -> None:
-    told = publishing.preview(online, EXPORT, Wish("sums"))
+    told = publishing.preview(online, EXPORT, PublishRequest("sums"))
     assert told.private and told.hub == hub.url
     assert dict(told.files).keys() == {"README.md", "config.json", "model.safetensors"}
     assert told.size == sum(size for _, size in told.files) and not told.warnings
-    assert "Everyone will see it" in publishing.preview(online, EXPORT, Wish("me/sums", public=True)).warnings[0]
+    assert (
+        "Everyone will see it" in publishing.preview(online, EXPORT, PublishRequest("me/sums", public=True)).warnings[0]
+    )
     for odd in ("", "a/b/c", "../x", "me/su ms", "me/x.git", "-x"):
         with pytest.raises(BadInput, match="no name for a repository"):
-            publishing.preview(online, EXPORT, Wish(odd))
+            publishing.preview(online, EXPORT, PublishRequest(odd))
     assert not hub.asked, "a preview asks nobody"
 
 
 def test_a_card_that_names_a_folder_of_this_machine_is_said(online: Studio, hub: Hub) -> None:
     exported(online, "f" * 16, card="base_model: /home/me/models/base\n")
-    assert "names the base by a folder" in publishing.preview(online, "f" * 16, Wish("sums")).warnings[0]
+    assert "names the base by a folder" in publishing.preview(online, "f" * 16, PublishRequest("sums")).warnings[0]
 
 
 def test_it_is_published_and_the_token_is_nowhere(online: Studio, hub: Hub) -> None:
-    made, seen = publish(online, Wish("sums"))
+    made, seen = publish(online, PublishRequest("sums"))
     assert (made.repo, made.url, made.private, made.commit) == ("me/sums", f"{hub.url}/me/sums", True, "c0ffee")
     assert hub.repos["me/sums"]["private"] is True and hub.tokens == {TOKEN}
     files = hub.files("me/sums")
@@ -106,13 +108,13 @@ def test_it_is_published_and_the_token_is_nowhere(online: Studio, hub: Hub) -> N
 
 
 def test_a_repository_is_taken_or_updated_as_private_as_it_is(online: Studio, hub: Hub) -> None:
-    publish(online, Wish("me/sums", public=True))
+    publish(online, PublishRequest("me/sums", public=True))
     assert hub.repos["me/sums"]["private"] is False
     with pytest.raises(BadInput, match="already a repository me/sums"):
-        publish(online, Wish("me/sums"))
+        publish(online, PublishRequest("me/sums"))
     with pytest.raises(BadInput, match="me/sums is public"):
-        publish(online, Wish("me/sums", update=True))
-    made, _ = publish(online, Wish("me/sums", public=True, update=True))
+        publish(online, PublishRequest("me/sums", update=True))
+    made, _ = publish(online, PublishRequest("me/sums", public=True, update=True))
     assert [one.repo for one in publishing.published(online, EXPORT)] == ["me/sums"] * 2 and not made.private
 
 
@@ -131,7 +133,7 @@ def test_a_repository_is_taken_or_updated_as_private_as_it_is(online: Studio, hu
 def test_what_the_hub_refuses_is_said_plainly(online: Studio, hub: Hub, end: str, status: int, why: str) -> None:
     hub.fails[end] = status
     with pytest.raises(StudioError, match=why) as refused:
-        publish(online, Wish("me/sums"))
+        publish(online, PublishRequest("me/sums"))
     assert TOKEN not in str(refused.value)
     assert not publishing.published(online, EXPORT) and not list(online.settings.staging.iterdir())
     nowhere(online.settings.home, TOKEN)
@@ -139,27 +141,27 @@ def test_what_the_hub_refuses_is_said_plainly(online: Studio, hub: Hub, end: str
 
 def test_a_wrong_token_and_none(online: Studio, hub: Hub) -> None:
     with pytest.raises(BadInput, match="does not know this token"):
-        publish(online, Wish("sums"), "hf_wrongwrongwrong")
+        publish(online, PublishRequest("sums"), "hf_wrongwrongwrong")
     with pytest.raises(BadInput, match="needs a token"):
-        publish(online, Wish("sums"), "")
+        publish(online, PublishRequest("sums"), "")
     with pytest.raises(BadInput, match="no token: it has spaces"):
-        publish(online, Wish("sums"), "hf_a b\nc hf_a b")
+        publish(online, PublishRequest("sums"), "hf_a b\nc hf_a b")
 
 
 def test_a_hub_that_is_not_there(online: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(Unavailable, match="cannot be reached"):
-        publish(online, Wish("sums"))
+        publish(online, PublishRequest("sums"))
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
     with pytest.raises(BadInput, match="over https only"):
-        publish(online, Wish("sums"))
+        publish(online, PublishRequest("sums"))
 
 
 def test_cancelled_nothing_appears(online: Studio, hub: Hub) -> None:
     import threading
 
     hub.holds = threading.Event()
-    steps = publishing.publish(online, EXPORT, Wish("sums"), TOKEN)
+    steps = publishing.publish(online, EXPORT, PublishRequest("sums"), TOKEN)
     while not hub.sending.is_set():
         next(steps)
     with contextlib.closing(steps):
@@ -175,15 +177,15 @@ def test_the_machine_s_token_is_its_own_person_s(settings: Settings, hub: Hub, m
     with Keeper(replace(settings, offline=False)) as studio:
         exported(studio)
         assert not publishing.needs_token(studio)
-        publish(studio, Wish("mine"), "")
+        publish(studio, PublishRequest("mine"), "")
     hub.tokens.clear()
     with Keeper(replace(settings, offline=False, home=settings.home / "served", host="0.0.0.0")) as studio:
         exported(studio)
         assert publishing.needs_token(studio)
         with pytest.raises(BadInput, match="needs a token"):
-            publish(studio, Wish("theirs"), "")
+            publish(studio, PublishRequest("theirs"), "")
         with pytest.raises(BadInput, match="does not know this token"):
-            publish(studio, Wish("theirs"), "hf_visitorsown")
+            publish(studio, PublishRequest("theirs"), "hf_visitorsown")
     assert hub.tokens == {"hf_visitorsown"}
 
 
@@ -191,7 +193,7 @@ def test_only_what_is_whole_is_published(online: Studio, hub: Hub) -> None:
     path = exported(online, "e" * 16)
     (path / "exit.json").unlink()
     with pytest.raises(Conflict, match="only one that is completed"):
-        publishing.preview(online, "e" * 16, Wish("sums"))
+        publishing.preview(online, "e" * 16, PublishRequest("sums"))
 
 
 def test_the_command_asks_nobody_for_a_token_that_is_there(online: Studio, hub: Hub) -> None:

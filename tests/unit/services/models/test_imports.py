@@ -29,7 +29,7 @@ from studio.services.core.keeper import Keeper
 from studio.services.core.studio import Studio
 from studio.services.models import adapters, imports, models, trained_weights
 from studio.services.models.foreign import files as foreign_files
-from studio.services.models.imports import Wish
+from studio.services.models.imports import ImportRequest
 from studio.settings import Settings
 from tests.hub import Hub, served
 from tests.tiny import CHATML, HIDDEN, LAYERS, tiny_model
@@ -83,7 +83,7 @@ def packed(folder: Path, target: Path, inside: str = "theirs/") -> Path:
 
 def add(studio: Studio, source: Path | str, **wish: str) -> adapters.AdapterInfo:
     """Every step of an import, as the command line takes them."""
-    steps = imports.add(studio, str(source), Wish(**{"base": "tiny", **wish}), folders=True)
+    steps = imports.add(studio, str(source), ImportRequest(**{"base": "tiny", **wish}), folders=True)
     while True:
         try:
             next(steps)
@@ -170,9 +170,9 @@ def test_the_base_is_found_by_its_name_or_asked_for(ready: Studio, tmp_path: Pat
 def test_a_visitor_gives_no_folders(ready: Studio, tmp_path: Path, settings: Settings) -> None:
     folder = put(tmp_path / "theirs")
     with pytest.raises(BadInput, match="Upload a zip instead"):
-        next(imports.add(ready, str(folder), Wish("tiny")))
+        next(imports.add(ready, str(folder), ImportRequest("tiny")))
     with pytest.raises(Unavailable, match="stay offline"):
-        next(imports.add(ready, "some/one", Wish("tiny")))
+        next(imports.add(ready, "some/one", ImportRequest("tiny")))
     assert access.is_local(ready)
     with Keeper(Settings(home=tmp_path / "other", host="0.0.0.0", offline=True)) as served:
         assert not access.is_local(served)

@@ -132,7 +132,7 @@ def test_where_nobody_counts_the_workers_own_memory_tells(
         os.kill(workers_of(run)[0], signal.SIGKILL)
         info = wait_for_end(studio, run)
         assert (info.state, info.cause) == ("interrupted", cause)
-        assert history.tell(studio, run.id).attempts[0].memory == int(share * 2**30)
+        assert history.story_of(studio, run.id).attempts[0].memory == int(share * 2**30)
 
 
 def test_the_kernels_counts_are_read_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,14 +238,14 @@ def test_the_story_tells_all_of_it(home: Settings) -> None:
     with Keeper(home) as studio:
         run = new_run(studio, name="told", end="signal9", at=7)
         wait_for_end(studio, run)
-        told = history.tell(studio, run.id)
+        told = history.story_of(studio, run.id)
         assert [event.state for event in told.states] == ["queued", "starting", "running", "interrupted"]
         assert [(one.step, one.fault) for one in told.checkpoints] == [(5, "")]
         assert told.checkpoint_bytes > 800 and "model: tiny" in told.recipe and told.dataset["sha256"]
         (worker,) = told.attempts
         assert not worker.alive and worker.state == "interrupted" and worker.pid and worker.host
         (run.checkpoints / "step-5" / "weights").write_bytes(b"bad")
-        assert "damaged" in history.tell(studio, run.id).checkpoints[0].fault
+        assert "damaged" in history.story_of(studio, run.id).checkpoints[0].fault
         json = history.as_dict(told)
         assert json["id"] == run.id and json["cause"] == "killed" and json["attempts"][0]["number"] == 1
         assert ends.End.read(run).log == run.log_tail(4_000)  # type: ignore[union-attr]

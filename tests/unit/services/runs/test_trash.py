@@ -11,7 +11,7 @@ import pytest
 from studio.errors import Conflict, NotFound
 from studio.rundir import Exit, RunDir, create, read_json, write_json
 from studio.services.chat import participants
-from studio.services.chat.session import Room
+from studio.services.chat.session import ChatSession
 from studio.services.core.keeper import Keeper
 from studio.services.core.studio import Studio
 from studio.services.evals import evaluations
@@ -152,8 +152,8 @@ def test_a_run_that_is_exported_stays_until_that_is_done(two: Studio, monkeypatc
 
 
 def test_a_run_that_is_being_asked_stays(two: Studio) -> None:
-    two.state(Room).answering = frozenset({"id-one"})
-    with two.state(Room).line.join("somebody"):
+    two.state(ChatSession).answering = frozenset({"id-one"})
+    with two.state(ChatSession).line.join("somebody"):
         with pytest.raises(Conflict, match="it is being asked"):
             trash.throw(two, "id-one")
         trash.throw(two, "id-two")
