@@ -1,7 +1,7 @@
 # make run: set everything up and serve the studio at http://localhost:7860
 # make test: set everything up and pass every test, browser included
 # make security: what strangers may try, in a minute; make audit: known holes in what is installed
-# make lock: pin all that the ranges of pyproject.toml bring; make latest: every test with the newest they allow
+# make docs: the docs site; make lock: pin all that the ranges of pyproject.toml bring; make latest: every test with the newest they allow
 # make check: format, lint, types, architecture, fast tests; under a minute once installed
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 # What pip would compile one file after the other, by all cores. Some files that libraries bring are no Python of today.
 COMPILE = $(BIN)/python -m compileall -qq -j 0 "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || true
 
-.PHONY: run test check install format lint types unit integration e2e security audit lock latest browser wheel clean
+.PHONY: run test check docs install format lint types unit integration e2e security audit lock latest browser wheel clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/studio serve --sample $(if $(PORT),--port $(PORT),)
@@ -23,8 +23,12 @@ test: $(VENV)/.tested
 	$(BIN)/python -m tests.browser
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-check: $(VENV)/.tested lint types
+check: $(VENV)/.tested lint types docs
 	$(BIN)/python -m pytest -q tests/unit $(ARGS)
+
+# The docs site, into build/site; a broken link or a module that is not there fails
+docs: $(VENV)/.tested
+	$(BIN)/zensical build --strict --config-file mkdocs.yml
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff format --check --quiet .
