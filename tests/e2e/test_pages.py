@@ -158,7 +158,7 @@ def test_a_damaged_database_is_told_of_and_nothing_is_lost(page: Page, little_ho
     for side in little_home.glob("studio.db-*"):
         side.unlink()
     page.goto(start(little_home).url)
-    expect(page.locator("#studio-notices")).to_contain_text("has been built again from the run directories")
+    expect(page.locator("#studio-notices")).to_contain_text("has been rebuilt from the run directories")
     expect(page.locator("#dataset-list .item", has_text="little")).to_be_visible()
 
 

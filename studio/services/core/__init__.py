@@ -1,1 +1,1 @@
-"""What all services share: the studio they are handed, its keeper, who asks, quotas, and child jobs."""
+"""Shared by all services: the Studio object, its keeper, visitor identity, quotas and child jobs."""

@@ -1,6 +1,6 @@
-"""Whether whoever asks is the person at this machine, or a visitor of a studio that others reach.
+"""Access rules: what only the person at this machine may use, as opposed to visitors of a shared studio.
 
-A visitor is never given what is the machine owner's: folders of this machine by their path, or the owner's token.
+Visitors never get what belongs to the owner of the machine: local folders by path, or the owner's Hugging Face token.
 """
 
 import os
@@ -16,21 +16,21 @@ _OWNER = "local"
 
 
 def is_local(studio: Studio) -> bool:
-    """True for a studio of one person, listening on this machine alone and not on a Space."""
+    """Whether this is a single-user studio that listens on this machine only and does not run on a Space."""
     settings = studio.settings
     hosted = settings.hosted or studio.for_visitors or bool(os.environ.get("SPACE_ID"))
     return studio.owner == _OWNER and settings.host in LOOPBACK and not hosted
 
 
 def own_token(studio: Studio) -> str:
-    """The Hugging Face token of this machine's environment, for its own person only; empty otherwise."""
+    """The Hugging Face token from the environment if the studio is local, else an empty string."""
     if not is_local(studio):
         return ""
     return (os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or "").strip()
 
 
 def may_name_files(studio: Studio) -> bool:
-    """Whether who asks may have files of this machine read by their path: not a visitor."""
+    """Whether the current user may read files of this machine by path. Visitors may not."""
     try:
         return not studio.for_visitors or studio.owner in (_OWNER, EVERYONE)
     except UnknownVisitor:
@@ -38,21 +38,25 @@ def may_name_files(studio: Studio) -> bool:
 
 
 def for_reader(studio: Studio, text: object) -> str:
-    """A text, or an error's message, as who asks may read it: a visitor is not told where on this machine things are
-    kept. Whatever a page, a route or an endpoint says of an error goes through here."""
+    """A text or error message as the current user may read it: local paths are removed for visitors.
+
+    Every error that a page, a route or an endpoint shows goes through here.
+    """
     text = str(text)
     return text if may_name_files(studio) else without_places(studio, text)
 
 
 def without_places(studio: Studio, text: str) -> str:
-    """`text` without where on this machine the home is, models that are used where they lie, and the studio itself with
-    its libraries: for what leaves it."""
+    """`text` with local paths replaced by "…": the home, linked model folders, the studio and its libraries.
+
+    For everything that leaves this machine.
+    """
     if os.sep not in text:
         return text
     home = studio.settings.home
     links = [(read_json(path) or {}).get("path") for path in studio.settings.models.glob("*.json")]
-    own = (home.resolve(), home, sys.prefix, resources.__file__.rpartition(os.sep)[0])
-    # The longest first: one may lie in another.
-    for path in sorted({str(place) for place in (*own, *links) if place}, key=len, reverse=True):
+    own_paths = (home.resolve(), home, sys.prefix, resources.__file__.rpartition(os.sep)[0])
+    # Longest first: a path may be inside another.
+    for path in sorted({str(known) for known in (*own_paths, *links) if known}, key=len, reverse=True):
         text = text.replace(path, "…") if len(path) > 1 else text
     return text

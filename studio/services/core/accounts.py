@@ -1,7 +1,8 @@
-"""Accounts of a team's studio: who may sign in, with passwords that are kept as Argon2 hashes only.
+"""Accounts of a team's studio: who may sign in. Passwords are stored as Argon2 hashes only.
 
-accounts.json in the home, for its person only. A file and no table, as all that cannot be made again from the run
-directories: a damaged database is set aside and built anew, and with it a team's doors would stand open or shut.
+Accounts are in accounts.json in the home, readable by its owner only. They are in a file, not in the database, like
+everything that cannot be rebuilt from the run directories: a damaged database is replaced by an empty one, and the
+accounts would be lost with it.
 """
 
 import os
@@ -31,7 +32,10 @@ _hasher = PasswordHasher()
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """id: what its things are kept under; hash: Argon2 of the password; since: sessions begun before it are over."""
+    """An account of a team's studio.
+
+    id: key of everything it owns. hash: Argon2 hash of the password. since: sessions that began earlier are invalid.
+    """
 
     id: str
     name: str
@@ -46,53 +50,53 @@ class Account:
 
 def every(settings: Settings) -> list[Account]:
     """All accounts, by name."""
-    told = read_json(_file(settings)) or {}
-    return sorted((Account(**one) for one in told.get("accounts", [])), key=lambda account: account.name)
+    content = read_json(_file(settings)) or {}
+    return sorted((Account(**entry) for entry in content.get("accounts", [])), key=lambda account: account.name)
 
 
 def add(settings: Settings, name: str, password: str) -> Account:
-    """Make an account; raises BadInput for a name that is taken or a password that is too short."""
+    """Create an account; raises BadInput for a name that is taken or invalid, or a password of the wrong length."""
     if not _NAME.fullmatch(name):
-        raise BadInput(f"{name[:60]!r} is no name for an account: letters, digits, . _ - and at most 39 of them.")
+        raise BadInput(f"{name[:60]!r} is not a valid account name: use at most 39 letters, digits and . _ -")
     now = time.time()
-    made = Account(secrets.token_hex(8), name, _hashed(password), now, now)
+    created = Account(secrets.token_hex(8), name, _hashed(password), now, now)
     with _changing(settings):
         known = every(settings)
         if any(account.name.lower() == name.lower() for account in known):
             raise BadInput(
                 f"There is already an account called {name}. Change its password: studio users passwd {name}"
             )
-        _write(settings, [*known, made])
-    return made
+        _write(settings, [*known, created])
+    return created
 
 
 def change_password(settings: Settings, name: str, password: str) -> Account:
-    """Give an account another password; who is signed in with the old one is signed out."""
-    fresh = _hashed(password)
+    """Change the password of an account; sessions that began with the old one become invalid."""
+    new_hash = _hashed(password)
     with _changing(settings):
         known = every(settings)
-        found = _named(known, name)
-        changed = Account(found.id, found.name, fresh, found.created, time.time())
-        _write(settings, [changed if account.id == found.id else account for account in known])
+        previous = _named(known, name)
+        changed = Account(previous.id, previous.name, new_hash, previous.created, time.time())
+        _write(settings, [changed if account.id == previous.id else account for account in known])
     return changed
 
 
 def remove(settings: Settings, name: str) -> Account:
-    """Take an account away; what it owns stays in the home and is nobody's to see."""
+    """Remove an account; what it owns stays in the home, visible to no one."""
     with _changing(settings):
         known = every(settings)
-        found = _named(known, name)
-        _write(settings, [account for account in known if account.id != found.id])
-    return found
+        removed = _named(known, name)
+        _write(settings, [account for account in known if account.id != removed.id])
+    return removed
 
 
 def sign_in(studio: Studio, name: str, password: str) -> Visitor | None:
-    """The visitor that this name and password are; None for wrong ones, which takes as long."""
-    known = next((one for one in every(studio.settings) if one.name.lower() == name.lower()), None)
+    """The visitor with this name and password; None if they are wrong, which takes the same time."""
+    known = next((account for account in every(studio.settings) if account.name.lower() == name.lower()), None)
     given = password[:_LONGEST]
     try:
         if known is None:
-            _hasher.hash(given)  # the same work, so that nobody learns who is there
+            _hasher.hash(given)  # the same work, so that timing does not reveal which accounts exist
             return None
         _hasher.verify(known.hash, given)
     except (Argon2Error, InvalidHashError):
@@ -101,12 +105,12 @@ def sign_in(studio: Studio, name: str, password: str) -> Visitor | None:
 
 
 def session() -> str:
-    """A new session of an account; it tells when it began."""
+    """A new session token of an account; it starts with the time at which the session began."""
     return f"{time.time():.6f}-{secrets.token_hex(16)}"
 
 
 def is_current(studio: Studio, owner: str, session: str) -> bool:
-    """Whether an account is still there, and a session of it began after its password was changed last."""
+    """Whether an account still exists and this session began after its last change of password."""
     known = next((account for account in every(studio.settings) if account.owner == owner), None)
     try:
         return known is not None and float(session.partition("-")[0]) >= known.since
@@ -115,16 +119,16 @@ def is_current(studio: Studio, owner: str, session: str) -> bool:
 
 
 def _named(known: list[Account], name: str) -> Account:
-    found = next((account for account in known if account.name.lower() == name.lower()), None)
-    if found is None:
-        there = ", ".join(account.name for account in known) or "none yet"
-        raise NotFound(f"There is no account called {name[:60]!r} (known: {there}).")
-    return found
+    match = next((account for account in known if account.name.lower() == name.lower()), None)
+    if match is None:
+        names = ", ".join(account.name for account in known) or "none yet"
+        raise NotFound(f"There is no account called {name[:60]!r} (known: {names}).")
+    return match
 
 
 def _hashed(password: str) -> str:
     if not SHORTEST <= len(password) <= _LONGEST:
-        raise BadInput(f"A password has {SHORTEST} to {_LONGEST} characters.")
+        raise BadInput(f"A password must have {SHORTEST} to {_LONGEST} characters.")
     return _hasher.hash(password)
 
 

@@ -1,8 +1,8 @@
-"""Who is asking. The gate of every service asks `Studio.owner`, and that asks here.
+"""Identity of the current visitor. Every service checks `Studio.owner`, which is resolved here.
 
-A studio of one person has one owner, `local`. A studio that others reach serves many: ui/web/auth.py says who sent a
-request, in the one context variable below, and whatever the request leads to is done in that context. A studio that is
-open to visitors and is asked without one refuses: what is lost on the way must never become somebody.
+A single-user studio has one owner, `local`. A shared studio serves many: ui/web/auth.py sets the sender of each request
+in the context variable below, and everything done for the request runs in that context. A shared studio refuses calls
+without a visitor: a lost identity must never turn into someone else's.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ from studio.errors import StudioError
 
 __all__ = ["EVERYONE", "LOCAL", "NOBODY", "UnknownVisitor", "Visitor", "acting", "asking"]
 Kind = Literal["local", "anonymous", "account", "nobody"]
-# Owns what all may read and nobody may change: the sample's dataset of a studio that others reach.
+# Owner of what everyone may read and no one may change: the sample dataset of a shared studio.
 EVERYONE = "everyone"
 
 
 class Owned(Protocol):
-    """What a studio says of who may ask it: its own person, and whether others do."""
+    """A studio as far as identity is concerned: its own user, and whether it has visitors."""
 
     home_owner: str
     for_visitors: bool
@@ -30,8 +30,11 @@ class Owned(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who asks. owner: what their things are kept under, never shown; name: theirs, for people; admin: may see who
-    uses what, stop it and clear it away."""
+    """The user a call is made for.
+
+    owner: key of everything they own, never shown. name: display name. admin: may see what each visitor uses, and stop
+    or delete it.
+    """
 
     owner: str
     name: str = ""
@@ -40,7 +43,7 @@ class Visitor:
 
 
 class UnknownVisitor(StudioError):
-    """It is not known who asks."""
+    """The visitor is not known."""
 
 
 UNKNOWN = "This studio does not know who is asking. Allow its cookie, then load the page again."
@@ -50,13 +53,13 @@ asking: ContextVar[Visitor | None] = ContextVar("asking", default=None)
 
 
 def keeper_of(owner: str) -> Visitor:
-    """The keeper, at work on what is this owner's."""
+    """The keeper, acting on what this owner owns."""
     return Visitor(owner, "", "local", admin=True)
 
 
 @contextlib.contextmanager
 def acting(visitor: Visitor) -> Iterator[None]:
-    """Do something for this visitor; not for generators, whose steps may be taken elsewhere."""
+    """Run the block as this visitor. Not for generators: their steps may run in another context."""
     token = asking.set(visitor)
     try:
         yield
@@ -65,7 +68,7 @@ def acting(visitor: Visitor) -> Iterator[None]:
 
 
 def of(studio: Owned) -> Visitor:
-    """Who asks this studio now; raises Stranger where that cannot be told."""
+    """The visitor of the current call; raises UnknownVisitor where there is none."""
     visitor = asking.get()
     if visitor is None and not studio.for_visitors:
         return Visitor(studio.home_owner, "", "local", admin=True)
@@ -75,10 +78,10 @@ def of(studio: Owned) -> Visitor:
 
 
 def shared(owner: str) -> tuple[str, str]:
-    """The owners whose datasets someone may read: their own, and everyone's."""
+    """The owners whose datasets a visitor may read: the visitor and EVERYONE."""
     return owner, EVERYONE
 
 
 def new_id(studio: Owned) -> str:
-    """An id for what is made now: the time, then chance; where others ask too, more of it than can be guessed."""
+    """A new id: the time, then random hex digits; in a shared studio, too many of them to guess."""
     return time.strftime("%y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(8 if studio.for_visitors else 3)

@@ -1,9 +1,9 @@
-"""The life of a child job: work in a process of its own that is not a run.
+"""Child jobs: work in a separate process that is not a run.
 
-A **kept job** (an evaluation, an export, a combination) has a directory, laid out as a run's, and a worker that
-outlives page and server: its state is what its files and its worker say, it is cancelled by a control file, and the
-keeper sees it end. A **short job** (reading a file, a dry run, preparing a model, talking to the hub) belongs to
-whoever asked: it is a generator of Progress, and closing that ends the process.
+A **kept job** (an evaluation, an export, a combination) has a directory with the layout of a run directory, and a
+worker that outlives page and server. Its state is derived from its files and its worker, a control file cancels it,
+and the keeper makes sure that it ends. A **short job** (reading a file, a dry run, preparing a model, talking to the
+hub) belongs to its caller: it is a generator of Progress, and closing the generator ends the process.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from studio.services.core.states import FINAL, State
 T = TypeVar("T")
 _STARTING = "Starting the worker"
 _NOT_BEGUN = "It was cancelled before it began."
-_NOT_ENDING = "It did not end when it was cancelled, and was ended."
-_VANISHED = "Its worker ended without a word: see log.txt in its folder."
+_NOT_ENDING = "It did not end when it was cancelled, so it was killed."
+_VANISHED = "Its worker ended without a message: see log.txt in its folder."
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is being done; done and of in bytes, rows or steps, of is 0 where the end is not known."""
+    """What a job is doing. done and of: bytes, rows or steps; of is 0 where the total is not known."""
 
     doing: str
     done: int
@@ -38,7 +38,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Where a kept job stands. seconds_left: at the speed so far; None where that cannot be told."""
+    """State and progress of a kept job. seconds_left: at the speed so far; None where it is not known."""
 
     state: State
     progress: Progress = Progress("", 0, 0)
@@ -53,17 +53,20 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class KeptJob:
-    """A kept job. waits: the keeper starts it when the device is free; otherwise whoever made it has started it, and
-    one that was not started never will be."""
+    """A kept job.
+
+    waits: the keeper starts it when the device is free. Otherwise its creator starts it, and one that was not started
+    never will be.
+    """
 
     folder: RunDir
     waits: bool = False
 
     @property
     def state(self) -> State:
-        """Its state, from its files and its worker alone."""
+        """The state of the job, derived from its files and its worker alone."""
         folder = self.folder
-        # In this order: a worker that ends in between has written its exit before it goes.
+        # The order matters: a worker that ends in between has written its exit file by then.
         process, end = workers.find(folder), Exit.read(folder)
         if end is not None:
             return end.state
@@ -76,7 +79,7 @@ class KeptJob:
         return "starting" if process == "claimed" else "running"
 
     def look(self) -> Job:
-        """Where it stands: what its worker is at, or how it ended."""
+        """The current state: the progress of its worker, or how it ended."""
         state, end = self.state, Exit.read(self.folder)
         if end is not None:
             return Job(end.state, message=end.message, remedy=end.remedy)
@@ -88,7 +91,7 @@ class KeptJob:
         return Job(state, progress, left)
 
     def start(self, module: str) -> None:
-        """Start its worker; where that cannot be done, the job has failed and says why."""
+        """Start the worker of the job; where that is not possible, the job becomes failed with the reason."""
         if workers.find(self.folder) == "unborn":
             self.folder.claim.unlink(missing_ok=True)  # its launcher died before it started anything
         try:
@@ -98,20 +101,20 @@ class KeptJob:
             Exit("failed", str(error), remedy, cause="never_started").write(self.folder)
 
     def cancel(self, name: str) -> None:
-        """Ask it to end, of which nothing is kept then; raises Conflict when it is over. name: for the message."""
+        """Ask the job to end and discard its result; raises Conflict when it is over. name: for the message."""
         state = self.state
         if state in FINAL:
             raise Conflict(f"{name} is already over: {state}.")
         self.folder.ask("cancel")
 
     def delete(self, name: str) -> None:
-        """Delete it and what it made; raises Conflict while it waits or is at work. name: for the message."""
+        """Delete the job and its result; raises Conflict while it waits or works. name: for the message."""
         if self.state not in FINAL:
             raise Conflict(f"{name} is not over. Cancel it first.")
         vanish(self.folder.path)
 
     def see_end(self, grace: float) -> None:
-        """For the keeper: end one that was cancelled and goes on, first kindly. grace: seconds that it is given."""
+        """For the keeper: end a cancelled job that is still at work, by SIGTERM after `grace` seconds, then SIGKILL."""
         try:
             asked = (self.folder.control / "cancel").stat().st_mtime
         except FileNotFoundError:
@@ -128,13 +131,13 @@ class KeptJob:
             workers.signal(self.folder, signal.SIGTERM)
 
     def clear_leftovers(self) -> None:
-        """Delete what a worker that vanished left half-written: of a model that is gigabytes."""
+        """Delete half-written files of a worker that vanished: for a model, these are gigabytes."""
         if workers.find(self.folder) == "gone":
             tidy(self.folder.path)
 
 
 def _progress(folder: RunDir) -> tuple[Progress, float | None]:
-    """What its worker is at, and the seconds that this will still take at the speed so far."""
+    """The progress of its worker, and the seconds left for the current step at the speed so far."""
     events = [event for event in read_events(folder.events).events if event.kind == "progress"]
     if not events:
         return Progress(_STARTING, 0, 0), None
@@ -154,16 +157,16 @@ def cancelled_in(root: Path) -> Iterator[RunDir]:
 
 
 def following(find: Callable[[], tuple[T, Job]], seconds: float) -> Generator[Progress, None, T]:
-    """How far a kept job is, again and again until it is over; closing this leaves it at work.
+    """Yield the progress of a kept job until it is over; closing the generator leaves the job at work.
 
-    find: looks at it anew. seconds: between two looks.
+    find: reads the job again. seconds: between two reads.
     """
     while True:
         value, job = find()
         if job.final:
             return value
         if job.state == "queued":
-            yield Progress("Waiting for the device: something else is at work on it", 0, 0)
+            yield Progress("Waiting for the device, which is in use", 0, 0)
         else:
             left = "" if job.seconds_left is None else f", about {_span(job.seconds_left)} left"
             yield Progress(f"{job.progress.doing or _STARTING}{left}", job.progress.done, job.progress.of)
@@ -176,12 +179,11 @@ def _span(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ShortJob:
-    """A short job: a module that prints JSON lines, {"doing", "done", "of"} and at last one with `result`, or
-    {"error"}.
+    """A short job: a module that prints JSON lines, {"doing", "done", "of"} and a last one with `result`, or {"error"}.
 
-    doing: what is said until it says something itself. seconds: the most it may take. environment: beside a worker's
-    usual one. server: what forks it. fault: the error for a line with "error" in it; without one a line that says
-    "unavailable" is Unavailable, and any other BadInput. missing: what is said where it ends without a result.
+    doing: the progress text before its first line. seconds: time limit. environment: variables added to a worker's
+    usual ones. server: the fork server that starts it. fault: makes the error for a line with "error"; by default
+    Unavailable for a line with "unavailable", else BadInput. missing: the message when it ends without a result.
     """
 
     module: str
@@ -196,8 +198,8 @@ class ShortJob:
     missing: str = "It ended without a result. Try again."
 
     def run(self) -> Generator[Progress, None, dict[str, Any]]:
-        """Run it to its end, step by step; returns the line with the result. Raises Died where its process fails."""
-        at = Progress(self.doing, 0, 0)
+        """Run the job, yielding its progress; returns the line with the result. Raises Died where its process fails."""
+        progress = Progress(self.doing, 0, 0)
         lines = short_tasks.follow(self.module, self.arguments, self.log, self.seconds, self.environment, self.server)
         with contextlib.closing(lines):
             for line in lines:
@@ -206,8 +208,8 @@ class ShortJob:
                 if self.result in line:
                     return line
                 if "doing" in line:
-                    at = Progress(str(line["doing"]), int(line["done"]), int(line["of"]))
-                yield at  # again while it is silent, so that the asker may turn away
+                    progress = Progress(str(line["doing"]), int(line["done"]), int(line["of"]))
+                yield progress  # repeated while it prints nothing, so that the caller can close the generator
         raise StudioError(self.missing)
 
 
@@ -216,7 +218,7 @@ def _fault(line: Mapping[str, Any]) -> StudioError:
 
 
 def drive(job: Generator[Progress, None, T], progress: Callable[[str, int, int], None]) -> T:
-    """Run a step-by-step job to its end."""
+    """Run a job generator to its end, passing its progress to a callback; returns its result."""
     while True:
         try:
             step = next(job)

@@ -1,7 +1,7 @@
 """The keeper of a home: opens a studio, looks after its runs in a thread, and closes it again.
 
-It stands above all services; they ask it for a look through the studio they are handed. What a look does is in
-rounds.py.
+It imports the services, not the other way round: they request a look through the Studio object. rounds.py defines what
+a look does.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ from studio.settings import Settings
 from studio.store import db
 
 _log = logging.getLogger(__name__)
-_SWEEP = 3600.0  # seconds between two looks for what strangers left, and what nobody came back for
+_SWEEP = 3600.0  # seconds between two clean-ups of expired visitors and abandoned uploads
 
 
 class Keeper:
-    """Opens a home. As a context manager it gives the studio and closes it; `start` begins the keeper's thread."""
+    """Opens a home. As a context manager it returns the studio and closes it; `start` starts the keeper thread."""
 
     def __init__(self, settings: Settings, owner: str = "local") -> None:
         webhook.check(settings.webhook_url)
@@ -60,15 +60,15 @@ class Keeper:
 
     def _keep(self) -> None:
         studio = self.studio
-        # The keeper works for all owners; what it asks of one, it asks by their rows and files.
+        # The keeper works for all owners and gets the owner of each thing from its row or file.
         owners.asking.set(owners.LOCAL)
         swept = float("-inf")
         while not self._stopping.wait(studio.settings.keeper_interval):
             self.look_safely()
-            # A worker that cannot be closed must not end the keeping of runs.
+            # A worker that cannot be closed must not end the keeper.
             with contextlib.suppress(OSError):
                 chat.unload_if_idle(studio)
-            # A convenience: what is wrong with home or database, the look has said. A look may take the worker.
+            # Optional, and the look reports faults of the home. Not during a look, which may take the worker.
             with contextlib.suppress(Exception), studio.between_looks():
                 warm.tend(studio)
             with contextlib.suppress(OSError):
@@ -83,8 +83,7 @@ class Keeper:
                         expiry.sweep(studio)
 
     def look_safely(self) -> None:
-        """Have the studio look round; what goes wrong is said and tried again at the next look, so that keeping never
-        ends."""
+        """Run one look; an error becomes a notice and the next look tries again, so that the keeper never ends."""
         studio = self.studio
         try:
             studio.look()
@@ -92,17 +91,17 @@ class Keeper:
             if db.is_locked(error):
                 studio.notice("keeper", db.locked_words(studio.settings.database))
             else:
-                words = f"The studio could not look after its runs: {error}. It tries again."
-                known = studio.notice("keeper", words)
-                # Once with where it happened; it is tried again every moment.
-                level = logging.DEBUG if known else logging.ERROR
+                message = f"The studio could not look after its runs: {error}. It will try again."
+                repeated = studio.notice("keeper", message)
+                # The traceback is logged once: the look is repeated every second.
+                level = logging.DEBUG if repeated else logging.ERROR
                 _log.log(level, "The keeper could not finish its look.", exc_info=True)
         else:
             studio.notice("keeper", "")
         studio.state(Sending).forget_finished()
 
     def close(self) -> None:
-        """Stop keeping. Training goes on; the chat worker and one that waits end."""
+        """Stop the keeper. Training continues; the chat worker and the warm worker end."""
         studio = self.studio
         self._stopping.set()
         if self._thread is not None:
@@ -122,8 +121,10 @@ class Keeper:
 
 
 def welcome(studio: Studio) -> None:
-    """A home without datasets gets the sample, so that the first visit has something to train; of a studio that others
-    reach, all visitors share it."""
+    """Add the sample dataset to a home without datasets, so that a first visit has something to train on.
+
+    In a shared studio, all visitors share it.
+    """
     with owners.acting(owners.Visitor(owners.EVERYONE) if studio.for_visitors else owners.LOCAL):
         if studio.keeping and not datasets.list_datasets(studio):
             datasets.add_sample(studio)

@@ -1,7 +1,7 @@
-"""How much one visitor of a hosted studio may use. At home, and for the admin of a hosted one, there are no limits.
+"""Quotas: how much one visitor of a hosted studio may use. At home, and for an admin, there are no limits.
 
-What the files of a home do not tell by themselves, starts and tokens of a day, stands in usage/<owner>.json: one small
-file an owner, so that emptying the trash gives no day back.
+Starts and tokens of the day, which cannot be derived from other files of the home, are counted in usage/<owner>.json:
+one small file per owner, so that emptying the trash does not reset the count.
 """
 
 import contextlib
@@ -31,18 +31,18 @@ _KEPT_SECONDS, _OWNERS = 10.0, 256
 
 @dataclass(slots=True)
 class _Counted:
-    """Bytes of disk that each owner's things take, with when they were counted."""
+    """Bytes of disk used by each owner, with the time at which they were counted."""
 
     by_owner: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 class QuotaExceeded(Conflict):
-    """A limit is reached; the message says which, and when or how there is room again."""
+    """A limit is reached; the message names it, and says when or how there is room again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What an owner uses: runs at work and waiting, bytes of disk, and of today runs started and tokens answered."""
+    """Usage of one owner: runs at work and waiting, bytes of disk, and runs started and tokens answered today."""
 
     running: int
     queued: int
@@ -52,131 +52,138 @@ class Used:
 
 
 def in_turn(act: _F) -> _F:
-    """For what asks for a quota and then uses it up: one after the other, or two at once would both find room."""
+    """Decorator: run functions that check a quota and then use it one at a time, so that two do not both find room."""
 
     @functools.wraps(act)
-    def one(studio: Studio, *given: Any, **more: Any) -> Any:
+    def serialized(studio: Studio, *args: Any, **kwargs: Any) -> Any:
         with _turn if applies(studio) else contextlib.nullcontext():
-            return act(studio, *given, **more)
+            return act(studio, *args, **kwargs)
 
-    return cast("_F", one)
+    return cast("_F", serialized)
 
 
 def applies(studio: Studio) -> bool:
-    """Whether who asks is held to the quotas."""
+    """Whether quotas apply to the current visitor."""
     return studio.settings.hosted and studio.for_visitors and not studio.visitor.admin
 
 
 def used(studio: Studio, owner: str = "") -> Used:
-    """What an owner uses now; without one, who asks."""
+    """Current usage of an owner, by default of the current visitor."""
     owner = owner or studio.owner
-    mine = [row for row in rows.unfinished(studio.database) if row.owner == owner]
-    waiting = sum(row.state == "queued" for row in mine)
+    own = [row for row in rows.unfinished(studio.database) if row.owner == owner]
+    waiting = sum(row.state == "queued" for row in own)
     day = _day(read_json(_file(studio, owner)))
-    taken = storage(studio, owner)
-    return Used(len(mine) - waiting, waiting, taken, int(day["starts"]), int(day["tokens"]))
+    stored = storage(studio, owner)
+    return Used(len(own) - waiting, waiting, stored, int(day["starts"]), int(day["tokens"]))
 
 
 def storage(studio: Studio, owner: str) -> int:
-    """Bytes of disk that an owner's runs (as counted last), datasets, exports and adapters take; counted again after a
-    few seconds."""
-    every, now = studio.state(_Counted).by_owner, time.monotonic()
-    kept = every.get(owner)
-    if kept is None or now - kept[0] > _KEPT_SECONDS:
-        while len(every) >= _OWNERS:
-            every.pop(next(iter(every)), None)
-        kept = every[owner] = now, _count(studio, owner)
-    return kept[1]
+    """Bytes of disk used by an owner's runs (as last measured), datasets, exports and adapters.
+
+    Cached for a few seconds.
+    """
+    counts, now = studio.state(_Counted).by_owner, time.monotonic()
+    counted = counts.get(owner)
+    if counted is None or now - counted[0] > _KEPT_SECONDS:
+        while len(counts) >= _OWNERS:
+            counts.pop(next(iter(counts)), None)
+        counted = counts[owner] = now, _count(studio, owner)
+    return counted[1]
 
 
 def count_again(studio: Studio) -> None:
-    """What the asker keeps has changed by much: forget what was counted."""
+    """Discard the cached storage of the current visitor, after a large change."""
     studio.state(_Counted).by_owner.pop(studio.owner, None)
 
 
 def _count(studio: Studio, owner: str) -> int:
-    found = sum(run_list.sums(studio.database, owner, trashed).bytes for trashed in (False, True))
-    found += sum(row.size for row in dataset_rows.every(studio.database, [owner]))
-    for root, told in ((studio.settings.exports, "export.json"), (studio.settings.adapters, "about.json")):
+    total = sum(run_list.sums(studio.database, owner, trashed).bytes for trashed in (False, True))
+    total += sum(row.size for row in dataset_rows.every(studio.database, [owner]))
+    for root, about_file in ((studio.settings.exports, "export.json"), (studio.settings.adapters, "about.json")):
         for folder in root.iterdir():
-            if (read_json(folder / told) or {}).get("owner") == owner:
-                found += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return found
+            if (read_json(folder / about_file) or {}).get("owner") == owner:
+                total += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return total
 
 
 def check_start(studio: Studio) -> None:
-    """Raise Full where who asks may not put one more run into the queue."""
+    """Raise QuotaExceeded if the current visitor may not put another run into the queue."""
     if not applies(studio):
         return
-    settings, line = studio.settings, rows.waiting(studio.database)
-    waiting, own = len(line), sum(row.owner == studio.owner for row in line)
+    settings, queue = studio.settings, rows.waiting(studio.database)
+    waiting, own = len(queue), sum(row.owner == studio.owner for row in queue)
     starts = int(_day(read_json(_file(studio, studio.owner)))["starts"])
     if settings.queue_most and waiting >= settings.queue_most:
         raise QuotaExceeded(f"The queue is full: {waiting} runs wait. Try again when some of them are over.")
     if settings.quota_queued and own >= settings.quota_queued:
         raise QuotaExceeded(
-            f"{_runs(own)} of yours wait already, and {settings.quota_queued} may. Wait until one begins, or "
-            "cancel one."
+            f"You already have {_runs(own)} waiting, and the limit is {settings.quota_queued}. Wait until one "
+            "starts, or cancel one."
         )
     if settings.quota_starts_day and starts >= settings.quota_starts_day:
         raise QuotaExceeded(
-            f"You have started {_runs(starts)} today, which is all that one visitor may here. Go on after "
+            f"You have started {_runs(starts)} today, which is the daily limit for one visitor. Continue after "
             f"midnight UTC, or {_ELSEWHERE}"
         )
     check_storage(studio)
 
 
 def check_work(studio: Studio, at_work: Sequence[Any]) -> None:
-    """Raise Full where who asks may not begin another export, evaluation or combination. at_work: states of those."""
+    """Raise QuotaExceeded if the current visitor may not begin another export, evaluation or combination.
+
+    at_work: states of those that exist.
+    """
     most = studio.settings.quota_running
     busy = sum(state not in FINAL for state in at_work)
     if applies(studio):
         if most and busy >= most:
             raise QuotaExceeded(
-                f"{busy} of yours is being made, and {most} may be at a time. Wait until it is done, or cancel it."
+                f"You already have {busy} in progress, and the limit is {most} at a time. Wait until it is done, or "
+                "cancel it."
             )
         check_storage(studio)
 
 
 def check_storage(studio: Studio) -> None:
-    """Raise Full where what who asks keeps takes all the disk that one visitor may."""
+    """Raise QuotaExceeded if the current visitor has used up their disk space."""
     most = studio.settings.quota_storage_gb
     if applies(studio) and most:
-        taken = _count(studio, studio.owner)
-        if taken >= most * _GIB:
+        stored = _count(studio, studio.owner)
+        if stored >= most * _GIB:
             raise QuotaExceeded(
-                f"What you keep here takes {taken / _GIB:.1f} GiB, and {most:g} GiB is what one visitor may. Delete "
+                f"Your files take {stored / _GIB:.1f} GiB, and the limit for one visitor is {most:g} GiB. Delete "
                 "runs and exports (the trash counts too), then try again."
             )
 
 
 def check_chat(studio: Studio) -> None:
-    """Raise Full where who asks was answered enough today."""
+    """Raise QuotaExceeded if the current visitor has used up the answer tokens of the day."""
     most = studio.settings.quota_chat_tokens_day
     if applies(studio) and most and int(_day(read_json(_file(studio, studio.owner)))["tokens"]) >= most:
         raise QuotaExceeded(
-            f"You were answered {most:,} tokens today, which is all that one visitor is here. Go on after midnight "
-            f"UTC, or {_ELSEWHERE}"
+            f"You have received {most:,} tokens of answers today, which is the daily limit for one visitor. "
+            f"Continue after midnight UTC, or {_ELSEWHERE}"
         )
 
 
 def note(studio: Studio, visitor: Visitor, *, starts: int = 0, tokens: int = 0) -> None:
-    """Take down what someone began or was answered; of a studio with visitors only."""
+    """Record runs started and tokens answered for a visitor; does nothing in a single-user studio."""
     if not studio.for_visitors:
         return
     path = _file(studio, visitor.owner)
     with _writing:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         day = _day(read_json(path))
-        fresh = {"owner": visitor.owner, "name": visitor.name, "kind": visitor.kind, "seen": time.time()}
-        write_json(path, day | fresh | {"starts": day["starts"] + starts, "tokens": day["tokens"] + tokens})
+        update = {"owner": visitor.owner, "name": visitor.name, "kind": visitor.kind, "seen": time.time()}
+        write_json(path, day | update | {"starts": day["starts"] + starts, "tokens": day["tokens"] + tokens})
 
 
 def noted(studio: Studio) -> list[dict[str, Any]]:
-    """What was taken down of each owner, whoever was seen last first; for the admin's view."""
+    """The usage record of each owner, most recently seen first; for the admin page."""
     folder = studio.settings.home / "usage"
-    found = [_day(read_json(path)) for path in folder.glob("*.json")] if folder.is_dir() else []
-    return sorted((one for one in found if one.get("owner")), key=lambda one: -float(one.get("seen", 0)))
+    records = [_day(read_json(path)) for path in folder.glob("*.json")] if folder.is_dir() else []
+    owned = [record for record in records if record.get("owner")]
+    return sorted(owned, key=lambda record: -float(record.get("seen", 0)))
 
 
 _ELSEWHERE = "duplicate this studio: your own has no such limit."
@@ -186,13 +193,13 @@ def _runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
 
 
-def _day(told: dict[str, Any] | None) -> dict[str, Any]:
-    """What was noted, with the counts of today."""
+def _day(record: dict[str, Any] | None) -> dict[str, Any]:
+    """A usage record with the counts of today, reset if the record is of another day."""
     today = time.strftime("%Y-%m-%d", time.gmtime())
-    told = told or {}
-    if told.get("day") != today:
-        told = told | {"day": today, "starts": 0, "tokens": 0}
-    return {"starts": 0, "tokens": 0, **told}
+    record = record or {}
+    if record.get("day") != today:
+        record = record | {"day": today, "starts": 0, "tokens": 0}
+    return {"starts": 0, "tokens": 0, **record}
 
 
 def _file(studio: Studio, owner: str) -> Path:

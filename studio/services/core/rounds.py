@@ -1,7 +1,7 @@
-"""What the keeper of a home does at each look: take in journals, tell states, end what does not end, start what waits.
+"""One look of the keeper: ingest journals, derive states, end workers that do not stop, start what waits.
 
-A state is always derived from files and from whether the worker lives; nothing here remembers it. The order of
-reading makes it true: first whether the worker lives, then how it ended, then its journal.
+A state is always derived from files and from whether the worker lives; nothing here remembers it. The order of reading
+keeps it correct: first whether the worker lives, then how it ended, then its journal.
 """
 
 import os
@@ -32,7 +32,7 @@ _BEFORE_IT_BEGAN = "It was stopped before it began."
 
 
 def look_round(studio: Studio) -> None:
-    """One look at everything in the home."""
+    """Look once at everything in the home."""
     workers.reap()
     dataset_index.find(studio)
     _find_runs(studio)
@@ -40,12 +40,12 @@ def look_round(studio: Studio) -> None:
     waiting: list[Run] = []
     for row in runs.unfinished(studio.database):
         try:
-            # Whoever made the keeper look: a run is looked at as its owner's.
+            # Whoever triggered this look, each run is handled as its owner.
             with acting(keeper_of(row.owner)):
                 state = look_at_run(studio, row)
         except (OSError, ValueError) as error:
             # One run directory that cannot be read or written must not hold up the others.
-            studio.notice(row.id, f"Run {row.name} cannot be looked after: {error}. It is tried again.")
+            studio.notice(row.id, f"Run {row.name} cannot be looked after: {error}. This will be tried again.")
             state = cast(State, row.state)
         else:
             studio.notice(row.id, "")
@@ -61,33 +61,33 @@ def look_round(studio: Studio) -> None:
 
 
 def _start_what_may(studio: Studio, waiting: list[Run], active: list[Run]) -> None:
-    """Start the first of the queue when the device is free, and those that were wished for at once where they fit.
+    """Start the first run of the queue when the device is free, and runs that were told to start now if they fit.
 
-    Evaluations wait for the device too, each behind the runs that are before it in time.
+    Evaluations wait for the device too, each after the runs that were queued before it.
     """
-    line = evaluation_queue.look(studio)
-    if not (waiting or line.waiting) or dry_run_results.under_way(studio):
+    evaluations = evaluation_queue.look(studio)
+    if not (waiting or evaluations.waiting) or dry_run_results.under_way(studio):
         return
     for row in waiting:
         if studio.run_dir(row.id).asked("start") and (not active or queue.lacking(studio, row, active) <= 0):
             _start(studio, row)
             active.append(row)
-    if active or line.active:
+    if active or evaluations.active:
         return
     first = min(waiting, key=lambda row: (queue.place_of(studio, row), row.created, row.id), default=None)
-    if line.waiting and (first is None or line.waiting[0][0] < queue.place_of(studio, first)):
-        evaluation_queue.start(line.waiting[0][1])
+    if evaluations.waiting and (first is None or evaluations.waiting[0][0] < queue.place_of(studio, first)):
+        evaluation_queue.start(evaluations.waiting[0][1])
     elif first is not None:
         _start(studio, first)
 
 
 def _find_runs(studio: Studio) -> None:
     known = runs.known(studio.database)
-    there = set()
+    present = set()
     with os.scandir(studio.settings.runs) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     for name in names:
-        there.add(name)
+        present.add(name)
         run, row = studio.run_dir(name), known.get(name)
         try:
             if row is None:
@@ -98,14 +98,14 @@ def _find_runs(studio: Studio) -> None:
             if row.over and run.resume.exists() and attempts.is_wanted(run):
                 _go_on(studio, run)
         except (OSError, ValueError, TypeError) as error:
-            studio.notice(name, f"The run directory {name} cannot be taken in: {error}.")
+            studio.notice(name, f"The run directory {name} cannot be read: {error}.")
     for run_id, row in known.items():
-        if row.trashed and run_id not in there:  # the trash was emptied
+        if row.trashed and run_id not in present:  # deleted from the trash
             runs.forget(studio.database, run_id)
 
 
 def _go_on(studio: Studio, run: RunDir) -> None:
-    """Put a run that is over back into the queue, once its earlier worker has left for good."""
+    """Put a run that is over back into the queue, once its earlier worker has exited."""
     if workers.find(run) in ("alive", "claimed") or About.read(run).trashed is not None:
         return
     attempts.put_by(run)
@@ -120,7 +120,7 @@ def _go_on(studio: Studio, run: RunDir) -> None:
 
 
 def look_at_run(studio: Studio, row: Run) -> State:
-    """Take in one run's news and bring its row up to the truth; returns its state."""
+    """Ingest a run's journal and update its row; returns its state."""
     run = studio.run_dir(row.id)
     if not run.path.is_dir():
         gone = "Its run directory was moved or deleted."
@@ -128,37 +128,39 @@ def look_at_run(studio: Studio, row: Run) -> State:
         return "failed"
     if attempts.is_wanted(run):
         _go_on(studio, run)
-    found = workers.find(run)
-    said = Exit.read(run)
+    process = workers.find(run)
+    exit_record = Exit.read(run)
     ingest.ingest(studio.database, run)
     row = runs.get(studio.database, row.id)
-    if said is None and found == "unborn":
-        # The studio that claimed it died before it started anything: the run still waits.
+    if exit_record is None and process == "unborn":
+        # The studio that claimed the run died before it started a worker: the run still waits.
         run.claim.unlink(missing_ok=True)
-        found = "never"
-    if said is None and found == "never" and (run.consume("stop") | run.consume("cancel")):
-        words = _BEFORE_IT_BEGAN if attempts.current(run) == 1 else "It was stopped before it went on."
-        said = Exit("stopped", words, cause="stopped")
-        said.write(run)
-    if said is not None or found == "gone":
-        return _over(studio, run, row, said)
-    told = runs.last_said(studio.database, run.id, _seq_before(run)) if found in ("alive", "claimed") else ("", None)
-    state, since = _living_state(studio, run, told[0], found)
+        process = "never"
+    if exit_record is None and process == "never" and (run.consume("stop") | run.consume("cancel")):
+        message = _BEFORE_IT_BEGAN if attempts.current(run) == 1 else "It was stopped before it continued."
+        exit_record = Exit("stopped", message, cause="stopped")
+        exit_record.write(run)
+    if exit_record is not None or process == "gone":
+        return _over(studio, run, row, exit_record)
+    last_state = (
+        runs.last_said(studio.database, run.id, _seq_before(run)) if process in ("alive", "claimed") else ("", None)
+    )
+    state, since = _living_state(studio, run, last_state[0], process)
     place = queue.place_of(studio, row) if state == "queued" else row.place
-    now = {"state": state, "stalled_since": since, "place": place, "attempt": attempts.current(run)}
-    changed = {name: value for name, value in now.items() if getattr(row, name) != value}
+    current = {"state": state, "stalled_since": since, "place": place, "attempt": attempts.current(run)}
+    changed = {name: value for name, value in current.items() if getattr(row, name) != value}
     if changed:
         runs.update(studio.database, row.id, **changed)
-    if found in ("alive", "claimed"):
+    if process in ("alive", "claimed"):
         logs.bound(run.log)
-        _see_it_end(studio, run, told)
+        _see_it_end(studio, run, last_state)
     return state
 
 
-def _over(studio: Studio, run: RunDir, row: Run, said: Exit | None) -> State:
+def _over(studio: Studio, run: RunDir, row: Run, exit_record: Exit | None) -> State:
     for folder in (run.path, run.checkpoints):
         tidy(folder)
-    end = ends.settle(studio, run, row, said)
+    end = ends.settle(studio, run, row, exit_record)
     runs.update(
         studio.database,
         row.id,
@@ -170,34 +172,34 @@ def _over(studio: Studio, run: RunDir, row: Run, said: Exit | None) -> State:
     return end.state
 
 
-def _living_state(studio: Studio, run: RunDir, last: str, found: workers.Found) -> tuple[State, float | None]:
-    """The state of a run that is not over, by the `last` that its worker told; and since when it stands still if so."""
-    if found == "never":
+def _living_state(studio: Studio, run: RunDir, last: str, process: workers.Found) -> tuple[State, float | None]:
+    """The state of a run that is not over, given the `last` state its worker wrote; if stalled, also since when."""
+    if process == "never":
         return "queued", None
-    if found == "claimed":
+    if process == "claimed":
         return "starting", None
-    said: State = cast(State, last) if last in ("running", "stopping") else "starting"
+    state: State = cast(State, last) if last in ("running", "stopping") else "starting"
     beat, identity = Beat.read(run), Identity.read(run)
     moved = min(beat.progress, beat.time) if beat else identity.started if identity else time.time()
-    if said != "stopping" and time.time() - moved > studio.settings.stalled_after:
+    if state != "stopping" and time.time() - moved > studio.settings.stalled_after:
         return "stalled", moved
-    return said, None
+    return state, None
 
 
 def _seq_before(run: RunDir) -> int:
-    """The last line of the journal that an earlier worker wrote."""
+    """The seq of the last journal line that an earlier worker wrote."""
     return int((read_json(run.claim) or {}).get("seq", 0))
 
 
-def _see_it_end(studio: Studio, run: RunDir, told: tuple[str, float | None]) -> None:
-    """A worker that was asked to stop and does not is signalled, first kindly."""
-    state, since = told
+def _see_it_end(studio: Studio, run: RunDir, last_state: tuple[str, float | None]) -> None:
+    """Signal a worker that was asked to stop and did not: SIGTERM first, then SIGKILL."""
+    state, since = last_state
     asked = _asked_at(run) or (since if state == "stopping" else None)
     if asked is None:
         return
     over = time.time() - asked - studio.settings.stop_grace
     if over > studio.settings.stop_grace / 2:
-        run.ask("killed")  # so that its end is told for what it is
+        run.ask("killed")  # so that its end is reported as a stop, not as a crash
         workers.signal(run, signal.SIGKILL)
     elif over > 0:
         workers.signal(run, signal.SIGTERM)
@@ -226,7 +228,7 @@ def _start(studio: Studio, row: Run) -> None:
         Exit("failed", str(error), "Free what it needs, then resume the run.", cause="never_started").write(run)
         return
     except OSError as error:
-        studio.notice(row.id, f"Run {row.name} cannot be started: {error}. It is tried again.")
+        studio.notice(row.id, f"Run {row.name} cannot be started: {error}. This will be tried again.")
         return
     if started:
         runs.update(studio.database, row.id, state="starting", doing="Starting the worker")

@@ -1,4 +1,4 @@
-"""The states of a run, and which of them are the end."""
+"""The states of a run, and which of them are final."""
 
 from typing import Literal
 

@@ -1,10 +1,10 @@
-"""The studio as every service is handed it: settings, database, who asks, and what services remember.
+"""The Studio object that every service receives: settings, database, current visitor and the state of services.
 
-It imports no service. The keeper (keeper.py) stands above the services, opens a studio and says what is done at a look.
+It imports no service. The keeper (keeper.py) imports the services, opens a studio and defines what happens at a look.
 
-One keeper per home holds `keeper.lock`: it alone writes the database, starts workers and moves the queue. The server is
-the keeper while it lives; a command takes the lock for its moment when it is free, and otherwise leaves its wish in the
-home (a run directory, a control file, a dataset folder) and reads along.
+One keeper per home holds `keeper.lock`: only the keeper writes the database, starts workers and moves the queue. The
+server is the keeper while it lives. A command takes the lock while it runs if the lock is free; otherwise it leaves its
+request in the home (a run directory, a control file, a dataset folder) and only reads.
 """
 
 import contextlib
@@ -24,15 +24,15 @@ from studio.store import ingest
 from studio.store.db import Database, open_reader
 
 _log = logging.getLogger(__name__)
-FILE_READER = "studio.dataset.worker"  # the module that reads files, in a process of its own
+FILE_READER = "studio.dataset.worker"  # the module that reads uploaded files, in a separate process
 T = TypeVar("T")
 
 
 class Studio:
-    """One home, opened. Use Keeper to open one.
+    """One open home. Use Keeper to open it.
 
-    home_owner: who asks where nobody else does. for_visitors: others reach it, so that who asks must be known. keeping:
-    whether this studio holds the home's lock. file_reader: the process that reads files.
+    home_owner: the owner of calls without a visitor. for_visitors: the studio is shared, so every call needs a visitor.
+    keeping: whether this studio holds the home's lock. file_reader: the process that reads files.
     """
 
     def __init__(self, settings: Settings, owner: str = "local") -> None:
@@ -61,9 +61,9 @@ class Studio:
             raise
 
     def state(self, kind: type[T], make: Callable[[], T] | None = None) -> T:
-        """The one object of this type that belongs to this studio, made when it is first asked for.
+        """The single object of this type that belongs to this studio, created on first use.
 
-        Services keep here what they must remember between two calls. make: makes it; without it, kind().
+        Services keep state between two calls here. make: creates the object; kind() by default.
         """
         with self._making_state:
             if kind not in self._states:
@@ -72,24 +72,24 @@ class Studio:
 
     @property
     def visitor(self) -> Visitor:
-        """Who asks now; raises Stranger where that cannot be told."""
+        """The visitor of the current call; raises UnknownVisitor where there is none."""
         return owners.of(self)
 
     @property
     def owner(self) -> str:
-        """Whose things may be seen and touched now: the one gate that all services ask."""
+        """The owner whose data the current call may read and change: the single check of all services."""
         return owners.of(self).owner
 
     def open_to_visitors(self) -> "Studio":
-        """From now on nobody is taken for this machine's own person: who asks must be known."""
+        """Make this a shared studio: from now on every call needs a visitor."""
         self.for_visitors = True
         return self
 
     @property
     def notices(self) -> list[str]:
-        """What a person should know of this home: a database that was damaged, a run that cannot be looked after.
+        """Messages about this home: a database that was damaged, a run that cannot be looked after.
 
-        A visitor is told what is said of their own runs alone.
+        A visitor gets only the messages for everyone and about their own runs.
         """
         notices = dict(self._notices)
         if owners.of(self).admin:
@@ -101,10 +101,10 @@ class Studio:
         return run.about.is_file() and About.read(run).owner == self.owner
 
     def notice(self, about: str, text: str) -> bool:
-        """Say something about one thing, in place of what was said of it before; an empty text takes it back.
+        """Set the notice about one subject, replacing the previous one; an empty text removes it.
 
-        about: the id of a run, `all` for what everybody may know, or anything else for this home's own person. Returns
-        whether something was said of it before.
+        about: the id of a run, `all` for a notice to everyone, or any other key for the owner of the home. Returns
+        whether there was a notice about it before.
         """
         before = self._notices.get(about)
         if not text:
@@ -118,20 +118,20 @@ class Studio:
         return RunDir(self.settings.runs / run_id)
 
     def on_look(self, action: Callable[[], None]) -> None:
-        """What is done at each look; said once, by the keeper."""
+        """Set what happens at each look; called once, by the keeper."""
         self._on_look = action
 
     def refresh(self) -> None:
-        """Take in what the run directories say now. Without the lock, what the keeper took in last is read."""
+        """Update the database from the run directories. Without the lock, the keeper's last update is used."""
         if not self.looks_by_itself:
             self.look()
 
     def look(self) -> None:
-        """Look round now, if this studio is the keeper; a database found damaged is built again."""
+        """Run a look now, if this studio is the keeper; a damaged database is rebuilt."""
         if not self.keeping:
             return
         with self._looking:
-            if self._in_look:  # what a look asks for is not to look again
+            if self._in_look:  # a look must not start another one
                 return
             self._in_look = True
             try:
@@ -141,12 +141,12 @@ class Studio:
 
     @contextlib.contextmanager
     def between_looks(self) -> Any:
-        """Within, no look is under way."""
+        """Context in which no look is under way."""
         with self._looking:
             yield
 
     def take_in(self, run_id: str) -> None:
-        """Take in what a run's journal has new, unless a look is under way, which does it."""
+        """Ingest new lines of a run's journal, unless a look is under way, which does so itself."""
         if self.keeping and self._looking.acquire(blocking=False):
             try:
                 ingest.ingest(self.database, self.run_dir(run_id))
@@ -165,7 +165,7 @@ class Studio:
             self._on_look()
 
     def _renew(self) -> None:
-        """Begin an empty database; the look that follows fills it from the run directories."""
+        """Start with an empty database; the next look fills it from the run directories."""
         self.database.renew()
         self._report_damage()
 
@@ -174,16 +174,16 @@ class Studio:
         if database.set_aside is not None:
             self.notice(
                 "database",
-                f"The database was damaged ({database.why}) and has been built again from the run directories; no run "
+                f"The database was damaged ({database.why}) and has been rebuilt from the run directories; no run "
                 f"and no point is lost. The damaged file is kept as {database.set_aside.name}.",
             )
 
     def close(self) -> None:
-        """Close the database and give the home's lock back."""
+        """Close the database and release the home's lock."""
         self.file_reader.close()
         self.database.close()
         self.unlock()
 
     def unlock(self) -> None:
-        """Give the home's lock back, so that another studio may keep it."""
+        """Release the home's lock, so that another studio can become the keeper."""
         self._lock.release()

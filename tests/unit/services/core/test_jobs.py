@@ -43,7 +43,7 @@ def test_one_that_was_cancelled_and_goes_on_is_ended_by_the_keeper(settings: Set
         wait_for(ended)
         assert (job.look().state, job.look().message) == (
             "stopped",
-            "It did not end when it was cancelled, and was ended.",
+            "It did not end when it was cancelled, so it was killed.",
         )
         wait_for(lambda: workers.reap() or not Path(f"/proc/{pid}").exists())  # type: ignore[func-returns-value]
         with pytest.raises(Conflict, match="This job is already over: stopped"):
@@ -63,7 +63,7 @@ def test_one_whose_worker_vanishes_is_interrupted_and_what_it_left_goes(settings
     half.mkdir()
     workers.signal(job.folder, 9)  # type: ignore[arg-type]
     wait_for(lambda: job.state == "interrupted")
-    assert "without a word" in job.look().message and job.look().remedy == "Start it again."
+    assert "without a message" in job.look().message and job.look().remedy == "Start it again."
     job.clear_leftovers()
     assert not half.exists()
 

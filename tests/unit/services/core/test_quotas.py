@@ -72,16 +72,16 @@ def test_two_starts_at_once_are_two(hosted: tuple[Studio, Things], monkeypatch: 
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sorted(said)[1] == "begun" and sorted(said)[0].startswith("2 runs of yours wait already")
+    assert sorted(said)[1] == "begun" and sorted(said)[0].startswith("You already have 2 runs waiting")
 
 
 @pytest.mark.parametrize(
     ("quota", "said"),
     [
         ({"queue_most": 1}, "The queue is full: 1 runs wait"),
-        ({"quota_queued": 1}, "1 run of yours wait already, and 1 may"),
+        ({"quota_queued": 1}, "You already have 1 run waiting, and the limit is 1"),
         ({"quota_starts_day": 2}, "You have started 2 runs today"),
-        ({"quota_storage_gb": 1e-9}, "is what one visitor may. Delete runs and exports"),
+        ({"quota_storage_gb": 1e-9}, "the limit for one visitor is 1e-09 GiB. Delete runs and exports"),
     ],
 )
 def test_a_start_beyond_a_limit_is_refused_in_words(
@@ -113,7 +113,7 @@ def test_one_export_at_a_time(hosted: tuple[Studio, Things], monkeypatch: pytest
     monkeypatch.setattr("studio.launch.workers.find", lambda _: "alive")
     with acting(ANN):
         assert exports.start(studio, things.ids["run"], "merged").state == "running"
-        with pytest.raises(QuotaExceeded, match="1 of yours is being made"):
+        with pytest.raises(QuotaExceeded, match="You already have 1 in progress"):
             exports.start(studio, things.ids["run"], "merged")
 
 
@@ -123,7 +123,7 @@ def test_the_tokens_of_a_day_end(hosted: tuple[Studio, Things]) -> None:
     with acting(ANN):
         quotas.check_chat(studio)
     quotas.note(studio, ANN, tokens=100)
-    with acting(ANN), pytest.raises(QuotaExceeded, match="answered 100 tokens today"):
+    with acting(ANN), pytest.raises(QuotaExceeded, match="received 100 tokens of answers today"):
         quotas.check_chat(studio)
     with acting(BEN):
         quotas.check_chat(studio)

@@ -202,7 +202,7 @@ def test_a_worker_that_died_is_told_of(made: Studio) -> None:
     workers.signal(folder, 9)  # type: ignore[arg-type]
     wait_for(made, lambda: evaluations.get(made, info.id).final)
     assert evaluations.get(made, info.id).state == "interrupted"
-    assert "without a word" in evaluations.get(made, info.id).message
+    assert "without a message" in evaluations.get(made, info.id).message
     gate.unlink()
 
 
