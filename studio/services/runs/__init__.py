@@ -1,1 +1,1 @@
-"""Runs: start, list, queue, stop, resume, and what became of them."""
+"""Runs: start, list, queue, stop, resume, and how they ended."""

@@ -1,8 +1,8 @@
-"""The workers of one run, one after another: what an earlier one left is put by before the next is started.
+"""Attempts: the successive workers of one run. The files of each are archived before the next one starts.
 
-A wish to go on is `resume.json` with the number of the next attempt; it is written whole, by anyone, and makes the
-run wait in the queue. The keeper then moves the earlier worker's files to `attempts/N/`: first into a folder out of
-sight, which is renamed when all are in it. A keeper that is killed in between finishes the move at its next look.
+A request to resume is `resume.json` with the number of the next attempt; any process may write it, atomically, and it
+puts the run into the queue. The keeper then moves the earlier worker's files to `attempts/N/`: first into a hidden
+folder, which is renamed when all files are in it. After a kill in between, the next look finishes the move.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,7 +14,10 @@ from studio.rundir import RunDir, read_json, write_json
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the next worker is told. checkpoint: to go on from, or nothing; None: as the recipe says."""
+    """Instructions for the next worker.
+
+    checkpoint: to resume from, or empty. num_train_epochs and max_steps: None for the values of the recipe.
+    """
 
     attempt: int
     checkpoint: str
@@ -34,37 +37,37 @@ class Plan:
 
 
 def current(run: RunDir) -> int:
-    """Which worker of the run, counted from 1, the files in the run directory itself are of."""
+    """The number, from 1, of the worker whose files are in the run directory itself."""
     return 1 + len(earlier(run))
 
 
 def earlier(run: RunDir) -> list[RunDir]:
-    """What earlier workers left, oldest first."""
+    """The archived files of earlier workers, oldest first."""
     if not run.attempts.is_dir():
         return []
-    found = [path for path in run.attempts.iterdir() if path.name.isdigit()]
-    return [RunDir(path) for path in sorted(found, key=lambda path: int(path.name))]
+    folders = [path for path in run.attempts.iterdir() if path.name.isdigit()]
+    return [RunDir(path) for path in sorted(folders, key=lambda path: int(path.name))]
 
 
 def is_wanted(run: RunDir) -> bool:
-    """Whether someone wants the run to go on, and the earlier worker's files are not put by yet."""
+    """Whether a resume was requested, and the earlier worker's files are not archived yet."""
     plan = Plan.read(run)
     return plan is not None and plan.attempt > current(run)
 
 
 def put_by(run: RunDir) -> None:
-    """Move the earlier worker's files away; doing it again finishes what a kill cut short."""
+    """Archive the earlier worker's files; a second call finishes a move that was interrupted by a kill."""
     number = current(run)
-    aside = run.attempts / f".{number}.tmp"
-    aside.mkdir(parents=True, exist_ok=True)
+    hidden = run.attempts / f".{number}.tmp"
+    hidden.mkdir(parents=True, exist_ok=True)
     for path in _files(run):
         if path.exists():
-            path.replace(aside / path.name)
-    aside.rename(run.attempts / str(number))
+            path.replace(hidden / path.name)
+    hidden.rename(run.attempts / str(number))
 
 
 def forget_wishes(run: RunDir) -> None:
-    """Take away what was asked of a worker that is over: it is not meant for the next."""
+    """Delete control files meant for a worker that is over, so that the next one does not see them."""
     for path in run.control.glob("*"):
         path.unlink(missing_ok=True)
 

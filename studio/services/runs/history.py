@@ -1,4 +1,4 @@
-"""The whole story of a run: what it was meant to be, what happened to it and when, and what it left."""
+"""The history of a run: its recipe, what happened to it and when, and its results."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ _LOG_LINES = 20
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """Something that happened to a run: a state it came to, or that a worker went on from a step."""
+    """An event of a run: a new state, or that a worker resumed from a step."""
 
     time: float
     state: str
@@ -27,7 +27,7 @@ class Happening:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One worker of a run. state is empty while it is at work. memory: bytes of RAM when it was last seen."""
+    """One worker of a run. state: empty while it works. memory: bytes of RAM in its last heartbeat."""
 
     number: int
     pid: int | None
@@ -46,7 +46,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """All that is known of a run. predicted and measured: peak bytes, None where nobody told."""
+    """Everything known about a run. predicted and measured: peak bytes, None where not known."""
 
     run: RunInfo
     recipe: str
@@ -64,10 +64,10 @@ class Story:
 
 
 def story_of(studio: Studio, run_id: str) -> Story:
-    """The story of one run; reads and verifies every checkpoint."""
+    """The history of one run; reads and verifies every checkpoint."""
     info = runs.get(studio, run_id)
     run = studio.run_dir(info.id)
-    found = checkpoint_limit.checkpoints(run)
+    checkpoints = checkpoint_limit.checkpoints(run)
     measured = rows.last_event(studio.database, info.id, "measured")
     end = ends.End.read(run)
     return Story(
@@ -76,9 +76,9 @@ def story_of(studio: Studio, run_id: str) -> Story:
         dataset=read_json(run.dataset) or {},
         model=read_json(run.path / "model.json") or {},
         states=_states(studio, info),
-        attempts=[_attempt(studio, number, one) for number, one in enumerate([*attempts.earlier(run), run], 1)],
-        checkpoints=found,
-        checkpoint_bytes=sum(one.bytes for one in found),
+        attempts=[_attempt(studio, number, folder) for number, folder in enumerate([*attempts.earlier(run), run], 1)],
+        checkpoints=checkpoints,
+        checkpoint_bytes=sum(checkpoint.bytes for checkpoint in checkpoints),
         predicted=_bytes((read_json(run.path / "estimate.json") or {}).get("predicted_bytes")),
         measured=_bytes(measured.payload.get("bytes")) if measured else None,
         samples=samples_of(studio, info),
@@ -88,29 +88,29 @@ def story_of(studio: Studio, run_id: str) -> Story:
 
 
 def as_dict(story: Story) -> dict[str, Any]:
-    """A story as the command line's --json prints it: the run's own fields, and the rest beside them."""
-    told = asdict(story)
-    run: dict[str, Any] = told.pop("run")
-    return run | told
+    """A story as the command line's --json prints it: one flat object with the fields of the run and the rest."""
+    fields = asdict(story)
+    run: dict[str, Any] = fields.pop("run")
+    return run | fields
 
 
 def _states(studio: Studio, info: RunInfo) -> list[Happening]:
-    found = [Happening(info.created, "queued", "")]
+    happenings = [Happening(info.created, "queued", "")]
     for event in rows.events_after(studio.database, info.id, 0, ("state", "resumed")):
         if event.kind == "resumed":
-            found.append(Happening(event.time, "resumed", f"from step {event.step or 0}"))
+            happenings.append(Happening(event.time, "resumed", f"from step {event.step or 0}"))
         else:
             message = access.for_reader(studio, str(event.payload.get("message") or ""))
-            found.append(Happening(event.time, str(event.payload.get("state")), message))
-    if info.final and info.state != found[-1].state:
-        found.append(Happening(info.ended or time.time(), info.state, info.message))
-    return found
+            happenings.append(Happening(event.time, str(event.payload.get("state")), message))
+    if info.final and info.state != happenings[-1].state:
+        happenings.append(Happening(info.ended or time.time(), info.state, info.message))
+    return happenings
 
 
 def _attempt(studio: Studio, number: int, run: RunDir) -> Attempt:
     identity, claim, beat = Identity.read(run), read_json(run.claim) or {}, Beat.read(run)
-    said, end = Exit.read(run), ends.End.read(run)
-    last = end or said
+    exit_record, end = Exit.read(run), ends.End.read(run)
+    last = end or exit_record
     return Attempt(
         number=number,
         pid=identity.pid if identity else claim.get("pid"),
@@ -133,10 +133,10 @@ def _bytes(value: object) -> int | None:
 
 
 def samples(studio: Studio, run_id: str) -> list[dict[str, Any]]:
-    """What a run answered to the user's prompts while it trained, oldest first."""
+    """Answers of a run to the sample prompts during training, oldest first."""
     return samples_of(studio, runs.get(studio, run_id))
 
 
 def samples_of(studio: Studio, info: RunInfo) -> list[dict[str, Any]]:
-    """As `samples`, of a run that is at hand."""
+    """Same as `samples`, for a run already loaded."""
     return [event.payload for event in rows.events_after(studio.database, info.id, 0, ("sample",))]

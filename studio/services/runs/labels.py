@@ -1,4 +1,4 @@
-"""What a person says of a run: its name, a note, tags, a star. Written to its about.json first, then to the index."""
+"""Labels of a run: name, note, tags and star. Written to its about.json first, then to the index."""
 
 import time
 import unicodedata
@@ -14,7 +14,7 @@ from studio.services.runs.runs import RunInfo
 from studio.store import ingest
 from studio.store import runs as rows
 
-# What a keeper that is at work needs at most to see a change; a busy one sees it later.
+# Seconds to wait for another keeper to see a change; a busy one sees it later.
 _PATIENCE = 5.0
 
 
@@ -27,31 +27,31 @@ def change(
     tags: str | Sequence[str] | None = None,
     starred: bool | None = None,
 ) -> RunInfo:
-    """Say something else of a run; what is None stays. All of it is written, or, where one is wrong, nothing.
+    """Change the labels of a run; None leaves one as it is. If one is invalid, nothing is written.
 
-    Raises NotFound for a run of another owner, BadInput that names what is wrong.
+    Raises NotFound for a run of another owner, and BadInput with what is wrong.
     """
     info = runs.get(studio, run_id)
-    said: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     if name is not None:
-        said["name"] = _name(name)
+        changes["name"] = _name(name)
     if notes is not None:
-        said["notes"] = _notes(notes)
+        changes["notes"] = _notes(notes)
     if tags is not None:
-        said["tags"] = plain_tags(tags)
+        changes["tags"] = plain_tags(tags)
     if starred is not None:
-        said["starred"] = bool(starred)
-    return write(studio, info, **said) if said else info
+        changes["starred"] = bool(starred)
+    return write(studio, info, **changes) if changes else info
 
 
-def write(studio: Studio, info: RunInfo, **said: Any) -> RunInfo:
-    """Set fields of a run's about.json and let the index follow. Without the lock, its keeper sees the change."""
-    about.edit(studio.run_dir(info.id), **said)
+def write(studio: Studio, info: RunInfo, **fields: Any) -> RunInfo:
+    """Set fields of a run's about.json and update the index. Without the lock, the keeper updates it."""
+    about.edit(studio.run_dir(info.id), **fields)
     return follow(studio, info)
 
 
 def follow(studio: Studio, info: RunInfo) -> RunInfo:
-    """Let the index say of a run what its about.json says now; without the lock, wait for the keeper to do it."""
+    """Update the index from a run's about.json; without the lock, wait for the keeper to do so."""
     run = studio.run_dir(info.id)
     if studio.keeping:
         ingest.register(studio.database, run)
@@ -65,29 +65,29 @@ def follow(studio: Studio, info: RunInfo) -> RunInfo:
 
 
 def rename(studio: Studio, run_id: str, name: str) -> RunInfo:
-    """Give a run another name; 1 to 80 characters in one line."""
+    """Rename a run; 1 to 80 characters in one line."""
     return change(studio, run_id, name=name)
 
 
 def note(studio: Studio, run_id: str, text: str) -> RunInfo:
-    """Put a note to a run; an empty one takes it away."""
+    """Set the note of a run; an empty text removes it."""
     return change(studio, run_id, notes=text)
 
 
 def tag(studio: Studio, run_id: str, tags: str | Sequence[str]) -> RunInfo:
-    """Give a run these tags and no others; none takes them away."""
+    """Replace the tags of a run; an empty list removes all."""
     return change(studio, run_id, tags=tags)
 
 
 def star(studio: Studio, run_id: str, starred: bool = True) -> RunInfo:
-    """Give a run a star, or take it away."""
+    """Star a run, or remove its star."""
     return change(studio, run_id, starred=starred)
 
 
 def plain_tags(tags: str | Sequence[str]) -> list[str]:
-    """Tags as they are kept: small letters, each once. A text is taken apart at commas and lines."""
+    """Normalised tags: lower case, without duplicates. A text is split at commas and line breaks."""
     parts = tags.replace("\n", ",").split(",") if isinstance(tags, str) else list(tags)
-    found: dict[str, None] = {}
+    unique: dict[str, None] = {}
     for part in parts:
         if not part.strip():
             continue
@@ -97,10 +97,10 @@ def plain_tags(tags: str | Sequence[str]) -> list[str]:
                 f"The tag {part.strip()[:TAG_MOST]!r} cannot be used: a tag is a word of letters, digits, - _ . : +, "
                 f"up to {TAG_MOST} characters. Separate tags with commas."
             )
-        found[plain] = None
-    if len(found) > TAGS_MOST:
-        raise BadInput(f"A run has at most {TAGS_MOST} tags, not {len(found)}. Take some away.")
-    return list(found)
+        unique[plain] = None
+    if len(unique) > TAGS_MOST:
+        raise BadInput(f"A run has at most {TAGS_MOST} tags, not {len(unique)}. Remove some.")
+    return list(unique)
 
 
 def _name(text: str) -> str:
@@ -108,7 +108,7 @@ def _name(text: str) -> str:
     if not name:
         raise BadInput("A run needs a name: write at least one character.")
     if len(name) > NAME_MOST:
-        raise BadInput(f"The name has {len(name)} characters; {NAME_MOST} are the most. Put the rest into the note.")
+        raise BadInput(f"The name has {len(name)} characters; the limit is {NAME_MOST}. Put the rest into the note.")
     if not about.is_plain(name):
         raise BadInput("The name has a line break or another control character. Write it in one line of plain text.")
     return name
@@ -117,7 +117,7 @@ def _name(text: str) -> str:
 def _notes(text: str) -> str:
     notes = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
     if len(notes) > NOTES_MOST:
-        raise BadInput(f"The note has {len(notes):,} characters; {NOTES_MOST:,} are the most. Shorten it.")
+        raise BadInput(f"The note has {len(notes):,} characters; the limit is {NOTES_MOST:,}. Shorten it.")
     if not about.is_plain(notes, lines=True):
         raise BadInput("The note has control characters. Paste it as plain text.")
     return notes

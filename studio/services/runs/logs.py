@@ -1,8 +1,8 @@
-"""No log grows without end: of one that is too long its end is left, while it is written.
+"""Bounded logs: a log that has grown too long is cut to its end while it is being written.
 
-Workers write their stdout and stderr straight into a file, so that nobody has to listen; what bounds it is the keeper,
-which comes by. All of them append (rundir.begin_log), so a file may be cut under their hands. The studio's own log goes
-to its stderr, which whoever started it keeps.
+Workers write stdout and stderr straight to a file, so no process has to read them; the keeper bounds the files. All
+workers append (rundir.begin_log), so a file can be cut while it is open. The studio's own log goes to stderr, and the
+process that started the studio handles it.
 """
 
 import contextlib
@@ -13,15 +13,15 @@ from pathlib import Path
 from studio.rundir import shorten
 from studio.services.core.studio import Studio
 
-# Bytes of a log that may be there, and those that are left of a longer one: a library that warns at each step.
+# Maximum size of a log in bytes, and what is kept of a longer one (a library may warn at each step).
 MOST, KEPT = 16 * 2**20, 2**20
 CHAT, WARM = "chat.log", "warm-worker.log"
-_EVERY = 2.0  # seconds between two looks into all folders; the chat's log is seen to at each
+_EVERY = 2.0  # seconds between two checks of all folders; the chat log is checked at each look
 
 
 @dataclass(slots=True)
 class Round:
-    """When all folders are looked into again (time.monotonic)."""
+    """When all folders are due for a check (time.monotonic)."""
 
     due: float = 0.0
 
@@ -35,12 +35,12 @@ def warm_log(studio: Studio) -> Path:
 
 
 def bound(path: Path) -> None:
-    """Leave of a log that is too long its end."""
+    """Cut a log that is too long to its end."""
     shorten(path, MOST, KEPT)
 
 
 def look(studio: Studio) -> None:
-    """For the keeper: bound the logs of all workers but the runs', which it sees to as it looks at them."""
+    """For the keeper: bound the logs of all workers except those of runs, which look_at_run bounds."""
     for path in (chat_log(studio), warm_log(studio)):
         bound(path)
     if time.monotonic() < studio.state(Round).due:
@@ -49,5 +49,5 @@ def look(studio: Studio) -> None:
     settings = studio.settings
     for root in (settings.exports, settings.evaluations, settings.adapters, settings.staging, settings.models):
         for path in (*root.glob("*/log.txt"), *root.glob("*/*.log"), *root.glob("*.log")):
-            with contextlib.suppress(OSError):  # it went just now, with its folder
+            with contextlib.suppress(OSError):  # it was deleted just now, with its folder
                 bound(path)

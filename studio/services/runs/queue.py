@@ -1,4 +1,4 @@
-"""The queue: runs wait in order for the device. The order stands in each run's about.json and outlives the database."""
+"""The queue: runs wait in order for the device. Their order is stored in each about.json and outlives the database."""
 
 import time
 
@@ -16,23 +16,23 @@ from studio.store import runs as rows
 from studio.store.tables import Run
 
 _GIB = 2**30
-# Below this two places can no longer be told apart for sure.
+# Two places closer than this may not be distinguishable.
 _NARROW = 1e-4
 
 
 def place_of(studio: Studio, row: Run) -> float:
-    """Where a run stands in the queue, as its files say."""
-    said = About.read(studio.run_dir(row.id))
-    return row.created if said.created is None and said.order is None else ingest.place_of(said)
+    """A run's place in the queue, from its files."""
+    labels = About.read(studio.run_dir(row.id))
+    return row.created if labels.created is None and labels.order is None else ingest.place_of(labels)
 
 
 def set_place(run: RunDir, place: float) -> None:
-    """Write a run's place in the queue into its files."""
+    """Write a run's place in the queue to its about.json."""
     about.edit(run, order=place)
 
 
 def reorder(studio: Studio, run_id: str, before: str | None = None) -> RunInfo:
-    """Let a waiting run start before another that waits; without `before`, after all others."""
+    """Move a waiting run before another one; without `before`, to the end of the queue."""
     info = _waiting(studio, run_id)
     waiting = line(studio)
     _refuse_overtaking(studio, waiting)
@@ -54,26 +54,26 @@ def reorder(studio: Studio, run_id: str, before: str | None = None) -> RunInfo:
 
 
 def after(place: float) -> float:
-    """A place behind this one, and before runs that are made later."""
+    """A place after this one, and before runs that are created later."""
     return max(time.time(), place + 1e-3)
 
 
 def first(studio: Studio, run_id: str) -> RunInfo:
-    """Let a waiting run be the next to start."""
+    """Move a waiting run to the front of the queue."""
     info = _waiting(studio, run_id)
     ahead = next((row.id for row in line(studio) if row.id != info.id), None)
     return info if ahead is None else reorder(studio, info.id, ahead)
 
 
 def start_now(studio: Studio, run_id: str) -> RunInfo:
-    """Start a waiting run at once, beside what runs; raises Conflict when the memory free now is not enough."""
+    """Start a waiting run at once, next to those that run; raises Conflict when there is not enough free memory."""
     info = _waiting(studio, run_id)
     _refuse_overtaking(studio, [*line(studio), *_active(studio)])
     row = rows.get(studio.database, info.id)
     short = lacking(studio, row, _active(studio))
     if short > 0:
         raise Conflict(
-            f"Run {info.name} cannot start beside what runs now: {short / _GIB:.1f} GiB of memory are lacking. "
+            f"Run {info.name} cannot start next to the runs at work. Not enough memory: {short / _GIB:.1f} GiB short. "
             "It stays in the queue; stop a run, or wait until one is over."
         )
     studio.run_dir(info.id).ask("start")
@@ -82,28 +82,28 @@ def start_now(studio: Studio, run_id: str) -> RunInfo:
 
 
 def lacking(studio: Studio, row: Run, active: list[Run]) -> int:
-    """Bytes of device memory that a run would lack if it began now; 0 or less where it fits."""
+    """Bytes of device memory that a run would be short of if it started now; 0 or less where it fits."""
     if not active:
         return 0
     now = machine.look(studio)
-    # What runs has not yet taken all that it will.
-    coming = sum(max(0, _needed(studio, other) - (other.memory or 0)) for other in active)
-    return _needed(studio, row) - (now.device_total - now.device_used - coming)
+    # Live runs have not yet allocated their full peak.
+    reserved = sum(max(0, _needed(studio, other) - (other.memory or 0)) for other in active)
+    return _needed(studio, row) - (now.device_total - now.device_used - reserved)
 
 
 def missing(studio: Studio, row: Run) -> int:
-    """Bytes of device memory that a run would lack if it began now, beside all that has memory; 0 or less if none."""
+    """Bytes of device memory that a run would be short of, given what is free now; 0 or less where it fits."""
     now = machine.look(studio)
     return _needed(studio, row) - (now.device_total - now.device_used)
 
 
 def positions(studio: Studio) -> dict[str, int]:
-    """The waiting runs by their place in the line, the next to start at 1."""
+    """Positions of the waiting runs in the queue, by id; the next to start is 1."""
     return {row.id: number for number, row in enumerate(line(studio), 1)}
 
 
 def line(studio: Studio) -> list[Run]:
-    """The runs that wait, in the order in which they will start."""
+    """The waiting runs, in the order in which they will start."""
     return list(rows.waiting(studio.database))
 
 
@@ -115,15 +115,15 @@ def _waiting(studio: Studio, run_id: str) -> RunInfo:
     studio.look()
     info = runs.get(studio, run_id)
     if info.state != "queued":
-        raise Conflict(f"Run {info.name} ({info.id}) does not wait: it is {info.state}.")
+        raise Conflict(f"Run {info.name} ({info.id}) is not waiting: it is {info.state}.")
     return info
 
 
 def _refuse_overtaking(studio: Studio, others: list[Run]) -> None:
-    """The order among several people is that of asking: nobody puts their runs before another's."""
+    """Refuse to move a run ahead of another visitor's: among visitors, runs start in order of request."""
     if any(row.owner != studio.owner for row in others) and not studio.visitor.admin:
         raise Conflict(
-            "Runs of other people are at work or wait too: all start in the order in which they were asked for."
+            "Other people have runs at work or waiting: all runs start in the order in which they were asked for."
         )
 
 
@@ -135,20 +135,20 @@ def _other(studio: Studio, run_id: str, before: str) -> str:
 
 
 def _needed(studio: Studio, row: Run) -> int:
-    """Peak bytes of a run, with the runtime's own."""
+    """Peak bytes of a run, including those of the runtime."""
     run = studio.run_dir(row.id)
-    told = (read_json(run.path / "estimate.json") or {}).get("predicted_bytes")
-    predicted = int(told) if isinstance(told, int | float) else 0
+    stored = (read_json(run.path / "estimate.json") or {}).get("predicted_bytes")
+    predicted = int(stored) if isinstance(stored, int | float) else 0
     try:
         with acting(keeper_of(row.owner)):
             items = estimates.question(studio, recipe := Recipe.load(run.recipe)).footprint(recipe).items
     except BadInput:
-        return predicted  # its model or dataset is gone: the worker will say so
+        return predicted  # its model or dataset is gone: its worker will report that
     return predicted + sum(item.bytes for item in items if item.key == "runtime")
 
 
 def _spread(studio: Studio, order: list[str], places: dict[str, float]) -> None:
-    """Give the runs of a line the same places again in a new order, each a little after the one before."""
+    """Reassign the same places to runs in a new order, each a little after the one before."""
     last = float("-inf")
     for run_id, place in zip(order, sorted(places.values()), strict=True):
         last = max(place, last + 10 * _NARROW)

@@ -1,4 +1,4 @@
-"""Runs side by side: the recipe's fields and the results in which they differ."""
+"""Comparison of runs: the results and recipe fields in which they differ."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ Form = Literal["text", "number", "loss", "count", "bytes", "seconds"]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A field or a result: its values by run, in the order of the runs; None where a run has none."""
+    """A field or a result: its values in the order of the runs, None where a run has none."""
 
     name: str
     label: str
@@ -40,35 +40,37 @@ _RESULTS: tuple[tuple[str, str, Form, Callable[[RunInfo], Any]], ...] = (
 
 
 def differences(studio: Studio, together: Sequence[RunInfo]) -> list[Column]:
-    """Results first, then fields of the recipe: only those in which the runs differ."""
+    """Results, then recipe fields, in which the runs differ."""
     recipes = [_recipe(run) for run in together]
-    found = [
+    columns = [
         Column(f"result.{name}", label, form, True, tuple(value(run) for run in together))
         for name, label, form, value in _RESULTS
     ]
-    found.insert(4, Column("result.verdict", "Verdict", "text", True, tuple(_verdict(studio, run) for run in together)))
-    found.append(Column("result.data", "Data", "text", True, tuple(run.dataset for run in together)))
-    for known in all_fields():
-        if known.name == "dataset":
-            continue  # the name says more than the id
-        values = tuple(None if recipe is None else _plain(recipe.get(known.name)) for recipe in recipes)
+    columns.insert(
+        4, Column("result.verdict", "Verdict", "text", True, tuple(_verdict(studio, run) for run in together))
+    )
+    columns.append(Column("result.data", "Data", "text", True, tuple(run.dataset for run in together)))
+    for info in all_fields():
+        if info.name == "dataset":
+            continue  # the Data column has its name, which says more than the id
+        values = tuple(None if recipe is None else _plain(recipe.get(info.name)) for recipe in recipes)
         number = all(
             value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)) for value in values
         )
-        found.append(Column(known.name, known.label, "number" if number else "text", False, values))
-    return [column for column in found if any(value != column.values[0] for value in column.values[1:])]
+        columns.append(Column(info.name, info.label, "number" if number else "text", False, values))
+    return [column for column in columns if any(value != column.values[0] for value in column.values[1:])]
 
 
 def _recipe(run: RunInfo) -> Recipe | None:
     try:
         return _read(RunDir(Path(run.path)).recipe)
-    except (StudioError, OSError):  # a run directory that is gone still has its row
+    except (StudioError, OSError):  # the run directory was deleted, but its row is still there
         return None
 
 
 @functools.lru_cache(maxsize=64)
 def _read(path: Path) -> Recipe:
-    """A run's recipe does not change once it is there."""
+    """Cached: a run's recipe does not change once it is written."""
     return Recipe.load(path)
 
 

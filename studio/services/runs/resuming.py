@@ -1,6 +1,6 @@
-"""Going on with a run: from its newest whole checkpoint, or longer than it was meant to be.
+"""Resuming a run from its newest complete checkpoint, and extending one beyond its planned length.
 
-Only where that is the same training: with the data and the model it began with, and with libraries that compute alike.
+Only where it remains the same training: the same data and model, and library versions that compute the same numbers.
 """
 
 from dataclasses import replace
@@ -21,9 +21,9 @@ _LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 
 
 def resume(studio: Studio, run_id: str, force: bool = False) -> RunInfo:
-    """Put a run that was cut short back into the queue, to go on from its newest whole checkpoint.
+    """Put a run that did not complete back into the queue, to resume from its newest complete checkpoint.
 
-    force: also with other versions of the libraries. Raises Conflict with the reason where it cannot go on.
+    force: also with other versions of the libraries. Raises Conflict with the reason where it cannot be resumed.
     """
     info = _over(studio, run_id)
     if info.state == "completed":
@@ -43,15 +43,17 @@ def resume(studio: Studio, run_id: str, force: bool = False) -> RunInfo:
 def extend(
     studio: Studio, run_id: str, epochs: float | None = None, steps: int | None = None, force: bool = False
 ) -> RunInfo:
-    """Train a run that is over for so many epochs or steps more than it was meant to have."""
+    """Train a run that is over for this many more epochs or steps than planned."""
     if (epochs is None) == (steps is None) or (epochs if steps is None else steps or 0) <= 0:  # type: ignore[operator]
-        raise BadInput("Say how much longer: a number of epochs or of steps, above 0.")
+        raise BadInput("Say how much longer to train: a number of epochs or of steps, above 0.")
     info = _over(studio, run_id)
     run = studio.run_dir(info.id)
     _same(studio, info, run, force)
     newest = newest_checkpoint(run)
     if newest is None:
-        raise Conflict(f"Run {info.name} has no whole checkpoint to go on from. Start a longer run with its recipe.")
+        raise Conflict(
+            f"Run {info.name} has no complete checkpoint to resume from. Start a longer run with its recipe."
+        )
     schedule, before = Recipe.load(run.recipe).schedule, attempts.Plan.read(run)
     until = (before.max_steps if before else None) or (schedule.max_steps if schedule.max_steps > 0 else None)
     plan = Plan(attempts.current(run) + 1, f"checkpoints/{newest.name}")
@@ -78,7 +80,7 @@ def _over(studio: Studio, run_id: str) -> RunInfo:
 def _queue(studio: Studio, info: RunInfo, run: RunDir, plan: Plan) -> RunInfo:
     quotas.check_start(studio)
     last = max((queue.place_of(studio, row) for row in queue.line(studio)), default=0.0)
-    with about.held(run):  # nobody puts it into the trash meanwhile
+    with about.held(run):  # so that it is not moved to the trash meanwhile
         runs.refuse_trashed(run, info.name)
         about.write(run, order=queue.after(last))
         attempts.forget_wishes(run)
@@ -89,39 +91,43 @@ def _queue(studio: Studio, info: RunInfo, run: RunDir, plan: Plan) -> RunInfo:
 
 
 def _same(studio: Studio, info: RunInfo, run: RunDir, force: bool) -> None:
-    """Raise Conflict where the run would not go on as the same training."""
+    """Raise Conflict where a resumed run would not be the same training."""
     pointer = read_json(run.dataset) or {}
     folder = studio.settings.datasets / str(pointer.get("id"))
     try:
         sha256 = dataset_files.content_sha256(folder)
     except NotFound:
         raise Conflict(
-            f"Run {info.name} cannot go on: its dataset {info.dataset} is no longer here. Add the same file again."
+            f"Run {info.name} cannot be resumed: its dataset {info.dataset} is no longer here. Add the same file again."
         ) from None
     except (OSError, ValueError):
         raise Conflict(
-            f"Run {info.name} cannot go on: its dataset {info.dataset} is damaged. Delete it and add the file again."
+            f"Run {info.name} cannot be resumed: its dataset {info.dataset} is damaged. Delete it and add the "
+            "file again."
         ) from None
     if sha256 != pointer.get("sha256", pointer.get("id")):
         raise Conflict(
-            f"Run {info.name} cannot go on: the examples of {info.dataset} are not those it began with "
+            f"Run {info.name} cannot be resumed: the examples of {info.dataset} are not those it started with "
             f"(sha256 {sha256[:12]} instead of {str(pointer.get('sha256'))[:12]}). Add the original file again."
         )
     model = read_json(run.path / "model.json") or {}
-    told = model.get("fingerprint")
-    if told is not None and told != runs.fingerprint(models.shape_of(studio, info.model)):
-        raise Conflict(f"Run {info.name} cannot go on: {info.model} is not the model it began with. Start a new run.")
+    fingerprint = model.get("fingerprint")
+    if fingerprint is not None and fingerprint != runs.fingerprint(models.shape_of(studio, info.model)):
+        raise Conflict(
+            f"Run {info.name} cannot be resumed: {info.model} is not the model it started with. Start a new run."
+        )
     changed = _other_versions(run)
     if changed and not force:
         raise Conflict(
-            f"Run {info.name} began with other libraries ({', '.join(changed)}): it may not go on exactly as it was. "
-            "Install those versions, or resume it with --force."
+            f"Run {info.name} started with other library versions ({', '.join(changed)}): it may not continue "
+            "exactly as before. Install those versions, or resume it with --force."
         )
 
 
 def _other_versions(run: RunDir) -> list[str]:
-    """Libraries whose version differs from the last worker's in more than its last number."""
-    identity = next((found for one in (run, *reversed(attempts.earlier(run))) if (found := Identity.read(one))), None)
+    """Libraries whose major or minor version differs from that of the last worker."""
+    folders = (run, *reversed(attempts.earlier(run)))
+    identity = next((known for folder in folders if (known := Identity.read(folder))), None)
     changed = []
     for name in _LIBRARIES if identity else ():
         then = identity.versions.get(name) if identity else None

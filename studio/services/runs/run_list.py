@@ -1,4 +1,4 @@
-"""The list of runs as a person looks through it: search, filters, order, pages, and what there is to filter by."""
+"""The list of runs: search, filters, sorting, pages, and the values to filter by."""
 
 import time
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from studio.store.run_list import Sums, Wanted
 PAGE = 50
 MOST = 5_000
 _SEARCH_MOST = 200
-# By what runs can be sorted, and whether the largest comes first unless told.
+# Sort keys, and whether the largest comes first by default.
 SORTS = {
     "created": True,
     "name": False,
@@ -33,9 +33,10 @@ _ALIASES = {"newest": "created", "eval_loss": "eval", "best_eval": "eval", "data
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is looked for. search: words that are all in name, notes, tags, id, model or dataset, in any case.
+    """A query. search: words that must all occur in name, notes, tags, id, model or dataset, in any case.
 
-    Empty filters let everything pass. down: largest first; None: as usual for the order. trashed: in the trash instead.
+    Empty filters match everything. down: largest first; None: the default of the sort key. trashed: list the trash
+    instead.
     """
 
     search: str = ""
@@ -53,7 +54,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One page of runs and how many match. kept, trash: of all the owner's runs. facets: values to filter by."""
+    """One page of runs and the number of matches.
+
+    kept, trash: totals over all of the owner's runs. facets: values to filter by, with their counts.
+    """
 
     runs: list[RunInfo]
     total: int
@@ -63,12 +67,12 @@ class Listing:
 
 
 def find(studio: Studio, query: Query) -> Listing:
-    """The runs that match; raises BadInput for an order or state that does not exist. Reads no run directory."""
+    """The runs that match; raises BadInput for an unknown sort key or state. Reads no run directory."""
     wanted = _wanted(studio, query)
     studio.refresh()
-    found, total = rows.page(studio.database, wanted, max(1, min(query.limit, MOST)), max(0, query.offset))
+    page, total = rows.page(studio.database, wanted, max(1, min(query.limit, MOST)), max(0, query.offset))
     return Listing(
-        runs.brief(studio, found),
+        runs.brief(studio, page),
         total,
         rows.sums(studio.database, studio.owner, False),
         rows.sums(studio.database, studio.owner, True),
@@ -77,42 +81,42 @@ def find(studio: Studio, query: Query) -> Listing:
 
 
 def find_every(studio: Studio, query: Query) -> list[RunInfo]:
-    """As find, with what only the run directories tell, and with all sizes counted: for a command, which may wait."""
+    """Same as `find`, with details from the run directories and all sizes measured: for commands, which may wait."""
     wanted = _wanted(studio, query)
     studio.refresh()
     if studio.keeping:
         disk_usage.measure_some(studio, None)
-    found, _ = rows.page(studio.database, wanted, query.limit, query.offset)
-    return [runs.get(studio, row.id) for row in found]
+    page, _ = rows.page(studio.database, wanted, query.limit, query.offset)
+    return [runs.get(studio, row.id) for row in page]
 
 
 def current(studio: Studio, since: float = 600.0) -> list[RunInfo]:
-    """Runs that are not over, and those that ended within the last `since` seconds; newest first."""
+    """Runs that are not over or ended within the last `since` seconds; newest first."""
     studio.refresh()
     return runs.brief(studio, stored.current(studio.database, studio.owner, time.time() - since))
 
 
 def newest_about(studio: Studio) -> str:
-    """Another text once a run was named, noted, tagged, starred or put into the trash, here or elsewhere."""
+    """A text that changes once any run's labels or trash state change, in this process or another."""
     return stored.newest_about(studio.database, studio.owner)
 
 
 def count(studio: Studio) -> int:
-    """How many runs there are, without the trash."""
+    """Number of runs outside the trash."""
     studio.refresh()
     return stored.count(studio.database, studio.owner)
 
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """How many runs of other people are at work and wait: what one may know of them."""
+    """Numbers of other owners' runs at work and waiting: all that a visitor may know about them."""
 
     running: int
     waiting: int
 
 
 def others(studio: Studio) -> Others:
-    """What else is at work here."""
+    """Count the runs of other owners."""
     theirs = [row.state for row in stored.unfinished(studio.database) if row.owner != studio.owner]
     waiting = theirs.count("queued")
     return Others(len(theirs) - waiting, waiting)
@@ -122,8 +126,8 @@ def _wanted(studio: Studio, query: Query) -> Wanted:
     sort = _ALIASES.get(query.sort, query.sort)
     if sort not in SORTS:
         raise BadInput(f"Runs cannot be sorted by {query.sort!r}. Known: {', '.join(SORTS)}.")
-    states = tuple(filter(None, (one.strip() for one in query.state.split(","))))
-    unknown = [one for one in states if one not in EXPLAINED]
+    states = tuple(filter(None, (name.strip() for name in query.state.split(","))))
+    unknown = [name for name in states if name not in EXPLAINED]
     if unknown:
         raise BadInput(f"There is no state {unknown[0]!r}. Known: {', '.join(EXPLAINED)}.")
     return Wanted(

@@ -1,4 +1,4 @@
-"""Runs: start, list, follow, stop."""
+"""Runs: start, list, follow and stop them."""
 
 import dataclasses
 import importlib.util
@@ -25,9 +25,7 @@ from studio.store import ingest
 from studio.store import runs as rows
 from studio.store.tables import Point, Run
 
-_ID = re.compile(
-    r"[^/\\\s.][^/\\\0-\x1f\ud800-\udfff]{0,59}"
-)  # whatever a folder of runs may be called, by any file system
+_ID = re.compile(r"[^/\\\s.][^/\\\0-\x1f\ud800-\udfff]{0,59}")  # any name of a run directory, on any file system
 _MARKS = ("checkpoint", "note", "state", "resumed")
 
 
@@ -35,10 +33,10 @@ _MARKS = ("checkpoint", "note", "state", "resumed")
 class RunInfo:
     """A run as lists show it. Times in seconds since the epoch, memory in bytes.
 
-    cause: why it ended, in a word (rundir.Cause). stalled_since: since when a live worker makes no progress. attempt:
-    which of its workers it is at. can_resume: it is over and may go on; resume_hint: from where. position: in the
-    queue, the next to start at 1; 0 for a run that does not wait. trashed: when it was put into the trash. bytes: of
-    disk that it takes, as counted last; None before that.
+    cause: why it ended, in a word (rundir.Cause). stalled_since: since when a live worker has made no progress.
+    attempt: number of its current worker. can_resume: whether it is over and can be resumed; resume_hint: from where.
+    position: in the queue, 1 for the next to start, 0 for a run that is not waiting. trashed: when it was moved to the
+    trash. bytes: disk usage as last measured; None before that.
     """
 
     id: str
@@ -83,7 +81,7 @@ class RunInfo:
 class Points:
     """New points since a cursor, and the cursor for the next call.
 
-    A mark of kind `resumed` takes back what came before it: points beyond its step, and their marks, are done again.
+    A mark of kind `resumed` invalidates earlier points beyond its step, and their marks: those steps are repeated.
     """
 
     run: str
@@ -95,7 +93,7 @@ class Points:
 
 @quotas.in_turn
 def start(studio: Studio, recipe: Recipe) -> RunInfo:
-    """Check a recipe against this home and put its run in the queue. Raises BadInput before anything is written."""
+    """Check a recipe against this home and queue a run of it. Raises BadInput before anything is written."""
     quotas.check_start(studio)
     files, dataset = inputs(studio, recipe)
     name = recipe.name.strip() or _next_name(studio, dataset.name)
@@ -107,7 +105,7 @@ def start(studio: Studio, recipe: Recipe) -> RunInfo:
         {
             **files,
             "recipe.yaml": recipe.to_yaml(),
-            # What was expected, so that it can be held against what is measured.
+            # The estimate, for comparison with the measured peak.
             "estimate.json": _json({"predicted_bytes": _predicted(studio, recipe)}),
             "about.json": _json({"name": name, "owner": studio.owner, "created": time.time(), "notes": "", "tags": []}),
         },
@@ -120,12 +118,12 @@ def start(studio: Studio, recipe: Recipe) -> RunInfo:
 
 
 def inputs(studio: Studio, recipe: Recipe) -> tuple[dict[str, str], DatasetInfo]:
-    """What a worker reads of a recipe, as files by name, and its dataset; raises BadInput if it cannot be trained."""
+    """The input files of a worker, by name, and its dataset; raises BadInput if the recipe cannot be trained."""
     shape = models.shape_of(studio, recipe.model.model)
     estimates.check_modules(recipe, shape)
     check_reporting(recipe)
     if recipe.output.report_to and not access.may_name_files(studio):
-        raise BadInput("Report to: visitors cannot report elsewhere from here. Leave it out under Advanced, Output.")
+        raise BadInput("Report to: visitors cannot report to other services. Leave it empty under Advanced, Output.")
     folder = models.folder_of(studio, recipe.model.model)
     dataset = datasets.get(studio, recipe.data.dataset)
     examples.try_out(studio, dataset, recipe)
@@ -140,8 +138,8 @@ def check_reporting(recipe: Recipe) -> None:
     for name in recipe.output.report_to:
         if importlib.util.find_spec(name) is None:
             raise BadInput(
-                f"Report to {name}: it is not installed beside the studio. Run `pip install {name}` in the studio's "
-                "environment, or leave it out under Advanced, Output."
+                f"Report to {name}: it is not installed. Run `pip install {name}` in the studio's environment, or "
+                "leave it out under Advanced, Output."
             )
 
 
@@ -150,44 +148,44 @@ def _json(value: dict[str, Any]) -> str:
 
 
 def fingerprint(shape: ModelShape) -> dict[str, Any]:
-    """What tells a model from another that goes by the same name."""
+    """Values that distinguish a model from another with the same name."""
     return {"architecture": shape.architecture, "parameters": shape.parameters}
 
 
 def _next_name(studio: Studio, base: str) -> str:
-    """`base-N` with the first N above those in use."""
+    """`base-N`, with N one above the highest in use."""
     pattern = re.compile(re.escape(base) + r"-(\d+)$")
-    numbers = [int(found[1]) for name in rows.names(studio.database, studio.owner) if (found := pattern.match(name))]
+    numbers = [int(match[1]) for name in rows.names(studio.database, studio.owner) if (match := pattern.match(name))]
     return f"{base}-{max(numbers, default=0) + 1}"
 
 
 def list_runs(studio: Studio) -> list[RunInfo]:
-    """All runs but those in the trash, newest first; looks into every run directory."""
+    """All runs outside the trash, newest first; reads every run directory."""
     studio.refresh()
     line = _line(studio)
     return [_info(studio, row, line.get(row.id, 0)) for row in rows.every(studio.database, studio.owner)]
 
 
 def brief(studio: Studio, found: Sequence[Run]) -> list[RunInfo]:
-    """Rows as a list shows them, without what only the run directories tell: has_adapter, resume_hint and plan."""
+    """Runs for a list, without the fields that need the run directory: has_adapter, resume_hint and plan."""
     line = _line(studio) if any(row.state == "queued" for row in found) else {}
     return [_info(studio, row, line.get(row.id, 0), looked=False) for row in found]
 
 
 def with_adapter(studio: Studio) -> list[RunInfo]:
-    """The runs that have learned something and can be asked or exported, newest first."""
+    """Runs with a trained adapter or model, which can be chatted with or exported; newest first."""
     return [info for info in list_runs(studio) if info.has_adapter]
 
 
 def newest(studio: Studio) -> RunInfo | None:
-    """The run that was made last."""
+    """The run that was created last."""
     studio.refresh()
     row = rows.newest(studio.database, studio.owner)
     return None if row is None else get(studio, row.id)
 
 
 def refuse_trashed(run: RunDir, name: str) -> None:
-    """Raise Conflict for a run that is in the trash: nothing new begins with it."""
+    """Raise Conflict for a run in the trash: nothing new may use it."""
     if About.read(run).trashed is not None:
         raise Conflict(f"Run {name} is in the trash: restore it first (studio runs restore {run.id}).")
 
@@ -197,7 +195,7 @@ def _line(studio: Studio) -> dict[str, int]:
 
 
 def get(studio: Studio, run_id: str) -> RunInfo:
-    """One run by its id or the beginning of it; raises NotFound with the way out."""
+    """One run by its id or the start of it; raises NotFound with how to list the runs."""
     studio.refresh()
     row = rows.find(studio.database, studio.owner, run_id) if run_id else None
     if row is not None:
@@ -209,7 +207,7 @@ def get(studio: Studio, run_id: str) -> RunInfo:
 
 
 def _just_made(studio: Studio, run: RunDir) -> RunInfo:
-    """A run directory that the keeper has not taken in yet: it waits."""
+    """A run that the keeper has not added to the database yet: it is queued."""
     about = About.read(run)
     if about.owner != studio.owner:
         raise NotFound(f"There is no run {run.id!r}. See them with: studio runs")
@@ -237,7 +235,7 @@ def _just_made(studio: Studio, run: RunDir) -> RunInfo:
 
 
 def _info(studio: Studio, row: Run, position: int, looked: bool = True) -> RunInfo:
-    """looked: with what only the run directory tells."""
+    """A row as RunInfo. looked: include the fields that need the run directory."""
     state: State = row.state  # type: ignore[assignment]
     final = state in FINAL
     left = None
@@ -266,7 +264,7 @@ def _info(studio: Studio, row: Run, position: int, looked: bool = True) -> RunIn
         access.for_reader(studio, _words(row, state)),
         access.for_reader(studio, row.remedy),
         row.doing,
-        str(run.path),  # not the path in the index: the home may have been moved
+        str(run.path),  # not from the index: the home may have been moved
         row.device,
         final,
         looked and run.trained is not None,
@@ -289,16 +287,16 @@ def _words(row: Run, state: State) -> str:
     if state != "stalled" or row.stalled_since is None:
         return row.message or EXPLAINED[state]
     since = time.strftime("%H:%M on %Y-%m-%d", time.localtime(row.stalled_since))
-    return f"Its worker lives, but has made no progress since {since}, after step {row.step}. It is left alone."
+    return f"Its worker is alive, but has made no progress since {since}, after step {row.step}. It is left running."
 
 
 def _predicted(studio: Studio, recipe: Recipe) -> int:
-    """The estimated peak of allocated bytes: without the runtime's own share and without what may be paged out."""
+    """The estimated peak of allocated bytes, without those of the runtime and those that may be paged out."""
     return estimates.allocated(estimates.estimate(studio, recipe))
 
 
 def stop(studio: Studio, run_id: str) -> RunInfo:
-    """Ask a run to save what it learned and stop, so that it can be resumed; raises Conflict when it is over."""
+    """Ask a run to save a checkpoint and stop, so that it can be resumed; raises Conflict when it is over."""
     return _ask(studio, run_id, "stop")
 
 
@@ -306,7 +304,7 @@ pause = stop
 
 
 def cancel(studio: Studio, run_id: str) -> RunInfo:
-    """Ask a run to stop without saving; one that waits leaves the queue. Raises Conflict when it is over."""
+    """Ask a run to stop without saving; a waiting run leaves the queue. Raises Conflict when it is over."""
     return _ask(studio, run_id, "cancel")
 
 
@@ -320,11 +318,11 @@ def _ask(studio: Studio, run_id: str, what: Literal["stop", "cancel"]) -> RunInf
 
 
 def points(studio: Studio, run_id: str, after: int = 0) -> Points:
-    """What was logged since the cursor `after`: metric points, evaluation points and marks on the step axis."""
+    """Metric points, evaluation points and marks logged since the cursor `after`."""
     info = get(studio, run_id)
-    found = rows.points_after(studio.database, info.id, after)
+    logged = rows.points_after(studio.database, info.id, after)
     events = rows.events_after(studio.database, info.id, after, _MARKS)
-    cursor = max([after, *(item.seq for item in found), *(item.seq for item in events)])
+    cursor = max([after, *(item.seq for item in logged), *(item.seq for item in events)])
     marks = [
         {
             "step": event.step or 0,
@@ -338,10 +336,10 @@ def points(studio: Studio, run_id: str, after: int = 0) -> Points:
     return Points(
         info.id,
         cursor,
-        [_metric(p) for p in found if p.eval_loss is None],
+        [_metric(p) for p in logged if p.eval_loss is None],
         [
             {"step": p.step, "epoch": p.epoch, "eval_loss": p.eval_loss, "time": p.time}
-            for p in found
+            for p in logged
             if p.eval_loss is not None
         ],
         marks,
@@ -372,12 +370,12 @@ def _mark_text(payload: dict[str, object]) -> str:
 
 
 def recipe_yaml(studio: Studio, run_id: str) -> str:
-    """The run's recipe, as it was started."""
+    """The recipe of the run as YAML, as it was started."""
     return studio.run_dir(get(studio, run_id).id).recipe.read_text(encoding="utf-8")
 
 
 def recipe_of(studio: Studio, run_id: str) -> Recipe:
-    """The run's recipe."""
+    """The recipe of the run."""
     return Recipe.load(studio.run_dir(get(studio, run_id).id).recipe)
 
 
@@ -387,7 +385,7 @@ def log_tail(studio: Studio, run_id: str) -> str:
 
 
 def rebuild(studio: Studio) -> int:
-    """Build the run tables again from the run directories; returns the number of runs."""
+    """Rebuild the run tables from the run directories; returns the number of runs."""
     if not studio.keeping:
         raise Conflict("Another studio keeps this home; stop it before rebuilding its database.")
     count = ingest.rebuild(studio.database, studio.settings.runs)

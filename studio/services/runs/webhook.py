@@ -1,8 +1,8 @@
-"""Telling another program that a run has ended: one POST of JSON to the address in STUDIO_WEBHOOK_URL.
+"""Webhook: one POST of JSON to the address in STUDIO_WEBHOOK_URL when a run has ended.
 
-It is sent from a thread of its own, waits five seconds at most and tries twice. Whether it was told stands in the
-run's ended.json, so an end is told once, also over restarts; only a studio killed in the moment of sending tells it
-again, and `end` is then the same.
+It is sent from a separate thread, with a timeout of five seconds and two tries. The outcome is stored in the run's
+ended.json, so that an end is sent once, also across restarts. Only a studio that is killed while it sends may send an
+end again, with the same value of `end`.
 """
 
 import json
@@ -23,7 +23,7 @@ from studio.store.tables import Run
 _log = logging.getLogger(__name__)
 _SECONDS = 5.0
 _TRIES = 2
-# An end that is older when it is first seen (a run copied here) is no news.
+# An end older than this when it is first seen (a run copied here) is not sent.
 _NEWS_SECONDS = 7 * 86_400.0
 
 
@@ -37,20 +37,20 @@ class Sending:
         self.threads = [thread for thread in self.threads if thread.is_alive()]
 
     def finish(self) -> None:
-        """Wait until all is sent or given up."""
+        """Wait until all calls are sent or given up."""
         for thread in self.threads:
             thread.join()
 
 
 def check(url: str) -> str:
-    """The address, if it is one that may be called; raises BadInput."""
+    """Return the address if it may be called; raises BadInput otherwise."""
     if url and urlsplit(url).scheme not in ("http", "https"):
         raise BadInput(f"STUDIO_WEBHOOK_URL must begin with http:// or https://, not {url!r}.")
     return url
 
 
 def notify(studio: Studio, run: RunDir, row: Run, end: End) -> None:
-    """Tell of an end, unless it was told before or nobody wants to know."""
+    """Send an end, unless it was sent before, is too old, or no webhook is set."""
     url = studio.settings.webhook_url
     if not url or end.told or time.time() - end.time > _NEWS_SECONDS:
         return
@@ -74,24 +74,24 @@ def notify(studio: Studio, run: RunDir, row: Run, end: End) -> None:
 
 
 def _send(url: str, body: dict[str, object], run: RunDir, end: End) -> None:
-    said = "told"
+    outcome = "delivered"
     for _ in range(_TRIES):
-        # Only http and https get here: settings are checked when the studio begins.
+        # Only http and https get here: the keeper checks the address at its start.
         request = urllib.request.Request(  # noqa: S310
             url, json.dumps(body).encode(), {"Content-Type": "application/json", "User-Agent": "lora-studio"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
-                said = f"told: {answer.status}"
+            with urllib.request.urlopen(request, timeout=_SECONDS) as response:  # noqa: S310
+                outcome = f"delivered: {response.status}"
             break
         except (OSError, ValueError) as error:
-            said = f"not told: {error}"
-    if said.startswith("not"):
-        _log.info("The webhook could not be told of the end of %s: %s", run.id, said)
+            outcome = f"not delivered: {error}"
+    if outcome.startswith("not"):
+        _log.info("The webhook call for the end of %s failed: %s", run.id, outcome)
     try:
         known = End.read(run)
-        # The run may have gone on meanwhile; its next end is another.
+        # The run may have been resumed meanwhile; its next end is another one.
         if known is not None and known.nonce == end.nonce:
-            replace(known, told=said).write(run)
+            replace(known, told=outcome).write(run)
     except OSError:
-        _log.info("That the webhook was told of the end of %s could not be written down.", run.id)
+        _log.info("The outcome of the webhook call for the end of %s could not be stored.", run.id)

@@ -40,7 +40,7 @@ def kill_at_step(studio: Studio, run: RunDir, number: int) -> None:
             {"end": "exit28", "at": 7},
             "failed",
             "disk",
-            "The disk was so full that its worker could not say so: it ended",
+            "The disk was too full for its worker to record its end: it ended",
         ),
         ({"end": "exit9", "at": 7}, "interrupted", "gone", "exit status 9, after step 7"),
         ({"end": "signal9", "at": 7}, "interrupted", "killed", "SIGKILL) after step 7"),
@@ -55,7 +55,7 @@ def test_ends(home: Settings, fake: dict[str, object], state: str, cause: str, s
         assert (info.state, info.cause) == (state, cause) and said in info.message
         assert info.can_resume == (state != "completed")
         if state == "interrupted":
-            assert "it goes on from the checkpoint of step 5" in info.remedy
+            assert "it continues from the checkpoint of step 5" in info.remedy
         if cause == "memory":
             assert "max_length" in info.remedy and "GiB" in info.remedy
     home.database.unlink()

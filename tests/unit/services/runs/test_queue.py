@@ -74,7 +74,7 @@ def names_to_id(made: dict[str, RunDir], name: str) -> str:
 
 def test_what_cannot_be_moved_is_said(line: tuple[Studio, dict[str, RunDir]]) -> None:
     studio, made = line
-    with pytest.raises(Conflict, match="does not wait: it is running"):
+    with pytest.raises(Conflict, match="is not waiting: it is running"):
         queue.first(studio, made["running"].id)
     with pytest.raises(BadInput, match="before itself"):
         queue.reorder(studio, made["a"].id, made["a"].id)
@@ -85,7 +85,7 @@ def test_start_now_is_granted_by_memory(
 ) -> None:
     studio, made = line
     write_json(made["b"].path / "estimate.json", {"predicted_bytes": 2**50})
-    with pytest.raises(Conflict, match=r"1048\d{3}\.\d GiB of memory are lacking. It stays in the queue"):
+    with pytest.raises(Conflict, match=r"Not enough memory: 1048\d{3}\.\d GiB short\. It stays in the queue"):
         queue.start_now(studio, made["b"].id)
     assert names(studio) == list("abcd")
     queue.start_now(studio, made["c"].id)
@@ -106,7 +106,7 @@ def test_a_dry_run_holds_the_queue(home: Settings) -> None:
 def test_a_killed_run_goes_on_as_the_same_run(home: Settings) -> None:
     with Keeper(home) as studio:
         run = new_run(studio, steps=60, delay=0.002, save=10, end="signal9", at=37)
-        assert wait_for_end(studio, run).resume_hint == "It goes on from the checkpoint of step 30."
+        assert wait_for_end(studio, run).resume_hint == "It continues from the checkpoint of step 30."
         write_json(run.path / "fake.json", {"steps": 60, "save": 10})
         before = runs.points(studio, run.id)
         info = resuming.resume(studio, run.id)
@@ -172,12 +172,12 @@ def test_what_would_not_be_the_same_training_is_refused(home: Settings, tmp_path
             resuming.resume(studio, run.id)
         model = read_json(run.path / "model.json") or {}
         write_json(run.path / "model.json", model | {"fingerprint": {"architecture": "other", "parameters": 1}})
-        with pytest.raises(Conflict, match="not the model it began with"):
+        with pytest.raises(Conflict, match="not the model it started with"):
             resuming.resume(studio, run.id, force=True)
         write_json(run.path / "model.json", model)
         pointer = read_json(run.dataset) or {}
         write_json(run.dataset, pointer | {"sha256": "0" * 64})
-        with pytest.raises(Conflict, match="not those it began with"):
+        with pytest.raises(Conflict, match="not those it started with"):
             resuming.resume(studio, run.id, force=True)
         write_json(run.dataset, pointer)
         folder = home.datasets / pointer["id"]
@@ -346,7 +346,7 @@ def test_the_webhook_is_told_once_of_each_end(home: Settings) -> None:
 
 def test_a_webhook_that_nobody_hears_harms_nothing(home: Settings) -> None:
     run = told(home, "http://127.0.0.1:9/nobody")
-    assert (read_json(run.ended) or {})["told"].startswith("not told")
+    assert (read_json(run.ended) or {})["told"].startswith("not delivered")
     with pytest.raises(BadInput, match="must begin with http"):
         Keeper(Settings(home=home.home, webhook_url="file:///etc/passwd"))
 

@@ -182,11 +182,11 @@ def test_what_is_said_stands_in_about_json_beside_the_rest(several: Studio) -> N
     ("change", "why"),
     [
         ({"name": "   "}, "needs a name"),
-        ({"name": "a" * 81}, "has 81 characters; 80 are the most"),
+        ({"name": "a" * 81}, "has 81 characters; the limit is 80"),
         ({"name": "a\nb"}, "line break or another control character"),
         ({"name": "a\x00b"}, "control character"),
         ({"name": "gpj.\u202etxt"}, "control character"),
-        ({"notes": "a" * 10_001}, "has 10,001 characters; 10,000 are the most"),
+        ({"notes": "a" * 10_001}, "has 10,001 characters; the limit is 10,000"),
         ({"notes": "a\x1b[31mb"}, "has control characters"),
         ({"tags": "ok, <script>alert(1)</script>"}, r"The tag '<script>.*' cannot be used"),
         ({"tags": "a" * 41}, "up to 40 characters"),

@@ -106,7 +106,7 @@ def test_what_works_or_waits_stays(home: Settings) -> None:
         Plan(2, "").write(waits)
         studio.refresh()
         assert runs.get(studio, waits.id).state == "stopped"
-        assert trash.empty(studio).kept == [("waits", "it waits to go on. Cancel that first.")]
+        assert trash.empty(studio).kept == [("waits", "it is waiting to be resumed. Cancel that first.")]
         waits.resume.unlink()
         assert trash.empty(studio).deleted == ["waits"]
         runs.cancel(studio, running.id)
@@ -154,7 +154,7 @@ def test_a_run_that_is_exported_stays_until_that_is_done(two: Studio, monkeypatc
 def test_a_run_that_is_being_asked_stays(two: Studio) -> None:
     two.state(ChatSession).answering = frozenset({"id-one"})
     with two.state(ChatSession).line.join("somebody"):
-        with pytest.raises(Conflict, match="it is being asked"):
+        with pytest.raises(Conflict, match="it is answering"):
             trash.throw(two, "id-one")
         trash.throw(two, "id-two")
         write_json(two.run_dir("id-one").about, {"name": "one", "trashed": 1.0})
