@@ -1,1 +1,1 @@
-"""Curves: downsampled lines, a diagnosis in words, TensorBoard files."""
+"""Curves: downsampled lines, verdicts in words, TensorBoard files."""

@@ -1,4 +1,4 @@
-"""Curves: what a page draws of a run's points, for the window and the width it shows; and all points as CSV."""
+"""Curves of a run: downsampled lines and marks for the window and width of a page, and all points as CSV."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -23,13 +23,13 @@ T = TypeVar("T")
 METRICS = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "step_seconds", "memory", "token_accuracy")
 EVALS = {"eval_loss": "eval_loss", "eval_token_accuracy": "token_accuracy"}
 WIDEST = 2000  # pixels
-# Loss fills the page's width, the others share it: px of a line per px of the page.
+# Width of a figure as a share of the page: loss figures span the page, the others share a row.
 _SHARE = {"loss": 1.0, "eval_loss": 1.0}
 _SMALL = 0.33
 _TOGETHER = 1.1
 _SMOOTH_POINTS = 400
 _FEWEST = 60
-_MOST_NEW = 2000  # new points from which drawing anew is cheaper than adding
+_MOST_NEW = 2000  # with more new points than this, redrawing is cheaper than appending
 _MOST_MARKS = 60  # of a kind
 _MARKS = ("checkpoint", "note", "state", "sample", "resumed")
 _PLURAL = {"checkpoint": "checkpoints", "note": "notes", "sample": "samples",
@@ -39,7 +39,7 @@ _WHOLE = ("seq", "step", "tokens", "memory")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that happened at a step; `count` of the same kind where they stand too close to be told apart."""
+    """An event at a step. count: how many events of this kind are merged into the mark, being too close together."""
 
     x: float
     step: int
@@ -50,24 +50,24 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What is drawn of a run. `again`: the new points cannot be added to what was drawn before; ask for it anew."""
+    """The curves of a run in a window. again: the new points cannot be appended; request the whole window."""
 
     run: str
     cursor: int
     live: bool
     again: bool
     points: int
-    lost: int  # points whose loss is no finite number
-    extent: tuple[float, float]  # of x, over the whole run
+    lost: int  # points whose loss is not finite
+    extent: tuple[float, float]  # lowest and highest x of the whole run
     lines: dict[str, Line]
     marks: list[Mark]
 
 
 @dataclass(frozen=True, slots=True)
 class WindowRequest:
-    """What a page asks for: the axis, the window on it (None: to the end), its width in pixels, the smoothing.
+    """A request for curves: the axis, the window on it (None: to the end), its width in pixels and the smoothing.
 
-    log: the axis is logarithmic, so that what is not above zero has no place on it.
+    log: the x axis is logarithmic; points that are not above zero are left out.
     """
 
     x: AxisName = "step"
@@ -75,12 +75,14 @@ class WindowRequest:
     high: float | None = None
     width: int = 1000
     weight: float = 0.0
-    runs: int = 1  # drawn together: they share what one has alone
+    runs: int = 1  # number of runs drawn together, which share the point budget of one
     log: bool = False
 
     def points(self, line: str) -> tuple[int, int]:
-        """How many points are sent of a line: two a pixel as logged, fewer where many runs' lines lie over each other;
-        and how many smoothed ones."""
+        """The maximum numbers of logged and of smoothed points sent for a line.
+
+        Two logged points per pixel, fewer where the lines of several runs overlap.
+        """
         most = round(2 * self.width * _SHARE.get(line, _SMALL) / max(1.0, self.runs * _TOGETHER))
         return max(_FEWEST, most), max(_FEWEST, min(most, _SMOOTH_POINTS if self.runs < 3 else _SMOOTH_POINTS // 3))
 
@@ -89,19 +91,19 @@ class WindowRequest:
         cls, x: str, low: float | None, high: float | None, width: int, weight: float, runs: int = 1,
         log: bool = False,
     ) -> "WindowRequest":  # fmt: skip
-        """A look from outside; raises BadInput when it makes no sense."""
+        """A request from outside the services; raises BadInput for invalid values."""
         if x not in AXES:
-            raise BadInput(f"The x axis is one of {', '.join(AXES)}, not {x!r}.")
+            raise BadInput(f"The x axis must be one of {', '.join(AXES)}, not {x!r}.")
         if not 0 <= weight < 1:
-            raise BadInput("The smoothing weight is at least 0 and below 1.")
+            raise BadInput("The smoothing weight must be at least 0 and below 1.")
         if any(edge is not None and not math.isfinite(edge) for edge in (low, high)):
-            raise BadInput("The edges of a window are finite numbers.")
+            raise BadInput("The edges of a window must be finite numbers.")
         return cls(x, low, high, max(50, min(width, WIDEST)), weight, runs, log)
 
 
 def _tables(studio: Studio, run_id: str) -> tuple[Table, Table, int, int]:
-    """Metric points, evaluation points, the cursor behind them, and the seq of the newest resume."""
-    # Read before the points: all points up to here are in, and with those beyond it the marks that came before them.
+    """Metric points, evaluation points, the cursor after them, and the seq of the newest resume."""
+    # Read before the points, so that no point or mark up to this seq is missed by the cursor.
     known = rows.last_seq(studio.database, run_id)
     metrics, evals, cursor, restarted = _shelf(studio).tables(run_id)
     return metrics, evals, max(known, cursor), restarted
@@ -112,7 +114,7 @@ def _shelf(studio: Studio) -> ColumnCache:
 
 
 def _sound(studio: Studio, run_id: str, ask: Callable[[], T]) -> T:
-    """What `ask` says; when a file of points turns out to be damaged, it is built again first."""
+    """The result of `ask`; if a file of points is damaged, it is rebuilt and `ask` repeated."""
     try:
         return ask()
     except Damaged:
@@ -121,7 +123,7 @@ def _sound(studio: Studio, run_id: str, ask: Callable[[], T]) -> T:
 
 
 def window(studio: Studio, run_id: str, look: WindowRequest) -> Window:
-    """A run's curves in a window: every extreme that can be seen there, and the marks."""
+    """A run's curves in a window, with every extreme visible there, and its marks."""
     info = runs.get(studio, run_id)
     return _sound(studio, info.id, lambda: _window(studio, info, look))
 
@@ -131,38 +133,38 @@ def _window(studio: Studio, info: runs.RunInfo, look: WindowRequest) -> Window:
     axis = Axis(look.x, metrics, info.started)
     xs, eval_xs = axis.of(metrics), axis.of(evals)
     edges = _edges(look)
-    found = {name: line(metrics, name, xs, edges, look.weight, look.points(name), look.log) for name in METRICS}
-    found |= {
+    lines = {name: line(metrics, name, xs, edges, look.weight, look.points(name), look.log) for name in METRICS}
+    lines |= {
         name: line(evals, column, eval_xs, edges, look.weight, look.points(name), look.log)
         for name, column in EVALS.items()
     }
     marks = _grouped([mark for mark in _marks(studio, info.id, axis, (0, cursor)) if edges[0] <= mark.x <= edges[1]])
     marks += _eval_marks(evals, eval_xs, (eval_xs.search(edges[0], False), eval_xs.search(edges[1], True)))
     tables = ((xs, metrics), (eval_xs, evals))
-    ends = [where.take(np.array([0, len(table) - 1])) for where, table in tables if len(table)]
-    extent = (float(np.min(ends)), float(np.max(ends))) if ends else (0.0, 0.0)
+    outer = [where.take(np.array([0, len(table) - 1])) for where, table in tables if len(table)]
+    extent = (float(np.min(outer)), float(np.max(outer))) if outer else (0.0, 0.0)
     lost = len(metrics) - _finite(metrics, "loss")
-    return Window(info.id, cursor, not info.final, False, len(metrics), lost, extent, found, _in_order(marks))
+    return Window(info.id, cursor, not info.final, False, len(metrics), lost, extent, lines, _in_order(marks))
 
 
 def _finite(table: Table, name: str) -> int:
-    told = table.extremes(name)
-    return int(np.isfinite(table[name]).sum()) if told is None else told.finite
+    extremes = table.extremes(name)
+    return int(np.isfinite(table[name]).sum()) if extremes is None else extremes.finite
 
 
 def news(studio: Studio, run_id: str, x: AxisName, after: int) -> Window:
-    """What came after the cursor `after`, point by point."""
+    """All points and marks after the cursor `after`, not downsampled."""
     return news_of(studio, runs.get(studio, run_id), x, after)
 
 
 def news_of(studio: Studio, info: runs.RunInfo, x: AxisName, after: int) -> Window:
-    """As `news`, of a run that is at hand."""
+    """Same as `news`, for a run already loaded."""
     return _sound(studio, info.id, lambda: _news(studio, info, x, after))
 
 
 def _news(studio: Studio, info: runs.RunInfo, x: AxisName, after: int) -> Window:
     metrics, evals, cursor, restarted = _tables(studio, info.id)
-    new = [_behind(table, after) for table in (metrics, evals)]
+    new = [_first_after(table, after) for table in (metrics, evals)]
     again = restarted > after or max(len(metrics) - new[0], len(evals) - new[1]) > _MOST_NEW
     lines: dict[str, Line] = {}
     marks: list[Mark] = []
@@ -183,20 +185,20 @@ def _edges(look: WindowRequest) -> tuple[float, float]:
 def _raw(table: Table, name: str, places: Places, first: int) -> Line:
     values = table.part(name, first, len(table))
     finite = np.isfinite(values)
-    none = np.empty(0)
-    return Line(places.part(first, len(table))[finite], values[finite], none, none, 0.0, 0)
+    empty = np.empty(0)
+    return Line(places.part(first, len(table))[finite], values[finite], empty, empty, 0.0, 0)
 
 
-def _behind(table: Table, cursor: int) -> int:
-    """The first row behind a cursor."""
-    told = table.extremes("seq")
-    if told is not None and told.rises:
-        return int(below(table, "seq", told, np.array([float(cursor)]), True)[0])
+def _first_after(table: Table, cursor: int) -> int:
+    """The first row after a cursor."""
+    extremes = table.extremes("seq")
+    if extremes is not None and extremes.rises:
+        return int(below(table, "seq", extremes, np.array([float(cursor)]), True)[0])
     return int(np.searchsorted(table["seq"], cursor, side="right"))
 
 
 def _marks(studio: Studio, run_id: str, axis: Axis, seqs: tuple[int, int]) -> list[Mark]:
-    """What happened on the way behind the first seq and up to the second, but for evaluations."""
+    """Marks of the events after the first seq and up to the second, without evaluations."""
     marks = []
     after, last = seqs
     for event in rows.events_after(studio.database, run_id, after, _MARKS):
@@ -209,47 +211,47 @@ def _marks(studio: Studio, run_id: str, axis: Axis, seqs: tuple[int, int]) -> li
 
 
 def _eval_marks(evals: Table, places: Places, window: tuple[int, int]) -> list[Mark]:
-    """A mark an evaluation of the rows in sight, or where there are more than sixty, one of several neighbours."""
+    """One mark per evaluation in the visible rows; with more than sixty, neighbours are merged."""
     first, last = window
     if last <= first:
         return []
     size = max(1, math.ceil((last - first) / _MOST_MARKS))
-    begins = np.arange(first, last, size)
-    ends = np.minimum(begins + size, last) - 1
-    steps, until, losses = evals.take("step", begins), evals.take("step", ends), evals.take("eval_loss", begins)
-    found = []
-    for row, x in enumerate(places.take(begins).tolist()):
-        step, count, loss = int(steps[row]), int(ends[row] - begins[row]) + 1, float(losses[row])
+    starts = np.arange(first, last, size)
+    ends = np.minimum(starts + size, last) - 1
+    steps, last_steps, losses = evals.take("step", starts), evals.take("step", ends), evals.take("eval_loss", starts)
+    marks = []
+    for row, x in enumerate(places.take(starts).tolist()):
+        step, count, loss = int(steps[row]), int(ends[row] - starts[row]) + 1, float(losses[row])
         if count > 1:
-            text = f"{count} evaluations, steps {step:,} to {int(until[row]):,}"
+            text = f"{count} evaluations, steps {step:,} to {int(last_steps[row]):,}"
         else:
             text = f"evaluation loss {loss:.4f}" if math.isfinite(loss) else "evaluation without a finite loss"
-        found.append(Mark(x, step, "eval", text, count))
-    return found
+        marks.append(Mark(x, step, "eval", text, count))
+    return marks
 
 
 def _text(studio: Studio, kind: str, step: int, payload: dict[str, Any]) -> str:
-    told = str(payload.get("text") or payload.get("message") or "").strip()
-    if told:
-        return access.for_reader(studio, told)[:300]  # before it is cut: half a folder would stay
+    text = str(payload.get("text") or payload.get("message") or "").strip()
+    if text:
+        return access.for_reader(studio, text)[:300]  # before truncation, which could leave half of a path
     words = {"checkpoint": "checkpoint saved", "sample": "sample answers", "stopping": "asked to stop"}
     return words.get(kind) or (f"resumed from step {step}" if kind == "resumed" else kind)
 
 
 def _grouped(marks: list[Mark]) -> list[Mark]:
-    """At most sixty of a kind: where there are more, neighbours become one mark that says how many they are."""
-    found: list[Mark] = []
+    """At most sixty marks of a kind: with more, neighbours are merged into one mark with their count."""
+    grouped: list[Mark] = []
     for kind in dict.fromkeys(mark.kind for mark in marks):
-        alike = [mark for mark in marks if mark.kind == kind]
-        size = math.ceil(len(alike) / _MOST_MARKS)
-        for start in range(0, len(alike), size):
-            group = alike[start : start + size]
+        same_kind = [mark for mark in marks if mark.kind == kind]
+        size = math.ceil(len(same_kind) / _MOST_MARKS)
+        for start in range(0, len(same_kind), size):
+            group = same_kind[start : start + size]
             first, last = group[0], group[-1]
             if len(group) > 1:
                 text = f"{len(group)} {_PLURAL[kind]}, steps {first.step:,} to {last.step:,}"
                 first = Mark(first.x, first.step, kind, text, len(group))
-            found.append(first)
-    return found
+            grouped.append(first)
+    return grouped
 
 
 def _in_order(marks: list[Mark]) -> list[Mark]:
@@ -257,7 +259,7 @@ def _in_order(marks: list[Mark]) -> list[Mark]:
 
 
 def verdict(studio: Studio, run_id: str) -> Verdict:
-    """What a run's curves say, in plain words: see diagnosis.py."""
+    """The verdict on a run's curves: see diagnosis.py."""
     info = runs.get(studio, run_id)
     return _sound(studio, info.id, lambda: _verdict(studio, info))
 
@@ -275,23 +277,23 @@ def _verdict(studio: Studio, info: runs.RunInfo) -> Verdict:
 
 
 def csv(studio: Studio, run_id: str) -> Iterator[str]:
-    """All points of a run as lines of CSV, exactly as logged; an empty cell where there is no value."""
+    """All points of a run as CSV lines, exactly as logged; cells without a value are empty."""
     kinds, columns = everything(studio, run_id)
 
     def lines() -> Iterator[str]:
         yield ",".join(("kind", *COLUMNS)) + "\r\n"
         order = np.argsort(columns[0], kind="stable")
         for start in range(0, len(order), 2000):
-            some = order[start : start + 2000]
-            cells = [kinds[some].tolist()]
-            cells += [_cells(name, column[some]) for name, column in zip(COLUMNS, columns, strict=True)]
+            chunk = order[start : start + 2000]
+            cells = [kinds[chunk].tolist()]
+            cells += [_cells(name, column[chunk]) for name, column in zip(COLUMNS, columns, strict=True)]
             yield "".join(",".join(row) + "\r\n" for row in zip(*cells, strict=True))
 
     return lines()
 
 
 def everything(studio: Studio, run_id: str) -> tuple[NDArray[np.str_], list[Array]]:
-    """All points of a run: whether each is a "metric" or an "eval", and its COLUMNS, nan where there is no value."""
+    """All points of a run: the kind of each ("metric" or "eval"), and its COLUMNS, nan where there is no value."""
     info = runs.get(studio, run_id)
     return _sound(studio, info.id, lambda: _everything(studio, info.id))
 

@@ -1,7 +1,4 @@
-"""Few points that look like many: extremes of each stretch for lines as logged, a moving average for smoothed ones.
-
-Pure functions over arrays.
-"""
+"""Min/max downsampling and exponential smoothing. Pure functions over arrays."""
 
 import math
 from collections.abc import Callable
@@ -11,14 +8,14 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
-_NOTHING = 37.0  # -ln of the weight below which a point adds nothing to a float64
+_NOTHING = 37.0  # -ln of the weight below which a point no longer changes a float64
 
 
 def downsample(x: Array, y: Array, most: int) -> tuple[Array, Array]:
-    """At most about `most` of the points, x never falling; those whose value is not finite are left out.
+    """Downsample to about `most` points; x must not decrease. Points with a non-finite value are dropped.
 
-    The window is cut into most/2 stretches of equal length along x, and of each the lowest and the highest point stay,
-    with the first and the last of all.
+    The window is cut into most/2 stretches of equal length along x; the lowest and the highest point of each are kept,
+    and the first and the last of all.
     """
     finite = np.isfinite(y)
     if not finite.all():
@@ -31,10 +28,10 @@ def downsample(x: Array, y: Array, most: int) -> tuple[Array, Array]:
 
 
 def stretches(places: Array, low: Array, high: Array, most: int) -> tuple[Index, Index]:
-    """Of groups of rows with their extremes: the groups that hold the lowest and the highest value of each stretch.
+    """The groups of rows that contain the lowest and the highest value of each stretch, given the groups' extremes.
 
-    `places`: where each group begins on the x axis, never falling. The window is cut into most/2 stretches of equal
-    length along x; a group belongs to the stretch in which it begins. A group may be a single row.
+    places: x at which each group begins, non-decreasing. The window is cut into most/2 stretches of equal length along
+    x; a group belongs to the stretch in which it begins. A group may be a single row.
     """
     edges = np.linspace(places[0], places[-1], most // 2 + 1)[:-1]
     starts = np.unique(np.append(0, np.searchsorted(places, edges)))
@@ -47,7 +44,7 @@ def stretches(places: Array, low: Array, high: Array, most: int) -> tuple[Index,
 
 
 def _first_of(values: Array, best: Array, starts: Index, sizes: Index) -> Index:
-    """Of each stretch where its best value comes first."""
+    """The index at which each stretch first reaches its best value."""
     equal = np.flatnonzero(values == np.repeat(best, sizes))
     stretch = np.searchsorted(starts, equal, side="right")
     begins: Index = equal[np.append(True, stretch[1:] > stretch[:-1])]
@@ -58,16 +55,16 @@ def smoothed(values: Array, weight: float, first: int, most: int, before: int = 
     """The exponential moving average of finite `values` at up to `most` indices from `first` on, and its state.
 
     s_t = w·s_{t-1} + (1-w)·v_t with s_0 = 0, shown as s_t / (1 - w^t): the bias correction of Adam (Kingma and Ba,
-    2015, section 3), as TensorBoard does it. Every value counts, at whichever indices the average is asked for. The
-    state is the last s_t, with which whoever gets the next values goes on. before: how many values came before these
-    and are too far back to count.
+    2015, section 3), as in TensorBoard. Every value counts, whichever indices are returned. The state is the last s_t,
+    from which the caller can continue with further values. before: the number of earlier values that are too far back
+    to count.
     """
     count = len(values) - first
     if count <= 0 or not 0 < weight < 1:
         return np.empty(0, np.intp), np.empty(0), 0.0
     gap = math.ceil(count / most)
     blocks = math.ceil(count / gap)
-    start = len(values) - blocks * gap  # may lie before the first value: nothing adds nothing
+    start = len(values) - blocks * gap  # may be before the first value: zero padding adds nothing
     stretch = values[max(0, start) :]
     if start < 0:
         stretch = np.concatenate((np.zeros(-start), stretch))
@@ -90,9 +87,9 @@ def smoothed_of(
     window: tuple[int, int],
     most: int,
 ) -> tuple[Index, Array, float]:
-    """`smoothed` of a long column of finite values in the rows of a window, of which only those that count are read.
+    """`smoothed` for the rows of a window of a long column of finite values; reads only the values that count.
 
-    windows: of rising rows the values of so many rows up to each; part: values of a stretch of rows.
+    windows(rows, n): for increasing rows, the values of the n rows up to each. part(first, last): values of a range.
     """  # fmt: skip
     first, last = window
     count = last - first
@@ -109,7 +106,7 @@ def smoothed_of(
 
 
 def _reach(weight: float) -> int:
-    """How many values back one still counts."""
+    """The number of previous values that still count."""
     return math.ceil(_NOTHING / -math.log(weight))
 
 

@@ -247,7 +247,7 @@ def test_accounts_are_kept_as_hashes_for_their_person_only(settings: Settings) -
     path = settings.home / "accounts.json"
     assert path.stat().st_mode & 0o777 == 0o600
     assert "horse" not in path.read_text() and "$argon2id$" in path.read_text()
-    for name, password, said in (("ann", "long enough here", "already"), ("x/y", "long enough here", "no name"),
+    for name, password, said in (("ann", "long enough here", "already"), ("x/y", "long enough here", "not a valid"),
                                  ("cy", "short", "10 to 256")):  # fmt: skip
         with pytest.raises(BadInput, match=said):
             accounts.add(settings, name, password)
