@@ -1,1 +1,1 @@
-"""The machine and its visitors: usage, doctor, admin, takeout, expiry."""
+"""The machine and its visitors: usage, doctor, admin, takeout and expiry."""

@@ -1,7 +1,7 @@
-"""For the admin of a studio that others reach: who uses what, and what of theirs is stopped or cleared away.
+"""Administration of a shared studio: what each visitor uses, and stopping or deleting it.
 
-An admin is told how much there is of which kind, never what it is called. What this does not do: end or delete anything
-by itself; each noun does, in the visitor's name, by the same doors as for its owner and with their reasons to refuse.
+An admin sees how much there is of each kind, never its names. This module stops or deletes nothing itself: it calls the
+services as the visitor, with the same checks and refusals as for the owner.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from studio.services.runs import disk_usage, runs, trash
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What one visitor uses. key: how the admin names them; nothing that they own is told."""
+    """Usage of one visitor. key: the visitor's identifier for the admin; it reveals nothing that they own."""
 
     key: str
     name: str
@@ -38,7 +38,7 @@ class Use:
 
 @dataclass(slots=True)
 class Sum:
-    """How many of each kind were stopped or cleared away, or would be, and their bytes; kept: how many were not."""
+    """Counts by kind of what was, or would be, stopped or deleted, with their bytes; kept: counts of what was not."""
 
     name: str
     counts: Counter[str] = field(default_factory=Counter)
@@ -48,7 +48,7 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class _Thing:
-    """One thing of a visitor's, or `count` in one. over: nothing is at work on it, or needs it."""
+    """One item of a visitor, or a file with `count` items. over: nothing works on it or needs it."""
 
     kind: str
     id: str
@@ -64,75 +64,75 @@ class _Thing:
 
 
 def everyone(studio: Studio) -> list[Use]:
-    """Who uses what, whoever was here last first; for an admin alone."""
+    """Usage of each visitor, most recently seen first; for admins only."""
     _only_admins(studio)
     return [
-        Use(_key(told["owner"]), str(told.get("name") or ""), str(told.get("kind")), float(told.get("seen", 0)),
-            quotas.used(studio, str(told["owner"])))
-        for told in quotas.noted(studio)
+        Use(_key(record["owner"]), str(record.get("name") or ""), str(record.get("kind")),
+            float(record.get("seen", 0)), quotas.used(studio, str(record["owner"])))
+        for record in quotas.noted(studio)
     ]  # fmt: skip
 
 
 def stop(studio: Studio, key: str) -> Sum:
-    """End all of a visitor's that is at work or waits: runs, exports, evaluations, combinations, questions."""
-    whose = _named(studio, key)
-    with acting(whose):
-        found = Sum(whose.name)
+    """Stop everything of a visitor that works or waits: runs, exports, evaluations, combinations, questions."""
+    visitor = _named(studio, key)
+    with acting(visitor):
+        result = Sum(visitor.name)
         for thing in _things(studio):
             if not thing.over and thing.cancel is not None:
                 with contextlib.suppress(Conflict, NotFound):  # it ended meanwhile
                     thing.cancel(studio, thing.id)
-                    found.counts[thing.kind] += thing.count
+                    result.counts[thing.kind] += thing.count
         if questions := chat.stop_all(studio):
-            found.counts["question"] = questions
-        return found
+            result.counts["question"] = questions
+        return result
 
 
 def would_clear(studio: Studio, key: str) -> Sum:
-    """What `clear` would delete now, and what it would leave."""
-    whose = _named(studio, key)
-    with acting(whose):
-        found = Sum(whose.name)
+    """Preview of `clear`: what it would delete now, and what it would keep."""
+    visitor = _named(studio, key)
+    with acting(visitor):
+        result = Sum(visitor.name)
         for thing in _things(studio):
             if thing.over:
-                found.counts[thing.kind] += thing.count
-                found.bytes += thing.size
+                result.counts[thing.kind] += thing.count
+                result.bytes += thing.size
             else:
-                found.kept[thing.kind] += thing.count
-        return found
+                result.kept[thing.kind] += thing.count
+        return result
 
 
 def clear(studio: Studio, key: str) -> Sum:
-    """Delete for good all of a visitor's that is over and that nothing needs which stays."""
-    whose = _named(studio, key)
-    with acting(whose):
-        return _clear(studio, whose.name)
+    """Permanently delete everything of a visitor that is over and not needed by anything that is kept."""
+    visitor = _named(studio, key)
+    with acting(visitor):
+        return _clear(studio, visitor.name)
 
 
 @quotas.in_turn
 def _clear(studio: Studio, name: str) -> Sum:
-    """In turn, so that nothing begins meanwhile with what goes."""
-    found = Sum(name)
+    """Serialised with quota checks, so that nothing starts to use what is being deleted."""
+    result = Sum(name)
     for thing in _things(studio):
         size = thing.size
         if thing.over:
             with contextlib.suppress(Conflict, NotFound):
                 thing.delete(studio, thing.id)
-                found.counts[thing.kind] += thing.count
-                found.bytes += size
+                result.counts[thing.kind] += thing.count
+                result.bytes += size
                 continue
-        found.kept[thing.kind] += thing.count
+        result.kept[thing.kind] += thing.count
     quotas.count_again(studio)
-    return found
+    return result
 
 
 def _things(studio: Studio) -> Iterator[_Thing]:
-    """All that the asker owns, in the order in which it can go: what was made of something before that."""
-    settings, going = studio.settings, set[Path]()
-    for one in evaluations.list_evaluations(studio):
-        path = settings.evaluations / one.id
-        going |= {path} if one.final else set()
-        yield _Thing("evaluation", one.id, path, one.final, evaluations.delete, evaluations.cancel)
+    """Everything the current visitor owns, in deletion order: results before what they were made from."""
+    settings, deletable = studio.settings, set[Path]()
+    for evaluation in evaluations.list_evaluations(studio):
+        path = settings.evaluations / evaluation.id
+        deletable |= {path} if evaluation.final else set()
+        yield _Thing("evaluation", evaluation.id, path, evaluation.final, evaluations.delete, evaluations.cancel)
     for export in exports.list_exports(studio):
         over, path = export.state in FINAL, settings.exports / export.id
         yield _Thing("export", export.id, path, over, exports.delete, exports.cancel)
@@ -143,20 +143,20 @@ def _things(studio: Studio) -> Iterator[_Thing]:
         yield _Thing("vote", path.name, path, True, votes.delete, count=lines)
     for run in [*runs.list_runs(studio), *trash.contents(studio)]:
         path = settings.runs / run.id
-        going |= {path} if run.final else set()
+        deletable |= {path} if run.final else set()
         yield _Thing("run", run.id, path, run.final, _throw_away, runs.cancel)
-    for made in adapters.list_adapters(studio):
-        over, path = made.state in FINAL and not _read(studio, made.id), settings.adapters / made.id
-        going |= {path} if over else set()
-        cancel = None if made.state in FINAL else adapters.cancel
-        yield _Thing("adapter", made.id, path, over, adapters.remove, cancel)
-    for kept in prompt_sets.list_sets(studio):
-        if kept.id != prompt_sets.GENERAL:
-            yield _Thing("prompt set", kept.id, settings.prompts / kept.id, True, prompt_sets.delete)
+    for adapter in adapters.list_adapters(studio):
+        over, path = adapter.state in FINAL and not _in_use(studio, adapter.id), settings.adapters / adapter.id
+        deletable |= {path} if over else set()
+        cancel = None if adapter.state in FINAL else adapters.cancel
+        yield _Thing("adapter", adapter.id, path, over, adapters.remove, cancel)
+    for prompt_set in prompt_sets.list_sets(studio):
+        if prompt_set.id != prompt_sets.GENERAL:
+            yield _Thing("prompt set", prompt_set.id, settings.prompts / prompt_set.id, True, prompt_sets.delete)
     users = datasets.users(studio)
     for info in datasets.list_datasets(studio):
         if datasets.owner_of(studio, info.id) == studio.owner:
-            over = users.get(info.id, set()) <= going
+            over = users.get(info.id, set()) <= deletable
             yield _Thing("dataset", info.id, settings.datasets / info.id, over, datasets.delete)
 
 
@@ -166,24 +166,24 @@ def _throw_away(studio: Studio, run_id: str) -> None:
         raise Conflict("It is in use.")
 
 
-def _read(studio: Studio, adapter_id: str) -> bool:
-    """Whether something is being made of an adapter of the store."""
-    at_work = [one.state for one in exports.list_exports(studio, adapter_id)]
-    at_work += [one.state for one in evaluations.list_evaluations(studio, adapter_id)]
-    at_work += [
-        one.state
-        for one in adapters.list_adapters(studio)
-        if adapter_id in {parent.get("id") for parent in one.origin.get("parents", [])}
+def _in_use(studio: Studio, adapter_id: str) -> bool:
+    """Whether an export, evaluation or combination of a stored adapter is in progress."""
+    states = [export.state for export in exports.list_exports(studio, adapter_id)]
+    states += [evaluation.state for evaluation in evaluations.list_evaluations(studio, adapter_id)]
+    states += [
+        adapter.state
+        for adapter in adapters.list_adapters(studio)
+        if adapter_id in {parent.get("id") for parent in adapter.origin.get("parents", [])}
     ]
-    return any(state not in FINAL for state in at_work)
+    return any(state not in FINAL for state in states)
 
 
 def _named(studio: Studio, key: str) -> Visitor:
     _only_admins(studio)
-    found = next((told for told in quotas.noted(studio) if _key(str(told["owner"])) == key), None)
-    if found is None:
+    record = next((record for record in quotas.noted(studio) if _key(str(record["owner"])) == key), None)
+    if record is None:
         raise NotFound("There is no such visitor any more.")
-    return Visitor(str(found["owner"]), str(found.get("name") or ""), found.get("kind", "account"))
+    return Visitor(str(record["owner"]), str(record.get("name") or ""), record.get("kind", "account"))
 
 
 def _only_admins(studio: Studio) -> None:
@@ -192,5 +192,5 @@ def _only_admins(studio: Studio) -> None:
 
 
 def _key(owner: str) -> str:
-    """An owner without their secret: the number of an anonymous one is what their cookie says."""
+    """A hash of the owner: the id of an anonymous owner is the secret in their cookie."""
     return hashlib.sha256(owner.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Is everything there that training needs? For `studio doctor` and bug reports."""
+"""Check that everything needed for training is there. For `studio doctor` and bug reports."""
 
 import importlib.metadata
 import platform
@@ -18,7 +18,7 @@ _LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     ok: bool
@@ -26,20 +26,20 @@ class Finding:
 
 
 def examine(studio: Studio) -> list[Finding]:
-    """Look at Python, libraries, device, memory, disk and models."""
+    """Check Python, libraries, device, memory, disk and models."""
     now = machine.look(studio)
-    found = [
+    findings = [
         Finding("studio", True, f"{__version__}, home {studio.settings.home}"),
         Finding("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}"),
     ]
     for name in _LIBRARIES:
         try:
-            found.append(Finding(name, True, importlib.metadata.version(name)))
+            findings.append(Finding(name, True, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
-            found.append(Finding(name, False, "is not installed: run pip install lora-studio again"))
+            findings.append(Finding(name, False, "is not installed: run pip install lora-studio again"))
     gib = 2**30
     speed = "" if now.bf16_fast else "; no bfloat16 arithmetic: the fast path multiplies in float32 instead"
-    found += [
+    findings += [
         Finding("device", True, f"{now.device}{speed}"),
         Finding(
             "memory",
@@ -47,7 +47,7 @@ def examine(studio: Studio) -> list[Finding]:
             f"{(now.memory_total - now.memory_used) / gib:.1f} of {now.memory_total / gib:.1f} GiB free",
         ),
         Finding("allocator", True, f"{allocator()[0]} (on Linux libtcmalloc-minimal4 is the fastest for a CPU)"),
-        Finding("compiler", True, compiling.found() or "none, and steps on a CPU take longer: install g++"),
+        Finding("compiler", True, compiling.found() or "none, which makes steps on a CPU slower: install g++"),
         Finding("disk", now.disk_free >= 2 * gib, f"{now.disk_free / gib:.1f} GiB free for {studio.settings.home}"),
         Finding(
             "pip", shutil.which("pip") is not None or _has_pip(), "needed once, to fetch the sample model from PyPI"
@@ -55,8 +55,8 @@ def examine(studio: Studio) -> list[Finding]:
         Finding("keeper", True, "this command" if studio.keeping else "a running studio"),
     ]
     ready = [item.id for item in models.list_models(studio)]
-    found.append(Finding("models", bool(ready), ", ".join(ready) or f"none yet: studio models add {models.SAMPLE}"))
-    return found
+    findings.append(Finding("models", bool(ready), ", ".join(ready) or f"none yet: studio models add {models.SAMPLE}"))
+    return findings
 
 
 def _has_pip() -> bool:

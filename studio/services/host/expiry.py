@@ -1,7 +1,7 @@
-"""What strangers left in a shared studio goes, once the cookie that it belonged to cannot be valid any more.
+"""Expiry in a shared studio: delete the data of anonymous visitors whose cookie can no longer be valid.
 
-An anonymous visitor's cookie is good for seven days from its first, so nobody can ask for anything of theirs that is
-older. What does not do: touch what an account owns, or a run that is not over.
+An anonymous visitor's cookie is valid for seven days from its creation, so their older data can no longer be reached.
+Data of accounts, and runs that are not over, are never deleted.
 """
 
 import time
@@ -19,7 +19,7 @@ _SECONDS = 8 * 86_400.0
 
 
 def sweep(studio: Studio, now: float | None = None) -> int:
-    """Delete what anonymous visitors made more than eight days ago; returns how many things went."""
+    """Delete what anonymous visitors created more than eight days ago; returns the number of items deleted."""
     before = (time.time() if now is None else now) - _SECONDS
     unfinished = {row.id for row in rows.unfinished(studio.database)}
     count = 0
@@ -40,7 +40,7 @@ def sweep(studio: Studio, now: float | None = None) -> int:
 
 def _old(studio: Studio, before: float) -> Iterator[Path]:
     settings = studio.settings
-    for root, told in (
+    for root, owner_file in (
         (settings.exports, "export.json"),
         (settings.evaluations, ORDER),
         (settings.prompts, "set.json"),
@@ -48,7 +48,7 @@ def _old(studio: Studio, before: float) -> Iterator[Path]:
         (settings.runs, "about.json"),
         (settings.datasets, "provenance.json"),
     ):
-        yield from (folder for folder in root.iterdir() if _is_old(folder / told, before, folder.name))
+        yield from (folder for folder in root.iterdir() if _is_old(folder / owner_file, before, folder.name))
     votes = settings.home / "votes"
     if votes.is_dir():
         yield from (path.parent for path in votes.glob("*/owner.json") if _is_old(path, before, path.parent.name))
@@ -59,8 +59,8 @@ def _old(studio: Studio, before: float) -> Iterator[Path]:
 
 
 def _is_old(path: Path, before: float, name: str) -> bool:
-    """Whether a file says that its thing is an anonymous visitor's, and was written so long ago."""
+    """Whether this file names an anonymous owner and was last written before the given time."""
     if name.startswith("."):
         return False
-    told = read_json(path) or {}
-    return str(told.get("owner", "")).startswith(ANONYMOUS) and path.stat().st_mtime < before
+    record = read_json(path) or {}
+    return str(record.get("owner", "")).startswith(ANONYMOUS) and path.stat().st_mtime < before

@@ -1,4 +1,4 @@
-"""What this machine can do."""
+"""Device, memory, disk and processor of this machine."""
 
 import time
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from studio.services.core.studio import Studio
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine at one moment; bytes. The device is what trains: the GPU if there is one, else the processor."""
+    """The machine at one moment; sizes in bytes. The device is the GPU if there is one, else the processor."""
 
     device: str
     device_kind: Literal["cpu", "cuda"]
@@ -27,36 +27,39 @@ class Machine:
 
     @property
     def processor(self) -> Processor:
-        """What the fast path finds."""
+        """The processor as the fast path sees it."""
         threads = self.cores if self.compiles else 0
         return Processor(self.bf16_fast, threads, self.memory_total, processor.lays_out())
 
 
 @dataclass(slots=True)
 class _Seen:
-    """The machine at the last look, and when that was (time.monotonic)."""
+    """The last reading of the machine, and when it was taken (time.monotonic)."""
 
     last: tuple[float, Machine] | None = None
 
 
 def lately(studio: Studio, seconds: float) -> Machine:
-    """The machine as it was at most so long ago: several pages ask again and again."""
-    seen = studio.state(_Seen)
-    last = seen.last
+    """The machine as read at most `seconds` ago: cached because several pages poll it."""
+    cached = studio.state(_Seen)
+    last = cached.last
     if last is None or time.monotonic() - last[0] > seconds:
-        last = seen.last = time.monotonic(), look(studio)
+        last = cached.last = time.monotonic(), look(studio)
     return last[1]
 
 
 def answers_in(now: Machine, dtype: str, parameters: int) -> str:
-    """The type to answer in what is held in `dtype`: on a processor without bfloat16 arithmetic float32, which there is
-    several times as quick, unless the weights would then take more than a quarter of the memory."""
+    """The dtype for inference with weights stored in `dtype`.
+
+    On a processor without bfloat16 arithmetic this is float32, several times as fast there, unless the weights would
+    then take more than a quarter of the memory.
+    """
     room = 4 * parameters <= now.memory_total // 4
     return "float32" if dtype == "bfloat16" and not now.bf16_fast and room else dtype
 
 
 def look(studio: Studio) -> Machine:
-    """Look at the machine now."""
+    """Read the state of the machine now."""
     facts = machine_facts.look(studio.settings.home)
     gpu = facts.gpu
     plural = "core" if facts.cores == 1 else "cores"

@@ -1,7 +1,7 @@
-"""This machine over the last hour, and whose memory it is.
+"""Usage of this machine over the last hour, and which processes hold its memory.
 
-The keeper looks every five seconds; what it saw is kept for an hour and forgotten when the studio ends. Whose memory it
-is, is found out only when someone asks, at most every four seconds.
+The keeper samples it every five seconds; samples are kept for an hour, in memory only. The holders of memory are
+determined only on request, at most every four seconds.
 """
 
 import threading
@@ -30,7 +30,7 @@ OTHERS_TRAINING = "another user's training"
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Someone who holds memory; bytes. run: the id of a trainer's run, if it is the visitor's own."""
+    """A holder of memory; sizes in bytes. run: the id of a trainer's run, if it is the visitor's own."""
 
     kind: Kind
     name: str
@@ -41,7 +41,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Samples in order of time, and who holds the memory now, the largest first."""
+    """Samples in order of time, and the current holders of memory, largest first."""
 
     samples: list[Sample]
     holders: list[Holder]
@@ -55,25 +55,25 @@ class _Ring:
     due: float = 0.0
 
     def forget_old(self) -> None:
-        """Only who looked a moment ago is remembered."""
+        """Drop cached holders that are out of date."""
         since = time.monotonic() - _FRESH
-        self.holders = {owner: told for owner, told in self.holders.items() if told[0] > since}
+        self.holders = {owner: entry for owner, entry in self.holders.items() if entry[0] > since}
 
 
 def sample_if_due(studio: Studio) -> None:
-    """For the keeper: look at the machine when five seconds have passed since the last look."""
+    """For the keeper: sample the machine if five seconds have passed since the last sample."""
     ring = studio.state(_Ring)
     moment = time.monotonic()
     if moment >= ring.due:
         first = not ring.due
         ring.due = moment + EVERY
-        taken = facts.sample(studio.settings.home)
-        if not first:  # the processor's share is counted from look to look: the first has none
-            ring.samples.append(taken)
+        sample = facts.sample(studio.settings.home)
+        if not first:  # processor load is measured between two samples, so the first has none
+            ring.samples.append(sample)
 
 
 def look(studio: Studio, after: float = 0.0) -> Usage:
-    """What the keeper saw in the last hour after a moment, and who holds the memory now."""
+    """The keeper's samples of the last hour later than `after`, and the current holders of memory."""
     ring = studio.state(_Ring)
     since = max(after, time.time() - HOUR)
     with ring.lock:
@@ -82,18 +82,18 @@ def look(studio: Studio, after: float = 0.0) -> Usage:
             holders = _holders(studio)
             ring.forget_old()
             ring.holders[studio.owner] = time.monotonic(), holders
-    return Usage([one for one in list(ring.samples) if one.time > since], holders)
+    return Usage([sample for sample in list(ring.samples) if sample.time > since], holders)
 
 
 def now(studio: Studio, seconds: float = 0.5) -> Usage:
-    """The machine at this moment, for a command: the processor over the next half second."""
+    """The machine now, for a command; the processor load is measured over the next `seconds`."""
     facts.sample(studio.settings.home)
     time.sleep(seconds)
     return Usage([facts.sample(studio.settings.home)], _holders(studio))
 
 
 def _holders(studio: Studio) -> list[Holder]:
-    """Who holds memory. Of a run that is not the visitor's own, neither name nor id is told."""
+    """The holders of memory. Runs of other owners appear without name and id."""
     trainers = _trainers(studio)
     roots: dict[int, str] = {pid: f"run {run}" for pid, (run, _) in trainers.items()}
     worker = chat.worker_pid(studio)
@@ -104,34 +104,35 @@ def _holders(studio: Studio) -> list[Holder]:
     if studio.keeping:
         roots[facts.this_process()] = "studio"
     held = facts.held_by(roots)
-    itself = facts.held_by_itself() if studio.keeping else Held()
-    found = [
-        Holder("trainer", name or OTHERS_TRAINING, one.memory, one.gpu, run if name else "")
+    own = facts.held_by_itself() if studio.keeping else Held()
+    holders = [
+        Holder("trainer", name or OTHERS_TRAINING, share.memory, share.gpu, run if name else "")
         for run, name in trainers.values()
-        if (one := held[f"run {run}"])
+        if (share := held[f"run {run}"])
     ]
     if worker is not None:
-        found.append(Holder("chat", "chat worker", held["chat"].memory, held["chat"].gpu))
+        holders.append(Holder("chat", "chat worker", held["chat"].memory, held["chat"].gpu))
     if waiting is not None and "warm" in held:
-        found.append(Holder("child", "a worker ready for the next run", held["warm"].memory, held["warm"].gpu))
+        holders.append(Holder("child", "a worker ready for the next run", held["warm"].memory, held["warm"].gpu))
     if studio.keeping:
-        children = max(0, held["studio"].memory - itself.memory)
-        found.append(Holder("studio", "the studio", itself.memory, itself.gpu))
+        children = max(0, held["studio"].memory - own.memory)
+        holders.append(Holder("studio", "the studio", own.memory, own.gpu))
         if held["studio"].processes > 1:
-            found.append(Holder("child", "other tasks of the studio", children, held["studio"].gpu))
+            holders.append(Holder("child", "other tasks of the studio", children, held["studio"].gpu))
     machine = facts.held_by_all()
-    rest = machine.memory - sum(one.memory for one in found)
-    gpu = None if machine.gpu is None else max(0, machine.gpu - sum(one.gpu or 0 for one in found))
-    found.append(Holder("other", "someone else", max(0, rest), gpu))
-    return sorted((one for one in found if one.memory or one.gpu), key=lambda one: -(one.memory + (one.gpu or 0)))
+    rest = machine.memory - sum(holder.memory for holder in holders)
+    gpu = None if machine.gpu is None else max(0, machine.gpu - sum(holder.gpu or 0 for holder in holders))
+    holders.append(Holder("other", "other processes", max(0, rest), gpu))
+    shown = [holder for holder in holders if holder.memory or holder.gpu]
+    return sorted(shown, key=lambda holder: -(holder.memory + (holder.gpu or 0)))
 
 
 def _trainers(studio: Studio) -> dict[int, tuple[str, str]]:
-    """Trainers that live, by pid: run, and its name if it is the visitor's own."""
-    found = {}
+    """Live trainers by pid: the id of the run, and its name if it is the visitor's own."""
+    trainers = {}
     for row in rows.unfinished(studio.database):
         run = studio.run_dir(row.id)
         identity = Identity.read(run) if row.state != "queued" else None
         if identity is not None and workers.find(run) == "alive":
-            found[identity.pid] = row.id, row.name if row.owner == studio.owner else ""
-    return found
+            trainers[identity.pid] = row.id, row.name if row.owner == studio.owner else ""
+    return trainers

@@ -1,7 +1,7 @@
-"""A training worker kept ready while someone is about to train: its imports take longer than the rest of a start.
+"""Warm worker: a training worker kept ready while someone fills in the form, because imports dominate start-up time.
 
-Whoever fills in the form is about to. The worker is let go when nobody has for a while, when something else trains,
-and when memory runs short. What it does not do: start runs (the keeper does, and takes it then).
+The worker is dismissed when the form has not been used for a while, when something else trains, and when memory runs
+short. It does not start runs: the keeper does, and takes the worker for one.
 """
 
 import logging
@@ -16,19 +16,19 @@ from studio.store import runs as rows
 
 _log = logging.getLogger(__name__)
 _MODULE = "studio.engine.workers.warm"
-LEAST_FREE = 3 * 2**30  # bytes of memory; it takes some 0.6 GiB, and a run is to come
-_LOOK = 3.0  # seconds for which the machine is taken to be as it was
+LEAST_FREE = 3 * 2**30  # bytes of free memory; the worker takes about 0.6 GiB, and a run is to follow
+_LOOK = 3.0  # seconds for which a reading of the machine is reused
 
 
 @dataclass(slots=True)
 class WarmWorker:
-    """The worker, if there is one, and when it was last wanted (time.monotonic)."""
+    """The worker, if there is one, and when it was last requested (time.monotonic)."""
 
     spare: IdleWorker | None = None
     wanted: float = float("-inf")
 
     def take(self) -> IdleWorker | None:
-        """The worker for a run that begins now: ready, and no longer kept here."""
+        """Hand over the worker to a run that starts now; None unless it is ready."""
         spare, self.spare = self.spare, None
         if spare is not None and not spare.ready:
             spare.dismiss()
@@ -42,16 +42,16 @@ class WarmWorker:
 
 
 def expect(studio: Studio) -> None:
-    """Someone may start a run soon. The keeper sees to it at its next look."""
+    """Note that a run may start soon; the keeper makes a worker ready at its next look."""
     studio.state(WarmWorker).wanted = time.monotonic()
 
 
 def tend(studio: Studio) -> None:
-    """For the keeper: have a worker ready while it is wanted, and none otherwise."""
+    """For the keeper: keep a worker ready while one is expected, and none otherwise."""
     warm = studio.state(WarmWorker)
     if warm.spare is not None and not warm.spare.alive:
         warm.dismiss()
-        warm.wanted = float("-inf")  # a start is tried, and told of, without one
+        warm.wanted = float("-inf")  # the next run starts without a warm worker and reports errors itself
     if time.monotonic() - warm.wanted > studio.settings.warm_seconds or not _room(studio):
         warm.dismiss()
     elif warm.spare is None:
