@@ -61,7 +61,7 @@ def look_round(studio: Studio) -> None:
 
 
 def _start_what_may(studio: Studio, waiting: list[Run], active: list[Run]) -> None:
-    """Start the first run of the queue when the device is free, and runs that were told to start now if they fit.
+    """Start the first run of the queue when the device is free, and runs with a request to start now if they fit.
 
     Evaluations wait for the device too, each after the runs that were queued before it.
     """

@@ -1,1 +1,1 @@
-"""Before a run: estimate, dry run, presets, advice."""
+"""Planning a run: estimate, dry run, presets and advice."""

@@ -1,4 +1,4 @@
-"""What dry runs of this home measured, by which later estimates for the same model and method are corrected."""
+"""Results of dry runs in this home. Later estimates for the same model and method are corrected by them."""
 
 import time
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ from studio.rundir import read_json, write_json
 from studio.services.core.studio import Studio
 
 _KEPT = 100
-# A measurement is of use for another recipe only where these are the same: what the model is and how it is held.
+# A measurement applies to another recipe only if these fields are equal: the model and how it is loaded and trained.
 _SAME = (
     "model",
     "method",
@@ -23,23 +23,23 @@ _SAME = (
     "use_dora",
     "engine",
 )
-# What a recipe may say differently and still have the same peak and the same step.
+# Fields that affect neither the peak memory nor the duration of a step.
 _FREE = (
     *("name", "seed", "num_train_epochs", "max_steps", "learning_rate", "weight_decay", "max_grad_norm"),
     *("lr_scheduler_type", "warmup_ratio", "lora_alpha", "loraplus_lr_ratio", "eval_steps", "early_stopping_patience"),
     *("logging_steps", "save_steps", "save_total_limit"),
 )
-# Beyond this something else was measured than was predicted; half and double still leave a useful estimate.
+# Bounds of the correction. Beyond them, the measurement does not match the prediction; within, the estimate is useful.
 _LEAST, _MOST = 0.5, 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """A few steps on the longest examples, one evaluation batch and one checkpoint, done for real.
+    """The result of a dry run: a few steps on the longest examples, one evaluation batch and one checkpoint.
 
-    Bytes: `measured` at the peak, `predicted` before, `fixed` the part of the prediction that is exact (weights and
-    optimizer). Seconds of a step, of the evaluation batch, of the checkpoint; rate: operations a second in the step;
-        rows of a step, tokens of the longest.
+    Bytes: `predicted` and `measured` peak; `fixed`, the part of the prediction that is exact (weights and optimizer).
+    Seconds of a step, of the evaluation batch and of the checkpoint. rate: operations per second in a step. rows: per
+    step. length: tokens of the longest example.
     """
 
     device: str
@@ -57,7 +57,7 @@ class DryRun:
 
     @property
     def correction(self) -> float:
-        """What the uncertain part of the prediction is multiplied with to give the measurement."""
+        """Factor by which the inexact part of the prediction must be multiplied to match the measurement."""
         uncertain = self.predicted - self.fixed
         if uncertain <= 0:
             return 1.0
@@ -65,34 +65,34 @@ class DryRun:
 
 
 def values_of(recipe: Recipe) -> dict[str, Any]:
-    """The values of a recipe on which its peak and the speed of its steps depend."""
-    return {known.name: recipe.get(known.name) for known in all_fields() if known.name not in _FREE}
+    """The values of a recipe that determine its peak memory and the duration of its steps."""
+    return {info.name: recipe.get(info.name) for info in all_fields() if info.name not in _FREE}
 
 
-def keep(studio: Studio, found: DryRun) -> None:
-    """Remember a dry run; an older one of the same values is replaced."""
-    others = [one for one in _all(studio) if one.values != found.values or one.device != found.device]
-    kept = [found, *others][:_KEPT]
-    write_json(_path(studio), {"dry_runs": [asdict(one) for one in kept]})
+def keep(studio: Studio, result: DryRun) -> None:
+    """Store a dry run; it replaces an older one with the same values."""
+    others = [run for run in _all(studio) if run.values != result.values or run.device != result.device]
+    kept = [result, *others][:_KEPT]
+    write_json(_path(studio), {"dry_runs": [asdict(run) for run in kept]})
 
 
 def nearest(studio: Studio, recipe: Recipe, device: str) -> tuple[DryRun | None, bool]:
-    """The newest dry run that tells something about `recipe`, and whether it was of exactly these values.
+    """The newest dry run that applies to `recipe`, and whether it had exactly these values.
 
     device: "cuda" or "cpu".
     """
     wanted = values_of(recipe)
-    alike = [
-        one
-        for one in _all(studio)
-        if one.device == device and all(one.values.get(name) == wanted[name] for name in _SAME)
+    similar = [
+        run
+        for run in _all(studio)
+        if run.device == device and all(run.values.get(name) == wanted[name] for name in _SAME)
     ]
-    exact = next((one for one in alike if one.values == wanted), None)
-    return exact or next(iter(alike), None), exact is not None
+    exact = next((run for run in similar if run.values == wanted), None)
+    return exact or next(iter(similar), None), exact is not None
 
 
 def under_way(studio: Studio) -> bool:
-    """Whether a dry run of this home has the device."""
+    """Whether a dry run of this home is using the device."""
     lock = FileLock(studio.settings.dry_run_lock)
     try:
         with lock.acquire(timeout=0):
@@ -102,14 +102,14 @@ def under_way(studio: Studio) -> bool:
 
 
 def _all(studio: Studio) -> list[DryRun]:
-    """Newest first; what another version wrote is passed over."""
-    found = []
-    for one in (read_json(_path(studio)) or {}).get("dry_runs", []):
+    """All stored dry runs, newest first; entries written by another version are skipped."""
+    results = []
+    for entry in (read_json(_path(studio)) or {}).get("dry_runs", []):
         try:
-            found.append(DryRun(**one))
+            results.append(DryRun(**entry))
         except TypeError:
             continue
-    return found
+    return results
 
 
 def _path(studio: Studio) -> Path:

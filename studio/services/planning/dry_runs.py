@@ -1,4 +1,4 @@
-"""The dry run: a recipe tried out on its longest examples before an evening is spent on it."""
+"""Dry run: try a recipe on its longest examples before training it in full."""
 
 import signal
 from collections.abc import Callable, Generator, Mapping
@@ -25,9 +25,9 @@ _WORKER = "studio.engine.workers.dry_run"
 
 
 def running(studio: Studio, recipe: Recipe) -> Generator[Progress, None, DryRun]:
-    """Train a few steps on the longest examples, evaluate one batch and save once, in a real worker, step by step.
+    """Train a few steps on the longest examples, evaluate one batch and save once, in a real worker; yields progress.
 
-    Closing the generator ends the worker; nothing of it is left. The result is kept, and later estimates for such
+    Closing the generator ends the worker and removes its files. The result is stored, and later estimates for such
     recipes are corrected by it. Raises BadInput where the recipe cannot be trained, Conflict while a run trains.
     """
     files = _begun(studio, recipe)
@@ -38,37 +38,41 @@ def running(studio: Studio, recipe: Recipe) -> Generator[Progress, None, DryRun]
         raise Conflict("Another dry run is under way. Wait until it is over.") from None
     with lock, checks.staged(studio) as folder:
         _nothing_trains(studio)
-        told = yield from _work(studio, create(folder, "dry-run", files).path, recipe)
-        found = _as_found(studio, recipe, told)
-    dry_run_results.keep(studio, found)
-    return found
+        measured = yield from _work(studio, create(folder, "dry-run", files).path, recipe)
+        result = _result(studio, recipe, measured)
+    dry_run_results.keep(studio, result)
+    return result
 
 
 @quotas.in_turn
 def _begun(studio: Studio, recipe: Recipe) -> dict[str, str]:
-    quotas.check_start(studio)  # it holds up the queue as a run does
+    quotas.check_start(studio)  # it occupies the queue as a run does
     files, _ = runs.inputs(studio, recipe)
     quotas.note(studio, studio.visitor, starts=1)
     return files
 
 
 def run(studio: Studio, recipe: Recipe, progress: Callable[[str, int, int], None] = lambda *_: None) -> DryRun:
-    """As `running`, in one go."""
+    """Same as `running`, as a single call with a progress callback."""
     return jobs.drive(running(studio, recipe), progress)
 
 
 def _nothing_trains(studio: Studio) -> None:
     busy = next((info for info in runs.list_runs(studio) if not info.final and info.state != "queued"), None)
     if busy is not None:
-        raise Conflict(f"{busy.name} is training. A dry run beside it would measure neither: wait until it is over.")
+        raise Conflict(
+            f"{busy.name} is training. A dry run at the same time would measure wrongly: wait until it is over."
+        )
     if evaluation_queue.at_work(studio):
-        raise Conflict("An evaluation is under way. A dry run beside it would measure neither: wait until it is over.")
+        raise Conflict(
+            "An evaluation is under way. A dry run at the same time would measure wrongly: wait until it is over."
+        )
 
 
 def _work(studio: Studio, folder: Path, recipe: Recipe) -> Generator[Progress, None, dict[str, Any]]:
     def fault(line: Mapping[str, Any]) -> StudioError:
-        said = " ".join(filter(None, (str(line["error"]), str(line["remedy"]))))
-        return StudioError(access.for_reader(studio, said))
+        message = " ".join(filter(None, (str(line["error"]), str(line["remedy"]))))
+        return StudioError(access.for_reader(studio, message))
 
     missing = f"The dry run of {recipe.model.model} ended without a result. Try again."
     arguments, log = [str(folder)], folder / "log.txt"
@@ -78,26 +82,26 @@ def _work(studio: Studio, folder: Path, recipe: Recipe) -> Generator[Progress, N
     except Died as died:
         if died.signal in (signal.SIGKILL, signal.SIGABRT):
             raise StudioError(
-                "This recipe needs more memory than the machine has: the system ended its dry run. Look at what would "
-                "make it fit, or take a smaller per_device_train_batch_size or max_length."
+                "This recipe needs more memory than the machine has: the system killed its dry run. See what would "
+                "make it fit, or use a smaller per_device_train_batch_size or max_length."
             ) from None
         raise
 
 
-def _as_found(studio: Studio, recipe: Recipe, told: dict[str, Any]) -> DryRun:
-    asked = estimates.question(studio, recipe)
-    plain = asked.footprint(recipe)
-    operations = told["tokens"] * flops.per_token(asked.shape, recipe, told["length"], asked.share)
+def _result(studio: Studio, recipe: Recipe, measured: dict[str, Any]) -> DryRun:
+    question = estimates.question(studio, recipe)
+    footprint = question.footprint(recipe)
+    operations = measured["tokens"] * flops.per_token(question.shape, recipe, measured["length"], question.share)
     return DryRun(
-        device=asked.device,
+        device=question.device,
         values=dry_run_results.values_of(recipe),
-        predicted=plain.allocated,
-        measured=int(told["bytes"]),
-        fixed=plain.fixed,
-        step_seconds=float(told["step_seconds"]),
-        eval_seconds=float(told["eval_seconds"]),
-        save_seconds=float(told["save_seconds"]),
-        rate=operations / told["step_seconds"],
-        rows=int(told["rows"]),
-        length=int(told["length"]),
+        predicted=footprint.allocated,
+        measured=int(measured["bytes"]),
+        fixed=footprint.fixed,
+        step_seconds=float(measured["step_seconds"]),
+        eval_seconds=float(measured["eval_seconds"]),
+        save_seconds=float(measured["save_seconds"]),
+        rate=operations / measured["step_seconds"],
+        rows=int(measured["rows"]),
+        length=int(measured["length"]),
     )

@@ -1,4 +1,4 @@
-"""The estimate a form asks for at every edit: memory by item, steps and minutes, what fits, warnings and fixes."""
+"""The estimate shown by the form at every edit: memory by item, steps and minutes, what fits, warnings, fixes."""
 
 import statistics
 import time
@@ -24,19 +24,19 @@ from studio.store import runs as rows
 
 __all__ = ["Estimate", "Fix", "Item", "check_modules", "error", "estimate"]
 
-# nvidia-smi takes longer to answer than an edit may: what it said holds for a moment.
+# nvidia-smi is too slow for every edit of the form, so its answer is cached for this many seconds.
 _MACHINE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Peak bytes on the training device by item, against what it has free; steps and examples of the run.
+    """Peak bytes on the training device by item, compared with what is free; steps and examples of the run.
 
-    largest_batch and longest_length fit with everything else as it is (0: not even the smallest). fixes: what would
-    make it fit, the largest saving first; advice: the same in three sentences. minutes: to the end, 0 where the
-    examples are not known; minutes_from: how the speed is known. moment: of the step at which memory is highest.
-    pageable: bytes of the total that go to RAM where they do not fit. dry_run: the measurement that this is corrected
-    by, if there is one for such a recipe, and exact: whether it was of this very recipe.
+    largest_batch and longest_length: the largest that fit, all else unchanged (0: not even the smallest). fixes:
+    changes that would make it fit, the largest saving first; advice: the first three in words. minutes: of the whole
+    run, 0 where the examples are not known; minutes_from: where the speed comes from. moment: the part of a step at
+    which memory is highest. pageable: bytes of the total that go to RAM where they do not fit. dry_run: the dry run
+    that corrected this estimate, if any; exact: whether it was of this very recipe.
     """
 
     items: list[Item]
@@ -63,51 +63,52 @@ class Estimate:
 
 
 def estimate(studio: Studio, recipe: Recipe, device_memory: int | None = None, *, ask_hub: bool = False) -> Estimate:
-    """Estimate a recipe for this machine; without a dataset, for examples of max_length tokens.
+    """Estimate a recipe on this machine; without a dataset, for examples of max_length tokens.
 
-    The model may be one of this home, a known one by its hub id, or (ask_hub) any on the hub. device_memory: bytes of
-    a GPU to answer for instead of this machine.
+    The model may be in this home, a known one by its hub id, or (ask_hub) any on the hub. device_memory: bytes of a
+    GPU to estimate for instead of this machine.
     """
-    asked, sizes, now = _question(studio, recipe, device_memory, ask_hub)
-    dry, exact = dry_run_results.nearest(studio, recipe, asked.device) if not device_memory else (None, False)
+    question, sizes, now = _question(studio, recipe, device_memory, ask_hub)
+    dry, exact = dry_run_results.nearest(studio, recipe, question.device) if not device_memory else (None, False)
     if dry:
-        asked = replace(asked, correction=dry.correction)
+        question = replace(question, correction=dry.correction)
     try:
-        found = asked.footprint(recipe)
-    except (ArithmeticError, TypeError, ValueError, LookupError):  # sizes in its config that no model has
+        footprint = question.footprint(recipe)
+    except (ArithmeticError, TypeError, ValueError, LookupError):  # its config has impossible sizes
         raise BadInput(f"The config.json of {recipe.model.model} has sizes that do not fit together.") from None
-    fits = advice.needed(found) <= asked.available
-    fixes = [] if fits else advice.fixes(asked, found)
+    fits = advice.needed(footprint) <= question.available
+    fixes = [] if fits else advice.fixes(question, footprint)
     examples = _training_examples(sizes, recipe) if sizes else 0
     steps = recipe.total_steps(_rows(recipe, sizes, examples)) if sizes and examples else 0
-    minutes, source = _minutes(studio, asked, sizes, steps, now, dry) if not device_memory else (0.0, "")
+    minutes, source = _minutes(studio, question, sizes, steps, now, dry) if not device_memory else (0.0, "")
     return Estimate(
-        items=found.items,
-        total=found.total,
-        available=asked.available,
+        items=footprint.items,
+        total=footprint.total,
+        available=question.available,
         device=f"a GPU of {device_memory / 2**30:.0f} GiB" if device_memory else now.device,
         fits=fits,
-        trainable=found.trainable,
-        parameters=found.parameters,
+        trainable=footprint.trainable,
+        parameters=footprint.parameters,
         steps=steps or max(0, recipe.schedule.max_steps),
         examples=examples,
-        longest=asked.longest,
-        warnings=advice.warnings(asked, sizes, examples, found.trainable, now) + _paged(found, asked.available),
+        longest=question.longest,
+        warnings=advice.warnings(question, sizes, examples, footprint.trainable, now)
+        + _paged(footprint, question.available),
         advice=advice.as_text(fixes),
-        largest_batch=advice.largest_batch(asked),
-        longest_length=advice.longest_length(asked),
+        largest_batch=advice.largest_batch(question),
+        longest_length=advice.longest_length(question),
         fixes=fixes,
         minutes=minutes,
         minutes_from=source,
-        moment=found.moment,
-        pageable=found.pageable,
+        moment=footprint.moment,
+        pageable=footprint.pageable,
         dry_run=dry,
         exact=exact,
     )
 
 
 def question(studio: Studio, recipe: Recipe) -> Question:
-    """What is to be known of a recipe on this machine, before any dry run has corrected it."""
+    """The inputs of an estimate of a recipe on this machine, without correction by a dry run."""
     return _question(studio, recipe, None, ask_hub=False)[0]
 
 
@@ -125,9 +126,9 @@ def _question(
     return Question(shape, recipe, kind, longest, share, available, now.processor), sizes, now
 
 
-def allocated(found: Estimate) -> int:
-    """Of an estimate what an allocator counts, and a measurement gives: not the runtime, not what may be paged out."""
-    return sum(item.bytes for item in found.items if item.key != "runtime") - found.pageable
+def allocated(result: Estimate) -> int:
+    """The bytes of an estimate that the allocator counts, as measured: without runtime and pageable bytes."""
+    return sum(item.bytes for item in result.items if item.key != "runtime") - result.pageable
 
 
 def check_modules(recipe: Recipe, shape: ModelShape) -> None:
@@ -142,9 +143,9 @@ def check_modules(recipe: Recipe, shape: ModelShape) -> None:
 
 
 def error(studio: Studio) -> tuple[float, int]:
-    """Median absolute error of this home's estimates, and the runs it is of: those whose peak was measured.
+    """Median absolute error of this home's estimates, and the number of runs with a measured peak it is based on.
 
-    A run tells `predicted_bytes` in its plan and the peak in an event of its own (engine.measure.Meter).
+    A run has `predicted_bytes` in its plan and the peak in a `measured` event (engine.measure.Meter).
     """
     errors = []
     for row in rows.every(studio.database, studio.owner):
@@ -160,11 +161,11 @@ _seen: dict[Path, tuple[float, object, machine.Machine]] = {}
 
 
 def _machine(studio: Studio) -> machine.Machine:
-    """The machine as it was a moment ago."""
+    """The machine, cached for a moment."""
     home = studio.settings.home
-    kept = _seen.get(home)
-    if kept is not None and time.monotonic() - kept[0] < _MACHINE_SECONDS and kept[1] is machine.look:
-        return kept[2]
+    cached = _seen.get(home)
+    if cached is not None and time.monotonic() - cached[0] < _MACHINE_SECONDS and cached[1] is machine.look:
+        return cached[2]
     now = machine.look(studio)
     _seen[home] = (time.monotonic(), machine.look, now)
     return now
@@ -176,7 +177,7 @@ def _lengths(studio: Studio, recipe: Recipe) -> lengths.Lengths | None:
     try:
         folder = models.folder_of(studio, recipe.model.model)
     except NotFound:
-        return None  # known by its shape alone: nothing here can count its tokens
+        return None  # only its shape is known: there is no tokenizer here to count tokens
     if recipe.data.template == "chat" and template_source(folder) is None:
         raise BadInput(f"{folder.name} has no chat template. Choose the Alpaca template, or a model made for chat.")
     dataset = datasets.folder_of(studio, recipe.data.dataset)
@@ -186,12 +187,12 @@ def _lengths(studio: Studio, recipe: Recipe) -> lengths.Lengths | None:
 def _training_examples(sizes: lengths.Lengths, recipe: Recipe) -> int:
     if sizes.held_out:
         return sizes.rows - sizes.held_out
-    out = min(max(1, round(recipe.data.held_out * sizes.rows)), sizes.rows - 1) if recipe.data.held_out else 0
-    return sizes.rows - out
+    held_out = min(max(1, round(recipe.data.held_out * sizes.rows)), sizes.rows - 1) if recipe.data.held_out else 0
+    return sizes.rows - held_out
 
 
 def _rows(recipe: Recipe, sizes: lengths.Lengths, examples: int) -> int:
-    """Rows a batch is made of: examples, or packed rows, which are nearly full."""
+    """Number of training rows: examples, or packed rows, which are nearly full."""
     if not recipe.schedule.packing:
         return examples
     tokens = examples * min(sizes.mean, recipe.data.max_length)
@@ -200,26 +201,28 @@ def _rows(recipe: Recipe, sizes: lengths.Lengths, examples: int) -> int:
 
 def _minutes(
     studio: Studio,
-    asked: Question,
+    question: Question,
     sizes: lengths.Lengths | None,
     steps: int,
     now: machine.Machine,
     dry: DryRun | None,
 ) -> tuple[float, str]:
-    """Minutes of training, from counted operations and this machine's speed."""
+    """Minutes of training, from the number of operations and this machine's speed, and the source of the speed."""
     if sizes is None or not steps:
         return 0.0, ""
-    recipe = asked.recipe
+    recipe = question.recipe
     mean = recipe.data.max_length if recipe.schedule.packing else min(sizes.mean, recipe.data.max_length)
-    operations = steps * recipe.effective_batch * mean * flops.per_token(asked.shape, recipe, mean, sizes.trained_share)
-    known = Speed(dry.rate, "measured in a dry run on this machine") if dry else speed.of(studio, recipe, now)
-    return operations / known.rate / 60, known.source
+    operations = (
+        steps * recipe.effective_batch * mean * flops.per_token(question.shape, recipe, mean, sizes.trained_share)
+    )
+    measured = Speed(dry.rate, "measured in a dry run on this machine") if dry else speed.of(studio, recipe, now)
+    return operations / measured.rate / 60, measured.source
 
 
-def _paged(found: Footprint, available: int) -> list[str]:
-    if not found.pageable or found.total <= available:
+def _paged(footprint: Footprint, available: int) -> list[str]:
+    if not footprint.pageable or footprint.total <= available:
         return []
-    moved = min(found.pageable, found.total - available) / 2**30
+    moved = min(footprint.pageable, footprint.total - available) / 2**30
     return [
-        f"{moved:.1f} GiB of the optimizer's states do not fit and are paged to RAM: each step then waits for them."
+        f"{moved:.1f} GiB of the optimizer's states do not fit and will be paged to RAM, which slows down every step."
     ]

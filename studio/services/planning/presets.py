@@ -1,4 +1,4 @@
-"""Presets: named sets of recipe values with the reason for them, read from `data/presets/`."""
+"""Presets: named sets of recipe values with a reason, read from `data/presets/`."""
 
 import contextlib
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from studio.recipe import Recipe
 from studio.services.core.studio import Studio
 from studio.services.planning import estimates
 
-# In the order in which a newcomer meets them.
+# In the order in which they are shown.
 _ORDER = ("sample", "balanced", "best-quality", "smallest-memory", "quick-try")
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """values: recipe field name to value; a field that is not named keeps its default."""
+    """A named set of recipe values. values: field name to value; other fields keep their defaults."""
 
     id: str
     title: str
@@ -40,7 +40,7 @@ def get(_studio: Studio, preset_id: str) -> Preset:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a preset takes on this machine: peak bytes, whether they are free, and minutes to the end (0: not known)."""
+    """Cost of a preset on this machine: peak bytes, whether they fit, and minutes of training (0: not known)."""
 
     bytes: int
     fits: bool
@@ -48,16 +48,16 @@ class Cost:
 
 
 def costs(studio: Studio, model: str, dataset: str) -> dict[str, Cost]:
-    """What each preset would cost for this model and dataset, by its id; those that cannot be are left out."""
-    found = {}
+    """Cost of each preset for this model and dataset, by id; presets that cannot be used are left out."""
+    by_id = {}
     for preset in list_presets(studio):
         with contextlib.suppress(StudioError):
             recipe = Recipe().with_values({"model": model, "dataset": dataset, **preset.values})
-            told = estimates.estimate(studio, recipe)
-            found[preset.id] = Cost(told.total, told.fits, told.minutes)
-    return found
+            estimate = estimates.estimate(studio, recipe)
+            by_id[preset.id] = Cost(estimate.total, estimate.fits, estimate.minutes)
+    return by_id
 
 
 def _read(name: str) -> Preset:
-    told = yaml.safe_load((resources.data() / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
-    return Preset(name, told["title"], told["why"], told["values"])
+    content = yaml.safe_load((resources.data() / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return Preset(name, content["title"], content["why"], content["values"])

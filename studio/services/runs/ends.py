@@ -193,7 +193,7 @@ def _less_memory(studio: Studio, run: RunDir) -> str:
     if not changes:
         return ""
     peak = f"Its peak is estimated at {footprint.total / 2**30:.1f} GiB."
-    return f"{peak} Clone it and change: {'; or '.join(changes)}. Or free memory and resume it."
+    return f"{peak} Clone it with one change: {'; or '.join(changes)}. Or free memory and resume it."
 
 
 def resume_hint(state: str, steps: list[int]) -> str:

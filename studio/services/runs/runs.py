@@ -166,10 +166,10 @@ def list_runs(studio: Studio) -> list[RunInfo]:
     return [_info(studio, row, line.get(row.id, 0)) for row in rows.every(studio.database, studio.owner)]
 
 
-def brief(studio: Studio, found: Sequence[Run]) -> list[RunInfo]:
+def brief(studio: Studio, stored: Sequence[Run]) -> list[RunInfo]:
     """Runs for a list, without the fields that need the run directory: has_adapter, resume_hint and plan."""
-    line = _line(studio) if any(row.state == "queued" for row in found) else {}
-    return [_info(studio, row, line.get(row.id, 0), looked=False) for row in found]
+    line = _line(studio) if any(row.state == "queued" for row in stored) else {}
+    return [_info(studio, row, line.get(row.id, 0), looked=False) for row in stored]
 
 
 def with_adapter(studio: Studio) -> list[RunInfo]:

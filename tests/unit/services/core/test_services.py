@@ -155,7 +155,7 @@ def test_warnings_come_with_numbers(ready: Studio) -> None:
     few = {"max_steps": 1, "held_out": 0, "per_device_train_batch_size": 1}
     found = estimates.estimate(ready, wild.with_values(few))
     text = " ".join(found.warnings)
-    for words in ("0.1 is high", "lora_alpha / r is 128", "beyond the 1024 positions", "1 steps see 4%"):
+    for words in ("0.1 is high", "lora_alpha / r is 128", "exceeds the 1024 positions", "1 steps see 4%"):
         assert words in text
 
 

@@ -74,7 +74,7 @@ def test_a_kill_for_memory_is_told_from_another(home: Settings, monkeypatch: pyt
         kill_at_step(studio, run, signal.SIGKILL)
         info = wait_for_end(studio, run)
     assert (info.state, info.cause) == ("interrupted", "killed_for_memory")
-    assert "memory ran out" in info.message and "Clone it and change" in info.remedy
+    assert "memory ran out" in info.message and "Clone it with one change" in info.remedy
     kills = 3
     with Keeper(home) as studio:
         assert runs.get(studio, run.id) == info
