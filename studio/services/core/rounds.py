@@ -45,7 +45,7 @@ def look_round(studio: Studio) -> None:
                 state = look_at_run(studio, row)
         except (OSError, ValueError) as error:
             # One run directory that cannot be read or written must not hold up the others.
-            studio.notice(row.id, f"Run {row.name} cannot be looked after: {error}. This will be tried again.")
+            studio.notice(row.id, f"Run {row.name} cannot be updated: {error}. This will be tried again.")
             state = cast(State, row.state)
         else:
             studio.notice(row.id, "")

@@ -87,7 +87,7 @@ class Studio:
 
     @property
     def notices(self) -> list[str]:
-        """Messages about this home: a database that was damaged, a run that cannot be looked after.
+        """Messages about this home: a database that was damaged, a run that cannot be updated.
 
         A visitor gets only the messages for everyone and about their own runs.
         """
