@@ -1,9 +1,15 @@
 """Docs are true: the settings table, the README's file tree, the architecture's rooms."""
 
 import re
+import shlex
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
+import pytest
+from typer.main import get_command
+
+from studio.cli.app import app
 from studio.settings import Settings, env_name
 
 ROOT = Path(__file__).parents[3]
@@ -54,3 +60,31 @@ def test_every_make_target_in_the_readme_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"`make (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"))):
         assert re.search(rf"^{target}[ :]|^.*\b{target}\b.*: ", makefile, re.MULTILINE), target
+
+
+def commands_shown() -> list[tuple[str, str]]:
+    """Page and line of each `studio …` command in a code block of the README and the docs."""
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [
+        (page.name, command)
+        for page in pages
+        for block in re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+        for line in block.splitlines()
+        for command in re.split(r" {2,}", line)  # several stand in a line, or a remark after one
+        if command.startswith("studio ")
+    ]
+
+
+@pytest.mark.parametrize(("page", "line"), commands_shown(), ids=lambda part: part[:60])
+def test_each_command_shown_exists_with_its_options(page: str, line: str) -> None:
+    command: Any = get_command(app)
+    words = shlex.split(line)[1:]
+    context = command.make_context("studio", [], resilient_parsing=True)
+    while words and hasattr(command, "get_command") and not words[0].startswith("-"):
+        name = words.pop(0)
+        command = command.get_command(context, name)
+        assert command is not None, f"{page} shows {line!r}, and there is no command {name!r}"
+        context = command.make_context(name, [], parent=context, resilient_parsing=True)
+    known = {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
+    used = {word.split("=")[0] for word in words if word.startswith("--")}
+    assert used <= known | {"--help"}, f"{page} shows {line!r}, whose options {used - known} do not exist"
