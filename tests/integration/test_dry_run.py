@@ -63,9 +63,9 @@ def test_another_rate_is_the_same_recipe_and_another_batch_is_near(ready: Studio
 def test_a_dry_run_that_is_given_up_leaves_nothing(ready: Studio) -> None:
     job = dry_runs.running(ready, Recipe().with_values(LITTLE))
     next(job)
-    assert estimates.measured.under_way(ready)
+    assert estimates.dry_run_results.under_way(ready)
     job.close()
-    assert not estimates.measured.under_way(ready)
+    assert not estimates.dry_run_results.under_way(ready)
     assert left_over(ready) == []
 
 

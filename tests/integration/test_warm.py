@@ -9,6 +9,7 @@ from studio.launch import workers
 from studio.launch.idle_worker import IdleWorker
 from studio.recipe import Recipe
 from studio.rundir import Exit, Identity, RunDir, read_events
+from studio.services.core.keeper import Keeper
 from studio.services.core.studio import Studio
 from studio.services.host import usage, warm
 from studio.services.host.warm import WarmWorker
@@ -58,7 +59,7 @@ def test_a_run_takes_the_worker_that_waits_and_is_the_same_run(ready: Studio) ->
     assert spare.process.wait(60) == 0 and ready.state(WarmWorker).spare is None
 
 
-def test_it_leaves_with_its_studio(ready: Studio) -> None:
+def test_it_leaves_with_its_studio(keeper: Keeper, ready: Studio) -> None:
     spare = waiting(ready)
     assert "a worker ready for the next run" in [one.name for one in usage.now(ready, 0).holders]
     assert spare.process.stdin is not None
@@ -68,7 +69,7 @@ def test_it_leaves_with_its_studio(ready: Studio) -> None:
     assert ready.state(WarmWorker).spare is None
 
     spare = waiting(ready)
-    ready.close()
+    keeper.close()
     assert spare.process.poll() is not None
 
 
