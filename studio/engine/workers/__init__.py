@@ -1,1 +1,1 @@
-"""The workers: each module here is started by name, `python -m studio.engine.workers.NAME`."""
+"""Worker processes. Start each module by name: `python -m studio.engine.workers.NAME`."""

@@ -1,4 +1,4 @@
-"""Answers questions with a base model and its adapters, side by side, over stdin and stdout.
+"""Chat worker: a base model and its adapters answer side by side, over stdin and stdout.
 
     python -m studio.engine.workers.chat --model FOLDER --dtype bfloat16
 
@@ -10,10 +10,11 @@ Out: {"kind": "loading", "text"}, {"kind": "ready", "device", "seconds"}, {"kind
      {"kind": "done", "id", "column", "tokens", "prompt", "seconds", "first_token_s", "reason"}, {"kind": "end", "id"},
      {"kind": "error", "id", "message"}
 
-A side's name is "base" or what was loaded under it: an adapter or a whole model. `data` is the data part of the recipe
-whose template words the question, `messages` that side's own conversation. `alone` says why what was loaded answers in
-a pass of its own, and is empty where it shares one. Which share: engine/inference/adapter_slots.py. It ends when stdin
-closes, so that a studio that died leaves no model behind. What it does not do: keep a conversation, write files.
+A side's name is "base" or a name given to `load`, for an adapter or a whole model. `data` is the data part of the
+recipe whose template formats the prompt; `messages` is that side's own conversation. `alone` is the reason why the
+loaded model needs a separate forward pass, and empty if it shares one (engine/inference/adapter_slots.py has the
+rules). The worker exits when stdin closes, so that a studio that was killed leaves no model in memory. It keeps no
+conversation and writes no files.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from studio.recipe.fields import Data
 
 if TYPE_CHECKING:
     from studio.engine.inference.streaming import (
-        TextSender,  # brings transformers, which is imported once the studio was told
+        TextSender,  # imports transformers, which is imported only after the first "loading" message
     )
 
 _ENCODERS = 8
@@ -55,7 +56,7 @@ class Turn(BaseModel):
 
 
 class Side(BaseModel):
-    """Who answers in a column, in whose words it is asked, and what it was told before."""
+    """One column of a question: which model answers, with which formatting, and its conversation so far."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -66,7 +67,7 @@ class Side(BaseModel):
 
 
 class Ask(BaseModel):
-    """A question, as it comes over stdin."""
+    """A question, as received on stdin."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -81,7 +82,7 @@ class Ask(BaseModel):
 
 
 class Load(BaseModel):
-    """What is to be ready to answer, as it comes over stdin."""
+    """A request to load an adapter or model, as received on stdin."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -90,7 +91,7 @@ class Load(BaseModel):
 
 
 class Wire:
-    """The protocol's two directions. stdout belongs to it alone: whatever libraries print goes to stderr."""
+    """Both directions of the protocol. stdout carries only its messages; library output goes to stderr."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -109,7 +110,7 @@ class Wire:
         print(json.dumps({"kind": kind, **payload}, ensure_ascii=False), file=self._out, flush=True)
 
     def listen(self) -> None:
-        """Read stdin in a thread, so that a stop is heard while an answer is made."""
+        """Read stdin in a thread, so that a stop is noticed during generation."""
         threading.Thread(target=self._read, name="stdin", daemon=True).start()
 
     def stop_asked(self, ask_id: str | int) -> bool:
@@ -135,7 +136,7 @@ class Wire:
 
 @dataclass
 class ChatWorker:
-    """The loaded models and what is needed to talk with them."""
+    """The loaded models, with an encoder per formatting."""
 
     seats: AdapterSlots
     folder: Path
@@ -143,7 +144,7 @@ class ChatWorker:
     encoders: dict[str, Encoder]
 
     def encoder(self, data: Data) -> Encoder:
-        """That of this formatting; reading a tokenizer takes a while, so the last ones are kept."""
+        """Return the encoder for this formatting. Reading a tokenizer is slow, so the latest ones are cached."""
         key = data.model_dump_json()
         if key not in self.encoders:
             if len(self.encoders) >= _ENCODERS:
@@ -156,11 +157,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Answer questions over stdin and stdout.")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], required=True)
-    given = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     wire = Wire.take_stdout()
     wire.listen()
     try:
-        room = open_worker(wire, given.model, given.dtype)
+        room = open_worker(wire, options.model, options.dtype)
     except BrokenPipeError:
         return 0
     except StudioError as error:
@@ -170,14 +171,14 @@ def main(argv: list[str] | None = None) -> int:
         traceback.print_exc()
         wire.send("error", id=None, message=f"The model could not be loaded: {_plain(error)}")
         return 1
-    with contextlib.suppress(BrokenPipeError):  # nobody reads any more: the studio is gone
+    with contextlib.suppress(BrokenPipeError):  # the reader is gone: the studio has closed
         converse(wire, room)
     return 0
 
 
 def open_worker(wire: Wire, folder: Path, dtype: str) -> ChatWorker:
-    """Load the base, telling on the wire how far it is."""
-    began = time.perf_counter()
+    """Load the base and report progress on the wire."""
+    started = time.perf_counter()
     wire.send("loading", text="Loading the libraries")
     import_for_answers()
     import torch
@@ -186,12 +187,12 @@ def open_worker(wire: Wire, folder: Path, dtype: str) -> ChatWorker:
     device = loading.pick_device()
     seats = AdapterSlots(folder, dtype, device, lambda text: wire.send("loading", text=text))
     torch.set_grad_enabled(False)
-    wire.send("ready", device=device.words, seconds=round(time.perf_counter() - began, 3))
+    wire.send("ready", device=device.words, seconds=round(time.perf_counter() - started, 3))
     return ChatWorker(seats, folder, device, {})
 
 
 def converse(wire: Wire, room: ChatWorker) -> None:
-    """Do what is asked until stdin closes."""
+    """Handle requests until stdin closes."""
     while (message := wire.inbox.get()) is not None:
         ask_id = message.get("id")
         try:
@@ -200,7 +201,7 @@ def converse(wire: Wire, room: ChatWorker) -> None:
             wire.send("error", id=ask_id, message=str(error))
         except BrokenPipeError:
             raise
-        except Exception as error:  # the top of the worker: the next question may well succeed
+        except Exception as error:  # the top of the worker: the next question may succeed
             traceback.print_exc()
             wire.send("error", id=ask_id, message=_plain(error))
 
@@ -211,20 +212,20 @@ def _do(wire: Wire, room: ChatWorker, message: dict[str, Any]) -> None:
             answer(wire, room, _read(Ask, message))
             wire.send("end", id=message.get("id"))
         case "load":
-            wanted = _read(Load, message)
-            if wanted.name == BASE:
-                raise BadInput(f"The name {BASE!r} is taken by the base.")
-            room.seats.load(wanted.name, wanted.folder)
-            wire.send("loaded", id=message.get("id"), alone=room.seats.why_alone(wanted.name))
+            request = _read(Load, message)
+            if request.name == BASE:
+                raise BadInput(f"The name {BASE!r} is reserved for the base model. Use another name.")
+            room.seats.load(request.name, request.folder)
+            wire.send("loaded", id=message.get("id"), alone=room.seats.why_alone(request.name))
         case "drop":
             room.seats.drop(str(message.get("name")))
             wire.send("dropped", id=message.get("id"))
         case _:
-            raise BadInput("This is no request: use op ask, load, drop, stop or quit, one JSON object a line.")
+            raise BadInput("Unknown request. Send one JSON object per line with op ask, load, drop, stop or quit.")
 
 
 def answer(wire: Wire, room: ChatWorker, ask: Ask) -> None:
-    """One pass after the other for the columns that cannot share one; a row for each that can."""
+    """Answer a question in every column: one forward pass for all that can share it, then one for each other."""
     sides = {side.column: side for side in ask.sides}
     for columns in _rounds(ask.sides):
         for group in room.seats.groups([sides[column].name for column in columns]):
@@ -233,14 +234,14 @@ def answer(wire: Wire, room: ChatWorker, ask: Ask) -> None:
 
 
 def _rounds(sides: list[Side]) -> list[list[str]]:
-    """Columns by turns in which nobody answers twice."""
+    """Group columns into rounds in which no model answers twice."""
     rounds: list[dict[str, str]] = []
     for side in sides:
-        free = next((one for one in rounds if side.name not in one), None)
+        free = next((columns for columns in rounds if side.name not in columns), None)
         if free is None:
             rounds.append(free := {})
         free[side.name] = side.column
-    return [list(one.values()) for one in rounds]
+    return [list(columns.values()) for columns in rounds]
 
 
 def _answer(wire: Wire, room: ChatWorker, ask: Ask, group: Group, sides: list[Side]) -> None:
@@ -254,9 +255,11 @@ def _answer(wire: Wire, room: ChatWorker, ask: Ask, group: Group, sides: list[Si
     ]
     longest = max(map(len, prompts))
     if longest >= group.context:
-        raise BadInput(f"The conversation has {longest} tokens and the model reads {group.context}. Start a new one.")
+        raise BadInput(
+            f"The conversation has {longest} tokens; the model's context is {group.context}. Start a new conversation."
+        )
     lengths = {side.column: len(prompt) for side, prompt in zip(sides, prompts, strict=True)}
-    teller = TextSender(
+    sender = TextSender(
         rows=[
             Row(side.column, Detokenizer(encoder.tokenizer), min(ask.max_new_tokens, group.context - len(prompt)))
             for side, encoder, prompt in zip(sides, encoders, prompts, strict=True)
@@ -276,18 +279,18 @@ def _answer(wire: Wire, room: ChatWorker, ask: Ask, group: Group, sides: list[Si
     )
     if group.virtual_tokens or not generation.can_answer(group.inner):
         for place, prompt in enumerate(prompts):
-            _generate(wire, ask, group.only(place), prompt, teller, place, encoders[place])
+            _generate(wire, ask, group.only(place), prompt, sender, place, encoders[place])
     else:
         with group.as_wanted() as leave:
-            rows = generation.Rows(prompts, teller.take, lambda: wire.stop_asked(ask.id), leave)
-            generation.answer(group.inner, rows, _drawing(ask), encoders[0].pad_id)
-    teller.finish("stopped" if wire.stop_asked(ask.id) else "length")
+            rows = generation.Rows(prompts, sender.take, lambda: wire.stop_asked(ask.id), leave)
+            generation.answer(group.inner, rows, _sampling(ask), encoders[0].pad_id)
+    sender.finish("stopped" if wire.stop_asked(ask.id) else "length")
 
 
 def _generate(
-    wire: Wire, ask: Ask, group: Group, prompt: list[int], teller: "TextSender", place: int, encoder: Encoder
+    wire: Wire, ask: Ask, group: Group, prompt: list[int], sender: "TextSender", place: int, encoder: Encoder
 ) -> None:
-    """One row by transformers' own generate, for models that the loop cannot drive."""
+    """Generate one row with transformers' generate, for models that our loop does not support."""
     import torch
     from transformers import GenerationConfig, StoppingCriteriaList, set_seed
 
@@ -297,7 +300,7 @@ def _generate(
         return
     sampling = {"temperature": ask.temperature, "top_p": ask.top_p, "top_k": ask.top_k} if ask.temperature > 0 else {}
     config = GenerationConfig(
-        max_new_tokens=teller.rows[place].limit,
+        max_new_tokens=sender.rows[place].limit,
         do_sample=ask.temperature > 0,
         repetition_penalty=ask.repetition_penalty,
         eos_token_id=encoder.eos_ids,
@@ -312,13 +315,13 @@ def _generate(
         group.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            streamer=Streamer(teller, place),
+            streamer=Streamer(sender, place),
             generation_config=config,
             stopping_criteria=StoppingCriteriaList([StopOn(lambda: wire.stop_asked(ask.id))]),
         )
 
 
-def _drawing(ask: Ask) -> Any:
+def _sampling(ask: Ask) -> Any:
     from studio.engine.inference.generation import SamplingOptions
 
     return SamplingOptions(ask.temperature, ask.top_p, ask.top_k, ask.repetition_penalty, ask.seed % 2**63)
@@ -334,9 +337,9 @@ def _read(kind: type[M], message: dict[str, Any]) -> M:
 
 
 def _plain(error: Exception) -> str:
-    """An unexpected error in a sentence."""
+    """Describe an unexpected error in one sentence."""
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return "The memory was not enough. Ask for fewer tokens or columns, or free some memory."
+        return "Not enough memory. Ask for fewer tokens or columns, or free some memory."
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 

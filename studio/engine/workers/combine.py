@@ -1,7 +1,8 @@
-"""Combines adapters into a new one: `python -m studio.engine.workers.combine ADAPTER_DIR --nonce X`.
+"""Combine adapters into a new one: `python -m studio.engine.workers.combine ADAPTER_DIR --nonce X`.
 
-origin.json says which, with what weights and how (services/models/combining.py). PEFT's add_weighted_adapter does it on
-the base with all of them loaded; the result appears as `adapter/`, whole or not at all. What it does not do: judge.
+origin.json names the adapters, their weights and the method (services/models/combining.py). PEFT's
+add_weighted_adapter combines them on the base with all of them loaded. The result appears as `adapter/`, complete or
+not at all. Its quality is not checked here.
 """
 
 from pathlib import Path
@@ -26,7 +27,7 @@ def main() -> int:
 
 
 def combine(work: Worker) -> Exit:
-    """Do what origin.json says."""
+    """Combine the adapters named in origin.json."""
     tidy(work.run.path)
     origin, model = read_json(work.run.path / "origin.json"), read_json(work.run.path / "model.json")
     if not origin or not model:
@@ -63,7 +64,7 @@ def _write(
     from peft import PeftModel
 
     work.phase("Loading the base model")
-    # In float32: sums and decompositions of small numbers are what this is about.
+    # In float32: combining sums and decomposes small numbers.
     model = loading.load_base(base, "float32", device)
     names = []
     for number, folder in enumerate(folders):
@@ -88,7 +89,7 @@ def _write(
         raise BadInput(f"These adapters cannot be combined by {origin['method']}: {error}") from None
     work.phase("Saving the new adapter")
     config = model.peft_config[NEW]
-    # It is the scaled sum already; those of its parents that were scaled otherwise must not be scaled again.
+    # The combined weights include the parents' scales, so rsLoRA scaling must not be applied again.
     config.use_rslora, config.init_lora_weights = False, True
     model.save_pretrained(str(aside), selected_adapters=[NEW])
     for path in (aside / NEW).iterdir():

@@ -1,9 +1,9 @@
-"""Evaluates models against their base: `python -m studio.engine.workers.evaluate EVALUATION_DIR --nonce X`.
+"""Evaluate models against their base: `python -m studio.engine.workers.evaluate EVALUATION_DIR --nonce X`.
 
-evaluation.json and prompts.jsonl say what (studio/evaluation/files.py). Columns that can share a generate call answer
-a prompt in one batch, greedily. The loss of each column is over the very same tokens: those of the dataset's held-out
-rows as the first adapted column's recipe encodes and cuts them for training. What it does not do: decide when to start,
-ask a judge, or keep half a result.
+evaluation.json and prompts.jsonl hold the request (studio/evaluation/files.py). Columns that can share a generate call
+answer a prompt in one batch, greedily. Every column's loss is over the same tokens: those of the dataset's held-out
+rows, encoded and cut as the recipe of the first adapted column does for training. A result is written complete or not
+at all. This worker does not decide when to start, and asks no judge.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ from studio.recipe.fields import Data
 from studio.rundir import Exit
 
 NOTHING = "Cancelled: nothing of this evaluation is kept."
-PLAIN_TOKENS = 256  # the longest answer where no reference tells how long one is
+PLAIN_TOKENS = 256  # limit of an answer when no reference shows how long it should be
 MOST_TOKENS = 512
 
 
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def evaluate(work: Worker) -> Exit:
-    """Do what the directory's order says."""
+    """Run the evaluation requested in the directory."""
     order = Order.read(work.run.path)
     work.phase("Preparing the prompts")
     encoders = {column.name: Encoder(Path(order.model_folder), _data(column)) for column in order.columns}
@@ -48,21 +48,21 @@ def evaluate(work: Worker) -> Exit:
     asker = open_models(work, order, encoders[leading.name])
     asks = prepare(order, encoders, prompts, {record.row: record for record in held_out})
     work.state("running")
-    losses = asker.losses(examples, _telling(work, "Measuring the loss", len(examples)))
-    answers = asker.answers(asks, _telling(work, "Answering", len(asks)))
+    losses = asker.losses(examples, _reporter(work, "Measuring the loss", len(examples)))
+    answers = asker.answers(asks, _reporter(work, "Answering", len(asks)))
     work.phase("Scoring")
     rows = []
     for place, (name, prompt) in enumerate(prompts):
-        mine = {column.name: answers[place, column.name] for column in order.columns}
-        texts = {column: text for column, (text, _) in mine.items()}
-        rows.append(Row(name, prompt, texts, {column: end for column, (_, end) in mine.items()}))
-    found = score(order, rows, losses, lambda: leave_if_asked(work))
-    files.write_result(work.run.path, rows, found)
-    return Exit("completed", _words(found, leading.name), cause="finished")
+        column_answers = {column.name: answers[place, column.name] for column in order.columns}
+        texts = {column: text for column, (text, _) in column_answers.items()}
+        rows.append(Row(name, prompt, texts, {column: end for column, (_, end) in column_answers.items()}))
+    set_scores = score(order, rows, losses, lambda: leave_if_asked(work))
+    files.write_result(work.run.path, rows, set_scores)
+    return Exit("completed", _summary(set_scores, leading.name), cause="finished")
 
 
 def open_models(work: Worker, order: Order, encoder: Encoder) -> Asker:
-    """Load the base and what was trained on it."""
+    """Load the base and the models trained on it."""
     import_for_answers()
     loading.quiet_libraries()
     device = loading.pick_device()
@@ -78,17 +78,17 @@ def open_models(work: Worker, order: Order, encoder: Encoder) -> Asker:
 
 
 def read_held_out(order: Order) -> list[Record]:
-    """The dataset's held-out rows that the order names, as the trainer splits it."""
+    """Read the held-out rows that the order names, with the trainer's split."""
     if not order.rows:
         return []
-    wanted = set(order.rows)
+    numbers = set(order.rows)
     records = read_records(Path(order.dataset_folder))
     out = held_out_rows(records, _data(order.columns[1]).held_out, order.seed)
-    return [record for record in records if record.row in wanted and (record.held_out or record.row in out)]
+    return [record for record in records if record.row in numbers and (record.held_out or record.row in out)]
 
 
 def encode(records: Sequence[Record], encoder: Encoder, max_length: int) -> list[Example]:
-    """Held-out rows as the trainer measures on them: its encoding, its cut, and only those with a trained token."""
+    """Encode held-out rows as the trainer does, cut to `max_length`; rows without a trained token are left out."""
     wholes = encoder.encode(records, Refused())
     return [whole.cut(max_length) for whole in wholes if any(begin < max_length for begin, _ in whole.spans)]
 
@@ -99,8 +99,10 @@ def prepare(
     prompts: Sequence[tuple[str, Prompt]],
     records: Mapping[int, Record],
 ) -> list[Ask]:
-    """The prompts as token ids. A held-out row is put into a plain template as it was trained, with its own fields."""
-    longest = {one.name: one.tokens or _longest(encoders[BASE], one, prompts) for one in order.sets}
+    """Encode the prompts. With a plain template, a held-out row is formatted as in training, with its own fields."""
+    longest = {
+        prompt_set.name: prompt_set.tokens or _longest(encoders[BASE], prompt_set, prompts) for prompt_set in order.sets
+    }
     asks = []
     for place, (name, prompt) in enumerate(prompts):
         ids = {}
@@ -120,29 +122,30 @@ def _ids(encoder: Encoder, data: Data, prompt: Prompt, record: Record | None) ->
     return encoder.prompt_ids([dict(turn) for turn in prompt.messages])
 
 
-def _longest(encoder: Encoder, one: PromptSet, prompts: Sequence[tuple[str, Prompt]]) -> int:
-    """Room for one and a half times the longest reference: an answer beyond that is none like it."""
-    texts = [prompt.reference for name, prompt in prompts if name == one.name and prompt.reference]
+def _longest(encoder: Encoder, prompt_set: PromptSet, prompts: Sequence[tuple[str, Prompt]]) -> int:
+    """Token limit of an answer: 1.5 times the longest reference plus 8, at most MOST_TOKENS."""
+    texts = [prompt.reference for name, prompt in prompts if name == prompt_set.name and prompt.reference]
     if not texts:
         return PLAIN_TOKENS
-    most = max(len(found.ids) for found in encoder.tokenizer.encode_batch(texts, add_special_tokens=False))
+    most = max(len(encoding.ids) for encoding in encoder.tokenizer.encode_batch(texts, add_special_tokens=False))
     return min(MOST_TOKENS, most + most // 2 + 8)
 
 
 def score(
     order: Order, rows: Sequence[Row], losses: Mapping[str, list[tuple[float, int]]], between: Callable[[], None]
 ) -> list[SetScores]:
-    """The figures of each set; the losses belong to the held-out rows."""
-    found = []
-    for one in order.sets:
+    """Score each prompt set; the losses belong to the held-out set."""
+    scored = []
+    for prompt_set in order.sets:
         between()
-        mine = [row for row in rows if row.set == one.name]
-        found.append(scores.score_set(one.name, one.title, one.kind, mine, losses if one.kind == "held-out" else {}))
-    return found
+        set_rows = [row for row in rows if row.set == prompt_set.name]
+        set_losses = losses if prompt_set.kind == "held-out" else {}
+        scored.append(scores.score_set(prompt_set.name, prompt_set.title, prompt_set.kind, set_rows, set_losses))
+    return scored
 
 
 def leave_if_asked(work: Worker) -> None:
-    """End here when a cancel or stop was asked for. The wish stays, so that it is known since when."""
+    """End the work if a cancel or stop was requested. The request file stays, as its time is shown."""
     if _asked(work):
         work.state("stopping")
         raise Ended(Exit("stopped", NOTHING, cause="cancelled"))
@@ -153,20 +156,20 @@ def _asked(work: Worker) -> bool:
     return work.terminated or work.run.asked("cancel") or work.run.asked("stop")
 
 
-def _telling(work: Worker, what: str, of: int) -> Callable[[int], None]:
-    def tell(done: int) -> None:
+def _reporter(work: Worker, what: str, of: int) -> Callable[[int], None]:
+    def report(done: int) -> None:
         leave_if_asked(work)
         work.progress(what, done, of)
 
-    return tell
+    return report
 
 
 def _data(column: Column) -> Data:
     return Data.model_validate(column.data)
 
 
-def _words(found: Sequence[SetScores], column: str) -> str:
-    return " ".join(f"{one.title}: {one.sentences[column]}" for one in found if column in one.sentences)
+def _summary(scored: Sequence[SetScores], column: str) -> str:
+    return " ".join(f"{item.title}: {item.sentences[column]}" for item in scored if column in item.sentences)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""Makes something to take away from a source: `python -m studio.engine.workers.export EXPORT_DIR --nonce X`.
+"""Export an adapter, a merged model or a GGUF: `python -m studio.engine.workers.export EXPORT_DIR --nonce X`.
 
-export.json says what (engine/artefacts/request.py). adapter: its folder with the base's name instead of this machine's
-path, and a zip of it. merged: base and adapter as one model (engine/artefacts/merge.py). gguf: that, converted and
-quantised for llama.cpp (engine/artefacts/gguf.py). Each is loaded again from disk and held against the model in the
-chat before it is offered (engine/artefacts/verify.py). It appears whole or not at all. What it does not do: upload.
+export.json holds the request (engine/artefacts/request.py). Kinds:
+
+- adapter: the adapter's folder, with the base's name instead of a path on this machine, and a zip of it
+- merged: base and adapter as one model (engine/artefacts/merge.py)
+- gguf: the merged model, converted and quantised for llama.cpp (engine/artefacts/gguf.py)
+
+Each artefact is reloaded from disk and compared with the model in the chat before it is offered
+(engine/artefacts/verify.py). Artefacts appear complete or not at all. Nothing is uploaded.
 """
 
 import shutil
@@ -31,7 +35,7 @@ def main() -> int:
 
 
 def export(work: Worker) -> Exit:
-    """Make what export.json asks for."""
+    """Make the artefact requested in export.json."""
     tidy(work.run.path)
     order = Order.read(work.run.path)
     method = order.recipe.method.method
@@ -39,8 +43,7 @@ def export(work: Worker) -> Exit:
         raise BadInput("Method full trains every weight: there is no adapter to export. Export the merged model.")
     if order.kind != "adapter" and not order.full and method in ("prompt", "prefix"):
         raise BadInput(
-            f"What method {method} trains is put before each example and cannot be merged into the weights. "
-            "Export the adapter."
+            f"Method {method} trains virtual tokens, which cannot be merged into the weights. Export the adapter."
         )
     what = "model" if order.full else "adapter"
     work.phase(f"Checking the {what}")
@@ -58,7 +61,7 @@ def export(work: Worker) -> Exit:
 
 
 def export_adapter(work: Worker, order: Order) -> Exit:
-    """The adapter as a folder and as a zip beside it."""
+    """Export the adapter as a folder and as a zip archive next to it."""
     size = sum(path.stat().st_size for path in order.source.rglob("*") if path.is_file())
     free_space_or_raise(work.run.path, 3 * size + MIB, "This export")
     proof = Proof.take(work, order)
@@ -78,9 +81,9 @@ def export_adapter(work: Worker, order: Order) -> Exit:
 
 
 def export_merged(work: Worker, order: Order) -> Exit:
-    """Base and adapter as one model in `merged/`."""
+    """Export base and adapter as one model in `merged/`."""
     size = merged_size(order)
-    # The old merge stands until the new one is whole.
+    # An earlier merge stays until the new one is complete.
     free_space_or_raise(work.run.path, size + 64 * MIB, "The merged model")
     proof = Proof.take(work, order)
     with whole_folder(work.run.path / "merged") as folder:
@@ -89,12 +92,12 @@ def export_merged(work: Worker, order: Order) -> Exit:
         work.leave_if_asked(STOPPED)
         parity = proof.merged(folder)
         write_card(order, folder, parity)
-        work.phase("Writing it to disk")
+        work.phase("Writing to disk")
     return Exit("completed", f"The merged model is ready. {parity.words}")
 
 
 def write_card(order: Order, folder: Path, parity: Parity) -> None:
-    """The artefact's README.md, and the curve that it shows."""
+    """Write the artefact's README.md and the loss curve it shows."""
     facts = facts_of(order, parity)
     write_curve(facts, folder)
     make = cards.adapter_card if order.kind == "adapter" else cards.merged_card
@@ -102,27 +105,27 @@ def write_card(order: Order, folder: Path, parity: Parity) -> None:
 
 
 def _companions(order: Order, folder: Path) -> None:
-    # A checkpoint holds neither.
+    # A checkpoint has neither tokenizer nor licence.
     copy_tokenizer(order.model_folder, folder, order.recipe.data.own_chat_template)
     copy_license(order.model_folder, folder)
     write_text(folder / "NOTICE", license_note(order.model))
 
 
 def adapter_files(source: Path) -> list[Path]:
-    """The files of an adapter's folder; from a checkpoint, without what only training needs."""
+    """List the files of an adapter's folder; for a checkpoint, leave out what only training needs."""
     needed = ("adapter_", "tokenizer", "chat_template", "special_tokens", "added_tokens")
     return [path for path in sorted(source.iterdir()) if path.is_file() and path.name.startswith(needed)]
 
 
 def zip_folder(work: Worker, folder: Path, archive: Path, inside: str) -> None:
-    """Pack a folder under the name `inside`; the archive appears whole or not at all."""
+    """Write the zip archive of a folder under the name `inside`; it appears complete or not at all."""
     what = "Packing the archive"
     work.phase(what)
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     total, done = sum(path.stat().st_size for path in files), 0
     aside = archive.with_name(f".{archive.name}.tmp")
     try:
-        # Weights do not compress: they are stored, which is quick.
+        # Weights do not compress; storing them is faster.
         with zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as packed:
             for path in files:
                 packed.write(path, f"{inside}/{path.name}")

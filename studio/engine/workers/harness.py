@@ -1,9 +1,9 @@
-"""The frame every journalling worker stands in: who it is, that it lives, how it ended.
+"""Worker harness: lock, identity, heartbeat, exit record.
 
-It takes the run directory's lock, says who works there (worker.json) before anything heavy is imported, keeps the
-heartbeat, turns SIGTERM into a wish to stop, and writes the end: final journal event first, then exit.json.
+Takes the lock of the run directory, writes worker.json before any heavy import, keeps the heartbeat, treats SIGTERM as
+a request to stop, and records the end: the final journal event first, then exit.json.
 
-What it does not do: start processes, train, or import torch.
+It starts no processes and imports no torch.
 """
 
 import argparse
@@ -42,14 +42,14 @@ from studio.rundir import (
 )
 
 HEARTBEAT_SECONDS = 2.0
-PROGRESS_SECONDS = 0.5  # a journal line for each of a million rows would be a journal of progress
+PROGRESS_SECONDS = 0.5  # at most one progress event per interval: a million rows must not fill the journal
 ALREADY_WORKED_ON = 3
 USUAL_CAUSES: dict[FinalState, Cause] = {"completed": "finished", "stopped": "stopped", "failed": "error"}
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers")
 
 
 class Ended(Exception):
-    """Leave the work at once with this end: a stop that was asked for, or a failure that has a remedy."""
+    """Raised to end the work at once with this exit: a requested stop, or a failure with a remedy."""
 
     def __init__(self, how: Exit) -> None:
         super().__init__(how.message)
@@ -57,14 +57,14 @@ class Ended(Exception):
 
 
 def say(text: str) -> None:
-    """Write a line into the log. Where the disk is full the line is lost, which must not end the work."""
+    """Write a line to the log. On a full disk the line is lost, which must not end the work."""
     with contextlib.suppress(OSError):
         print(text, flush=True)
 
 
 @dataclass
 class Worker:
-    """What the work needs of its frame: the directory, the journal, and whether someone wants it to stop."""
+    """What the harness gives the work: run directory, journal, progress reports and requests to stop."""
 
     run: RunDir
     journal: Journal
@@ -72,23 +72,23 @@ class Worker:
     step: int = 0
     progressed: float = field(default_factory=time.time)
     terminated: bool = False
-    _told: float = 0.0
+    _journalled: float = 0.0
 
     def phase(self, what: str) -> None:
-        """Say, in log and journal, what begins now."""
+        """Write to log and journal that this phase begins."""
         say(f"{what} …")
         self.progress(what)
 
     def progress(self, what: str, done: int = 0, of: int = 0) -> None:
-        """Journal how far `what` is; thinned to two a second, its begin and end always."""
+        """Journal the progress of `what`, at most twice a second; its start and end are always written."""
         self.progressed = now = time.time()
-        if 0 < done < of and now - self._told < PROGRESS_SECONDS:
+        if 0 < done < of and now - self._journalled < PROGRESS_SECONDS:
             return
-        self._told = now
+        self._journalled = now
         self.journal.write("progress", what=what, done=done, of=of)
 
     def note(self, level: str, text: str) -> None:
-        """Tell the reader of the run something; level is info or warning."""
+        """Write a note to log and journal; level is info or warning."""
         say(f"{level}: {text}")
         self.journal.write("note", level=level, text=text)
 
@@ -97,41 +97,41 @@ class Worker:
         self.journal.write("state", state=state, message=message)
 
     def over(self, how: Exit) -> None:
-        """The last words: in the journal first, then in exit.json."""
+        """Record the end: in the journal first, then in exit.json."""
         say(f"[{how.state}] {how.message}")
         self.journal.write("state", sync=True, state=how.state, message=how.message, cause=how.cause)
         how.write(self.run)
 
     def progressed_now(self) -> None:
-        """Something was done, however little."""
+        """Record that the work is making progress."""
         self.progressed = time.time()
 
     def reached(self, step: int) -> None:
-        """An optimizer step is done."""
+        """Record a finished optimizer step."""
         self.step, self.progressed = step, time.time()
 
     def wished(self, what: Control) -> bool:
-        """Take a wish from the control folder. SIGTERM counts as a stop, and is taken once as well."""
+        """Consume a request from the control folder. SIGTERM counts as a stop, and is also consumed once."""
         taken = self.run.consume(what)
         if what == "stop" and self.terminated:
             self.terminated, taken = False, True
         return taken
 
     def leave_if_asked(self, message: str) -> None:
-        """Between two phases: end here when a stop or cancel was asked for."""
+        """End the work between two phases if a stop or cancel was requested."""
         cause: Cause = "cancelled" if self.wished("cancel") else "stopped" if self.wished("stop") else ""
         if cause:
             self.state("stopping")
             raise Ended(Exit("stopped", message, cause=cause))
 
     def identify(self, device: str) -> None:
-        """Add the device, once it is known, to what worker.json says."""
+        """Add the device to worker.json, once it is known."""
         self.identity = replace(self.identity, device=device)
         self.identity.write(self.run)
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what computes, read without importing any of it."""
+    """Versions of Python and the computing libraries, read without importing them."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -140,13 +140,13 @@ def library_versions() -> dict[str, str]:
 
 
 def serve(description: str, body: Callable[[Worker], Exit], argv: list[str] | None = None) -> int:
-    """Run `body` as the worker of the directory named on the command line; returns the exit status."""
+    """Run `body` as the worker of the directory on the command line; return the exit status."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--nonce", required=True, help="told by the launcher, to recognise this worker again")
-    given = parser.parse_args(argv)
+    parser.add_argument("--nonce", required=True, help="set by the launcher to identify this worker later")
+    options = parser.parse_args(argv)
     guard_logs()
-    run = RunDir(given.directory.resolve())
+    run = RunDir(options.directory.resolve())
     if not run.path.is_dir():
         print(f"There is no directory {run.path}.", file=sys.stderr)
         return 2
@@ -154,11 +154,11 @@ def serve(description: str, body: Callable[[Worker], Exit], argv: list[str] | No
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print("Another worker is at work here already.", file=sys.stderr)
+        print("Another worker is already running in this directory.", file=sys.stderr)
         return ALREADY_WORKED_ON
     with lock:
         try:
-            return _work(run, given.nonce, body)
+            return _work(run, options.nonce, body)
         except OSError as error:
             if not _disk_full(error):
                 raise
@@ -182,7 +182,7 @@ def _work(run: RunDir, nonce: str, body: Callable[[Worker], Exit]) -> int:
 
 
 def attempt(worker: Worker, body: Callable[[Worker], Exit]) -> Exit:
-    """Do the work; every end gets its cause."""
+    """Run the work; every exit gets a cause."""
     try:
         how = body(worker)
     except Ended as end:
@@ -197,30 +197,32 @@ def attempt(worker: Worker, body: Callable[[Worker], Exit]) -> Exit:
 
 
 def _explain(error: BaseException, text: str) -> Exit:
-    """An end in plain words for an error that nobody expected."""
+    """Describe an unexpected error as an exit with a message and a remedy."""
     if out_of_memory(error):
         return Exit(
             "failed",
-            "The memory of the device was not enough for this run.",
+            "The device does not have enough memory for this run.",
             "Use a smaller per_device_train_batch_size (with more gradient_accumulation_steps), a smaller max_length, "
-            "quantization nf4, or switch gradient_checkpointing on.",
+            "quantization nf4, or turn on gradient_checkpointing.",
             traceback=text,
             cause="memory",
         )
     if _disk_full(error):
-        return Exit("failed", "The disk is full.", "Free some space, then resume it.", traceback=text, cause="disk")
+        return Exit(
+            "failed", "The disk is full.", "Free some space, then resume the run.", traceback=text, cause="disk"
+        )
     first = strike((str(error).splitlines() or [""])[0])
     return Exit(
         "failed",
         f"The work stopped with an error: {type(error).__name__}: {first}",
-        "See the log for where it happened.",
+        "See the log for the traceback.",
         traceback=text,
     )
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of device or machine was not enough."""
-    # By name and text: torch is not imported here, and on a CPU its allocator raises a plain RuntimeError.
+    """Whether the error means that the device or the machine ran out of memory."""
+    # Matched by name and text: torch is not imported here, and its CPU allocator raises a plain RuntimeError.
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -230,7 +232,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _disk_full(error: BaseException) -> bool:
-    # safetensors passes the system's error on as text.
+    # safetensors reports the system's error only as text.
     return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or (
         type(error).__name__ == "SafetensorError" and "No space left" in str(error)
     )
@@ -245,12 +247,12 @@ def _stop_on_sigterm(worker: Worker) -> None:
 
 @contextlib.contextmanager
 def _heartbeat(worker: Worker) -> Iterator[None]:
-    """Beat in a thread of its own: a step that takes minutes is alive too."""
+    """Write the heartbeat in a separate thread, so that a step of several minutes does not look dead."""
     over = threading.Event()
 
     def beat() -> None:
         while True:
-            # A full disk must not kill the thread; the work itself will say so.
+            # A full disk must not kill the thread; the work itself reports it.
             with contextlib.suppress(OSError):
                 Beat(time.time(), worker.progressed, worker.step, resident_bytes()).write(worker.run)
             if over.wait(HEARTBEAT_SECONDS):

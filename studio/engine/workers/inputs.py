@@ -1,4 +1,4 @@
-"""What a run directory tells its worker besides the recipe: which model, which dataset, where to go on. No torch."""
+"""A run's inputs besides its recipe: base model, dataset, and the checkpoint to resume from. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,10 @@ from studio.rundir import RunDir, read_json
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """What resume.json tells a worker that is not the first of its run.
+    """The contents of resume.json, read by every worker of a run but its first.
 
-    checkpoint: to go on from, relative to the run's directory; empty when there is none, to begin anew.
-    num_train_epochs, max_steps: instead of the recipe's, to train longer.
+    checkpoint: the folder to resume from, relative to the run directory; empty to start from step 0.
+    num_train_epochs, max_steps: replace the recipe's, to train longer.
     """
 
     attempt: int
@@ -24,25 +24,25 @@ class Resume:
 
     @classmethod
     def read(cls, run: RunDir) -> Self | None:
-        """None for a run's first worker."""
+        """Read resume.json; None for a run's first worker, which has none."""
         if not run.resume.exists():
             return None
         try:
-            told = cls(**(read_json(run.resume) or {}))
+            resume = cls(**(read_json(run.resume) or {}))
         except TypeError:
-            raise BadInput(f"{run.resume.name} of this run cannot be read. Resume the run once more.") from None
-        folder = Path(told.checkpoint)
-        if told.checkpoint and (
+            raise BadInput(f"{run.resume.name} of this run cannot be read. Resume the run again.") from None
+        folder = Path(resume.checkpoint)
+        if resume.checkpoint and (
             folder.is_absolute() or ".." in folder.parts or folder.parts[0] != run.checkpoints.name
         ):
-            raise BadInput(f"{told.checkpoint} is no checkpoint of this run. Resume the run once more.")
-        return told
+            raise BadInput(f"{resume.checkpoint} is not a checkpoint of this run. Resume the run again.")
+        return resume
 
     def applied(self, recipe: Recipe) -> Recipe:
-        """The recipe with the new length."""
+        """Return the recipe with the new length."""
         values: dict[str, Any] = {}
         if self.num_train_epochs is not None:
-            # max_steps would overrule the epochs that were asked for.
+            # max_steps would override the requested epochs.
             values = {"num_train_epochs": self.num_train_epochs, "max_steps": -1}
         if self.max_steps is not None:
             values["max_steps"] = self.max_steps
@@ -51,7 +51,10 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """A run's inputs, read and found. resume: None for its first worker; tokens: where those of datasets are kept."""
+    """A run's inputs with resolved paths.
+
+    resume: None for the run's first worker; tokens: folder of the token cache of datasets.
+    """
 
     recipe: Recipe
     model: str

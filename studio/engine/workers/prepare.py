@@ -1,9 +1,8 @@
-"""Makes a model folder from a GGUF file: `python -m studio.engine.workers.prepare --gguf FILE --out FOLDER`.
+"""Convert a GGUF file to a model folder: `python -m studio.engine.workers.prepare --gguf FILE --out FOLDER`.
 
-The weights are dequantised to bfloat16 and saved as safetensors, with a config that no longer says it is quantised
-and a tokenizer that splits text as the original did. Progress goes to stdout as JSON lines {"doing", "done",
-"of"}, then {"folder"}, or {"error"}.
-What it does not do: download anything (models come by hand or through the hub client elsewhere).
+Dequantises the weights to bfloat16 and saves them as safetensors, with a config without quantisation fields and a
+tokenizer that splits text as the original does. Progress goes to stdout as JSON lines {"doing", "done", "of"}, then
+{"folder"} or {"error"}. Nothing is downloaded.
 """
 
 import argparse
@@ -17,54 +16,54 @@ from studio.errors import BadInput, StudioError
 from studio.rundir import free_space_or_raise, read_json, whole_folder, write_json
 
 STEPS = 5
-# Kinds of text splitting (`tokenizer.ggml.pre`) that transformers' conversion gets right by itself.
+# Pre-tokenizers (`tokenizer.ggml.pre`) that transformers converts correctly.
 SPLITS_ALREADY_RIGHT = {"gpt-2", "default"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Make a model folder from a GGUF file.")
+    parser = argparse.ArgumentParser(description="Convert a GGUF file to a model folder.")
     parser.add_argument("--gguf", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args(argv)
-    # stdout is for our lines only; whatever the libraries print goes to stderr.
+    options = parser.parse_args(argv)
+    # stdout carries only our JSON lines; library output goes to stderr.
     lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
     def say(value: dict[str, Any]) -> None:
         print(json.dumps(value), file=lines, flush=True)
 
-    def tell(what: str, done: int) -> None:
+    def report(what: str, done: int) -> None:
         say({"doing": what, "done": done, "of": STEPS})
 
     try:
-        prepare(given.gguf.resolve(), given.out.resolve(), tell)
+        prepare(options.gguf.resolve(), options.out.resolve(), report)
     except StudioError as error:
         say({"error": str(error)})
         return error.exit_status
-    say({"folder": str(given.out)})
+    say({"folder": str(options.out)})
     return 0
 
 
 def prepare(gguf: Path, out: Path, tell: Any) -> None:
-    """Write the model in `gguf` to the folder `out`, whole or not at all."""
+    """Write the model in `gguf` to the folder `out`, which appears complete or not at all."""
     tell("Reading the GGUF file", 0)
-    told = read_metadata(gguf)
+    metadata = read_metadata(gguf)
     out.parent.mkdir(parents=True, exist_ok=True)
-    # 16 bits a weight, from 4 or more: at most four times the file, and a little for the tokenizer.
+    # From 4 bits or more to 16 bits per weight: at most four times the file, plus 16 MiB for the tokenizer.
     free_space_or_raise(out.parent, gguf.stat().st_size * 4 + 2**24, "Preparing this model")
     tell("Loading the libraries", 1)
     with whole_folder(out) as folder:
-        tell("Unpacking the weights", 2)
+        tell("Dequantising the weights", 2)
         save_model(gguf, folder)
-        tell("Making the tokenizer", 3)
-        save_tokenizer(gguf, folder, told)
+        tell("Converting the tokenizer", 3)
+        save_tokenizer(gguf, folder, metadata)
         tell("Checking the files", 4)
         check(folder)
     tell("Ready", STEPS)
 
 
 def read_metadata(gguf: Path) -> dict[str, Any]:
-    """The GGUF fields that decide how it is converted."""
+    """Read the GGUF fields that the conversion needs."""
     from gguf import GGUFReader
 
     try:
@@ -85,7 +84,7 @@ def read_metadata(gguf: Path) -> dict[str, Any]:
 
 
 def save_model(gguf: Path, folder: Path) -> None:
-    """Weights as bfloat16 safetensors, and a config cleaned of where they came from."""
+    """Save the weights as bfloat16 safetensors, and a config without quantisation or source paths."""
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig, GgufConfig
     from transformers.utils import logging
@@ -109,28 +108,28 @@ def save_model(gguf: Path, folder: Path) -> None:
         written.pop(name, None)
     write_json(path, written)
     for file in folder.iterdir():
-        file.chmod(0o644)  # safetensors writes files that only their owner may read
+        file.chmod(0o644)  # safetensors writes files that only the owner can read
 
 
-def save_tokenizer(gguf: Path, folder: Path, told: dict[str, Any]) -> None:
-    """tokenizer.json and its companions, splitting text as the original tokenizer did."""
+def save_tokenizer(gguf: Path, folder: Path, metadata: dict[str, Any]) -> None:
+    """Save the tokenizer's files so that it splits text as the original tokenizer does."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, local_files_only=True)
     tokenizer.save_pretrained(str(folder))
-    split = told.get("tokenizer.ggml.pre")
+    split = metadata.get("tokenizer.ggml.pre")
     if split == "smollm":
         split_digits(folder / "tokenizer.json")
     elif split is not None and split not in SPLITS_ALREADY_RIGHT:
         print(
-            f"warning: text splitting of kind {split!r} is not known here; numbers and spaces may be cut into "
-            "other tokens than the original model's. Prefer its safetensors version.",
+            f"warning: unknown pre-tokenizer {split!r}: numbers and spaces may be split into other tokens than by the "
+            "original model. Prefer its safetensors version.",
             file=sys.stderr,
         )
     config = read_json(folder / "tokenizer_config.json") or {}
     for name in ("is_local", "local_files_only", "backend"):
         config.pop(name, None)
-    # A name that every version of transformers knows, not the class of the version at hand.
+    # A class that every version of transformers has, not the one of the installed version.
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     config["clean_up_tokenization_spaces"] = False
     limit = (read_json(folder / "config.json") or {}).get("max_position_embeddings")
@@ -140,9 +139,9 @@ def save_tokenizer(gguf: Path, folder: Path, told: dict[str, Any]) -> None:
 
 
 def split_digits(path: Path) -> None:
-    """SmolLM's tokenizer cuts numbers into single digits; the GGUF conversion forgets it.
+    """Set SmolLM's pre-tokenizer, which splits numbers into single digits; the GGUF conversion loses it.
 
-    The original's pre_tokenizer, as in HuggingFaceTB/SmolLM2-135M-Instruct's tokenizer.json.
+    Source: the pre_tokenizer in HuggingFaceTB/SmolLM2-135M-Instruct's tokenizer.json.
     """
     document = json.loads(path.read_text(encoding="utf-8"))
     document["pre_tokenizer"] = {
@@ -156,7 +155,10 @@ def split_digits(path: Path) -> None:
 
 
 def check(folder: Path) -> None:
-    """What transformers loads must tokenise as the file itself does, and know the token that ends an answer."""
+    """Check that transformers tokenises as tokenizer.json itself does, and that an end-of-answer token is set.
+
+    Raises StudioError or BadInput.
+    """
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 

@@ -1,8 +1,8 @@
-"""Trains a run: `python -m studio.engine.workers.train RUN_DIR --nonce X`.
+"""Train a run: `python -m studio.engine.workers.train RUN_DIR --nonce X`.
 
-TRL's SFTTrainer with a PEFT adapter or over all weights, on the rows exactly as the dataset package made them; from the
-beginning or, when the run has a resume.json, from a checkpoint (engine/training/resume.py). What it does not do: render
-or tokenise examples (dataset does), decide when to start (the launcher does).
+Uses TRL's SFTTrainer with a PEFT adapter or on all weights, on the rows exactly as the dataset package encoded them.
+Starts from step 0 or, if the run has a resume.json, from a checkpoint (engine/training/resume.py). The dataset package
+renders and tokenises examples; the launcher decides when to start.
 """
 
 import time
@@ -26,7 +26,7 @@ from studio.recipe import Recipe
 from studio.rundir import Exit, free_space_or_raise, read_json
 
 NOTHING_DONE = "Stopped before the first step: nothing was trained and nothing saved."
-# A checkpoint holds what is trained (4 bytes a parameter) and two moments of the same size.
+# Bytes per trained parameter in a checkpoint: the parameter (4 bytes) and two moments of the same size.
 CHECKPOINT_BYTES = 12
 SLACK_BYTES = 64 * 2**20  # journal, log, tokenizer files
 
@@ -36,8 +36,8 @@ def main() -> int:
 
 
 def train(work: Worker) -> Exit:
-    """Train the run of this worker's directory."""
-    began = time.monotonic()
+    """Train the run in this worker's directory."""
+    started = time.monotonic()
     inputs = Inputs.read(work.run)
     encoded = prepare_examples(work, inputs)
     work.phase("Loading the libraries")
@@ -59,14 +59,14 @@ def train(work: Worker) -> Exit:
     sampler = Sampler(work, inputs, trainer, conductor)
     work.phase("Starting")
     run_trainer(work, inputs, trainer, conductor, checkpoint)
-    how = finish(work, inputs, trainer, conductor, time.monotonic() - began)
+    how = finish(work, inputs, trainer, conductor, time.monotonic() - started)
     if how.state == "completed":
         sampler.at_end(conductor.best_step or trainer.state.global_step)
     return how
 
 
 def import_libraries() -> None:
-    """What takes seconds to import, so that the phases in the log show where the time goes."""
+    """Import the slow libraries up front, so that the log shows their time as a separate phase."""
     compiling.start_compiling()
     with importing():
         import datasets  # noqa: F401
@@ -79,17 +79,17 @@ def import_libraries() -> None:
 
 
 def prepare_examples(work: Worker, inputs: Inputs) -> Encoded:
-    """The examples as token ids; ends the run when there is nothing to learn from."""
+    """Encode the examples; end the run if none has a token to train on."""
     what = "Preparing the examples"
     work.phase(what)
 
-    def told(done: int, of: int) -> None:
+    def report(done: int, of: int) -> None:
         work.leave_if_asked(_nothing_done(inputs))
         work.progress(what, done, of)
 
     recipe = inputs.recipe
     folder, seed = inputs.dataset_folder, recipe.schedule.seed
-    encoded = encode_dataset(folder, recipe.data, inputs.model_folder, seed, told, inputs.tokens)
+    encoded = encode_dataset(folder, recipe.data, inputs.model_folder, seed, report, inputs.tokens)
     for text in encoded.notes:
         work.note("warning", text)
     if not encoded.train:
@@ -105,7 +105,7 @@ def prepare_examples(work: Worker, inputs: Inputs) -> Encoded:
 
 
 def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loading.Device) -> tuple[Any, Any]:
-    """SFTTrainer with everything in place, and the callback that conducts it."""
+    """Build SFTTrainer with model, data and callbacks; return it and its CheckpointControl."""
     from transformers import PrinterCallback, set_seed
     from trl import SFTTrainer
 
@@ -178,24 +178,24 @@ def build_trainer(work: Worker, inputs: Inputs, encoded: Encoded, device: loadin
         "effective_batch": recipe.effective_batch,
         **(read_json(work.run.path / "estimate.json") or {}),
     }
-    # A run goes on alike with and without evaluations, and from a checkpoint in the middle of one.
+    # Evaluations must not change the random state: training continues the same with and without them, and from a
+    # checkpoint taken during one.
     trainer.evaluate = undisturbed()(trainer.evaluate)
     guard = FiniteGuard(work, recipe)
     watch = DivergenceGuard(work, recipe, causal.config.get_text_config().vocab_size)
     recorder = JournalCallback(work, guard, plan)
     conductor = CheckpointControl(work, recipe, trained, {"guard": guard, "recorder": recorder, "watch": watch})
     guard.trainer = conductor.trainer = trainer
-    # In this order: the point of a step is in the journal before its checkpoint is.
+    # In this order, so that a step's metric point is journalled before its checkpoint.
     for callback in (guard, recorder, watch, conductor):
         trainer.add_callback(callback)
-    Meter(work, device.is_cuda, longest, max((len(one.input_ids) for one in encoded.held_out), default=0)).watch(
-        trainer
-    )
+    longest_held_out = max((len(example.input_ids) for example in encoded.held_out), default=0)
+    Meter(work, device.is_cuda, longest, longest_held_out).watch(trainer)
     return trainer, conductor
 
 
 def load_model(work: Worker, inputs: Inputs, device: loading.Device, longest: int, encoded: Encoded) -> Any:
-    """The base as the recipe holds it; longest: tokens of the longest row of training."""
+    """Load the base in the recipe's type and quantisation; longest: tokens of the longest training row."""
     from peft import prepare_model_for_kbit_training
 
     recipe = inputs.recipe
@@ -204,11 +204,11 @@ def load_model(work: Worker, inputs: Inputs, device: loading.Device, longest: in
     if dtype != recipe.model.dtype:
         work.note(
             "info",
-            f"Method full trains the weights in {dtype} and computes in {recipe.model.dtype}: in {recipe.model.dtype} "
-            f"small steps would round away. The trained model is saved in {recipe.model.dtype}.",
+            f"Method full trains the weights in {dtype} and computes in {recipe.model.dtype}, because in "
+            f"{recipe.model.dtype} small updates would round to zero. The model is saved in {recipe.model.dtype}.",
         )
     if recipe.evaluation.early_stopping_patience and not encoded.held_out:
-        work.note("warning", "No example is held out, so there is nothing to stop early by. Raise held_out for that.")
+        work.note("warning", "No example is held out, so early stopping is off. Raise held_out to use it.")
     model = loading.load_base(inputs.model_folder, dtype, device, recipe.quantization)
     held_out = max((len(example.input_ids) for example in encoded.held_out), default=0)
     loading.use_plain_attention_if_short(model, device, max(longest, held_out))
@@ -220,14 +220,14 @@ def load_model(work: Worker, inputs: Inputs, device: loading.Device, longest: in
 
 
 def training_arguments(work: Worker, recipe: Recipe, device: loading.Device, evaluates: bool) -> Any:
-    """The recipe in TRL's words."""
+    """Translate the recipe to TRL's SFTConfig."""
     from trl import SFTConfig
 
     schedule = recipe.schedule
     return SFTConfig(
         output_dir=str(work.run.checkpoints),
         use_cpu=not device.is_cuda,
-        # Autocast, as TRL's users train: adapter in float32, products in bfloat16.
+        # Autocast, the usual setting with TRL: adapter in float32, matrix products in bfloat16.
         bf16=recipe.model.dtype == "bfloat16",
         fp16=False,
         seed=schedule.seed,
@@ -243,15 +243,15 @@ def training_arguments(work: Worker, recipe: Recipe, device: loading.Device, eva
         max_grad_norm=recipe.optimizer.max_grad_norm,
         optim=_optim(work, recipe, device),
         lr_scheduler_type=schedule.lr_scheduler_type,
-        # Below 1 it is a share of the steps: transformers 5 has no warmup_ratio.
+        # A value below 1 is a share of the steps: transformers 5 has no warmup_ratio.
         warmup_steps=schedule.warmup_ratio,
         logging_steps=recipe.output.logging_steps,
-        # A loss that is not a number is shown, not replaced by the mean of those before.
+        # Show a non-finite loss instead of replacing it by the mean of earlier ones.
         logging_nan_inf_filter=False,
-        # With "steps" the trainer evaluates after the last step in any case; 0 means only then.
+        # With "steps" the trainer always evaluates after the last step; 0 means only then.
         eval_strategy="steps" if evaluates else "no",
         eval_steps=recipe.evaluation.eval_steps or 10**9,
-        save_strategy="no",  # ours are verified: studio.engine.training.callbacks
+        save_strategy="no",  # the studio saves its own verified checkpoints: studio.engine.training.callbacks
         report_to=list(recipe.output.report_to) or "none",
         run_name=recipe.name or work.run.id,
         project="lora-studio",
@@ -263,7 +263,7 @@ def training_arguments(work: Worker, recipe: Recipe, device: loading.Device, eva
 
 
 def run_trainer(work: Worker, inputs: Inputs, trainer: Any, conductor: Any, checkpoint: Path | None) -> None:
-    """Train to the end, or to where a stop cut it short: the last finished step is then saved."""
+    """Train to the end or until a stop, which saves a checkpoint of the last finished step."""
     from studio.engine.training.callbacks import Interrupted
     from studio.engine.training.rescue import GIVEN_UP, last_finite_weights
 
@@ -278,13 +278,13 @@ def run_trainer(work: Worker, inputs: Inputs, trainer: Any, conductor: Any, chec
         guard, watch = conductor.listeners["guard"], conductor.listeners["watch"]
         how, step = last_finite_weights(work.run, conductor, guard, watch, end.how)
         if step:
-            work.phase("Saving what is good")
+            work.phase("Saving the last usable weights")
             save(work, inputs, conductor.trained, step)
         raise Ended(how) from end
 
 
 def finish(work: Worker, inputs: Inputs, trainer: Any, conductor: Any, seconds: float) -> Exit:
-    """Save the adapter, unless the run was cancelled, and say how it ended."""
+    """Save the adapter, unless the run was cancelled, and return how the run ended."""
     step, of = trainer.state.global_step, trainer.state.max_steps
     if conductor.ending == "cancel":
         return Exit("stopped", f"Cancelled at step {step} of {of}: its adapter was not saved.", cause="cancelled")
@@ -294,7 +294,9 @@ def finish(work: Worker, inputs: Inputs, trainer: Any, conductor: Any, seconds: 
     work.phase("Saving the adapter" if conductor.trained.is_adapter else "Saving the model")
     save(work, inputs, conductor.trained, conductor.best_step or step)
     what = "adapter" if conductor.trained.is_adapter else "model"
-    best = f" The {what} is that of step {conductor.best_step}, the best evaluation." if conductor.best_step else ""
+    best = (
+        f" The {what} is from step {conductor.best_step}, which has the best evaluation." if conductor.best_step else ""
+    )
     if conductor.ending == "early":
         return Exit(
             "completed",
@@ -302,13 +304,13 @@ def finish(work: Worker, inputs: Inputs, trainer: Any, conductor: Any, seconds: 
             cause="finished",
         )
     if conductor.ending == "stop":
-        of_that = best or f" A checkpoint and the {what} of that step are saved."
-        return Exit("stopped", f"Stopped at step {step} of {of}.{of_that}", cause="stopped")
+        saved = best or f" A checkpoint and the {what} of that step are saved."
+        return Exit("stopped", f"Stopped at step {step} of {of}.{saved}", cause="stopped")
     return Exit("completed", f"Completed {of} steps in {_duration(seconds)}.{best}", cause="finished")
 
 
 def save(work: Worker, inputs: Inputs, trained: Trained, step: int) -> None:
-    """Write what the run learned: its adapter, or its model where every weight was trained."""
+    """Save the run's adapter, or its whole model if every weight was trained."""
     from studio.engine.artefacts.artefacts import save_adapter, save_model
 
     recipe = inputs.recipe
@@ -324,19 +326,19 @@ def save(work: Worker, inputs: Inputs, trained: Trained, step: int) -> None:
 def _nothing_done(inputs: Inputs) -> str:
     if inputs.resume is None or not inputs.resume.checkpoint:
         return NOTHING_DONE
-    return f"Stopped before it went on: {inputs.resume.checkpoint} is as it was, resume from it at any time."
+    return f"Stopped before training continued: {inputs.resume.checkpoint} is unchanged. Resume from it at any time."
 
 
 def _optim(work: Worker, recipe: Recipe, device: loading.Device) -> str:
     wanted = recipe.optimizer.optim
-    # The fused kernel of the same AdamW, TRL's default: on bfloat16 weights it rounds once a step, the loop thrice.
+    # The fused kernel of the same AdamW is TRL's default: on bfloat16 weights it rounds once per step, the loop thrice.
     plain = "adamw_torch_fused"
     if wanted == "adamw_torch":
         return plain
     if device.is_cuda:
         return wanted
-    more = " It takes 8 instead of 2 bytes of state a trained parameter." if wanted.endswith("8bit") else ""
-    work.note("info", f"{wanted} needs an NVIDIA GPU; adamw_torch is used on this CPU.{more}")
+    note = " It needs 8 instead of 2 bytes of optimizer state per trained parameter." if wanted.endswith("8bit") else ""
+    work.note("info", f"{wanted} needs an NVIDIA GPU; adamw_torch is used on this CPU.{note}")
     return plain
 
 
@@ -352,7 +354,7 @@ def _rows(examples: list[Example]) -> Any:
 
 
 def _with_lengths(rows: Any, examples: list[Example]) -> Any:
-    """Each with where the examples in it end; rows that were packed know."""
+    """Add the column `seq_lengths`, the lengths of the examples in each row; packed rows have it already."""
     if "seq_lengths" in rows.column_names:
         return rows
     return rows.add_column("seq_lengths", [[len(example.input_ids)] for example in examples])
@@ -371,16 +373,17 @@ def _packed_rows(rows: list[PackedRow]) -> Any:
 
 
 def _check_disk(work: Worker, recipe: Recipe, trainable: int, doubled: bool) -> None:
-    """End the run when its disk has not twice what it will need: others write there too."""
-    # One more than is kept: the oldest goes only after the newest is whole. Early stopping spares one.
-    kept = recipe.output.save_total_limit + 1 + bool(recipe.evaluation.early_stopping_patience)
+    """End the run if the disk has less than twice the space it will need; other programs write there too."""
+    # One more than save_total_limit, as the oldest is deleted only after the newest is complete; early stopping keeps
+    # another.
+    checkpoints = recipe.output.save_total_limit + 1 + bool(recipe.evaluation.early_stopping_patience)
     weights = 8 if doubled else 4
-    need = trainable * ((CHECKPOINT_BYTES + weights - 4) * kept + weights) + SLACK_BYTES
-    held = sum(path.stat().st_size for path in work.run.checkpoints.rglob("*") if path.is_file())
+    need = trainable * ((CHECKPOINT_BYTES + weights - 4) * checkpoints + weights) + SLACK_BYTES
+    present = sum(path.stat().st_size for path in work.run.checkpoints.rglob("*") if path.is_file())
     try:
-        free_space_or_raise(work.run.path, max(SLACK_BYTES, 2 * need - held), "Saving this run, with room to spare,")
+        free_space_or_raise(work.run.path, max(SLACK_BYTES, 2 * need - present), "Saving this run, with room to spare,")
     except StudioError as error:
-        raise Ended(Exit("failed", str(error), "Or lower save_total_limit or r.", cause="disk")) from None
+        raise Ended(Exit("failed", str(error), "You can also lower save_total_limit or r.", cause="disk")) from None
 
 
 def _duration(seconds: float) -> str:

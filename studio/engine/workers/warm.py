@@ -1,7 +1,7 @@
-"""A training worker made ready before its run is known: `python -m studio.engine.workers.warm --nonce X`.
+"""Training worker with its libraries preloaded: `python -m studio.engine.workers.warm --nonce X`.
 
-It imports what training needs, says so, and waits for one line on stdin: a run's directory, whose worker it then is as
-if it had been started for it. Where stdin ends first (the studio closed, or wants the memory), it leaves.
+Imports what training needs, prints `ready`, and waits for one line on stdin: a run directory. It then trains that run
+exactly as a worker started for it. If stdin closes first (the studio closed, or needs the memory), it exits.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from studio.rundir import RunDir
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Wait for a run to train.")
-    parser.add_argument("--nonce", required=True, help="told by the launcher, to recognise this worker again")
+    parser.add_argument("--nonce", required=True, help="set by the launcher to identify this worker later")
     nonce = parser.parse_args().nonce
     train.import_libraries()
     print("ready", flush=True)
