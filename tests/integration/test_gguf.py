@@ -113,7 +113,7 @@ def test_what_is_converted_is_what_was_merged(converter: Path, run: RunDir, mode
 def test_a_model_that_the_converter_does_not_know_is_a_sentence(converter: Path, tiny: Path, tmp_path: Path) -> None:
     from studio.errors import StudioError
 
-    with pytest.raises(StudioError, match=r"cannot convert this model: .*Export it merged"):
+    with pytest.raises(StudioError, match=r"cannot convert this model: .*Export a merged model"):
         converting.convert(Quiet(tmp_path), converter, tiny, tmp_path / "plain.gguf")  # type: ignore[arg-type]
 
 

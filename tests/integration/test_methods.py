@@ -455,7 +455,7 @@ def test_early_stopping_takes_the_best_evaluation(
         **values, held_out=0.25, max_steps=40, eval_steps=2, early_stopping_patience=3, save_steps=1, save_total_limit=1
     )
     assert seen.end.state == "completed" and "Stopped early at step 10 of 40" in seen.end.message, seen.end
-    assert "step 4, the best evaluation" in seen.end.message
+    assert "from step 4, which has the best evaluation" in seen.end.message
     assert sorted(path.name for path in seen.run.checkpoints.iterdir()) == ["step-10", "step-4"]
     assert apart(at[4], seen.trained) < 1e-4 < apart(at[10], seen.trained)
     assert any("Took the weights of step 4" in note["text"] for note in seen.events("note"))

@@ -1,1 +1,1 @@
-"""What the engine writes: adapters, merged models, GGUF files, their cards and their proof of parity."""
+"""Artefacts: adapters, merged models and GGUF files, their model cards and their parity check."""

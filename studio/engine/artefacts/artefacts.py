@@ -1,17 +1,17 @@
-"""What a training run leaves on disk: adapters, models and checkpoints, whole or not there.
+"""Save a training run's adapters, models and checkpoints, each complete or not at all.
 
-A checkpoint holds all that is needed to go on from it, without pickle:
+A checkpoint contains everything needed to resume from it, without pickle:
 
     adapter_model.safetensors, adapter_config.json   the adapter in PEFT's own layout, for the plain base (trained.py);
                                                      or model.safetensors, config.json: every weight, in float32
     optimizer.safetensors, optimizer.json            the optimizer's tensors, and its numbers and groups
-    scheduler.json                                   where the learning rate is
+    scheduler.json                                   state of the learning-rate schedule
     rng.safetensors, rng.json                        the random states: torch's, and Python's and numpy's
     window.json                                      sums since the last point, early stopping, guards (step_state.py)
     trainer_state.json                               the Hugging Face trainer's step, epoch and log
 
-The order of the examples is not kept: seed and epoch give it again. What this does not do: go on from one
-(engine/training/resume.py).
+The order of the examples is not saved, as seed and epoch determine it. engine/training/resume.py resumes from a
+checkpoint.
 """
 
 import json
@@ -29,7 +29,7 @@ from studio.rundir import RunDir, verify_folder, whole_folder, write_json, write
 
 
 def copy_tokenizer(model_folder: Path, folder: Path, own_template: str = "") -> None:
-    """The tokenizer and chat template, byte for byte as they were trained with; own_template: the recipe's, if any."""
+    """Copy the tokenizer and chat template used in training, byte for byte; own_template: the recipe's, if any."""
     for name in TOKENIZER_FILES:
         if (model_folder / name).is_file():
             shutil.copyfile(model_folder / name, folder / name)
@@ -39,31 +39,31 @@ def copy_tokenizer(model_folder: Path, folder: Path, own_template: str = "") -> 
 
 
 def copy_generation(model_folder: Path, folder: Path) -> None:
-    """The base's own generation settings: they name every token that ends an answer."""
+    """Copy the base's generation settings, which list every end-of-answer token."""
     path = model_folder / "generation_config.json"
     if path.is_file():
         shutil.copyfile(path, folder / path.name)
 
 
 def copy_license(model_folder: Path, folder: Path) -> None:
-    """The base's licence, where its folder has one."""
+    """Copy the base's licence, if its folder has one."""
     for path in sorted(model_folder.iterdir()):
         if path.is_file() and path.name.upper().startswith(("LICENSE", "LICENCE", "USE_POLICY")):
             shutil.copyfile(path, folder / path.name)
 
 
 def save_adapter(trained: Trained, run: RunDir, model_folder: Path, card: str, own_template: str = "") -> None:
-    """Write the run's adapter: any script with PEFT loads it, on this machine by its folder alone."""
+    """Save the run's adapter so that any script with PEFT loads it; on this machine its folder is enough."""
     with whole_folder(run.adapter) as folder:
         trained.save(folder)
-        # An absolute path, so that it is found from anywhere; an export writes the model's name instead.
+        # An absolute path, so that it works from any directory; an export writes the model's name instead.
         set_base(folder, str(model_folder))
         copy_tokenizer(model_folder, folder, own_template)
         write_text(folder / "README.md", card)
 
 
 def save_model(trained: Trained, run: RunDir, model_folder: Path, card: str, data: Data, dtype: str) -> None:
-    """Write the run's whole model, with what any script needs to load it."""
+    """Save the run's whole model with the files that a script needs to load it."""
     with whole_folder(run.model) as folder:
         trained.save(folder, dtype)
         copy_tokenizer(model_folder, folder, data.own_chat_template)
@@ -73,20 +73,20 @@ def save_model(trained: Trained, run: RunDir, model_folder: Path, card: str, dat
 
 
 def set_base(folder: Path, base: str) -> None:
-    """Write into an adapter folder which base model it belongs to."""
+    """Write the base model into an adapter's config."""
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base
     for key in ("target_modules", "feedforward_modules"):
         if isinstance(config.get(key), list):
-            config[key].sort()  # PEFT keeps a set: the same run should give the same file
+            config[key].sort()  # PEFT stores a set: sort it so that the same run gives the same file
     write_json(path, config)
 
 
 def save_checkpoint(
     trainer: Any, trained: Trained, run: RunDir, moment: StepState, stopping: Mapping[str, Any]
 ) -> Path:
-    """Write the checkpoint of the step that `moment` ended; stopping: where early stopping stands."""
+    """Save the checkpoint of the step that ended at `moment`; stopping: the state of early stopping."""
     final = run.checkpoints / f"step-{moment.step}"
     with whole_folder(final) as folder:
         write_checkpoint(trainer, trained, folder, moment, stopping)
@@ -96,7 +96,7 @@ def save_checkpoint(
 def write_checkpoint(
     trainer: Any, trained: Trained, folder: Path, moment: StepState, stopping: Mapping[str, Any]
 ) -> None:
-    """Write what a checkpoint holds into `folder`."""
+    """Write the files of a checkpoint to `folder`."""
     trained.save(folder)
     write_tree(trainer.optimizer.state_dict(), folder / "optimizer")
     write_json(folder / "scheduler.json", trainer.lr_scheduler.state_dict())
@@ -105,16 +105,20 @@ def write_checkpoint(
 
 
 def prune_checkpoints(run: RunDir, keep: int, spare: int, newest: int) -> list[int]:
-    """Delete all but the newest `keep` checkpoints up to step `newest`, just saved, and that of step `spare`, if the
-    newest is whole; returns the steps that went. Later ones are an earlier worker's, whose steps were done again."""
-    found = sorted((int(path.name.removeprefix("step-")), path) for path in run.checkpoints.glob("step-[0-9]*"))
-    valid = [(step, path) for step, path in found if step <= newest]
+    """Delete old checkpoints and return their steps.
+
+    Keeps the newest `keep` checkpoints up to step `newest`, which was just saved, and that of step `spare`. Checkpoints
+    of later steps come from an earlier worker whose steps were repeated, and are deleted. Nothing is deleted if the
+    newest checkpoint is not intact.
+    """
+    checkpoints = sorted((int(path.name.removeprefix("step-")), path) for path in run.checkpoints.glob("step-[0-9]*"))
+    valid = [(step, path) for step, path in checkpoints if step <= newest]
     kept = {step for step, _ in valid[-keep:]} | {spare}
-    old = [(step, path) for step, path in found if step > newest or step not in kept]
+    old = [(step, path) for step, path in checkpoints if step > newest or step not in kept]
     if not old or not valid or verify_folder(valid[-1][1]) is not None:
         return []
     for _, path in old:
-        # Out of sight first: a kill in between must not leave half a checkpoint under its name.
+        # Rename first: a kill in between must not leave half a checkpoint under its name.
         aside = path.with_name(f".{path.name}.old")
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(path.rename(aside), ignore_errors=True)
@@ -122,6 +126,6 @@ def prune_checkpoints(run: RunDir, keep: int, spare: int, newest: int) -> list[i
 
 
 def sweep(run: RunDir) -> None:
-    """Remove what a worker that was killed left half written or half deleted among the checkpoints."""
+    """Delete half-written and half-deleted checkpoints of a worker that was killed."""
     for path in run.checkpoints.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)

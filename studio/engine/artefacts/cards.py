@@ -1,6 +1,6 @@
-"""Model cards: the README.md that goes with an adapter or a merged model.
+"""Model cards: the README.md of an adapter, a merged model or a GGUF.
 
-Our own, because PEFT's is blank and names a folder of this machine as the base. Text only; no torch.
+They replace PEFT's card, which is blank and gives a folder of this machine as the base. Text only; no torch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,8 +15,8 @@ from studio.recipe.fields import Method
 _KINDS = {
     "lora": "A LoRA adapter",
     "ia3": "An IA³ adapter",
-    "prompt": "A trained prompt",
-    "prefix": "A trained prefix",
+    "prompt": "A soft prompt",
+    "prefix": "A prefix-tuning adapter",
 }
 _PEFT = """from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -37,8 +37,8 @@ ollama create mine -f Modelfile && ollama run mine
 def adapter_card(
     name: str, base: str, dataset: str, recipe: Recipe, steps: int | None = None, facts: Facts | None = None
 ) -> str:
-    """The card of an adapter trained on `base`."""
-    made = "An adapter" if facts and facts.origin else _KINDS[recipe.method.method]
+    """Return the card of an adapter trained on `base`."""
+    kind = "An adapter" if facts and facts.origin else _KINDS[recipe.method.method]
     return _card(
         facts=facts,
         front={
@@ -48,25 +48,25 @@ def adapter_card(
             "tags": [recipe.method.method, "lora-studio"],
         },
         name=name,
-        intro=f"{made} for **{base}**, {_how(facts, dataset)}. "
-        "It holds only the change: the base model is needed as well.",
+        intro=f"{kind} for **{base}**, {_how(facts, dataset)}. "
+        "It contains only the trained weights; you also need the base model.",
         code=_PEFT,
         recipe=recipe,
         steps=steps,
-        more=f"`folder` is where this file lies, `base` the folder of {base} or its name on the Hugging Face hub.\n",
+        more=f"`folder` is the path of this folder; `base` is the folder of {base} or its name on the Hugging Face hub.\n",
     )
 
 
 def merged_card(
     name: str, base: str, dataset: str, recipe: Recipe, steps: int | None = None, facts: Facts | None = None
 ) -> str:
-    """The card of a whole model: with the adapter merged into it, or with every weight trained."""
+    """Return the card of a whole model: with an adapter merged in, or with every weight trained."""
     dtype = facts.dtype if facts and facts.dtype else recipe.model.dtype
-    more = "`folder` is where this file lies. The chat template and the token that ends an answer are included.\n"
-    held = recipe.quantization.quantization
-    if held != "none":
+    more = "`folder` is the path of this folder. The chat template and the end-of-answer token are included.\n"
+    quantization = recipe.quantization.quantization
+    if quantization != "none":
         bits = 4 if recipe.quantization.four_bit else 8
-        more += f"The adapter was trained on a {bits}-bit base and merged into the {dtype} one, never in {bits} bits: "
+        more += f"The adapter was trained on a {bits}-bit base and merged into the {dtype} base, never in {bits} bits: "
         more += "answers can differ slightly from those during training.\n"
     done = "with every weight trained" if recipe.method.method == "full" else "with an adapter merged in"
     return _card(
@@ -87,15 +87,15 @@ def merged_card(
 
 
 def license_note(base: str) -> str:
-    """What can be said of the licence without knowing more than the base's name."""
+    """Return the NOTICE on licences, which needs only the base's name."""
     return (
-        f"This was made from the model {base}. The licence of that model applies to it as well;\n"
-        "read it before you pass this on. The examples it was trained on may carry terms of their own.\n"
+        f"This was made from the model {base}. The licence of that model also applies here:\n"
+        "read it before you share this. The training examples may have their own terms.\n"
     )
 
 
 def gguf_card(name: str, base: str, dataset: str, recipe: Recipe, file: str, quant: str, facts: Facts) -> str:
-    """The card of a model in llama.cpp's format."""
+    """Return the card of a GGUF, the model format of llama.cpp."""
     return _card(
         facts=facts,
         front={"base_model": base, "pipeline_tag": "text-generation", "tags": ["gguf", "lora-studio"]},
@@ -105,17 +105,17 @@ def gguf_card(name: str, base: str, dataset: str, recipe: Recipe, file: str, qua
         language="sh",
         recipe=recipe,
         steps=None,
-        more="The chat template and the tokens that end an answer are in the file.\n",
+        more="The file includes the chat template and the end-of-answer tokens.\n",
     )
 
 
 def _how(facts: Facts | None, dataset: str) -> str:
-    """Where what was learned comes from."""
+    """Describe where the adapter comes from: combined, imported or trained."""
     origin = facts.origin if facts else None
     if origin and origin.get("parents"):
         return f"combined with LoRA Studio from {len(origin['parents'])} adapters"
     if origin:
-        return f"brought into LoRA Studio from {origin.get('from') or 'elsewhere'}"
+        return f"imported into LoRA Studio from {origin.get('from') or 'elsewhere'}"
     return f"trained with LoRA Studio on the dataset **{dataset}**"
 
 
@@ -133,11 +133,11 @@ def _card(
     if facts and facts.base_license:
         front = {**front, "license": facts.base_license}
     header = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
-    parts = [f"---\n{header}---\n\n# {name}\n\n{intro}\n\n## Load it\n\n```{language}\n{code}```\n\n{more}"]
+    parts = [f"---\n{header}---\n\n# {name}\n\n{intro}\n\n## Usage\n\n```{language}\n{code}```\n\n{more}"]
     if facts is None or facts.origin is None:
-        parts.append("## How it was trained\n\n" + _table(("setting", "value"), _settings(recipe, steps, facts)))
+        parts.append("## Training\n\n" + _table(("setting", "value"), _settings(recipe, steps, facts)))
     if facts is not None:
-        parts += _told(facts)
+        parts += _sections(facts)
     return "\n".join(parts)
 
 
@@ -146,40 +146,39 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines).replace("| --- | ---", "|---|---")
 
 
-def _told(facts: Facts) -> list[str]:
-    """What is known of data, curve, evaluation, parity and licence, a section each."""
+def _sections(facts: Facts) -> list[str]:
+    """Return the sections on source adapters, loss, evaluation, parity and licence, where there is data."""
     parts = []
     if facts.origin and facts.origin.get("parents"):
         rows = [(str(parent["name"]), f"{parent['weight']:g}") for parent in facts.origin["parents"]]
         density = facts.origin.get("density")
-        how = f"Combined by `{facts.origin.get('method')}`" + (f", density {density:g}" if density else "")
-        parts.append(f"## What it is made of\n\n{how}.\n\n{_table(('adapter', 'weight'), rows)}")
+        method = f"Combined with `{facts.origin.get('method')}`" + (f", density {density:g}" if density else "")
+        parts.append(f"## Source adapters\n\n{method}.\n\n{_table(('adapter', 'weight'), rows)}")
     if facts.losses:
-        points = [(str(step), _number(loss), _number(held)) for step, loss, held in facts.thinned]
+        points = [(str(step), _number(loss), _number(eval_loss)) for step, loss, eval_loss in facts.thinned]
         parts.append(
             f"## Loss\n\n![Training loss by step]({CURVE})\n\n" + _table(("step", "loss", "evaluation loss"), points)
         )
     if facts.evaluation:
         parts.append("## Evaluation\n\n" + "".join(f"- {line}\n" for line in facts.evaluation))
     if facts.parity is not None:
-        found = facts.parity
+        parity = facts.parity
         rows = [
-            ("loaded by", found.loader),
-            ("correlation of logits, worst place", digits(found.correlation)),
-            ("correlation of logits, mean", digits(found.mean)),
-            ("same likeliest next token", f"{found.agreement:.1%} of {found.tokens}"),
-            ("greedy answers the same to the end", f"{found.alike} of {found.prompts}"),
-            ("chat template, sha256", found.own_template[:16] or "plain text"),
+            ("loaded by", parity.loader),
+            ("correlation of logits, worst position", digits(parity.correlation)),
+            ("correlation of logits, mean", digits(parity.mean)),
+            ("same most likely next token", f"{parity.agreement:.1%} of {parity.tokens}"),
+            ("identical greedy answers", f"{parity.alike} of {parity.prompts}"),
+            ("chat template, sha256", parity.own_template[:16] or "plain text"),
         ]
         parts.append(
-            "## Parity\n\nBefore it was given out this artefact was loaded again from disk and held against the model "
-            f"it was chatted with, on {found.prompts} prompts.\n\n{_table(('figure', 'value'), rows)}"
+            "## Parity\n\nBefore it was offered, this artefact was reloaded from disk and compared with the "
+            f"model in the chat on {parity.prompts} prompts.\n\n{_table(('figure', 'value'), rows)}"
         )
-    named = f"The base model's licence is `{facts.base_license}`" if facts.base_license else "See the base's own card"
-    parts.append(
-        f"## Licence\n\n{named}; it applies to this as well. The examples it was trained on may carry terms of their "
-        "own.\n"
-    )
+    licence = "See the licence of the base model"
+    if facts.base_license:
+        licence = f"The licence of the base model is `{facts.base_license}`"
+    parts.append(f"## Licence\n\n{licence}, which also applies here. The training examples may have their own terms.\n")
     return parts
 
 
@@ -188,12 +187,12 @@ def _number(value: float | None) -> str:
 
 
 def _settings(recipe: Recipe, steps: int | None, facts: Facts | None) -> list[tuple[str, str]]:
-    held = recipe.quantization.quantization
+    quantization = recipe.quantization.quantization
     rows = [
         *_method(recipe.method),
-        ("base held as", recipe.model.dtype if held == "none" else held),
+        ("base weights", recipe.model.dtype if quantization == "none" else quantization),
         ("learning_rate", f"{recipe.optimizer.learning_rate:g}, {recipe.schedule.lr_scheduler_type}"),
-        ("examples a step", str(recipe.effective_batch)),
+        ("examples per step", str(recipe.effective_batch)),
         ("num_train_epochs", f"{recipe.schedule.num_train_epochs:g}"),
         ("max_length", f"{recipe.data.max_length}{', packed' if recipe.schedule.packing else ''}"),
         ("template, trained on", f"{recipe.data.template}, {recipe.data.train_on}"),
@@ -217,7 +216,7 @@ def _method(method: Method) -> list[tuple[str, str]]:
             ("target_modules", modules if isinstance(modules, str) else ", ".join(modules)),
         ]
         if method.init_lora_weights in ("pissa", "olora", "loftq"):
-            note = f"{method.init_lora_weights}; saved as its difference, of rank {2 * method.r}"
+            note = f"{method.init_lora_weights}; saved as the difference from the start, of rank {2 * method.r}"
             rows.append(("init_lora_weights", note))
         rows += [(name, "on") for name in ("use_rslora", "use_dora") if getattr(method, name)]
         if method.bias != "none":

@@ -1,11 +1,11 @@
-"""Converts a merged model to GGUF, quantises it, and has llama.cpp read it back before it is offered.
+"""Convert a merged model to GGUF, quantise it, and check it with llama.cpp before it is offered.
 
     gguf/<name>-<type>.gguf   one file: weights, tokenizer, chat template
     gguf/Modelfile            for Ollama
     gguf/README.md …          card, curve, licence
 
-The converter and llama.cpp are processes of their own (launch/gguf_tools.py). What lies in `.work` meanwhile, the merge
-and the 16-bit file, goes when it is over.
+The converter and llama.cpp run as separate processes (launch/gguf_tools.py). The folder `.work` holds the merged model
+and the 16-bit file meanwhile, and is deleted at the end.
 """
 
 import json
@@ -39,9 +39,9 @@ WORK = ".work"
 
 
 def export_gguf(work: Worker, order: Order) -> Exit:
-    """Make the GGUF of the order's type in `gguf/`."""
+    """Export a GGUF of the order's type to `gguf/`."""
     if order.tools is None:
-        raise BadInput("export.json says nothing of the GGUF tools. Start the export again.")
+        raise BadInput("export.json does not name the GGUF tools. Start the export again.")
     size = merged_size(order)
     free_space_or_raise(work.run.path, 3 * size, "The GGUF")
     tools = {name: _make(work, order, name) for name in gguf_tools.PACKAGES}
@@ -61,12 +61,12 @@ def export_gguf(work: Worker, order: Order) -> Exit:
                 shutil.move(plain, file)
             else:
                 _llama(work, tools["llama"], f"Quantising to {order.quant}", "quantise", plain, file, order.quant)
-            found = _prove(work, order, proof, tools["llama"], file, plain)
-            _companions(order, folder, file, found)
-            work.phase("Writing it to disk")
+            parity_result = _prove(work, order, proof, tools["llama"], file, plain)
+            _companions(order, folder, file, parity_result)
+            work.phase("Writing to disk")
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return Exit("completed", f"The GGUF is ready as {file.name}. {found.words}")
+    return Exit("completed", f"The GGUF is ready as {file.name}. {parity_result.words}")
 
 
 def _make(work: Worker, order: Order, name: str) -> Path:
@@ -76,16 +76,16 @@ def _make(work: Worker, order: Order, name: str) -> Path:
 
 def _tick(work: Worker) -> gguf_tools.Tick:
     def tick(what: str) -> None:
-        # Thinned: a line in the journal for each second would be a journal of waiting.
-        work.progress(what, 1, 0) if what != getattr(tick, "said", "") else work.progressed_now()
-        tick.said = what  # type: ignore[attr-defined]
+        # Journal only changes: one event per second of waiting would fill the journal.
+        work.progress(what, 1, 0) if what != getattr(tick, "last", "") else work.progressed_now()
+        tick.last = what  # type: ignore[attr-defined]
         work.leave_if_asked(STOPPED)
 
     return tick
 
 
 def convert(work: Worker, tools: Path, merged: Path, target: Path) -> None:
-    """Write a merged model as a GGUF in 16 bits."""
+    """Convert a merged model to a GGUF in 16 bits."""
     what = "Converting to GGUF"
     work.phase(what)
     script = next(iter([*tools.glob("convert_hf_to_gguf.py"), *tools.glob("*/convert_hf_to_gguf.py")]), None)
@@ -95,20 +95,22 @@ def convert(work: Worker, tools: Path, merged: Path, target: Path) -> None:
     log = work.run.path / "convert.log"
     status = gguf_tools.run(command, log, _waiting(work), gguf_tools.with_path(tools))
     if status != 0 or not target.is_file():
-        raise StudioError(f"llama.cpp's converter cannot convert this model: {_last_words(log)} Export it merged.")
+        raise StudioError(
+            f"llama.cpp's converter cannot convert this model: {_last_line(log)} Export a merged model instead."
+        )
 
 
 def _llama(work: Worker, tools: Path, what: str, *arguments: object) -> None:
-    """Have llama.cpp do something; raises StudioError with its last words."""
+    """Run a llama.cpp command; raise StudioError with the last line of its log if it fails."""
     work.phase(what)
     log = work.run.path / "llama.log"
     command = [sys.executable, "-m", "studio.engine.artefacts.llama_cpp", *map(str, arguments)]
     status = gguf_tools.run(command, log, _waiting(work), gguf_tools.with_path(tools))
     if status < 0:
         name = signal.Signals(-status).name
-        raise StudioError(f"llama.cpp failed ({what[:1].lower()}{what[1:]}): it was ended by {name}.")
+        raise StudioError(f"llama.cpp failed ({what[:1].lower()}{what[1:]}): it was killed by {name}.")
     if status != 0:
-        raise StudioError(f"llama.cpp failed ({what[:1].lower()}{what[1:]}): {_last_words(log)}")
+        raise StudioError(f"llama.cpp failed ({what[:1].lower()}{what[1:]}): {_last_line(log)}")
 
 
 def _waiting(work: Worker) -> "_Waiting":
@@ -116,7 +118,7 @@ def _waiting(work: Worker) -> "_Waiting":
 
 
 class _Waiting:
-    """Called while a tool works: it is alive, and ends when that is asked for."""
+    """Called while a tool runs: records progress, and ends the export if that was requested."""
 
     def __init__(self, work: Worker) -> None:
         self._work = work
@@ -126,23 +128,23 @@ class _Waiting:
         self._work.leave_if_asked(STOPPED)
 
 
-def _last_words(log: Path) -> str:
-    said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return (said[-1].rstrip(".") if said else "it gave no reason") + "."
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return (lines[-1].rstrip(".") if lines else "it gave no reason") + "."
 
 
 def _prove(work: Worker, order: Order, proof: Proof, tools: Path, file: Path, plain: Path) -> Parity:
-    """Hold the file against the model in the chat; where a quantised one fails, look at the 16 bits it was made of."""
+    """Compare the file with the model in the chat; if a quantised file fails, check its 16-bit source too."""
     other, own = _read(work, order.recipe, tools, file, proof.asks, proof.live)
 
     def why() -> str:
         if order.quant == "F16":
-            return "The conversion changed its weights, so llama.cpp and transformers disagree about this model."
+            return "The conversion changed the weights: llama.cpp and transformers disagree about this model."
         sixteen, words = _read(work, order.recipe, tools, plain, proof.asks, proof.live)
         whole = parity.compare("F16", proof.asks, proof.live, sixteen, words, proof.template)
         if fault(whole):
-            return "In 16 bits it differs as well: the conversion changed its weights. Export it merged."
-        return f"In 16 bits it is sound, so {order.quant} loses too much of this model: choose Q8_0 or F16."
+            return "The 16-bit file differs as well: the conversion changed the weights. Export a merged model instead."
+        return f"The 16-bit file is correct, so {order.quant} loses too much of this model: choose Q8_0 or F16."
 
     return proof.gguf(order.quant, other, own, why)
 
@@ -150,35 +152,35 @@ def _prove(work: Worker, order: Order, proof: Proof, tools: Path, file: Path, pl
 def _read(
     work: Worker, recipe: Recipe, tools: Path, file: Path, asks: Sequence[Ask], live: Sequence[Seen]
 ) -> tuple[list[Seen], tuple[str, list[list[int]]]]:
-    """What llama.cpp reads in a file: logits at the places looked at, the template's sha256, each prompt's tokens."""
+    """Return llama.cpp's reading of a file: logits at the compared positions, template sha256, token ids per prompt."""
     import torch
 
     chat = recipe.data.template == "chat" or bool(recipe.data.own_chat_template)
     system = recipe.data.system_prompt
-    wanted = {
+    request = {
         "prompts": [
             {"messages": with_system(ask.messages, system), "text": ask.text, "framed": ask.framed, "chat": chat}
             for ask in asks
         ],
-        "rows": [{"ids": one.ids, "start": one.start} for one in live],
+        "rows": [{"ids": reading.ids, "start": reading.start} for reading in live],
     }
-    told, out = work.run.path / WORK / "wanted.json", work.run.path / WORK / "found.npz"
-    write_json(told, wanted)
-    _llama(work, tools, "Loading it with llama.cpp and comparing", "probe", file, told, out)
-    with np.load(out, allow_pickle=False) as found:
-        words = json.loads(str(found["told"]))
-        seen = [
-            Seen(one.ids, one.start, one.answer, torch.from_numpy(found[f"logits_{number}"]))
-            for number, one in enumerate(live)
+    request_file, out = work.run.path / WORK / "wanted.json", work.run.path / WORK / "found.npz"
+    write_json(request_file, request)
+    _llama(work, tools, "Loading it with llama.cpp and comparing", "probe", file, request_file, out)
+    with np.load(out, allow_pickle=False) as arrays:
+        own = json.loads(str(arrays["told"]))
+        readings = [
+            Seen(reading.ids, reading.start, reading.answer, torch.from_numpy(arrays[f"logits_{number}"]))
+            for number, reading in enumerate(live)
         ]
-    template = template_hash(words["template"]) if chat else ""
-    return seen, (template, words["ids"])
+    template = template_hash(own["template"]) if chat else ""
+    return readings, (template, own["ids"])
 
 
-def _companions(order: Order, folder: Path, file: Path, found: Parity) -> None:
+def _companions(order: Order, folder: Path, file: Path, parity_result: Parity) -> None:
     encoder = Encoder(order.model_folder, order.recipe.data)
     write_text(folder / "Modelfile", modelfile(file.name, encoder, order.recipe.data.system_prompt))
-    facts = facts_of(order, found)
+    facts = facts_of(order, parity_result)
     write_curve(facts, folder)
     card = cards.gguf_card(order.name, order.model, order.dataset, order.recipe, file.name, order.quant, facts)
     write_text(folder / "README.md", card)

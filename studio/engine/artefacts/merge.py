@@ -1,7 +1,7 @@
-"""Merges an adapter into its base. A model with every weight trained needs no merge; it is written anew.
+"""Merge an adapter into its base. A model with every weight trained needs no merge and is only saved again.
 
-The base is always loaded anew in 16 or 32 bits, never in 4: merging into a quantised base rounds the adapter away.
-What it does not do: prove the result (verify.py), or convert it (gguf.py).
+The base is always reloaded in 16 or 32 bits, never in 4: merging into a quantised base rounds the adapter away.
+verify.py checks the result, gguf.py converts it.
 """
 
 import gc
@@ -15,12 +15,12 @@ from studio.engine.inference import loading
 
 
 def merged_model(order: Order, device: loading.Device, tell: Callable[[str], None]) -> Any:
-    """Base and adapter as one model, in the order's type."""
+    """Return base and adapter as one model, in the order's dtype."""
     if order.full:
         import torch
 
         tell("Loading the trained model")
-        # In float32 first: a checkpoint's weights are, and are rounded once.
+        # In float32 first, the dtype of a checkpoint's weights, so that they are rounded once.
         model = loading.load_base(order.source, "float32", device)
         return model.to(getattr(torch, order.dtype)).eval()
     from peft import PeftModel
@@ -34,7 +34,7 @@ def merged_model(order: Order, device: loading.Device, tell: Callable[[str], Non
 
 
 def write_merged(order: Order, device: loading.Device, folder: Path, tell: Callable[[str], None]) -> None:
-    """Save base and adapter as one model in `folder`, in files of the order's size, with tokenizer and template."""
+    """Save the merged model in `folder`, in shards of the order's size, with tokenizer and chat template."""
     model = merged_model(order, device, tell)
     tell("Saving the merged model")
     model.save_pretrained(str(folder), max_shard_size=order.shard, safe_serialization=True)

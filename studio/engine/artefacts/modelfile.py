@@ -1,8 +1,8 @@
-"""Ollama's Modelfile for a GGUF: where it is, how it is asked, and what ends an answer.
+"""Ollama's Modelfile for a GGUF: file name, prompt template, system prompt and stop tokens.
 
-Ollama words prompts with a template of its own kind (Go's). It is written for the families below, and only after the
-model's own template was found to give the very same text as the family's; for others the one in the GGUF is left to
-Ollama. A prompt in plain text becomes a template with the question's place in it.
+Ollama formats prompts with a Go template. One is written only for the families below, and only if the model's own chat
+template gives exactly the same text as the family's; otherwise Ollama uses the template in the GGUF. A model
+trained without a chat template gets its plain-text prompt as a template with a placeholder for the question.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from studio.dataset.read.formats import Message
 from studio.dataset.tokens.encode import Encoder
 from studio.errors import BadInput
 
-_MARK = "\u241f"  # stands where a text goes; in no template
+_MARK = "\u241f"  # placeholder for a text; occurs in no template
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A way of wording chats: each message by `turn(role, content)`, then `opening`; go: the same for Ollama."""
+    """A chat format: `turn(role, content)` for each message, then `opening`; go: the same as an Ollama template."""
 
     name: str
     turn: Callable[[str, str], str]
@@ -64,7 +64,7 @@ _TALK: list[Message] = [
 
 
 def modelfile(file: str, encoder: Encoder, system_prompt: str) -> str:
-    """The Modelfile of a GGUF that is called `file` and lies beside it."""
+    """Return the Modelfile for a GGUF named `file` in the same folder."""
     lines = ["# ollama create NAME -f Modelfile", f"FROM ./{file}"]
     template, system = _template(encoder)
     if template:
@@ -83,30 +83,32 @@ def _stops(encoder: Encoder) -> list[str]:
 
 
 def _template(encoder: Encoder) -> tuple[str, str]:
-    """Ollama's template for this way of asking, and the system prompt that the model's template brings itself; empty
-    where the one in the GGUF has to do."""
+    """Return Ollama's template and the system prompt that the model's own template adds.
+
+    Both are empty if Ollama has to use the template in the GGUF.
+    """
     if not encoder.chat_source:
         text, _ = encoder.prompt_text([{"role": "user", "content": _MARK}])
-        before, found, after = text.partition(_MARK)
-        return (f"{before}{{{{ .Prompt }}}}{after}", "") if found and '"""' not in text else ("", "")
+        before, mark, after = text.partition(_MARK)
+        return (f"{before}{{{{ .Prompt }}}}{after}", "") if mark and '"""' not in text else ("", "")
     for family in FAMILIES:
-        system = _words_as(encoder, family)
+        system = _system_prompt(encoder, family)
         if system is not None:
             return family.go, system
     return "", ""
 
 
-def _words_as(encoder: Encoder, family: Family) -> str | None:
-    """The system prompt that the model's template adds by itself, if it words chats as the family does; else None."""
+def _system_prompt(encoder: Encoder, family: Family) -> str | None:
+    """Return the system prompt that the model's template adds by itself; None if its format is not the family's."""
     begin = encoder.special.get("bos_token", "")
 
-    def said(messages: list[Message]) -> str:
+    def render(messages: list[Message]) -> str:
         text, _ = encoder.prompt_text(messages)
-        # llama.cpp puts the first token there itself.
+        # llama.cpp adds the first token itself.
         return text.removeprefix(begin) if begin and not family.text(messages).startswith(begin) else text
 
     try:
-        plain = said(_TALK)
+        plain = render(_TALK)
         if plain == family.text(_TALK):
             system = ""
         else:
@@ -114,8 +116,8 @@ def _words_as(encoder: Encoder, family: Family) -> str | None:
             if not (plain.startswith(before) and plain.endswith(after) and len(plain) > len(before) + len(after)):
                 return None
             system = plain[len(before) : len(plain) - len(after)]
-        told: list[Message] = [{"role": "system", "content": "zero"}, *_TALK]
-        return system if said(told) == family.text(told) else None
+        with_system: list[Message] = [{"role": "system", "content": "zero"}, *_TALK]
+        return system if render(with_system) == family.text(with_system) else None
     except BadInput:
-        # A family without system messages may refuse them: that is as good.
-        return "" if said(_TALK) == family.text(_TALK) else None
+        # A template may refuse system messages; the chat without one then decides.
+        return "" if render(_TALK) == family.text(_TALK) else None

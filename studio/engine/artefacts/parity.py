@@ -1,11 +1,11 @@
-"""Measures parity (evaluation/parity.py says what that is): what the chat's model says, and what an artefact says.
+"""Measure parity between the chat's model and an artefact (defined in evaluation/parity.py).
 
-    asks = choose(...)               the prompts, as the chat words them
-    live = chatted(...)              the trained model as the chat loads it: answers, and logits at the places looked at
-    other = reread(model, live)      an artefact's logits at the same places of the same tokens
-    found = compare(...)             the figures, judged by the bound of the kind
+    asks = choose(...)               the prompts, formatted as in the chat
+    live = chatted(...)              the trained model, loaded as in the chat: answers, and logits at some positions
+    other = reread(model, live)      an artefact's logits at the same positions of the same tokens
+    result = compare(...)            the figures, checked against the bound of the kind
 
-Logits are kept for a few places of each prompt only: with a large vocabulary all of them would take gigabytes.
+Logits are kept for a few positions of each prompt only: with a large vocabulary all of them would take gigabytes.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ from studio.recipe.fields import Data
 from studio.rundir import read_json, write_json
 
 PROMPTS = 8
-TOKENS = 24  # of each answer
-BEFORE = 16  # places looked at before an answer's first
-LONGEST = 512  # tokens of a prompt: longer ones make the check slow and not better
-# Asked where a run held out too few examples of its own.
+TOKENS = 24  # per answer
+BEFORE = 16  # positions compared before the first token of an answer
+LONGEST = 512  # tokens of a prompt: longer ones make the check slower, not better
+# Used if the run has too few held-out examples.
 GENERAL = (
     "What is 12 plus 30? Answer with one short sentence.",
     "Name three colours.",
@@ -40,7 +40,7 @@ GENERAL = (
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A prompt: its messages, the text that the chat makes of them, and that text's token ids."""
+    """A prompt: its messages, the text the chat template gives, and the token ids of the text."""
 
     messages: list[Message]
     text: str
@@ -50,11 +50,11 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A prompt with its answer, and a model's logits (places × vocabulary, float32) from place `start` on."""
+    """A prompt with its answer, and a model's logits (positions × vocabulary, float32) from position `start` on."""
 
     ids: list[int]
     start: int
-    answer: int  # tokens of the answer
+    answer: int  # number of tokens in the answer
     logits: Any
 
 
@@ -62,51 +62,51 @@ Tick = Callable[[int, int], None]
 
 
 def choose(talks: Sequence[list[Message]], encoder: Encoder, context: int) -> list[Ask]:
-    """The prompts that are asked: the first of `talks` that are short enough, filled up with general ones."""
-    found: list[Ask] = []
+    """Choose the prompts: the first of `talks` that are short enough, then general ones."""
+    asks: list[Ask] = []
     general: list[list[Message]] = [[{"role": "user", "content": text}] for text in GENERAL]
     for messages in [*talks, *general]:
         try:
             text, framed = encoder.prompt_text(messages)
             ids = encoder.prompt_ids(messages)
         except BadInput:
-            continue  # a template that has no words for it has none in the chat either
-        own = len(found) < PROMPTS if messages in talks else len(found) < len(GENERAL)
+            continue  # a template that cannot format it here cannot in the chat either
+        own = len(asks) < PROMPTS if messages in talks else len(asks) < len(GENERAL)
         if own and 0 < len(ids) <= min(LONGEST, context - TOKENS - 1):
-            found.append(Ask(messages, text, framed, ids))
-    if not found:
-        raise BadInput("No prompt can be put to this model: its context is too short.")
-    return found
+            asks.append(Ask(messages, text, framed, ids))
+    if not asks:
+        raise BadInput("The model's context is too short for any of the test prompts.")
+    return asks
 
 
 def chatted(
     asks: Sequence[Ask], model: Path, dtype: str, folder: Path, device: loading.Device, tick: Tick, tell: Any
 ) -> list[Seen]:
-    """What the trained model in `folder` says, loaded as the chat loads it, on the base in `model`."""
+    """Run the trained model in `folder` on the base in `model`, loaded as the chat loads it."""
     from studio.engine.inference.adapter_slots import AdapterSlots
 
     seats = AdapterSlots(model, dtype, device, tell)
     seats.load("adapted", folder)
     (group,) = seats.groups(["adapted"])
-    encoder_ends = _ends(model)
-    found = []
+    pad_id = _pad_id(model)
+    readings = []
     for number, ask in enumerate(asks):
         tick(number, len(asks))
         with group.as_wanted():
-            answer = _greedy(group, ask.ids, encoder_ends)
+            answer = _greedy(group, ask.ids, pad_id)
             inner = group.model if group.virtual_tokens else group.inner
-            found.append(_look(inner, ask.ids + answer, len(answer), device))
+            readings.append(_look(inner, ask.ids + answer, len(answer), device))
     tick(len(asks), len(asks))
-    return found
+    return readings
 
 
-def _ends(model: Path) -> int:
-    told = (read_json(model / "generation_config.json") or {}).get("pad_token_id")
-    return told if isinstance(told, int) else 0
+def _pad_id(model: Path) -> int:
+    pad_id = (read_json(model / "generation_config.json") or {}).get("pad_token_id")
+    return pad_id if isinstance(pad_id, int) else 0
 
 
 def _greedy(group: Any, ids: list[int], pad_id: int) -> list[int]:
-    """The likeliest answer of TOKENS tokens: what ends one does not stop it, so that every prompt gives as many."""
+    """Generate TOKENS tokens greedily; end tokens do not stop it, so that every prompt gives the same number."""
     import torch
 
     from studio.engine.inference import generation
@@ -118,32 +118,32 @@ def _greedy(group: Any, ids: list[int], pad_id: int) -> list[int]:
         group.set_generation(config)
         prompt = torch.tensor([ids], device=group.model.device)
         with torch.no_grad():
-            made = group.model.generate(
+            generated = group.model.generate(
                 input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=config
             )
-        return [int(token) for token in made[0, len(ids) :]]
-    said: list[int] = []
+        return [int(token) for token in generated[0, len(ids) :]]
+    tokens: list[int] = []
 
     def take(_: int, token: int) -> bool:
-        said.append(token)
-        return len(said) < TOKENS
+        tokens.append(token)
+        return len(tokens) < TOKENS
 
     generation.answer(group.inner, generation.Rows([ids], take), generation.SamplingOptions(), pad_id)
-    return said
+    return tokens
 
 
 def reread(model: Any, seen: Sequence[Seen], device: loading.Device, tick: Tick) -> list[Seen]:
-    """What another model says at the same places of the same tokens."""
-    found = []
-    for number, one in enumerate(seen):
+    """Run another model and read its logits at the same positions of the same tokens."""
+    readings = []
+    for number, reading in enumerate(seen):
         tick(number, len(seen))
-        found.append(_look(model, one.ids, one.answer, device))
+        readings.append(_look(model, reading.ids, reading.answer, device))
     tick(len(seen), len(seen))
-    return found
+    return readings
 
 
 def first_place(ids: Sequence[int], answer: int) -> int:
-    """From which place on logits are looked at."""
+    """Return the first position whose logits are compared."""
     return max(0, len(ids) - answer - BEFORE)
 
 
@@ -153,16 +153,16 @@ def _look(model: Any, ids: list[int], answer: int, device: loading.Device) -> Se
     start = first_place(ids, answer)
     with torch.no_grad():
         rows = model(input_ids=torch.tensor([ids], device=device.name)).logits[0]
-    # A trained prompt or prefix stands before the tokens: they are the last places.
+    # Virtual tokens come before the text, so the text is at the last positions.
     return Seen(ids, start, answer, rows[-len(ids) :][start:].float().cpu())
 
 
 def load_adapter(folder: Path, base: Path, dtype: str, device: loading.Device) -> Any:
-    """An exported adapter as others load it. It names its base as others know it: in a copy it is this machine's."""
+    """Load an exported adapter with plain PEFT, from a copy whose base is set to the folder on this machine."""
     import torch
     from peft import AutoPeftModelForCausalLM
 
-    aside = folder.with_name(f".reload.{os.getpid()}.tmp")  # so named, what a kill leaves of it is tidied away
+    aside = folder.with_name(f".reload.{os.getpid()}.tmp")  # `tidy` deletes this name if the worker is killed
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(folder, aside)
     try:
@@ -177,7 +177,7 @@ def load_adapter(folder: Path, base: Path, dtype: str, device: loading.Device) -
 
 
 def load_merged(folder: Path, device: loading.Device) -> Any:
-    """A merged model as others load it."""
+    """Load a merged model with plain transformers."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto", local_files_only=True, use_safetensors=True)
@@ -185,8 +185,10 @@ def load_merged(folder: Path, device: loading.Device) -> Any:
 
 
 def own_words(folder: Path, asks: Sequence[Ask], data: Data) -> tuple[str, list[list[int]]]:
-    """What the tokenizer and template in an artefact's folder make of the prompts: the template's sha256, empty for
-    plain text, and each prompt's token ids."""
+    """Format and tokenise the prompts with the files in an artefact's folder.
+
+    Returns the sha256 of the chat template, empty for plain text, and the token ids of each prompt.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -194,20 +196,20 @@ def own_words(folder: Path, asks: Sequence[Ask], data: Data) -> tuple[str, list[
         return "", [_plain_ids(tokenizer, ask) for ask in asks]
     ids = []
     for ask in asks:
-        made = tokenizer.apply_chat_template(
+        tokens = tokenizer.apply_chat_template(
             with_system(ask.messages, data.system_prompt),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
         )
-        ids.append([int(one) for one in made])
+        ids.append([int(token) for token in tokens])
     return template_hash(template_source(folder) or ""), ids
 
 
 def _plain_ids(tokenizer: Any, ask: Ask) -> list[int]:
-    made = [int(one) for one in tokenizer(ask.text, add_special_tokens=ask.framed)["input_ids"]]
-    # An end that the tokenizer adds is no part of a prompt.
-    return made[: len(ask.ids)] if ask.framed else made
+    ids = [int(token) for token in tokenizer(ask.text, add_special_tokens=ask.framed)["input_ids"]]
+    # Cut off an end token that the tokenizer adds.
+    return ids[: len(ask.ids)] if ask.framed else ids
 
 
 def _by_chat(data: Data) -> bool:
@@ -215,7 +217,7 @@ def _by_chat(data: Data) -> bool:
 
 
 def template_hash(source: str) -> str:
-    """What tells one template from another; empty for none."""
+    """sha256 of a template's source; empty for no template."""
     return hashlib.sha256(source.encode()).hexdigest() if source else ""
 
 
@@ -223,42 +225,46 @@ def compare(
     kind: str, asks: Sequence[Ask], live: Sequence[Seen], other: Sequence[Seen], own: tuple[str, list[list[int]]],
     template: str,
 ) -> Parity:  # fmt: skip
-    """The figures, judged. kind: of evaluation.parity.BOUNDS; own: what own_words gave; template: the sha256 of the one
-    that was chatted with."""
+    """Compute the parity figures and check them against the bound.
+
+    kind: a key of evaluation.parity.BOUNDS; own: the result of own_words; template: sha256 of the chat's template.
+    """
     import torch
 
-    correlations, apart, agreed, alike, tokens = [], 0.0, 0, 0, 0
-    for one, two in zip(live, other, strict=True):
-        width = min(one.logits.shape[-1], two.logits.shape[-1])  # some loaders leave padding of the vocabulary out
-        mine, theirs = one.logits[:, :width], two.logits[:, :width]
+    correlations, max_abs, agreed, identical, tokens = [], 0.0, 0, 0, 0
+    for reference, reading in zip(live, other, strict=True):
+        # Some loaders leave out the padding of the vocabulary.
+        width = min(reference.logits.shape[-1], reading.logits.shape[-1])
+        mine, theirs = reference.logits[:, :width], reading.logits[:, :width]
         correlations.append(correlation(mine, theirs))
-        apart = max(apart, float((mine - theirs).abs().max()))
-        begin = len(one.ids) - one.answer - 1 - one.start  # the place whose likeliest token begins the answer
+        max_abs = max(max_abs, float((mine - theirs).abs().max()))
+        # The position that predicts the first token of the answer.
+        begin = len(reference.ids) - reference.answer - 1 - reference.start
         same = (mine.argmax(-1) == theirs.argmax(-1))[begin:-1]
-        agreed, tokens, alike = agreed + int(same.sum()), tokens + len(same), alike + bool(same.all())
-    every = torch.cat(correlations)
+        agreed, tokens, identical = agreed + int(same.sum()), tokens + len(same), identical + bool(same.all())
+    joined = torch.cat(correlations)
     loader = LOADERS.get(kind.partition(" ")[0], LOADERS["gguf"])
-    found = Parity(
+    result = Parity(
         kind=kind,
         loader=loader,
         prompts=len(asks),
-        places=len(every),
+        places=len(joined),
         tokens=tokens,
-        correlation=float(every.min()),
-        mean=float(every.mean()),
-        max_abs=apart,
+        correlation=float(joined.min()),
+        mean=float(joined.mean()),
+        max_abs=max_abs,
         agreement=agreed / max(1, tokens),
-        alike=alike,
+        alike=identical,
         template=template,
         own_template=own[0],
         same_tokens=sum(ask.ids == ids for ask, ids in zip(asks, own[1], strict=True)),
     )
-    why = fault(found)
-    return replace(found, passed=not why, reason=why)
+    why = fault(result)
+    return replace(result, passed=not why, reason=why)
 
 
 def correlation(one: Any, other: Any) -> Any:
-    """Pearson's correlation of two tables of logits, row by row."""
+    """Pearson correlation of two tables of logits, row by row."""
     import torch
 
     def centred(table: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What an export is asked for: export.json, and asks.json beside it with the conversations for the parity check."""
+"""Export requests: export.json, and asks.json with the conversations for the parity check."""
 
 import json
 import re
@@ -19,12 +19,12 @@ ASKS = "asks.json"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be exported.
+    """An export request.
 
-    source: the adapter's or model's folder; dtype: the type that weights are merged in; shard: the largest file, as
-    transformers writes it (5GB); quant: of a GGUF; tools: where the GGUF tools are or are made; find_links: where pip
-    looks for them besides its index; talks: held-out conversations without their answer; evaluation: sentences on how
-    it did.
+    source: folder of the adapter or model; dtype: type in which weights are merged; shard: maximum file size in
+    transformers' notation (5GB); quant: quantisation of a GGUF; tools: folder of the GGUF tools, built if missing;
+    find_links: where pip looks for them in addition to its index; talks: held-out conversations without their answer;
+    evaluation: sentences with evaluation results.
     """
 
     kind: str
@@ -79,7 +79,7 @@ class Order:
 
     @property
     def full(self) -> bool:
-        """Whether it is a whole model: every weight was trained, or it came so."""
+        """Whether the source is a whole model, trained or imported, not an adapter."""
         return not (self.source / "adapter_config.json").is_file()
 
     @property
@@ -89,12 +89,12 @@ class Order:
 
     @property
     def origin(self) -> dict[str, Any] | None:
-        """Where an adapter of the store comes from; None for a run."""
+        """Where a stored adapter comes from; None for a run."""
         return read_json(self.run.path / "origin.json")
 
     @property
     def file_name(self) -> str:
-        """The name as part of a file's name, on any system."""
+        """The name in a form that is valid in file names on any system."""
         return re.sub(r"[^\w.-]+", "-", self.name).strip("-.") or "adapter"
 
 
@@ -104,6 +104,6 @@ def _talks(folder: Path) -> list[list[Message]]:
 
 
 def merged_size(order: Order) -> int:
-    """Bytes of the merged model: the base's weights in the type they are merged in."""
+    """Bytes of the merged model: the base's weights in the merge's dtype."""
     stored = sum(path.stat().st_size for path in order.model_folder.glob("*.safetensors"))
-    return stored * (2 if order.dtype == "float32" else 1)  # of a base that is held in 16 bits
+    return stored * (2 if order.dtype == "float32" else 1)  # assumes a base stored in 16 bits

@@ -1,4 +1,4 @@
-"""What a model card tells of a run beyond its recipe: data, curve, how it did, and the artefact's parity."""
+"""Facts for a model card beyond the recipe: dataset, loss curve, evaluation and the artefact's parity."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,10 @@ Points = list[tuple[int, float]]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """losses, evals: (step, loss); rows: of the dataset; origin: where an adapter of the store comes from."""
+    """Facts about a run or stored adapter.
+
+    losses, evals: (step, loss); rows: number of rows in the dataset; origin: where a stored adapter comes from.
+    """
 
     rows: int = 0
     digest: str = ""
@@ -34,7 +37,7 @@ class Facts:
 
     @property
     def thinned(self) -> list[tuple[int, float | None, float | None]]:
-        """A few points of the curve for a table: step, loss, evaluation loss; first and last always."""
+        """At most 10 loss points for a table, plus all evaluations: step, loss, evaluation loss."""
         evals = dict(self.evals)
         losses = dict(self.losses)
         steps = sorted(losses)
@@ -44,7 +47,7 @@ class Facts:
 
 
 def facts_of(order: Order, parity: Parity | None) -> Facts:
-    """What the files of a run, or of an adapter of the store, tell."""
+    """Collect the facts from the files of a run or of a stored adapter."""
     pointer = read_json(order.run.dataset) or {}
     provenance = read_json(Path(str(pointer.get("path", ""))) / "provenance.json") or {}
     losses, evals = _points(order.run)
@@ -63,7 +66,7 @@ def facts_of(order: Order, parity: Parity | None) -> Facts:
 
 
 def license_of(folder: Path) -> str:
-    """The licence that a model's own card names, else what its licence file begins with; empty if it names none."""
+    """Return the licence named in the model's own card; empty if it names none."""
     card = folder / "README.md"
     if card.is_file():
         head = card.read_text(encoding="utf-8", errors="replace")[:4000]
@@ -75,7 +78,7 @@ def license_of(folder: Path) -> str:
 
 
 def _points(run: RunDir) -> tuple[Points, Points]:
-    """Losses and evaluation losses by step; what a resumed worker did again stands once."""
+    """Read losses and evaluation losses by step; steps repeated by a resumed worker count once."""
     losses: dict[int, float] = {}
     evals: dict[int, float] = {}
     for event in read_events(run.events).events:
@@ -91,15 +94,15 @@ def _points(run: RunDir) -> tuple[Points, Points]:
 
 
 def write_curve(facts: Facts, folder: Path) -> None:
-    """The loss curve as a picture beside the card; none for a run of one point."""
+    """Write the loss curve as an SVG next to the card; none for fewer than two points."""
     if len(facts.losses) > 1:
         write_text(folder / CURVE, curve(facts.losses, facts.evals))
 
 
 def curve(losses: Points, evals: Points) -> str:
-    """The training loss as a line and the evaluation loss as dots, as SVG that reads on light and on dark."""
-    every = [loss for _, loss in [*losses, *evals]]
-    low, high = min(every), max(every)
+    """Draw training loss as a line and evaluation loss as dots; the SVG suits light and dark backgrounds."""
+    values = [loss for _, loss in [*losses, *evals]]
+    low, high = min(values), max(values)
     first, last = losses[0][0], losses[-1][0]
 
     def place(step: int, loss: float) -> tuple[float, float]:
@@ -110,10 +113,10 @@ def curve(losses: Points, evals: Points) -> str:
     line = " ".join(f"{x},{y}" for x, y in (place(*point) for point in losses))
     dots = "".join(f'<circle cx="{x}" cy="{y}" r="4" fill="#c2410c"/>' for x, y in (place(*point) for point in evals))
     text = 'font-family="sans-serif" font-size="12" fill="#808080"'
-    words = f"Training loss over {last} steps" + (", evaluation loss as dots" if evals else "")
+    title = f"Training loss over {last} steps" + (", evaluation loss as dots" if evals else "")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDE} {_HIGH}" role="img">'
-        f"<title>{escape(words)}</title>"
+        f"<title>{escape(title)}</title>"
         f'<path d="M{_LEFT} 12V{_HIGH - _BOTTOM}H{_WIDE - 12}" fill="none" stroke="#808080" stroke-opacity=".5"/>'
         f'<polyline points="{line}" fill="none" stroke="#2563eb" stroke-width="2" stroke-linejoin="round"/>{dots}'
         f'<text x="6" y="20" {text}>{high:.3g}</text><text x="6" y="{_HIGH - _BOTTOM}" {text}>{low:.3g}</text>'

@@ -1,4 +1,4 @@
-"""Nested states (an optimizer's, say) as two files: `.safetensors` for the tensors, `.json` for the rest. No pickle."""
+"""Save nested states, such as an optimizer's, as `.safetensors` (tensors) and `.json` (the rest), without pickle."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ MARK = "tensor"
 
 
 def write_tree(tree: Mapping[str, Any], path: Path) -> None:
-    """Write a nested state; the JSON names the tensors where they stood."""
+    """Write a nested state; in the JSON, the tensor's name takes its place."""
     from safetensors.torch import save_file
 
     tensors: dict[str, Any] = {}
@@ -19,19 +19,19 @@ def write_tree(tree: Mapping[str, Any], path: Path) -> None:
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """What `write_tree` wrote. Keys come back as text, tuples as lists."""
+    """Read what `write_tree` wrote. Keys are returned as text, tuples as lists."""
     from safetensors.torch import load_file
 
     tensors = load_file(path.with_suffix(".safetensors"))
-    joined: dict[str, Any] = _join(read_json(path.with_suffix(".json")) or {}, tensors)
-    return joined
+    tree: dict[str, Any] = _join(read_json(path.with_suffix(".json")) or {}, tensors)
+    return tree
 
 
 def _split(value: Any, name: str, tensors: dict[str, Any]) -> Any:
     import torch
 
     if isinstance(value, torch.Tensor):
-        # A copy of its own: 8-bit optimizers share tables between parameters, safetensors refuses shared storage.
+        # Copy: 8-bit optimizers share tables between parameters, and safetensors refuses shared storage.
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {MARK: name}
     if isinstance(value, Mapping):

@@ -1,6 +1,6 @@
-"""Proves an artefact before it is offered: parity with the model in the chat, or a sentence on why it is withheld.
+"""Verify an artefact before it is offered: check its parity with the model in the chat, or explain why it failed.
 
-parity.json in the export's directory holds what was found, passed or not. What it does not do: make artefacts.
+parity.json in the export directory records the result, passed or not. Artefacts are made elsewhere.
 """
 
 import gc
@@ -24,7 +24,7 @@ PARITY = "parity.json"
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What the model in the chat said, to hold artefacts against."""
+    """The chat model's answers and logits, as the reference for artefacts."""
 
     work: Worker
     order: Order
@@ -35,7 +35,7 @@ class Proof:
 
     @classmethod
     def take(cls, work: Worker, order: Order) -> "Proof":
-        """Ask the trained model, loaded as the chat loads it; its memory is given back."""
+        """Run the trained model, loaded as the chat loads it, then free its memory."""
         recipe = order.recipe
         work.phase("Loading the libraries")
         loading.quiet_libraries()
@@ -45,55 +45,53 @@ class Proof:
         encoder = Encoder(order.model_folder, recipe.data)
         config = read_json(order.model_folder / "config.json") or {}
         asks = parity.choose(order.talks, encoder, int(config.get("max_position_embeddings") or 2**31))
-        tick = comparing(work, "Asking the model as the chat does")
+        tick = comparing(work, "Running the model as the chat does")
         live = parity.chatted(asks, order.model_folder, recipe.model.dtype, order.source, device, tick, work.phase)
         gc.collect()
         return cls(work, order, device, asks, live, parity.template_hash(encoder.chat_source))
 
     def adapter(self, folder: Path) -> Parity:
-        """Hold an adapter's folder against it, loaded by plain PEFT."""
-        self.work.phase("Loading the adapter again, as others will")
+        """Check an adapter folder, loaded with plain PEFT, against the reference."""
+        self.work.phase("Reloading the adapter with plain PEFT")
         model = parity.load_adapter(folder, self.order.model_folder, self.order.recipe.model.dtype, self.device)
-        other = parity.reread(model, self.live, self.device, comparing(self.work, "Comparing it with the chat's model"))
+        other = parity.reread(model, self.live, self.device, comparing(self.work, "Comparing it with the chat model"))
         del model
         gc.collect()
         return self._settle(self._compare("adapter", other, folder), lambda: tensor_diff.of_adapter(self.order, folder))
 
     def merged(self, folder: Path) -> Parity:
-        """Hold a merged model's folder against it, loaded by plain transformers."""
-        self.work.phase("Loading the merged model again, as others will")
+        """Check a merged model's folder, loaded with plain transformers, against the reference."""
+        self.work.phase("Reloading the merged model with plain transformers")
         model = parity.load_merged(folder, self.device)
-        other = parity.reread(model, self.live, self.device, comparing(self.work, "Comparing it with the chat's model"))
+        other = parity.reread(model, self.live, self.device, comparing(self.work, "Comparing it with the chat model"))
         del model
         gc.collect()
         kind = "merged float32" if self.order.dtype == "float32" else "merged"
-        found = self._compare(kind, other, folder)
-        return self._settle(found, lambda: tensor_diff.of_merged(self.order, folder, self.device))
+        result = self._compare(kind, other, folder)
+        return self._settle(result, lambda: tensor_diff.of_merged(self.order, folder, self.device))
 
     def gguf(self, quant: str, other: list[Seen], own: tuple[str, list[list[int]]], why: Callable[[], str]) -> Parity:
-        """Hold a GGUF against it, as llama.cpp read it; why: the likely reason, should it differ."""
-        found = parity.compare(quant, self.asks, self.live, other, own, self.template)
-        return self._settle(found, why)
+        """Check a GGUF, as llama.cpp reads it, against the reference; why: likely reason if it differs."""
+        result = parity.compare(quant, self.asks, self.live, other, own, self.template)
+        return self._settle(result, why)
 
     def _compare(self, kind: str, other: list[Seen], folder: Path) -> Parity:
         own = parity.own_words(folder, self.asks, self.order.recipe.data)
         return parity.compare(kind, self.asks, self.live, other, own, self.template)
 
-    def _settle(self, found: Parity, why: Callable[[], str]) -> Parity:
-        """Keep the finding; raises StudioError with the likely reason where it is below the bound."""
-        if not found.passed and found.same_tokens == found.prompts and found.template == found.own_template:
-            found = replace(found, reason=f"{found.reason} {why()}".strip())
-        write_json(self.work.run.path / PARITY, found.as_dict())
-        self.work.journal.write("parity", correlation=found.correlation, max_abs=found.max_abs, passed=found.passed)
-        if not found.passed:
-            raise StudioError(
-                f"It was made, but it does not answer as the model in the chat did, and is withheld. {found.reason}"
-            )
-        return found
+    def _settle(self, result: Parity, why: Callable[[], str]) -> Parity:
+        """Record the result; raise StudioError with the likely reason if it is below the bound."""
+        if not result.passed and result.same_tokens == result.prompts and result.template == result.own_template:
+            result = replace(result, reason=f"{result.reason} {why()}".strip())
+        write_json(self.work.run.path / PARITY, result.as_dict())
+        self.work.journal.write("parity", correlation=result.correlation, max_abs=result.max_abs, passed=result.passed)
+        if not result.passed:
+            raise StudioError(f"The export is withheld: it does not answer like the model in the chat. {result.reason}")
+        return result
 
 
 def comparing(work: Worker, what: str) -> Callable[[int, int], None]:
-    """A tick that says how far it is and ends here when that was asked for."""
+    """Return a tick that reports progress and ends the work if that was requested."""
 
     def tick(done: int, of: int) -> None:
         work.progress(what, done, of)
