@@ -466,7 +466,7 @@ def test_early_stopping_takes_the_best_evaluation(
 def test_without_held_out_examples_nothing_is_stopped_early(drive: Drive) -> None:
     seen = drive(eval_steps=1, early_stopping_patience=1)
     assert seen.end.state == "completed" and len(seen.losses) == 4
-    assert any("nothing to stop early by" in note["text"] for note in seen.events("note"))
+    assert any("early stopping is off" in note["text"] for note in seen.events("note"))
 
 
 @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ def test_ia3_names_the_layers_of_a_model_it_does_not_know() -> None:
         def get_output_embeddings(self) -> None:
             return None
 
-    with pytest.raises(Ended, match=r"none of the layers of the model odd: they are called mixer"):
+    with pytest.raises(Ended, match=r"does not support the layers of the model odd: mixer"):
         adapter_config(Odd(), Recipe().with_values({"method": "ia3"}), "odd")
 
 

@@ -114,7 +114,7 @@ def test_preflight_and_samples_change_no_number(drive: Drive, monkeypatch: pytes
     ], notes(run)
     assert all(0 < one["tokens"] <= 8 for one in samples)
     with monkeypatch.context() as patched:
-        patched.setattr("studio.engine.training.preflight.Preflight._try_out", lambda *_: None)
+        patched.setattr("studio.engine.training.preflight.Preflight._check", lambda *_: None)
         plain = drive(**WAYS[name])
     assert not events(plain, "preflight") and not events(plain, "sample")
     assert numbers(plain) == numbers(run)

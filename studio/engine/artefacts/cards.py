@@ -53,7 +53,7 @@ def adapter_card(
         code=_PEFT,
         recipe=recipe,
         steps=steps,
-        more=f"`folder` is the path of this folder; `base` is the folder of {base} or its name on the Hugging Face hub.\n",
+        more=f"`folder` is the path of this folder; `base` is the folder of {base} or its Hugging Face name.\n",
     )
 
 

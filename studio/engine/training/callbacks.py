@@ -1,8 +1,8 @@
-"""What listens to the trainer: the journal, the control folder, the checkpoints.
+"""Trainer callbacks for the journal, the control folder and the checkpoints.
 
-The order of one step, as the Hugging Face trainer calls it: optimizer, `on_step_end`, `on_log` (if a point is due),
-`on_evaluate` (if an evaluation is due). A checkpoint is taken at the last of these, after the point is in the journal.
-What this does not do: compute a loss, or change one; watch the loss (loss_guards.py).
+The Hugging Face trainer's order within a step: optimizer, `on_step_end`, `on_log` (if a metric point is due),
+`on_evaluate` (if an evaluation is due). A checkpoint is saved at the last of these, after the point is in the journal.
+The loss is not changed here; loss_guards.py watches it.
 """
 
 import math
@@ -23,11 +23,11 @@ from studio.rundir import verify_folder
 
 
 class Interrupted(Exception):
-    """Leave the trainer in the middle of a step or an evaluation; the weights are those of the last step."""
+    """Raised to leave the trainer during a step or an evaluation; the weights are those of the last finished step."""
 
 
 def peak_memory() -> int:
-    """Peak bytes: allocated on the GPU, or resident in RAM where there is none."""
+    """Peak bytes allocated on the GPU, or resident in RAM if there is none."""
     import torch
 
     if torch.cuda.is_available():
@@ -44,23 +44,23 @@ def peak_memory() -> int:
 
 
 class JournalCallback(TrainerCallback):
-    """Journals the plan, each metric point and each evaluation."""
+    """Journal the plan, each metric point and each evaluation."""
 
     def __init__(self, worker: Worker, guard: FiniteGuard, plan: dict[str, Any]) -> None:
         self._worker, self._guard, self._plan = worker, guard, plan
-        self._began = 0.0
+        self._started = 0.0
         self._seconds = 0.0
         self._steps = 0
         self._tokens = 0
         self._predicted = 0
-        self.resumed: dict[str, Any] = {}  # what is told before the plan, by a worker that is not the first
+        self.resumed: dict[str, Any] = {}  # payload of the `resumed` event; empty for a run's first worker
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The state to save in a checkpoint."""
         return {"seconds": self._seconds, "steps": self._steps, "tokens": self._tokens}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on as from `state`."""
+        """Restore the state from a checkpoint."""
         self._seconds, self._steps, self._tokens = state["seconds"], state["steps"], state["tokens"]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
@@ -71,13 +71,13 @@ class JournalCallback(TrainerCallback):
         self._worker.state("running", f"Training {state.max_steps} steps.")
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
-        self._began = time.perf_counter()
+        self._started = time.perf_counter()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **things: Any) -> None:
         self._worker.progressed = time.time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **things: Any) -> None:
-        self._seconds += time.perf_counter() - self._began
+        self._seconds += time.perf_counter() - self._started
         self._steps += 1
         self._worker.reached(state.global_step)
 
@@ -124,23 +124,23 @@ class JournalCallback(TrainerCallback):
 
 
 class CheckpointControl(TrainerCallback):
-    """Obeys the control folder, takes the checkpoints, and stops when the held-out loss no longer falls."""
+    """Handle control requests, save checkpoints, and stop early when the held-out loss no longer falls."""
 
     def __init__(self, worker: Worker, recipe: Recipe, trained: Trained, listeners: Mapping[str, Stateful]) -> None:
         self._worker, self._recipe = worker, recipe
         self.trained, self.listeners = trained, listeners
-        self.ending = ""  # how the training was cut short: stop, cancel, early or not at all
+        self.ending = ""  # why training ends before its last step: stop, cancel or early; empty if it does not
         self.saved_step = 0
         self.best_step = 0  # with early stopping: the step of the lowest held-out loss, which has a checkpoint
         self.best_loss = math.inf
-        self._worse = 0  # evaluations in a row since
+        self._worse = 0  # evaluations since then without improvement
         self._due = False
         self._moment: StepState | None = None
         self.trainer: Any = None
 
     @property
     def stopping(self) -> dict[str, Any]:
-        """Where early stopping stands, for a checkpoint."""
+        """State of early stopping, for a checkpoint."""
         return {
             "best_step": self.best_step,
             "best_loss": self.best_loss if self.best_step else None,
@@ -148,13 +148,13 @@ class CheckpointControl(TrainerCallback):
         }
 
     def go_on(self, step: int, stopping: Mapping[str, Any]) -> None:
-        """Begin after the checkpoint of `step`."""
+        """Continue from the checkpoint of `step`."""
         self.saved_step = step
         self.best_step, self._worse = stopping["best_step"], stopping["worse"]
         self.best_loss = math.inf if stopping["best_loss"] is None else stopping["best_loss"]
 
     def save(self) -> None:
-        """Take a checkpoint of the last finished step, once."""
+        """Save a checkpoint of the last finished step, unless it has one."""
         self._due = False
         moment = self._moment
         if moment is None or moment.step == self.saved_step:
@@ -167,7 +167,7 @@ class CheckpointControl(TrainerCallback):
         prune_checkpoints(worker.run, self._recipe.output.save_total_limit, self.best_step, moment.step)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
-        # The trainer always takes a step: after the checkpoint of the last one, there is none.
+        # The trainer always takes at least one step, but after the last step's checkpoint there is none to take.
         if state.global_step >= state.max_steps or self.ending:
             raise Interrupted
 
@@ -180,7 +180,7 @@ class CheckpointControl(TrainerCallback):
             control.should_training_stop, control.should_evaluate = True, False
             self._due = self.ending == "stop"
         if last or self.ending:
-            # The steps since the last point get a point too.
+            # Journal a point for the steps since the last one.
             control.should_log = True
         if not control.should_log and not control.should_evaluate:
             self._save_if_due()
@@ -189,10 +189,10 @@ class CheckpointControl(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, **things: Any) -> None:
         if "loss" not in things["logs"] or self._moment is None:
             return
-        # A point out of turn (at a stop, at the end) is none of an uninterrupted or longer run.
+        # An extra point (at a stop or at the end) does not exist in an uninterrupted or longer run.
         if state.global_step % self._recipe.output.logging_steps == 0:
             self._moment = self._moment.after_point(self.listeners)
-        # After the last step nothing follows: it is saved before its evaluation, which may take long.
+        # Save the last step before its evaluation, which may take long.
         if not control.should_evaluate or state.global_step >= state.max_steps:
             self._save_if_due()
 
@@ -206,7 +206,7 @@ class CheckpointControl(TrainerCallback):
         return control
 
     def judged(self, loss: float, step: int) -> bool:
-        """Take an evaluation into account; True when it is the one to stop at."""
+        """Record an evaluation; return True if training should stop early."""
         patience = self._recipe.evaluation.early_stopping_patience
         if not patience:
             return False
@@ -214,14 +214,14 @@ class CheckpointControl(TrainerCallback):
         return self._worse >= patience
 
     def _judge(self, loss: float, step: int) -> None:
-        if not loss < self.best_loss:  # a loss that is no number is no improvement
+        if not loss < self.best_loss:  # nan is not an improvement
             self._worse += 1
             return
         self.best_loss, self.best_step, self._worse = loss, step, 0
         self._due = True
 
     def take_best(self) -> None:
-        """With early stopping: go back to the weights of the best evaluation, from its checkpoint."""
+        """With early stopping: load the weights of the best evaluation from its checkpoint."""
         step = self.trainer.state.global_step
         if self.best_step in (0, step):
             return
@@ -250,7 +250,7 @@ class CheckpointControl(TrainerCallback):
             self.save()
 
     def interrupt_if_asked(self) -> None:
-        """Leave the trainer when someone wants the run to end."""
+        """Raise Interrupted if a stop or cancel was requested."""
         if self._asked_to_end():
             raise Interrupted
 
@@ -261,5 +261,5 @@ class CheckpointControl(TrainerCallback):
             self.ending = "stop"
         else:
             return False
-        self._worker.state("stopping", "The step is finished first." if self.ending == "stop" else "")
+        self._worker.state("stopping", "The current step is finished first." if self.ending == "stop" else "")
         return True

@@ -1,6 +1,6 @@
-"""The watches over a run's numbers: steps that are not finite, and a loss from which nothing is learned.
+"""Guards against non-finite steps and against a loss from which nothing is learned.
 
-What this does not do: change a loss, or decide what is kept of a run that is given up (rescue.py).
+They do not change the loss; rescue.py decides what is kept of a run that they end.
 """
 
 import math
@@ -19,26 +19,26 @@ NON_FINITE_LIMIT = 3  # steps in a row
 
 
 class FiniteGuard(TrainerCallback):
-    """Skips the update of a step whose loss or gradients are not finite, and ends the run after three in a row."""
+    """Skip the update of a step whose loss or gradients are not finite; end the run after three in a row."""
 
     def __init__(self, worker: Worker, recipe: Recipe) -> None:
         self._worker, self._recipe = worker, recipe
         self._bad_step = False
         self._in_a_row = 0
         self._in_window = False
-        self.learned = 0  # the last step whose update was taken
+        self.learned = 0  # the last step whose update was applied
         self.trainer: Any = None
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The state to save in a checkpoint."""
         return {"in_a_row": self._in_a_row, "in_window": self._in_window, "learned": self.learned}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on as from `state`."""
+        """Restore the state from a checkpoint."""
         self._in_a_row, self._in_window, self.learned = state["in_a_row"], state["in_window"], state["learned"]
 
     def loss_of_window(self, loss: float) -> float:
-        """The loss to journal: nan when a step since the last point had none."""
+        """The loss to journal: nan if a step since the last point was not finite."""
         bad, self._in_window = self._in_window, False
         return math.nan if bad else loss
 
@@ -49,7 +49,7 @@ class FiniteGuard(TrainerCallback):
         ):
             return
         self._bad_step = True
-        # Without gradients the optimizer leaves the weights alone: one bad batch does not spoil the adapter.
+        # Without gradients the optimizer changes no weight, so that one bad batch does not spoil the adapter.
         model.zero_grad(set_to_none=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **things: Any) -> None:
@@ -59,12 +59,12 @@ class FiniteGuard(TrainerCallback):
         self._bad_step, self._in_window = False, True
         self._in_a_row += 1
         if not self._loss_is_finite():
-            # The trainer's running sum would stay nan for good: nan - nan is nan.
+            # Otherwise the trainer's running sum would stay nan: nan - nan is nan.
             summed_loss(self.trainer).zero_()
         self._worker.note(
             "warning",
             f"Step {state.global_step}: the loss or its gradients are not finite numbers. "
-            "The step is skipped; the adapter is as before.",
+            "The step is skipped and the adapter unchanged.",
         )
         if self._in_a_row >= NON_FINITE_LIMIT:
             self._give_up(state.global_step)
@@ -86,15 +86,15 @@ class FiniteGuard(TrainerCallback):
 
 
 HALF_LIFE = 5  # points after which a point counts half in the smoothed loss
-BEGINNING = 5  # points whose mean is where the run began
-RISEN = 5  # points in a row before it is said
+BEGINNING = 5  # points whose mean is the initial loss
+RISEN = 5  # points in a row before the warning
 DIVERGED = 50  # points in a row before the run is ended
 ZERO_NOTED, ZERO_LIMIT = 3, 20  # points in a row with a loss of exactly 0
 
 
 @dataclass(slots=True)
 class Course:
-    """How the loss went so far. began: mean of the first points; rising, lost, zero: points in a row."""
+    """Statistics of the loss so far. began: mean of the first points; rising, lost, zero: points in a row."""
 
     points: int = 0
     smoothed: float = 0.0
@@ -108,20 +108,20 @@ class Course:
 
 
 class DivergenceGuard(TrainerCallback):
-    """Says when the loss rises instead of falling, and ends a run that cannot come back, or has nothing to learn.
+    """Warn when the loss rises, and end a run that has diverged or has nothing left to learn.
 
-    The loss is smoothed over the journal's points (half-life 5), as single batches differ by a factor of two; a point
-    that is itself low again ends a row, or a spike would echo in the smoothed loss. `uniform` is ln(vocabulary), the
-    loss of a model that holds every token for equally likely: about 11 for 50,000 tokens.
+    The loss is smoothed over the journal's points (half-life 5), because single batches differ by a factor of two. A
+    point that is itself low again ends a row; otherwise a spike would echo in the smoothed loss. `uniform` is
+    ln(vocabulary), the loss of a model for which every token is equally likely: about 11 for 50,000 tokens.
 
-    - Said once, after 5 points in a row: the smoothed loss is over three times its lowest *and* above that of the
-      run's first 5 points (worse than untrained; noise and hard batches double a loss, they do not do that), or over
-      1.25 times `uniform` and the beginning (only a model that is sure of wrong tokens scores worse than guessing).
-    - Ended, after 50 points in a row: over twice `uniform` and twice the beginning. A spike in the warmup is over in
-      fewer. Tiny untrained models were seen to come back after 30 to 60 steps, to guessing the commonest tokens: what
-      a base had learned before would be lost by then.
-    - A loss of exactly 0: said after 3 points, ended after 20. Either no token is trained, or the loss has fallen
-      under the rounding of float32 and its gradients are 0 as well.
+    - Warn once, after 5 points in a row: the smoothed loss is over three times its lowest *and* above that of the run's
+      first 5 points (worse than untrained; noise and hard batches double a loss, but do not do that), or over 1.25
+      times both `uniform` and the initial loss (only a model that is sure of wrong tokens is worse than guessing).
+    - End the run after 50 points in a row over twice `uniform` and twice the initial loss. A spike during warmup is
+      shorter. Tiny untrained models recovered after 30 to 60 steps, but only to guessing the most common tokens: by
+      then everything the base had learned would be lost.
+    - A loss of exactly 0: warn after 3 points, end after 20. Either no token is trained, or the loss is below the
+      precision of float32 and its gradients are 0 as well.
     """
 
     def __init__(self, worker: Worker, recipe: Recipe, vocabulary: int) -> None:
@@ -130,11 +130,11 @@ class DivergenceGuard(TrainerCallback):
         self.course = Course()
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The state to save in a checkpoint."""
         return asdict(self.course)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on as from `state`."""
+        """Restore the state from a checkpoint."""
         self.course = Course(**state)
 
     def on_log(self, args: Any, state: Any, control: Any, **things: Any) -> None:
@@ -143,13 +143,13 @@ class DivergenceGuard(TrainerCallback):
             self.see(logs["loss"], logs.get("learning_rate", 0.0), state.global_step)
 
     def see(self, loss: float, rate: float, step: int) -> None:
-        """Take one point of the journal."""
+        """Process one metric point."""
         self._zero(loss, step)
         course = self.course
         course.points += 1
-        fresh = 1 - 0.5 ** (1 / HALF_LIFE)
-        # While there are few points, their plain mean.
-        course.smoothed += (loss - course.smoothed) * max(fresh, 1 / course.points)
+        weight = 1 - 0.5 ** (1 / HALF_LIFE)
+        # The plain mean while there are few points.
+        course.smoothed += (loss - course.smoothed) * max(weight, 1 / course.points)
         if course.points <= BEGINNING:
             course.began = course.smoothed
         guess, worst = self._uniform, max(self._uniform, course.began)
@@ -170,8 +170,8 @@ class DivergenceGuard(TrainerCallback):
             raise Ended(
                 Exit(
                     "failed",
-                    f"The loss has risen from {course.best:.2f} to {course.smoothed:.2f} up to step {step} and does "
-                    f"not come back; guessing scores {guess:.1f}.",
+                    f"The loss has risen from {course.best:.2f} to {course.smoothed:.2f} by step {step} and has "
+                    f"not recovered; guessing scores {guess:.1f}.",
                     f"Lower learning_rate (now {self._recipe.optimizer.learning_rate:g}) to a tenth, or raise "
                     "warmup_ratio.",
                     cause="diverged",

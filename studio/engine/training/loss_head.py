@@ -1,9 +1,9 @@
-"""Scores only the positions that are trained.
+"""Compute logits only at the positions with a label.
 
-TRL's fused language-model head picks the positions with a label on CUDA; on a CPU it scores every position against the
-whole vocabulary, to throw most away (trl 1.16, `add_fused_lm_head`). With completion-only labels that is most of the
-head's work. Here the picking is done before TRL's head, on every device: same positions, same sums, same loss.
-What it does not do: change TRL's arithmetic, or touch generation.
+On CUDA, TRL's fused language-model head selects the positions with a label; on a CPU it scores every position against
+the whole vocabulary and discards most of them (trl 1.16, `add_fused_lm_head`). With completion-only labels that is most
+of the head's work. Here the positions are selected before TRL's head, on every device: same positions, same sums, same
+loss. TRL's arithmetic and generation are unchanged.
 """
 
 from typing import Any
@@ -12,10 +12,10 @@ from studio.engine.compat.trl import answer_fused_head
 
 
 def score_trained_positions_only(model: Any) -> None:
-    """Narrow the hidden states and labels that TRL's patched `model.forward` scores to those that count.
+    """Reduce the hidden states and labels that TRL's patched `model.forward` scores to the positions with a label.
 
     `model` is the causal language model itself (not the PEFT wrapper), after SFTTrainer has patched it. The outputs
-    per token become one row of the trained positions; TRL only ever sums over them.
+    per token become one row of the labelled positions; TRL only sums over them.
     """
     chosen: list[Any] = []
 

@@ -1,9 +1,8 @@
-"""The methods a recipe can train by, in PEFT's words: what is put around the base, and how it begins.
+"""Training methods: translate a recipe to a PEFT config, and initialise the trained parameters.
 
-`adapter_config` says what SFTTrainer puts around the base; `settle` then sets what PEFT and TRL leave otherwise (types
-of the trained numbers, LoftQ's start) and returns what was trained, ready to be saved (engine/artefacts/trained.py).
-Checked against the model here are only things whose failure in the library would not tell a person what to change. What
-it does not do: load the base, train, save.
+`adapter_config` returns the config for SFTTrainer; `finish_setup` then sets what PEFT and TRL do not (dtypes of the
+trained parameters, LoftQ initialisation) and returns the trained part, ready to be saved (engine/artefacts/trained.py).
+The recipe is checked against the model only where the library's own error would not say what to change.
 """
 
 import json
@@ -18,19 +17,22 @@ from studio.recipe.fields import Method
 from studio.recipe.fields.method import ia3_modules
 from studio.rundir import Exit
 
-# PiSSA by the authors' fast decomposition: seconds instead of minutes a layer, and what it misses stays in the base.
+# PiSSA with the authors' fast SVD: seconds instead of minutes per layer; its error stays in the base.
 PISSA = "pissa_niter_16"
 MOVES_THE_BASE = ("pissa", "olora", "loftq")
 
 
 def base_dtype(recipe: Recipe) -> str:
-    """The type to load the base in. Trained weights are held in float32: in bfloat16 a step smaller than 1/256 of a
-    weight rounds away. Autocast computes in bfloat16 all the same."""
+    """Return the dtype to load the base in.
+
+    Method full keeps its weights in float32, because in bfloat16 an update below 1/256 of a weight rounds to zero;
+    autocast still computes in bfloat16.
+    """
     return "float32" if recipe.method.method == "full" else recipe.model.dtype
 
 
 def adapter_config(model: Any, recipe: Recipe, name: str) -> Any:
-    """PEFT's config for the recipe; None for method full. `name` is what a person calls the model."""
+    """Return PEFT's config for the recipe; None for method full. `name` is the model's name for messages."""
     from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, PromptTuningInit
 
     method = recipe.method
@@ -40,7 +42,7 @@ def adapter_config(model: Any, recipe: Recipe, name: str) -> Any:
         return PromptTuningConfig(
             task_type="CAUSAL_LM",
             num_virtual_tokens=_virtual_tokens(model, method),
-            # Real tokens' embeddings (Lester et al. 2021): PEFT's random ones are many times as long.
+            # Embeddings of real tokens (Lester et al. 2021): PEFT's random ones have a much larger norm.
             prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
         )
     if method.method == "prefix":
@@ -52,7 +54,7 @@ def adapter_config(model: Any, recipe: Recipe, name: str) -> Any:
             raise Ended(
                 Exit(
                     "failed",
-                    f"Method ia3 knows none of the layers of the model {name}: they are called {_names(linear)}.",
+                    f"Method ia3 does not support the layers of the model {name}: {_names(linear)}.",
                     "Use method lora with target_modules all-linear.",
                 )
             )
@@ -67,22 +69,25 @@ def adapter_config(model: Any, recipe: Recipe, name: str) -> Any:
         bias=method.bias,
         use_rslora=method.use_rslora,
         use_dora=method.use_dora,
-        # LoftQ begins as default and is set in `settle`: PEFT's own wants CUDA and a single weights file.
+        # LoftQ starts as default and is set in `finish_setup`: PEFT's own needs CUDA and a single weights file.
         init_lora_weights={"gaussian": "gaussian", "olora": "olora", "pissa": PISSA}.get(start, True),
         task_type="CAUSAL_LM",
     )
 
 
 def finish_setup(model: Any, recipe: Recipe, model_folder: Path) -> Trained:
-    """Give what is trained its type and its start, once SFTTrainer has built it and before its optimizer exists."""
+    """Set dtypes and initial values of the trained parameters.
+
+    Call it after SFTTrainer has added the adapter and before the optimizer exists.
+    """
     method = recipe.method
     if method.method == "full":
         return Trained(model)
     if method.method == "lora" and method.init_lora_weights == "loftq":
         _start_loftq(model, model_folder)
     for name, parameter in model.named_parameters():
-        # TRL trains adapters on quantised bases in bfloat16, which suits A and B (near 0). Of factors near 1, biases
-        # and embeddings it would round most steps away.
+        # TRL trains adapters on quantised bases in bfloat16, which suits A and B (near 0). Most updates of factors near
+        # 1, biases and embeddings would round to zero in it.
         if parameter.requires_grad and "lora_A" not in name and "lora_B" not in name:
             parameter.data = parameter.data.float()
     moved = method.method == "lora" and method.init_lora_weights in MOVES_THE_BASE
@@ -90,7 +95,7 @@ def finish_setup(model: Any, recipe: Recipe, model_folder: Path) -> Trained:
 
 
 def parameter_counts(model: Any) -> tuple[int, int]:
-    """Parameters that are trained, and those of the base."""
+    """Return the numbers of trained parameters and of base parameters."""
     if not hasattr(model, "get_nb_trainable_parameters"):
         total = sum(parameter.numel() for parameter in model.parameters())
         return total, total
@@ -100,7 +105,7 @@ def parameter_counts(model: Any) -> tuple[int, int]:
 
 
 def set_loraplus(trainer: Any, recipe: Recipe) -> None:
-    """Give B a higher learning rate than A, with the optimizer that the trainer would have made."""
+    """Set up LoRA+: a higher learning rate for B than for A, with the optimizer type of the trainer."""
     ratio = recipe.method.loraplus_lr_ratio
     if recipe.method.method != "lora" or not ratio:
         return
@@ -114,13 +119,13 @@ def set_loraplus(trainer: Any, recipe: Recipe) -> None:
         loraplus_weight_decay=recipe.optimizer.weight_decay,
         **options,
     )
-    # PEFT leaves groups without parameters in; the first one's rate is the one journalled, A's.
+    # Drop PEFT's groups without parameters; the journal shows the first group's rate, which must be A's.
     optimizer.param_groups = [group for group in optimizer.param_groups if group["params"]]
     trainer.optimizer = optimizer
 
 
 def linear_layers(model: Any) -> dict[str, Any]:
-    """The linear layers that an adapter can be put on, by path: all but the one that scores the vocabulary."""
+    """Return the linear layers that an adapter can target, by path: all but the output head."""
     import torch
     from transformers import Conv1D
 
@@ -138,7 +143,7 @@ def _virtual_tokens(model: Any, method: Method) -> int:
         raise Ended(
             Exit(
                 "failed",
-                f"The model reads {context} tokens, and num_virtual_tokens {method.num_virtual_tokens} takes them all.",
+                f"The model reads {context} tokens, all of them taken by num_virtual_tokens {method.num_virtual_tokens}.",
                 "Set num_virtual_tokens to 20.",
             )
         )
@@ -150,7 +155,9 @@ def _check_targets(linear: dict[str, Any], method: Method, name: str) -> None:
     chosen = linear
     if wanted != "all-linear":
         chosen = {path: module for path, module in linear.items() if path.endswith(tuple(wanted))}
-        missing = [word for word in wanted if not any(path == word or path.endswith(f".{word}") for path in linear)]
+        missing = [
+            target for target in wanted if not any(path == target or path.endswith(f".{target}") for path in linear)
+        ]
         if missing:
             raise Ended(
                 Exit(
@@ -175,7 +182,7 @@ def _check_targets(linear: dict[str, Any], method: Method, name: str) -> None:
 
 
 def _shape(module: Any) -> tuple[int, int]:
-    # 4-bit layers keep their weight as one long row; their features tell the shape.
+    # 4-bit layers store their weight as one row; their feature counts give the shape.
     if hasattr(module, "in_features"):
         return module.in_features, module.out_features
     rows, columns = module.weight.shape
@@ -187,10 +194,10 @@ def _names(linear: dict[str, Any]) -> str:
 
 
 def _start_loftq(model: Any, model_folder: Path) -> None:
-    """Begin A and B at the part of the 4-bit rounding that rank r can hold (Li et al. 2023, one pass).
+    """Initialise A and B with the best rank-r approximation of the 4-bit rounding error (Li et al. 2023, one pass).
 
-    As PEFT's replace_lora_weights_loftq, but on any device, from several files, and divided by the adapter's scale,
-    which PEFT takes for 1.
+    Like PEFT's replace_lora_weights_loftq, but on any device, from several weight files, and divided by the adapter's
+    scale, which PEFT assumes to be 1.
     """
     import torch
 
@@ -201,10 +208,10 @@ def _start_loftq(model: Any, model_folder: Path) -> None:
         for path, module in model.named_modules():
             if not is_4bit_lora_linear(module):
                 continue
-            held = unpacked(module.get_base_layer().weight).float()
-            lost = exact.get(path.removeprefix("base_model.model.")).to(held) - held
+            quantized = unpacked(module.get_base_layer().weight).float()
+            rounding = exact.get(path.removeprefix("base_model.model.")).to(quantized) - quantized
             rank = module.r["default"]
-            left, values, right = torch.svd_lowrank(lost, q=min(2 * rank, *lost.shape), niter=8)
+            left, values, right = torch.svd_lowrank(rounding, q=min(2 * rank, *rounding.shape), niter=8)
             half = (values[:rank] / module.scaling["default"]).sqrt()
             first, second = module.lora_A["default"].weight, module.lora_B["default"].weight
             first.copy_(half[:, None] * right[:, :rank].T)
@@ -225,15 +232,15 @@ class _Weights:
     def get(self, layer: str) -> Any:
         from safetensors import safe_open
 
-        # Some folders were saved without the outermost name.
+        # Some model folders lack the outermost name.
         for name in (f"{layer}.weight", f"{layer.partition('.')[2]}.weight"):
             with safe_open(self._folder / self._files.get(name, "model.safetensors"), "pt") as file:
-                if name in file.keys():  # noqa: SIM118  (it is no mapping)
+                if name in file.keys():  # noqa: SIM118  (not a mapping)
                     return file.get_tensor(name)
         raise Ended(
             Exit(
                 "failed",
-                f"init_lora_weights loftq found no weight called {layer} in the model's files to compare with.",
+                f"init_lora_weights loftq needs the weight of {layer}, which is not in the model's files.",
                 "Set init_lora_weights to default.",
             )
         )

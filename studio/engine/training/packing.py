@@ -1,7 +1,7 @@
-"""Packed rows as the model needs them: each example sees only itself, and counts its positions from 0.
+"""Train on packed rows: each example attends only to itself, and its positions start at 0.
 
-transformers builds that mask by itself from the positions, when it is given no mask of its own. Not every architecture
-honours it, so it is tried out before training. What this does not do: choose what goes into a row (dataset.packing).
+transformers builds the mask from the positions if it gets no mask. Not every architecture supports this, so it is
+tested before training. dataset.packing chooses which examples share a row.
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from studio.engine.workers.harness import Ended
 from studio.rundir import Exit
 
 TRIED_TOKENS = 16
-# Share by which the second of two packed examples may differ. On SmolLM2 a leak changed .9 and more, rounding nothing
-# in bfloat16 and nf4; int8 chooses its exact columns by the whole batch, which alone changed .26.
+# Share by which the logits of the second of two packed examples may differ. On SmolLM2 a leak changed 0.9 and more, and
+# rounding nothing in bfloat16 and nf4; int8 chooses its exact columns by the whole batch, which alone changed 0.26.
 TOLERATED = 0.05
 TOLERATED_INT8 = 0.5
 
 
 @dataclass(slots=True)
 class PackedCollator:
-    """Batches of packed rows; rows that are not packed (held-out ones) go to `plain`, TRL's own collator."""
+    """Collate packed rows and add their positions; `plain` is TRL's collator, used alone for unpacked rows."""
 
     plain: Any
 
@@ -37,9 +37,9 @@ class PackedCollator:
 
 
 def keep_apart(model: Any) -> None:
-    """Let `model` (the causal language model itself) build its mask from the positions where a batch has some.
+    """Have `model` (the causal language model itself) build its mask from the positions, if a batch has any.
 
-    The mask that comes along counts the tokens for TRL; given to the model it would undo the separation.
+    The batch's own mask is used by TRL to count tokens; in the model it would let packed examples see each other.
     """
 
     def without_mask(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -51,27 +51,27 @@ def keep_apart(model: Any) -> None:
 
 
 def check_apart(model: Any, first: list[int], second: list[int], name: str, tolerated: float = TOLERATED) -> None:
-    """End the run when an example behind another one is not answered as it is alone."""
+    """End the run if an example gives other logits after another example than alone."""
     import torch
 
     first, second = first[:TRIED_TOKENS], second[:TRIED_TOKENS]
     positions = [*range(len(first)), *range(len(second))]
     device = next(model.parameters()).device
 
-    def answered(ids: list[int], counted: list[int]) -> Any:
-        given = torch.tensor([ids], device=device), torch.tensor([counted], device=device)
-        logits = model(input_ids=given[0], position_ids=given[1], use_cache=False).logits[0]
+    def second_logits(ids: list[int], places: list[int]) -> Any:
+        input_ids, position_ids = torch.tensor([ids], device=device), torch.tensor([places], device=device)
+        logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits[0]
         return logits[-len(second) :].float()
 
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        alone = answered(second, [*range(len(second))])
-        packed = answered(first + second, positions)
-        otherwise = answered(first[::-1] + second, positions)
+        alone = second_logits(second, [*range(len(second))])
+        packed = second_logits(first + second, positions)
+        reversed_first = second_logits(first[::-1] + second, positions)
     model.train(was_training)
     size = float((alone - alone.mean(-1, keepdim=True)).norm())
-    if max(float((packed - alone).norm()), float((packed - otherwise).norm())) > tolerated * size:
+    if max(float((packed - alone).norm()), float((packed - reversed_first).norm())) > tolerated * size:
         raise Ended(
-            Exit("failed", f"The model {name} mixes up examples that are packed into one row.", "Switch packing off.")
+            Exit("failed", f"The model {name} mixes up examples that are packed into one row.", "Turn off packing.")
         )

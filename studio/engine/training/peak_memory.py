@@ -1,8 +1,8 @@
-"""Peak bytes of tensors on the training device, as the estimate predicts them.
+"""Measure the peak bytes of tensors on the training device, the quantity that the estimate predicts.
 
-On CUDA it is torch.cuda.max_memory_allocated. On a CPU it is the same quantity counted: bytes of all tensors alive when
-a stretch of work begins, plus the highest sum of torch's own allocations and releases since, as its profiler records
-each. That profiler slows the work, so a run counts one training batch and one evaluation batch of the longest it has.
+On CUDA this is torch.cuda.max_memory_allocated. On a CPU the same quantity is counted: bytes of all live tensors at the
+start, plus the highest running sum of torch's allocations and releases recorded by its profiler. The profiler slows the
+work, so a run measures only one training batch and one evaluation batch, of the longest rows.
 """
 
 import contextlib
@@ -17,39 +17,39 @@ from studio.engine.compat.torch import highest_allocation
 from studio.engine.fast.collator import longest_of
 from studio.engine.workers.harness import Worker
 
-# Batches this long count as those of the longest row: that one may have come in the first step, or not come at all.
+# Batches with this share of the longest row's length also count: the longest may be in the first step, or in none.
 NEARLY = 0.95
 
 
 @dataclass
 class Peak:
-    """The highest bytes of a stretch of work."""
+    """Peak bytes during a `peak_of` context."""
 
     bytes: int = 0
 
 
 def live_bytes() -> int:
-    """Bytes of all tensor storages that Python can reach, each once."""
+    """Bytes of all tensor storages that Python can reach, each counted once."""
     import torch
 
     gc.collect()
-    found: dict[int, int] = {}
-    for thing in gc.get_objects():
-        # Not isinstance(): lazy modules and proxies answer that with an import or an error.
-        if not issubclass(type(thing), torch.Tensor) or thing.device.type == "meta":
+    sizes: dict[int, int] = {}
+    for item in gc.get_objects():
+        # Not isinstance(): lazy modules and proxies respond to it with an import or an error.
+        if not issubclass(type(item), torch.Tensor) or item.device.type == "meta":
             continue
         with contextlib.suppress(RuntimeError, NotImplementedError):
-            if thing.is_mkldnn:  # laid out by oneDNN: it has no storage that torch would show
-                found[id(thing)] = thing.element_size() * thing.numel()
+            if item.is_mkldnn:  # in oneDNN's layout, which has no storage visible to torch
+                sizes[id(item)] = item.element_size() * item.numel()
                 continue
-            storage = thing.untyped_storage()
-            found[storage.data_ptr()] = max(found.get(storage.data_ptr(), 0), storage.nbytes())
-    return sum(found.values())
+            storage = item.untyped_storage()
+            sizes[storage.data_ptr()] = max(sizes.get(storage.data_ptr(), 0), storage.nbytes())
+    return sum(sizes.values())
 
 
 @contextlib.contextmanager
 def peak_of(base: int, cuda: bool) -> Iterator[Peak]:
-    """Counts the stretch inside; `base`: bytes alive when it begins that were there before (a CPU's)."""
+    """Measure the peak inside the context; `base`: bytes alive at its start (CPU only)."""
     import torch
 
     peak = Peak()
@@ -67,10 +67,10 @@ def peak_of(base: int, cuda: bool) -> Iterator[Peak]:
 
 
 class Meter(TrainerCallback):
-    """Measures a run's peak and journals it as `measured` when the training ends.
+    """Measure a run's peak memory and journal it as `measured` when training ends.
 
-    longest, held_out: tokens of the longest row of training and of evaluation; on a CPU it is in their batches that
-    the peak is counted, and only after `after` steps, as the first one makes the optimizer's states.
+    longest, held_out: tokens of the longest training and evaluation row. On a CPU the peak is measured in their
+    batches, and only after `after` steps, as the first step creates the optimizer state.
     """
 
     def __init__(self, worker: Worker, cuda: bool, longest: int, held_out: int) -> None:
@@ -82,11 +82,11 @@ class Meter(TrainerCallback):
 
     @property
     def peak(self) -> int:
-        """Bytes; 0 while nothing was counted."""
+        """Peak bytes; 0 before any measurement."""
         return max(self._step.bytes, self._evaluation.bytes)
 
     def watch(self, trainer: Any) -> None:
-        """Count in this trainer's batches."""
+        """Measure in this trainer's batches."""
         trainer.add_callback(self)
         if self._cuda:
             return
@@ -108,9 +108,9 @@ class Meter(TrainerCallback):
         trainer.training_step, trainer.prediction_step = training_step, prediction_step
 
     def count_first(self, attempt: Callable[[], None], coming: int) -> None:
-        """Count a pass over the longest rows before training; coming: bytes that will be there in a step besides.
+        """Measure a pass over the longest rows before training; coming: additional bytes in use during a step.
 
-        For batches without padding, of which none may ever be as long as those of the longest rows.
+        For batches without padding, none of which may be as long as the batch of the longest rows.
         """
         if self._cuda:
             return attempt()

@@ -1,11 +1,10 @@
-"""At the beginning of a run: would its largest batches fit, and can what it saves be read again?
+"""Preflight check of a run: do its largest batches fit in memory, and can its checkpoints be read back?
 
-One forward and backward pass of the longest rows, one evaluation batch of the longest held-out ones, and a checkpoint
-written, read back and compared: what would otherwise fail after hours fails in the first minute, with what to change.
-On a GPU before the first step; on a CPU, where each takes as long as a step or two, between the first and the second:
-whoever waits sees the first point that much sooner.
-Nothing of it is seen by the training: gradients, sums and random state are as before.
-What it does not do: take a step, or measure a peak (peak_memory.py).
+Runs one forward and backward pass of the longest rows and one evaluation batch of the longest held-out rows, and
+writes a checkpoint, reads it back and compares it. What would otherwise fail after hours fails in the first minute,
+with a remedy. It runs before the first step on a GPU, and between the first and the second step on a CPU, where each
+check takes as long as a step or two: the first metric point appears that much sooner. Training is not affected:
+gradients, sums and random state are restored. peak_memory.py measures the peak.
 """
 
 import shutil
@@ -29,52 +28,52 @@ from studio.recipe import Recipe
 from studio.rundir import Exit
 
 SCRATCH = ".preflight"
-# Bytes of optimizer state for each trained parameter: AdamW keeps two moments of 4 bytes, of 1 in 8 bits.
+# Bytes of optimizer state per trained parameter: AdamW keeps two moments of 4 bytes each, or 1 byte in 8 bits.
 MOMENTS, MOMENTS_8BIT = 8, 2
 
 
 class Preflight(TrainerCallback):
-    """Tries a run out once its training has begun: by then model and optimizer are as every step finds them."""
+    """Check a run when its training begins, with model and optimizer ready for the first step."""
 
     def __init__(self, work: Worker, recipe: Recipe, trainer: Any, conductor: CheckpointControl) -> None:
         self._work, self._recipe, self._trainer, self._conductor = work, recipe, trainer, conductor
-        self._first = 0  # the step that training begins behind
+        self._first = 0  # the step after which training begins
         self._waits = trainer.args.device.type == "cpu"
-        # First of all: the journal's plan says that training begins, and a step's time begins after this.
+        # First in the list: the journal's plan and the timing of a step come after this check.
         call_first(trainer, self)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
         self._first = state.global_step
         if not self._waits:
-            self._try_out(things["model"])
+            self._check(things["model"])
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
         if self._waits and state.global_step > self._first:
             self._waits = False
-            self._try_out(things["model"])
+            self._check(things["model"])
 
-    def _try_out(self, model: Any) -> None:
-        began = time.perf_counter()
+    def _check(self, model: Any) -> None:
+        started = time.perf_counter()
         longest = self._train_longest(model)
         if self._trainer.eval_dataset is not None:
             self._evaluate_longest(model)
         size = self._save_and_read() if self._first == 0 else 0
-        seconds = round(time.perf_counter() - began, 3)
+        seconds = round(time.perf_counter() - started, 3)
         self._work.journal.write("preflight", seconds=seconds, longest=longest, checkpoint_bytes=size)
 
     def _train_longest(self, model: Any) -> int:
-        """One pass over the longest batch, without a step; returns the tokens of its longest row."""
+        """Run one pass over the longest batch without a step; return the tokens of its longest row."""
         trainer, schedule = self._trainer, self._recipe.schedule
         rows, longest = longest_rows(trainer.train_dataset, schedule.per_device_train_batch_size)
-        self._work.phase("Trying the longest batch")
+        self._work.phase("Testing the longest batch")
         self._leave_if_asked()
 
         def attempt() -> None:
             moments = _room_for_moments(trainer)
-            # Every token computed, as another batch may need it.
+            # Compute every token: another batch may share none.
             batch = sparing_nothing(trainer.data_collator)(rows)
             count = items_in_batch(trainer, batch)
-            # The class's own: what counts memory in a run is not to count this.
+            # The class's own method, without the memory meter of the run.
             type(trainer).training_step(trainer, model, batch, count)
             del moments
 
@@ -86,20 +85,20 @@ class Preflight(TrainerCallback):
         return longest
 
     def _counted(self, attempt: Callable[[], None]) -> Callable[[], None]:
-        """On the fast path this is where the peak is counted: see Meter.count_first."""
+        """On the fast path, measure the peak here: see Meter.count_first."""
         trainer = self._trainer
         if not isinstance(trainer.data_collator, RowCollator):
             return attempt
-        meter = next(one for one in callbacks(trainer) if isinstance(one, Meter))
+        meter = next(callback for callback in callbacks(trainer) if isinstance(callback, Meter))
         waiting = 0
         if self._recipe.schedule.gradient_accumulation_steps > 1:
-            waiting = sum(one.numel() * one.element_size() for one in trainer.model.parameters() if one.requires_grad)
+            waiting = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
         return lambda: meter.count_first(attempt, moment_bytes(trainer) + waiting)
 
     def _evaluate_longest(self, model: Any) -> None:
         trainer, size = self._trainer, self._recipe.evaluation.per_device_eval_batch_size
         rows, longest = longest_rows(trainer.eval_dataset, size)
-        self._work.phase("Trying the longest evaluation batch")
+        self._work.phase("Testing the longest evaluation batch")
         self._leave_if_asked()
 
         def attempt() -> None:
@@ -118,8 +117,8 @@ class Preflight(TrainerCallback):
             forget_evaluation(trainer)
 
     def _save_and_read(self) -> int:
-        """Write a checkpoint aside, read it back and compare; returns the bytes that one will have."""
-        self._work.phase("Trying to save")
+        """Write a trial checkpoint, read it back and compare; return the bytes of a full one."""
+        self._work.phase("Testing a checkpoint")
         self._leave_if_asked()
         conductor, trainer = self._conductor, self._trainer
         folder = self._work.run.path / SCRATCH
@@ -137,22 +136,22 @@ class Preflight(TrainerCallback):
             raise Ended(
                 Exit(
                     "failed",
-                    f"What was saved on trial came back different from this disk: {fault}",
+                    f"A test checkpoint was read back from the disk with differences: {fault}",
                     "Check the disk, or move STUDIO_HOME to another one.",
                     cause="disk",
                 )
             )
         return size + moment_bytes(trainer)
 
-    def _within_memory(self, attempt: Callable[[], None], told: tuple[str, str]) -> None:
+    def _within_memory(self, attempt: Callable[[], None], explanation: tuple[str, str]) -> None:
         try:
             attempt()
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            what, remedy = told
+            what, remedy = explanation
             raise Ended(
-                Exit("failed", f"The memory of the device is not enough for {what}.", remedy, cause="memory")
+                Exit("failed", f"The device does not have enough memory for {what}.", remedy, cause="memory")
             ) from error
 
     def _train_remedy(self, rows: int, longest: int) -> tuple[str, str]:
@@ -161,38 +160,39 @@ class Preflight(TrainerCallback):
             half = max(1, schedule.per_device_train_batch_size // 2)
             times = -(-self._recipe.effective_batch // half)
             ways.append(
-                f"set per_device_train_batch_size to {half} with gradient_accumulation_steps {times} (it learns alike)"
+                f"set per_device_train_batch_size to {half} with gradient_accumulation_steps {times} "
+                "(same effective batch)"
             )
         ways.append(f"lower max_length (now {self._recipe.data.max_length})")
         if not schedule.gradient_checkpointing:
-            ways.append("switch gradient_checkpointing on")
+            ways.append("turn on gradient_checkpointing")
         if self._recipe.quantization.quantization == "none" and self._recipe.method.method != "full":
             ways.append("set quantization to nf4")
         remedy = ", or ".join(ways) + "."
         return f"training on the longest batch ({_rows_of(rows, longest)})", remedy[0].upper() + remedy[1:]
 
     def _leave_if_asked(self) -> None:
-        if self._trainer.state.global_step == self._first:  # later it is the conductor who listens
-            self._work.leave_if_asked("Stopped before a step was taken: what was saved before is as it was.")
+        if self._trainer.state.global_step == self._first:  # later CheckpointControl handles the request
+            self._work.leave_if_asked("Stopped before the first step: earlier checkpoints are unchanged.")
 
 
 def longest_rows(dataset: Any, count: int) -> tuple[list[dict[str, Any]], int]:
-    """The `count` longest rows, and the tokens of the longest."""
+    """Return the `count` longest rows, and the number of tokens in the longest."""
     lengths = [len(ids) for ids in dataset["input_ids"]]
     chosen = sorted(range(len(lengths)), key=lambda index: -lengths[index])[:count]
     return [dataset[index] for index in chosen], lengths[chosen[0]]
 
 
 def moment_bytes(trainer: Any) -> int:
-    """Bytes of optimizer state that the first step makes; 0 when it is there already."""
+    """Bytes of optimizer state that the first step allocates; 0 if it exists already."""
     if trainer.optimizer.state_dict()["state"]:
         return 0
     each = MOMENTS_8BIT if "8bit" in str(getattr(trainer.args.optim, "value", trainer.args.optim)) else MOMENTS
-    return each * sum(one.numel() for one in trainer.model.parameters() if one.requires_grad)
+    return each * sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
 
 
 def _room_for_moments(trainer: Any) -> Any:
-    """On a GPU, memory as large as the optimizer's state, which is there from the first step on."""
+    """On a GPU, allocate as much memory as the optimizer state takes from the first step on."""
     import torch
 
     paged = "paged" in str(getattr(trainer.args.optim, "value", trainer.args.optim))

@@ -1,9 +1,9 @@
-"""Reporting elsewhere: TensorBoard, trackio and W&B, through transformers' own callbacks, beside the journal.
+"""Report to TensorBoard, trackio and W&B in addition to the journal, through transformers' own callbacks.
 
-What they write goes into the run directory. They are kept from disturbing the run: the random numbers they draw are
-given back, and one that fails is left out for the rest of it, which a note says. trackio and W&B stay on this machine
-unless the studio's own environment says otherwise (WANDB_MODE=online); keys are read where those libraries keep them
-(`wandb login`), never from a recipe.
+They write into the run directory and cannot disturb the run: the random state is restored after each call, and a
+callback that fails is turned off for the rest of the run, with a note. trackio and W&B stay offline unless the studio's
+own environment says otherwise (WANDB_MODE=online). Keys are read from where those libraries store them (`wandb login`),
+never from a recipe.
 """
 
 import functools
@@ -16,12 +16,12 @@ from studio.engine.training.rng import undisturbed
 from studio.engine.workers.harness import Worker
 
 _EVENTS = ("on_train_begin", "on_log", "on_train_end", "on_save", "on_predict", "on_push_begin")
-_UNKNOWN_TO_FAST = ("entropy", "eval_entropy")  # TRL's log has them all the same, as 0: see engine/compat/trl.py
+_UNKNOWN_TO_FAST = ("entropy", "eval_entropy")  # TRL logs them as 0 on the fast path, see engine/compat/trl.py
 _NAMES = {"TensorBoardCallback": "TensorBoard", "TrackioCallback": "trackio", "WandbCallback": "W&B"}
 
 
 def prepare(work: Worker, kinds: list[str]) -> None:
-    """Tell the libraries, before their callbacks are made, to write into the run directory and to stay offline."""
+    """Configure the libraries, before their callbacks exist, to write into the run directory and stay offline."""
     folders = {"tensorboard": "TENSORBOARD_LOGGING_DIR", "trackio": "TRACKIO_DIR", "wandb": "WANDB_DIR"}
     for kind in kinds:
         folder = work.run.path / kind
@@ -34,7 +34,7 @@ def prepare(work: Worker, kinds: list[str]) -> None:
 
 
 def keep_apart(work: Worker, trainer: Any, fast: bool) -> None:
-    """Let the callbacks of other libraries neither disturb the run nor end it, nor tell what was not measured."""
+    """Guard the callbacks of other libraries: they cannot disturb or end the run, nor report unmeasured values."""
     for callback in callbacks(trainer):
         name = _NAMES.get(type(callback).__name__)
         if name:
@@ -54,7 +54,7 @@ def _guarded(work: Worker, name: str, handle: Callable[..., Any], failed: list[s
         try:
             with undisturbed():
                 handle(*values, **named)
-        except Exception as error:  # theirs may be anything; the run is worth more than their copy of it
+        except Exception as error:  # any error of theirs: the run matters more than their copy of it
             failed.append(name)
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             work.journal.write("note", level="warning", text=f"Reporting to {name} ended ({reason}). Training goes on.")

@@ -1,6 +1,6 @@
-"""What is kept of a run that its watches gave up: the last weights that are good for something.
+"""Recover the last usable weights of a run that the loss guards ended.
 
-What this does not do: decide that a run is given up (loss_guards.py), or write the adapter (engine/workers/train.py).
+loss_guards.py decides to end a run; engine/workers/train.py writes the adapter.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ GIVEN_UP: tuple[Cause, ...] = ("nonfinite", "diverged", "unlearnable")
 def last_finite_weights(
     run: RunDir, conductor: CheckpointControl, guard: FiniteGuard, watch: DivergenceGuard, how: Exit
 ) -> tuple[Exit, int]:
-    """Bring good weights into the model; returns the end, which says which, and their step: 0 when there are none."""
+    """Load the last usable weights; return the exit with a message naming their step, and the step (0 for none)."""
     what = "adapter" if conductor.trained.is_adapter else "model"
     step = _choose(run, conductor, guard, watch, how)
     if step:
@@ -38,18 +38,18 @@ def _choose(run: RunDir, conductor: CheckpointControl, guard: FiniteGuard, watch
         trained.load(folder)
         if are_finite(trained.model):
             return step
-    # A diverged run without an earlier checkpoint: its present weights may still tell something.
+    # A diverged run without an earlier checkpoint: its current weights may still be of use.
     return guard.learned if how.cause == "diverged" and are_finite(trained.model) else 0
 
 
 def are_finite(model: Any) -> bool:
-    """Whether all trained numbers are finite."""
-    return all(bool(one.isfinite().all()) for one in model.parameters() if one.requires_grad)
+    """Whether all trained parameters are finite."""
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _checkpoints(run: RunDir, up_to: int) -> Iterator[tuple[int, Path]]:
-    """Whole checkpoints up to that step, the newest first."""
-    found = [(int(path.name.removeprefix("step-")), path) for path in run.checkpoints.glob("step-[0-9]*")]
-    for step, path in sorted(found, reverse=True):
+    """Yield intact checkpoints up to that step, newest first."""
+    checkpoints = [(int(path.name.removeprefix("step-")), path) for path in run.checkpoints.glob("step-[0-9]*")]
+    for step, path in sorted(checkpoints, reverse=True):
         if step <= up_to and verify_folder(path) is None:
             yield step, path

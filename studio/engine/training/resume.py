@@ -1,9 +1,9 @@
-"""Going on from a checkpoint: after it, every step is the one that an uninterrupted run would have taken.
+"""Resume from a checkpoint, so that every later step equals that of an uninterrupted run.
 
-The Hugging Face trainer finds the place in the data and keeps the count; what it would read as pickles is read here
-from our own files: weights, optimizer, learning rate, random state, and the sums since the last point (step_state.py).
-With a new length (resume.json) the learning rate follows the schedule of the new total from the checkpoint's step on.
-What this does not do: choose the checkpoint (the studio does), write one (engine/artefacts/artefacts.py).
+The Hugging Face trainer restores the position in the data and the step count. What it would read from pickles is read
+here from our own files: weights, optimizer, learning rate, random state, and the sums since the last metric point
+(step_state.py). With a new length (resume.json), the learning rate follows the new schedule from the checkpoint's step
+on. The studio chooses the checkpoint; engine/artefacts/artefacts.py writes it.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ NEEDED = ("trainer_state.json", "optimizer.json", "optimizer.safetensors", "sche
 
 
 def find_checkpoint(work: Worker, inputs: Inputs) -> Path | None:
-    """The whole folder to go on from; None to begin anew. Ends the run when the folder is not whole."""
+    """Return the checkpoint to resume from, or None to start from step 0; end the run if it is not intact."""
     sweep(work.run)
     if inputs.resume is None or not inputs.resume.checkpoint:
         return None
@@ -42,7 +42,7 @@ def find_checkpoint(work: Worker, inputs: Inputs) -> Path | None:
         raise Ended(
             Exit(
                 "failed",
-                f"The run cannot go on from its checkpoint. {fault}",
+                f"The run cannot resume from its checkpoint. {fault}",
                 "Resume it from an earlier checkpoint, or start a new run with the same recipe.",
                 cause="error",
             )
@@ -51,7 +51,7 @@ def find_checkpoint(work: Worker, inputs: Inputs) -> Path | None:
 
 
 class Resumption(TrainerCallback):
-    """Puts a trainer back to where the checkpoint in `folder` was taken, when its training begins."""
+    """Restore the trainer to the checkpoint in `folder` when training begins."""
 
     def __init__(self, work: Worker, trainer: Any, conductor: CheckpointControl, folder: Path) -> None:
         self._work, self._trainer, self._conductor, self._folder = work, trainer, conductor, folder
@@ -68,7 +68,7 @@ class Resumption(TrainerCallback):
             raise Ended(
                 Exit(
                     "failed",
-                    f"The checkpoint is that of step {step}, and the run has only {state.max_steps} steps.",
+                    f"The checkpoint is from step {step}, but the run has only {state.max_steps} steps.",
                     "Resume it with more max_steps or num_train_epochs.",
                     cause="error",
                 )
@@ -77,9 +77,9 @@ class Resumption(TrainerCallback):
         conductor.go_on(step, window["stopping"])
         if not window["owed"] or self._trainer.eval_dataset is None:
             return
-        # The worker before this one left between that step and its evaluation, or just after it.
-        done = [one.payload for one in read_events(self._work.run.events).events if one.kind == "eval"]
-        losses = [float(one["eval_loss"]) for one in done if one["step"] == step]
+        # The previous worker ended between that step and its evaluation, or just after the evaluation.
+        done = [event.payload for event in read_events(self._work.run.events).events if event.kind == "eval"]
+        losses = [float(payload["eval_loss"]) for payload in done if payload["step"] == step]
         if not losses:
             args.eval_on_start = True
         elif conductor.judged(losses[-1], step) and step < state.max_steps:
@@ -87,18 +87,18 @@ class Resumption(TrainerCallback):
 
 
 def prepare(work: Worker, inputs: Inputs, trainer: Any, conductor: CheckpointControl, folder: Path | None) -> None:
-    """Make a trainer that has not begun yet go on from `folder`."""
+    """Set up a trainer, before it starts, to resume from `folder`."""
     if inputs.resume is None:
         return
-    recorder = next(one for one in callbacks(trainer) if isinstance(one, JournalCallback))
+    recorder = next(callback for callback in callbacks(trainer) if isinstance(callback, JournalCallback))
     recorder.resumed = {"attempt": inputs.resume.attempt, "checkpoint": inputs.resume.checkpoint}
     if folder is not None:
-        # Before the others, so that they begin with what they had.
+        # First in the list, so that the other callbacks start with their restored state.
         call_first(trainer, Resumption(work, trainer, conductor, folder))
 
 
 def load_optimizer(trainer: Any, folder: Path) -> None:
-    """The optimizer's state, and the learning rate of the next step."""
+    """Load the optimizer's state, and set the learning rate of the next step."""
     tree = read_tree(folder / "optimizer")
     tree["state"] = {int(name): value for name, value in tree["state"].items()}
     for group in tree["param_groups"]:

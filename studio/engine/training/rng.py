@@ -1,6 +1,6 @@
-"""The random number generators: Python's, numpy's, torch's on the CPU and on every GPU.
+"""Save and restore the random number generators of Python, numpy and torch (CPU and every GPU).
 
-What this does not do: seed them (transformers' set_seed does), or decide when their state is kept.
+transformers' set_seed seeds them.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ NUMBERS, TENSORS = "rng.json", "rng.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class RandomState:
-    """All random number generators at one moment."""
+    """The state of all random number generators."""
 
     python: Any
     numpy: Any
@@ -34,7 +34,7 @@ class RandomState:
         return cls(random.getstate(), numpy.random.get_state(), states)
 
     def restore(self) -> None:
-        """Put the generators back to this moment. A GPU that was not there then keeps its state."""
+        """Restore the generators. A GPU without a saved state keeps its current one."""
         import numpy
         import torch
 
@@ -60,13 +60,13 @@ class RandomState:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """What `write` wrote into `folder`."""
+        """Read what `write` wrote to `folder`."""
         import numpy
         from safetensors.torch import load_file
 
-        told = read_json(folder / NUMBERS) or {}
-        version, keys, gauss = told["python"]
-        kind, table, position, has_gauss, second = told["numpy"]
+        numbers = read_json(folder / NUMBERS) or {}
+        version, keys, gauss = numbers["python"]
+        kind, table, position, has_gauss, second = numbers["numpy"]
         return cls(
             (version, tuple(keys), gauss),
             (kind, numpy.array(table, dtype=numpy.uint32), position, has_gauss, second),
@@ -76,7 +76,7 @@ class RandomState:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Whatever is drawn inside, afterwards the generators are as before."""
+    """Restore the random state when the context ends."""
     before = RandomState.now()
     try:
         yield

@@ -1,8 +1,7 @@
-"""Answers to the recipe's prompts while a run trains: at each evaluation, and of the weights that it saves.
+"""Answer the recipe's sample prompts during training: at each evaluation, and with the saved weights at the end.
 
-Greedy, one prompt after the other, through the template code that chat uses. Nothing of it is seen by the training:
-no gradient, no random number drawn that is not given back. A stop or cancel is followed between two tokens.
-What it does not do: judge an answer.
+Greedy, one prompt at a time, with the chat's template code. Training is not affected: no gradient is computed and the
+random state is restored. A stop or cancel takes effect between two tokens. Answers are not scored.
 """
 
 import contextlib
@@ -23,14 +22,14 @@ from studio.errors import StudioError
 
 
 class Sampler(TrainerCallback):
-    """Lets the model in training answer the recipe's sample_prompts, and journals each answer as `sample`."""
+    """Have the model in training answer the recipe's sample_prompts; journal each answer as `sample`."""
 
     def __init__(self, work: Worker, inputs: Inputs, trainer: Any, conductor: CheckpointControl) -> None:
         self._work, self._trainer, self._conductor = work, trainer, conductor
         self._evaluation = inputs.recipe.evaluation
         self._encoder: Encoder | None = None
         self._group = Group(trainer.model, ["adapted"])
-        self._done = 0  # the step that was last sampled
+        self._done = 0  # last sampled step
         self._due = False
         self._prompts: dict[str, list[int]] = {}
         if self._evaluation.sample_prompts:
@@ -38,7 +37,7 @@ class Sampler(TrainerCallback):
             trainer.add_callback(self)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **things: Any) -> None:
-        # That of the last step is left to `at_end`: early stopping may choose other weights.
+        # The last step is sampled by `at_end`, as early stopping may choose other weights.
         if state.global_step < state.max_steps and not self._conductor.ending:
             self.sample(state.global_step)
 
@@ -47,18 +46,18 @@ class Sampler(TrainerCallback):
         self._due = self._trainer.eval_dataset is None and bool(every) and state.global_step % every == 0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **things: Any) -> None:
-        # Without held-out examples there is no evaluation; by now the point and checkpoint of the step are written.
+        # For runs without held-out examples: by now the step's metric point and checkpoint are written.
         if self._due:
             self._due = False
             self.sample(state.global_step)
 
     def at_end(self, step: int) -> None:
-        """Sample the weights that were saved, those of `step`."""
+        """Sample the saved weights, which are those of `step`."""
         with contextlib.suppress(Interrupted):
             self.sample(step)
 
     def sample(self, step: int) -> None:
-        """Answer all prompts with the present weights; raises Interrupted when the run is to end."""
+        """Answer all prompts with the current weights; raise Interrupted if the run should end."""
         if step == self._done or not self._prompts:
             return
         self._done = step
@@ -68,10 +67,10 @@ class Sampler(TrainerCallback):
                     self._work.progress("Answering the sample prompts", number, len(self._prompts))
                     if not self._answer(step, prompt):
                         break
-        except Exception as error:  # no sample is worth a training
+        except Exception as error:  # a failed sample must not end the training
             self._prompts = {}
             first = (str(error).splitlines() or [type(error).__name__])[0]
-            self._work.note("warning", f"Sampling is switched off: the model could not answer. {first}")
+            self._work.note("warning", f"Sampling is off: the model could not answer. {first}")
         self._conductor.interrupt_if_asked()
 
     def _prepare(self, encoder: Encoder) -> None:
@@ -80,7 +79,7 @@ class Sampler(TrainerCallback):
             try:
                 ids = encoder.prompt_ids([{"role": "user", "content": prompt}])
             except StudioError as error:
-                self._work.note("warning", f"Sampling is switched off: {error}")
+                self._work.note("warning", f"Sampling is off: {error}")
                 self._prompts = {}
                 return
             if len(ids) < self._group.context:
@@ -88,18 +87,18 @@ class Sampler(TrainerCallback):
             else:
                 self._work.note(
                     "warning",
-                    f"A sample prompt has {len(ids)} tokens and the model reads {self._group.context}: it is left out.",
+                    f"A sample prompt has {len(ids)} tokens and is left out: the model reads {self._group.context}.",
                 )
 
     def _answer(self, step: int, prompt: str) -> bool:
-        """False when the run is to end: an answer that was cut off is not journalled."""
+        """Answer one prompt; False if the run should end, in which case the cut-off answer is not journalled."""
         import torch
         from transformers import GenerationConfig
 
         assert self._encoder is not None
-        encoder, given = self._encoder, self._prompts[prompt]
+        encoder, prompt_ids = self._encoder, self._prompts[prompt]
         config = GenerationConfig(
-            max_new_tokens=min(self._evaluation.sample_tokens, self._group.context - len(given)),
+            max_new_tokens=min(self._evaluation.sample_tokens, self._group.context - len(prompt_ids)),
             do_sample=False,
             repetition_penalty=1.0,
             eos_token_id=encoder.eos_ids,
@@ -107,8 +106,8 @@ class Sampler(TrainerCallback):
             use_cache=True,
         )
         self._group.set_generation(config)
-        ids = torch.tensor([given], device=self._trainer.args.device)
-        found = self._trainer.model.generate(
+        ids = torch.tensor([prompt_ids], device=self._trainer.args.device)
+        sequences = self._trainer.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             generation_config=config,
@@ -116,9 +115,11 @@ class Sampler(TrainerCallback):
         )
         if self._asked():
             return False
-        made = found[0, len(given) :].tolist()
-        text = encoder.tokenizer.decode([one for one in made if one not in encoder.eos_ids], skip_special_tokens=True)
-        self._work.journal.write("sample", step=step, prompt=prompt, answer=text, tokens=len(made))
+        answer = sequences[0, len(prompt_ids) :].tolist()
+        text = encoder.tokenizer.decode(
+            [token for token in answer if token not in encoder.eos_ids], skip_special_tokens=True
+        )
+        self._work.journal.write("sample", step=step, prompt=prompt, answer=text, tokens=len(answer))
         return True
 
     def _asked(self) -> bool:
@@ -128,19 +129,19 @@ class Sampler(TrainerCallback):
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[None]:
-        """The model as it answers; afterwards all is as before."""
+        """Put the model into generation mode; restore its state afterwards."""
         import torch
 
         model = self._trainer.model
-        held = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
-        configs = [one.generation_config for one in held]
+        models = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+        configs = [owner.generation_config for owner in models]
         was_training = model.training
         model.eval()
         try:
-            # generate calls the model inside the one that accelerate made autocast.
+            # generate bypasses the forward that accelerate wrapped in autocast.
             with undisturbed(), torch.no_grad(), autocast(self._trainer):
                 yield
         finally:
             model.train(was_training)
-            for one, config in zip(held, configs, strict=True):
-                one.generation_config = config
+            for owner, config in zip(models, configs, strict=True):
+                owner.generation_config = config

@@ -1,8 +1,8 @@
-"""The end of a step: what trainer and listeners hold besides the weights and the optimizer.
+"""State at the end of a step, in addition to the weights and the optimizer.
 
-Between two points of the journal the trainer sums losses and TRL gathers accuracies; a run that goes on from a
-checkpoint in between must go on with these sums, or its next point would differ. A point that is made out of turn, at a
-stop, takes nothing from them. What this does not do: decide when a moment is taken (callbacks), or find one (resume).
+Between two metric points the trainer sums losses and TRL collects accuracies. A run resumed from a checkpoint in
+between must continue with these sums, or its next point would differ; an extra point at a stop does not reset them.
+callbacks decides when a state is captured, resume restores it.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ WINDOW_FILE = "window.json"
 
 
 class Stateful(Protocol):
-    """A listener whose numbers belong into a checkpoint."""
+    """A callback whose state is saved in checkpoints."""
 
     def state(self) -> dict[str, Any]: ...
 
@@ -28,10 +28,10 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepState:
-    """The end of step `step`.
+    """State at the end of step `step`.
 
-    loss: the trainer's sum since step `logged`, a tensor; metrics: TRL's lists since then, with how much of each
-    counts (they only ever grow); owed: an evaluation of this step is still to come.
+    loss: the trainer's sum since step `logged`, a tensor; metrics: TRL's lists since then, each with the number of its
+    valid entries (lists only grow); owed: an evaluation of this step is still due.
     """
 
     step: int
@@ -45,7 +45,7 @@ class StepState:
 
     @classmethod
     def of(cls, trainer: Any, listeners: Mapping[str, Stateful], owed: bool) -> Self:
-        """The present one."""
+        """Capture the current state."""
         return cls(
             step=trainer.state.global_step,
             rng=RandomState.now(),
@@ -58,15 +58,15 @@ class StepState:
         )
 
     def after_point(self, listeners: Mapping[str, Stateful]) -> Self:
-        """The same moment once its point is in the journal: all sums begin anew."""
+        """Return the state after its metric point is journalled: all sums are reset."""
         return replace(self, loss=self.loss * 0, logged=self.step, metrics={}, listeners=_states(listeners))
 
     def evaluated(self) -> Self:
-        """The same moment once its evaluation is in the journal."""
+        """Return the state after its evaluation is journalled."""
         return replace(self, owed=False)
 
     def write(self, folder: Path, stopping: Mapping[str, Any]) -> None:
-        """Write it into a checkpoint; stopping: where early stopping stands."""
+        """Write the state to a checkpoint; stopping: the state of early stopping."""
         self.rng.write(folder)
         window = {
             "step": self.step,
@@ -82,7 +82,7 @@ class StepState:
 
 
 def restore(trainer: Any, folder: Path, listeners: Mapping[str, Stateful]) -> dict[str, Any]:
-    """Put the sums of the checkpoint in `folder` back; returns all that its window tells."""
+    """Restore the sums of the checkpoint in `folder`; return the contents of its window.json."""
     window = read_json(folder / WINDOW_FILE) or {}
     restore_loss_window(trainer, window["loss"], window["logged"])
     restore_training_window(trainer, window["tokens"], window["metrics"])
