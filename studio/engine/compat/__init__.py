@@ -1,5 +1,5 @@
-"""Every name of the libraries beneath that they do not promise to keep, one module a library.
+"""Access to private and unstable names of the libraries, one module per library.
 
-Nothing else in the engine touches such a name. Each module says in RELIES_ON what it takes for granted and what would
-break without it; tests/integration/test_engine_contracts.py checks each against the installed version.
+No other part of the engine uses such names. Each module lists in RELIES_ON what it assumes and what would break without
+it; tests/integration/test_engine_contracts.py checks each entry against the installed version.
 """

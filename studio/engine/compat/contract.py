@@ -1,6 +1,6 @@
-"""What the engine takes for granted of a library, and the sentence that says what breaks when it no longer holds.
+"""Assumptions of the engine about a library, each with a sentence on what breaks without it.
 
-What it does not do: import a library before it is asked whether a name holds.
+A library is imported only when one of its names is checked.
 """
 
 import inspect
@@ -16,10 +16,10 @@ from studio.errors import Unavailable
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name of a library.
+    """A name of a library that the engine relies on.
 
-    path: dotted, from the library on; lost: what happens without it, as the end of a sentence; takes: parameters that
-    it must have; holds: what else must be true of it, called with what stands under the name.
+    path: dotted path, starting with the library; lost: what happens without it, as the end of a sentence; takes:
+    parameters it must have; holds: a further check, called with the named object.
     """
 
     path: str
@@ -32,38 +32,38 @@ class Name:
         return self.path.partition(".")[0]
 
     def fault(self) -> str:
-        """What is no longer so, in one sentence; empty while all is well."""
+        """What no longer holds, in one sentence; empty if everything does."""
         try:
-            found = pkgutil.resolve_name(self.path)
+            target = pkgutil.resolve_name(self.path)
         except (ImportError, AttributeError):
             return self.sentence("is gone")
-        if missing := [name for name in self.takes if name not in _parameters(found)]:
+        if missing := [name for name in self.takes if name not in _parameters(target)]:
             return self.sentence(f"no longer takes {', '.join(missing)}")
-        return self.sentence("is no longer what it was") if self.holds and not _true(self.holds, found) else ""
+        return self.sentence("has changed") if self.holds and not _true(self.holds, target) else ""
 
     def sentence(self, what: str) -> str:
-        """What happened to the name, what that does, and where to mend it."""
+        """Return a sentence with what happened to the name, the effect and the file to fix."""
         short = self.path.partition(".")[2]
-        room = f"studio/engine/compat/{self.library}.py"
-        return f"{self.library} {_version(self.library)}: {short} {what}: {self.lost} ({room})"
+        module = f"studio/engine/compat/{self.library}.py"
+        return f"{self.library} {_version(self.library)}: {short} {what}: {self.lost} ({module})"
 
 
 @dataclass(frozen=True, slots=True)
 class OfTrainer(Name):
-    """Something that a trainer has only once it has trained; `holds` is called with an SFTTrainer that has."""
+    """A name that a trainer has only after training; `holds` is called with an SFTTrainer that has trained."""
 
     def fault_in(self, trainer: Any) -> str:
-        """What is no longer so of this trainer, in one sentence; empty while all is well."""
+        """What no longer holds for this trainer, in one sentence; empty if everything does."""
         assert self.holds is not None
-        return "" if _true(self.holds, trainer) else self.sentence("is gone, or no longer what it was")
+        return "" if _true(self.holds, trainer) else self.sentence("is gone or has changed")
 
     def fault(self) -> str:
-        """Without a trainer there is nothing to say."""
+        """Empty: the check needs a trainer, see `fault_in`."""
         return ""
 
 
 def require(*names: Name) -> None:
-    """Raise Unavailable with the first of these names that no longer holds."""
+    """Raise Unavailable for the first of these names that fails its check."""
     for fault in (name.fault() for name in names):
         if fault:
             raise Unavailable(fault)
@@ -83,7 +83,7 @@ def _parameters(thing: Any) -> set[str]:
 def _true(holds: Callable[[Any], bool], thing: Any) -> bool:
     try:
         return bool(holds(thing))
-    except Exception:  # whatever it is: it does not hold
+    except Exception:  # any error means that the check fails
         return False
 
 

@@ -1,6 +1,6 @@
-"""The names of Liger that it does not promise to keep: the functions beneath its modules, called as 0.8 documents them.
+"""Unstable names of Liger: the functions below its modules, called as documented for 0.8.
 
-Nothing else in the engine touches them.
+No other part of the engine uses them.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Operations:
-    """Liger's functions, forth and back."""
+    """Liger's forward and backward functions."""
 
     def __init__(self) -> None:
-        """Raises ImportError where Liger is not installed, or finds no Triton."""
+        """Raises ImportError if Liger is not installed or finds no Triton."""
         from liger_kernel.ops import fused_linear_cross_entropy, geglu, rms_norm, swiglu, utils
 
         self._norms: Any = rms_norm
@@ -25,15 +25,15 @@ class Operations:
         self._gates_backward: dict[str, Any] = {"silu": swiglu.swiglu_backward, "gelu": geglu.geglu_backward}
 
     def norm(self, x: "Tensor", weight: "Tensor", eps: float, casting: str) -> "tuple[Tensor, Tensor]":
-        """The norm of x [n, width] in its type, and its roots [n]."""
+        """Return the norm of x [n, width] in its type, and the reciprocal roots [n]."""
         answer, _, scales, *_ = self._norms.rms_norm_forward(x, weight, eps, 0.0, casting, None)
         return answer, scales
 
     def norm_backward(self, grad: "Tensor", x: "Tensor", weight: "Tensor", scales: "Tensor", casting: str) -> "Tensor":
-        """The gradient of x."""
-        # Not in place: others may read the gradient that this one was given.
-        given = 0.0, casting, *self._settings(x.shape[-1]), False, None
-        d_x: Tensor = self._norms.rms_norm_backward(grad, x, weight, scales, *given, needs_dw=False)[0]
+        """Gradient of x."""
+        # Not in place: other functions may read the incoming gradient.
+        options = 0.0, casting, *self._settings(x.shape[-1]), False, None
+        d_x: Tensor = self._norms.rms_norm_backward(grad, x, weight, scales, *options, needs_dw=False)[0]
         return d_x
 
     def gated(self, gate: "Tensor", up: "Tensor", act: str) -> "Tensor":
@@ -42,14 +42,14 @@ class Operations:
         return answer
 
     def gated_backward(self, grad: "Tensor", gate: "Tensor", up: "Tensor", act: str) -> "tuple[Tensor, Tensor]":
-        """The gradients of gate and up, in their place."""
+        """Gradients of gate and up, written in place."""
         d_gate, d_up = self._gates_backward[act](gate, up, grad)
         return d_gate, d_up
 
     def token_losses(
         self, hidden: "Tensor", words: "Tensor", labels: "Tensor", learns: bool
     ) -> "tuple[Tensor, Tensor, Tensor]":
-        """-log p(label), whether it is the likeliest (1 or 0), and what is the gradient on hidden if one `learns`."""
+        """Return -log p(label), whether the label is the most likely (1 or 0) and, if `learns`, hidden's gradient."""
         losses, _, right, _, pull, *_ = self._head(
             hidden, words, labels, reduction="none", return_token_accuracy=True,
             compute_gradients=learns, weight_requires_grad=False,
@@ -57,7 +57,7 @@ class Operations:
         return losses, right, pull
 
 
-_LOST = "norms, gates and the loss on a GPU would fail, or be wrong"
+_LOST = "norms, gates and the loss on a GPU would fail or be wrong"
 RELIES_ON: tuple[Name, ...] = (
     Name("liger_kernel.ops.rms_norm.rms_norm_forward", _LOST, ("X", "W", "eps", "offset", "casting_mode", "row_mode")),
     Name(

@@ -1,6 +1,6 @@
-"""The names of TRL that it does not promise to keep: what SFTTrainer gathers between two points, and its fused head.
+"""Unstable names of TRL: what SFTTrainer collects between two metric points, and its fused head.
 
-Nothing else in the engine touches them.
+No other part of the engine uses them.
 """
 
 import contextlib
@@ -13,28 +13,28 @@ from studio.engine.compat.contract import Name, OfTrainer
 
 
 def trained_tokens(trainer: Any) -> int:
-    """Tokens that the trainer has counted since training began."""
+    """Number of tokens trained on since training began."""
     return int(trainer._total_train_tokens)
 
 
 def training_metrics(trainer: Any) -> dict[str, list[float]]:
-    """What the trainer has gathered since the last point, as the lists that it adds to."""
-    found: dict[str, list[float]] = trainer._metrics["train"]
-    return found
+    """Return the trainer's metrics since the last point, as the lists that it appends to."""
+    metrics: dict[str, list[float]] = trainer._metrics["train"]
+    return metrics
 
 
 def restore_training_window(trainer: Any, tokens: int, metrics: Mapping[str, Sequence[float]]) -> None:
-    """Let the trainer go on from these numbers."""
+    """Restore the trainer's token count and metrics."""
     trainer._total_train_tokens = tokens
-    gathered = trainer._metrics["train"]
-    gathered.clear()
+    window = trainer._metrics["train"]
+    window.clear()
     for name, values in metrics.items():
-        gathered[name].extend(values)
+        window[name].extend(values)
 
 
 @contextlib.contextmanager
 def training_window_kept(trainer: Any) -> Iterator[None]:
-    """Whatever is trained within leaves no trace in what the trainer has counted and gathered."""
+    """Restore the trainer's token count and metrics when the context ends."""
     tokens = trained_tokens(trainer)
     metrics = {name: list(values) for name, values in training_metrics(trainer).items()}
     try:
@@ -44,19 +44,19 @@ def training_window_kept(trainer: Any) -> Iterator[None]:
 
 
 def forget_evaluation(trainer: Any) -> None:
-    """Drop what the trainer has gathered of an evaluation."""
+    """Clear the trainer's evaluation metrics."""
     trainer._metrics["eval"].clear()
 
 
 def answer_fused_head(causal: Any, score: Callable[..., Any]) -> None:
-    """Let score(usual, *args, labels=…, **kwargs) answer where TRL's trainer asks a model for its fused head.
+    """Call score(usual, *args, labels=…, **kwargs) when TRL's trainer requests the fused head.
 
     `causal`: the model itself (not PEFT's wrapper), after SFTTrainer has patched its forward; `usual`: that forward.
-    Any other call goes there as before.
+    All other calls still go to `usual`.
     """
     usual = causal.forward
 
-    # Under the same signature: generate looks there for what it may pass on.
+    # Keep the signature: generate reads it to find which arguments it may pass.
     @functools.wraps(usual)
     def forward(*args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
         if not fused_lm_head or labels is None:
@@ -67,7 +67,7 @@ def answer_fused_head(causal: Any, score: Callable[..., Any]) -> None:
 
 
 def fused_output(loss: Any, log_probs: Any, is_top1: Any, label_mask: Any) -> Any:
-    """What the trainer reads from a fused head; the entropy, which nobody here reads, as 0."""
+    """Build the fused head's output for the trainer; entropy, which is not used here, is 0."""
     import torch
     from trl.trainer.utils import FusedCausalLMOutput
 
@@ -77,7 +77,7 @@ def fused_output(loss: Any, log_probs: Any, is_top1: Any, label_mask: Any) -> An
 
 
 def _asked_for_fused_head(trainer: Any) -> bool:
-    """Whether the trainer's model takes what `answer_fused_head` is called with, and its losses ask for it."""
+    """Whether the trainer's loss requests the fused head, and the model takes the arguments we pass."""
     forward = getattr(trainer.model.forward, "__func__", trainer.model.forward)
     taken = set(inspect.signature(forward, follow_wrapped=False).parameters)
     asks = "fused_lm_head" in inspect.getsource(type(trainer).compute_loss)
@@ -87,7 +87,7 @@ def _asked_for_fused_head(trainer: Any) -> bool:
 RELIES_ON: tuple[Name, ...] = (
     OfTrainer(
         "trl.SFTTrainer._metrics",
-        "a resumed run would log another accuracy, and the trial at the beginning would be counted in the first point",
+        "a resumed run would log a wrong accuracy, and the preflight check would count in the first point",
         holds=lambda trainer: trainer._metrics["train"]["new"] == [] and isinstance(trainer._metrics["eval"], dict),
     ),
     OfTrainer(
@@ -97,17 +97,17 @@ RELIES_ON: tuple[Name, ...] = (
     ),
     OfTrainer(
         "trl.SFTTrainer.compute_loss",
-        "losses would be computed by TRL's own head over every position, or not at all",
+        "TRL's own head would compute losses over every position, or fail",
         holds=_asked_for_fused_head,
     ),
     OfTrainer(
         "trl.SFTTrainer._signature_columns",
-        "the lengths of packed rows would be dropped before they are batched",
+        "the lengths of packed rows would be dropped before batching",
         holds=lambda trainer: "seq_lengths" in trainer._signature_columns,
     ),
     Name(
         "trl.trainer.utils.FusedCausalLMOutput",
-        "the losses of the fast path could not be handed to the trainer",
+        "the fast path could not return its losses to the trainer",
         takes=("loss", "log_probs", "entropy", "is_top1", "label_mask"),
     ),
 )

@@ -1,1 +1,1 @@
-"""Answers: load a base and its adapters, generate, stream."""
+"""Inference: load a base and its adapters, generate and stream answers."""

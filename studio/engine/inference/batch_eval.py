@@ -1,7 +1,7 @@
-"""Many prompts through base and adapted models at once: greedy answers, and losses over the same tokens.
+"""Batched evaluation of base and adapted models: greedy answers, and losses over the same tokens.
 
-A batch holds some prompts for all columns that can share a call (adapter_slots.py), padded on the left and masked, so
-that answers are those of each prompt alone, to rounding. What this does not do: choose prompts or judge answers.
+A batch has several prompts for all columns that can share a call (adapter_slots.py), padded on the left and masked, so
+that answers equal those of each prompt alone, up to rounding. Prompts are chosen and answers scored elsewhere.
 """
 
 import itertools
@@ -14,16 +14,16 @@ from studio.engine.inference.adapter_slots import AdapterSlots, Group
 from studio.engine.inference.loading import Device
 from studio.engine.workers.harness import out_of_memory
 
-# Rows of a batch: on a CPU more gain little and pad much.
+# Rows per batch: on a CPU more rows gain little and need more padding.
 ROWS, ROWS_CUDA = 16, 64
-LOSS_TOKENS, LOSS_TOKENS_CUDA = 2048, 16_384  # of a batch: every one is scored against the whole vocabulary
-Answer = tuple[str, str]  # the text, and why it ended: end, length, or too long (the prompt, for the model)
+LOSS_TOKENS, LOSS_TOKENS_CUDA = 2048, 16_384  # tokens per batch: each has logits over the whole vocabulary
+Answer = tuple[str, str]  # the text and why it ended: end, length, or too long (the prompt exceeds the context)
 Losses = list[tuple[float, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A prompt: its place among all, its token ids by column, and the longest answer."""
+    """A prompt: its index, its token ids by column, and the maximum number of answer tokens."""
 
     place: int
     ids: dict[str, list[int]]
@@ -32,7 +32,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """The loaded models. asked: whether the work is to end now, looked at between two tokens."""
+    """The loaded models. asked: whether the work should end, checked between two tokens."""
 
     seats: AdapterSlots
     columns: list[str]
@@ -42,9 +42,9 @@ class Asker:
     asked: Callable[[], bool]
 
     def answers(self, asks: Sequence[Ask], tell: Callable[[int], None]) -> dict[tuple[int, str], Answer]:
-        """Every column's answer to every prompt; `tell` hears how many prompts are done."""
-        found: dict[tuple[int, str], Answer] = {}
-        # Like lengths together pad little; the longest first, so that what does not fit shows at once.
+        """Generate every column's answer to every prompt; `tell` gets the number of finished prompts."""
+        answers: dict[tuple[int, str], Answer] = {}
+        # Sort by length to reduce padding; longest first, so that a lack of memory shows at once.
         order = sorted(asks, key=lambda ask: (ask.tokens, max(map(len, ask.ids.values()))), reverse=True)
         tell(0)
         rows = ROWS_CUDA if self.device.is_cuda else ROWS
@@ -54,7 +54,7 @@ class Asker:
             batch = waiting.pop(0)
             try:
                 for group in self.seats.groups(self.columns):
-                    found |= self._answer(group, batch)
+                    answers |= self._answer(group, batch)
             except Exception as error:
                 if len(batch) == 1 or not out_of_memory(error):
                     raise
@@ -62,10 +62,10 @@ class Asker:
                 continue
             done += len(batch)
             tell(done)
-        return found
+        return answers
 
     def losses(self, examples: Sequence[Example], tell: Callable[[int], None]) -> dict[str, Losses]:
-        """Of each column the (sum of losses, tokens) of each example, in their order."""
+        """Return, for each column, the (sum of losses, tokens) of each example in order."""
         if not examples:
             return {}
         found: dict[str, Losses] = {column: [] for column in self.columns}
@@ -86,8 +86,8 @@ class Asker:
         longest = max(len(ask.ids[column]) for ask in batch for column in group.columns)
         tight = longest + max(ask.tokens for ask in batch) > group.context
         if len(batch) > 1 and (tight or group.virtual_tokens):
-            # One that leaves little room would take it from all. And PEFT puts trained vectors before the padding:
-            # prompts of unlike lengths would be apart from them.
+            # One long prompt would reduce the room of all. And PEFT puts virtual tokens before the padding, which would
+            # separate them from shorter prompts.
             return dict(itertools.chain.from_iterable(self._answer(group, [ask]).items() for ask in batch))
         if longest >= group.context:
             return {(ask.place, column): ("", "too long") for ask in batch for column in group.columns}
@@ -97,10 +97,10 @@ class Asker:
         from studio.engine.inference.streaming import StopOn
 
         rows = [(ask, column) for ask in batch for column in group.columns]
-        given = [ask.ids[column] for ask, column in rows]
+        prompts = [ask.ids[column] for ask, column in rows]
         pad, ends = self.encoder.pad_id, set(self.encoder.eos_ids)
-        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in given], device=self.device.name)
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in given], device=self.device.name)
+        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in prompts], device=self.device.name)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts], device=self.device.name)
         config = GenerationConfig(
             max_new_tokens=min(max(ask.tokens for ask in batch), group.context - longest),
             do_sample=False,
@@ -111,17 +111,17 @@ class Asker:
         )
         group.set_generation(config)
         with torch.no_grad(), group.times(len(batch)).as_wanted():
-            made = group.model.generate(
+            sequences = group.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=config,
                 stopping_criteria=StoppingCriteriaList([StopOn(self.asked)]),
             )
         found = {}
-        for (ask, column), row in zip(rows, made[:, longest:].tolist(), strict=True):
+        for (ask, column), row in zip(rows, sequences[:, longest:].tolist(), strict=True):
             end = next((place for place, token in enumerate(row) if token in ends), None)
-            said = row[: ask.tokens] if end is None else row[:end]
-            text = self.encoder.tokenizer.decode(said, skip_special_tokens=True)
+            answer = row[: ask.tokens] if end is None else row[:end]
+            text = self.encoder.tokenizer.decode(answer, skip_special_tokens=True)
             found[ask.place, column] = text, "length" if end is None else "end"
         return found
 
@@ -137,23 +137,23 @@ class Asker:
         ids = padded([example.input_ids for example in rows], self.encoder.pad_id)
         labels = padded([example.labels for example in rows], IGNORED)
         mask = padded([[1] * len(example.input_ids) for example in rows], 0)
-        # As the trainer measures it: products in bfloat16, sums in float32.
+        # As in training: products in bfloat16, sums in float32.
         bf16 = self.dtype == "bfloat16"
         autocast = torch.autocast(self.device.name, torch.bfloat16, enabled=bf16)
         with torch.no_grad(), group.times(len(batch)).as_wanted(), autocast:
             logits = group.model(input_ids=ids, attention_mask=mask).logits
-        logits = logits[:, -longest:][:, :-1]  # without what stands for trained vectors before the text
-        wanted = labels[:, 1:]
+        logits = logits[:, -longest:][:, :-1]  # without the virtual tokens before the text
+        targets = labels[:, 1:]
         for place in range(len(rows)):
-            picked = wanted[place] != IGNORED
-            lost = torch.nn.functional.cross_entropy(
-                logits[place][picked].float(), wanted[place][picked], reduction="sum"
+            trained = targets[place] != IGNORED
+            loss = torch.nn.functional.cross_entropy(
+                logits[place][trained].float(), targets[place][trained], reduction="sum"
             )
-            found[group.columns[place % len(group.columns)]].append((float(lost), int(picked.sum())))
+            found[group.columns[place % len(group.columns)]].append((float(loss), int(trained.sum())))
 
 
 def _batches(asks: Sequence[Ask], size: int) -> Iterator[list[Ask]]:
-    """Prompts with the same longest answer, so many at a time."""
-    for _, alike in itertools.groupby(asks, key=lambda ask: ask.tokens):
-        several = list(alike)
-        yield from (several[start : start + size] for start in range(0, len(several), size))
+    """Yield batches of at most `size` prompts with the same maximum answer length."""
+    for _, same_length in itertools.groupby(asks, key=lambda ask: ask.tokens):
+        group = list(same_length)
+        yield from (group[start : start + size] for start in range(0, len(group), size))

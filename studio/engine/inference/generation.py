@@ -1,9 +1,9 @@
-"""The loop that makes several answers at once: a prompt and a stream of tokens a row, and each row ends by itself.
+"""Generation loop for several prompts at once, with a token stream per row; each row ends independently.
 
-transformers' generate draws all rows from one stream of random numbers, so that an answer depends on who else is asked;
-here each row has its own, with the same seed. A row that is over leaves the batch and its memory. Greedy answers are
-those of generate, token for token. For models that keep no plain cache of keys and values (`suits`), generate itself
-is used, see engine/workers/chat.py.
+transformers' generate samples all rows from one random stream, so an answer depends on the other rows of the batch.
+Here each row has its own generator, with the same seed. A finished row leaves the batch and frees its memory. Greedy
+answers equal those of generate, token for token. Models without a plain cache of keys and values (`can_answer`) use
+generate itself, see engine/workers/chat.py.
 """
 
 import inspect
@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-# take(row, token): tell the token on; False when the row is over.
+# take(row, token): process the token; return False if the row is finished.
 Take = Callable[[int, int], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """How the next token is chosen; temperature 0 takes the likeliest."""
+    """How the next token is chosen; temperature 0 takes the most likely one."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -30,21 +30,21 @@ class SamplingOptions:
 
 @dataclass(slots=True)
 class Rows:
-    """What is asked, and who wants to know of it."""
+    """The prompts of a batch, and callbacks for its tokens and rows."""
 
     prompts: Sequence[Sequence[int]]
     take: Take
     stopped: Callable[[], bool] = lambda: False
-    leave: Callable[[Sequence[int]], None] = lambda kept: None  # the places of the rows that go on
+    leave: Callable[[Sequence[int]], None] = lambda kept: None  # indices of the rows that continue
 
 
 def can_answer(model: Any) -> bool:
-    """Whether the loop can drive this model (a transformers model, not PEFT's wrapper)."""
+    """Whether the loop supports this model (a transformers model, not PEFT's wrapper)."""
     return {"position_ids", "past_key_values"} <= set(inspect.signature(model.forward).parameters)
 
 
 def answer(model: Any, rows: Rows, drawing: SamplingOptions, pad_id: int) -> None:
-    """Make all answers; ends when every row is over, or when stopped."""
+    """Generate all answers; return when every row is finished, or when stopped."""
     with torch.inference_mode():
         _Loop(model, rows, drawing, pad_id).run()
 
@@ -54,8 +54,8 @@ class _Loop:
         self._model, self._asked = model, rows
         device = next(model.parameters()).device
         longest = max(map(len, rows.prompts))
-        filled = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in rows.prompts]
-        self._ids = torch.tensor(filled, device=device)
+        padded = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in rows.prompts]
+        self._ids = torch.tensor(padded, device=device)
         self._mask = torch.tensor(
             [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in rows.prompts], device=device
         )
@@ -64,13 +64,13 @@ class _Loop:
         self._rows = list(range(len(rows.prompts)))
         self._choose = TokenSampler(drawing, rows.prompts, device)
         self._cache: Any = None
-        wants = inspect.signature(model.forward).parameters
-        # Only the last place's scores are needed: of a long prompt with a large vocabulary they would take gigabytes.
-        self._options = {"logits_to_keep": 1} if "logits_to_keep" in wants else {}
+        parameters = inspect.signature(model.forward).parameters
+        # Only the last position's logits: those of a long prompt with a large vocabulary would take gigabytes.
+        self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
     def run(self) -> None:
         while not self._asked.stopped():
-            found = self._model(
+            output = self._model(
                 input_ids=self._ids,
                 attention_mask=self._mask if self._padded else None,
                 position_ids=self._positions,
@@ -79,8 +79,8 @@ class _Loop:
                 return_dict=True,
                 **self._options,
             )
-            self._cache = found.past_key_values
-            tokens = self._choose(found.logits[:, -1].float())
+            self._cache = output.past_key_values
+            tokens = self._choose(output.logits[:, -1].float())
             going = [
                 place
                 for place, (row, token) in enumerate(zip(self._rows, tokens.tolist(), strict=True))
@@ -105,7 +105,7 @@ class _Loop:
         )
 
     def _keep(self, going: list[int], tokens: torch.Tensor) -> torch.Tensor:
-        """Let the other rows leave the batch."""
+        """Remove all other rows from the batch."""
         places = torch.tensor(going, device=tokens.device)
         self._cache.batch_select_indices(places)
         self._mask, self._positions = self._mask[places], self._positions[places]
@@ -117,13 +117,13 @@ class _Loop:
 
 @dataclass(slots=True)
 class TokenSampler:
-    """Chooses each row's next token from its scores, and remembers what the row has said for the penalty."""
+    """Choose each row's next token from its scores, and track its tokens for the repetition penalty."""
 
     drawing: SamplingOptions
     prompts: Sequence[Sequence[int]]
     device: Any
-    _said: torch.Tensor | None = field(default=None, init=False)  # which tokens a row has had, prompt included
-    _dice: list[torch.Generator] = field(default_factory=list, init=False)
+    _used: torch.Tensor | None = field(default=None, init=False)  # mask of the tokens in each row, prompt included
+    _generators: list[torch.Generator] = field(default_factory=list, init=False)
     _warpers: list[Any] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -131,7 +131,7 @@ class TokenSampler:
 
         drawing = self.drawing
         for _ in self.prompts:
-            self._dice.append(torch.Generator(self.device).manual_seed(drawing.seed))
+            self._generators.append(torch.Generator(self.device).manual_seed(drawing.seed))
         if drawing.temperature > 0:
             self._warpers = [TemperatureLogitsWarper(drawing.temperature)]
             self._warpers += [TopKLogitsWarper(drawing.top_k)] if drawing.top_k else []
@@ -143,27 +143,28 @@ class TokenSampler:
         for warp in self._warpers:
             scores = warp(None, scores)
         if self.drawing.temperature > 0:
-            shares = scores.softmax(-1)
+            probabilities = scores.softmax(-1)
             drawn = [
-                torch.multinomial(share, 1, generator=dice) for share, dice in zip(shares, self._dice, strict=True)
+                torch.multinomial(row, 1, generator=generator)
+                for row, generator in zip(probabilities, self._generators, strict=True)
             ]
             tokens = torch.cat(drawn)
         else:
             tokens = scores.argmax(-1)
-        if self._said is not None:
-            self._said.scatter_(1, tokens[:, None], True)
+        if self._used is not None:
+            self._used.scatter_(1, tokens[:, None], True)
         return tokens
 
     def keep(self, going: Sequence[int]) -> None:
-        """Only these rows, by their place, go on."""
-        self._dice = [self._dice[place] for place in going]
-        if self._said is not None:
-            self._said = self._said[list(going)]
+        """Continue with only these rows, given by index."""
+        self._generators = [self._generators[place] for place in going]
+        if self._used is not None:
+            self._used = self._used[list(going)]
 
     def _penalised(self, scores: torch.Tensor) -> torch.Tensor:
-        if self._said is None:
-            self._said = torch.zeros_like(scores, dtype=torch.bool)
+        if self._used is None:
+            self._used = torch.zeros_like(scores, dtype=torch.bool)
             for row, prompt in enumerate(self.prompts):
-                self._said[row, list(prompt)] = True
+                self._used[row, list(prompt)] = True
         penalty = self.drawing.repetition_penalty
-        return torch.where(self._said, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+        return torch.where(self._used, torch.where(scores < 0, scores * penalty, scores / penalty), scores)

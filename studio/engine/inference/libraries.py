@@ -1,7 +1,6 @@
-"""Import torch, transformers and what is built on them, with the garbage collector off.
+"""Import torch, transformers and libraries built on them, with the garbage collector off.
 
-What it does not do: change any of the libraries. The collector is off because it would walk a million new objects again
-and again, all of which stay until the worker ends.
+Otherwise the collector would scan a million new objects again and again, all of which live until the worker ends.
 """
 
 import gc
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Keep the garbage collector off within, and let it ignore afterwards what was imported."""
+    """Turn the garbage collector off inside the context; afterwards it ignores what was imported."""
     gc.disable()
     try:
         yield
@@ -21,7 +20,7 @@ def importing() -> Iterator[None]:
 
 
 def import_for_answers() -> None:
-    """Import what a worker needs to load a model, with or without adapters, and to have it answer."""
+    """Import what a worker needs to load a model, with or without adapters, and to generate."""
     with importing():
         import peft  # noqa: F401
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401

@@ -1,6 +1,6 @@
-"""Loads a base model and its tokenizer from a folder on this machine.
+"""Load a base model and its tokenizer from a folder on this machine.
 
-Safetensors only, nothing from the network, no code from the model's folder. What it does not do: adapters, training.
+Safetensors only, nothing from the network, no code from the model's folder.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where it is computed: torch's name and a person's."""
+    """Compute device: torch's name and a readable description."""
 
     name: str
     words: str
@@ -34,7 +34,7 @@ class Device:
 
 
 def pick_device() -> Device:
-    """The NVIDIA GPU if there is one, else the CPU."""
+    """Return the NVIDIA GPU if there is one, else the CPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -44,14 +44,14 @@ def pick_device() -> Device:
 
 
 def quiet_libraries() -> None:
-    """Logs go to a file: no bars drawn over themselves."""
+    """Turn off progress bars, which do not suit a log file."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
 
 
 def load_base(folder: Path, dtype: str, device: Device, quantization: Quantization | None = None) -> Any:
-    """The model in `folder` on `device`; with `quantization` its weights are held in 4 or 8 bits."""
+    """Load the model in `folder` on `device`; `quantization` can quantise its weights to 4 or 8 bits."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -91,17 +91,17 @@ def _bitsandbytes(quantization: Quantization, dtype: str) -> Any:
 
     if not quantization.four_bit:
         return BitsAndBytesConfig(load_in_8bit=True)
-    wanted = quantization.bnb_4bit_compute_dtype
+    compute_dtype = quantization.bnb_4bit_compute_dtype
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.quantization,
         bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
-        bnb_4bit_compute_dtype=getattr(torch, dtype if wanted == "same" else wanted),
+        bnb_4bit_compute_dtype=getattr(torch, dtype if compute_dtype == "same" else compute_dtype),
     )
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`, with a padding token."""
+    """Load the tokenizer in `folder`, with a padding token."""
     from transformers import AutoTokenizer
 
     try:
@@ -109,7 +109,7 @@ def load_tokenizer(folder: Path) -> Any:
     except OSError as error:
         raise BadInput(f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}") from error
     if tokenizer.pad_token is None:
-        # What stands in padding never counts: it is masked in attention and in the labels.
+        # Any token will do for padding, which is masked in attention and labels.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

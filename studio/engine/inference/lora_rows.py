@@ -1,9 +1,9 @@
-"""Plain LoRA adapters of one base in one forward pass: each row of a batch is answered with its own.
+"""Several plain LoRA adapters of one base in one forward pass, one adapter per row of the batch.
 
-PEFT can do this too (`adapter_names`), by gathering and scattering rows in every layer, which on a CPU takes longer
-than the products. Here the adapters of a layer are stacked once, and a mask leaves each row the part that is its own:
-two products a layer, whatever the number of rows. A row without adapter gets an exact zero.
-What it does not do: load adapters, or choose which row has which.
+PEFT can do this too (`adapter_names`), but it gathers and scatters rows in every layer, which on a CPU takes longer
+than the matrix products. Here the adapters of a layer are stacked once, and a mask selects each row's own part: two
+products per layer for any number of rows. A row without an adapter gets exactly zero. Adapters are loaded and assigned
+to rows elsewhere.
 """
 
 import contextlib
@@ -14,27 +14,27 @@ from studio.engine.compat.peft import adapters_of, has_variant, is_whole_lora_li
 
 
 def can_serve(model: Any, adapter: str) -> bool:
-    """Whether every layer that `adapter` changes in a PEFT model can be served here."""
+    """Whether all layers that `adapter` changes in a PEFT model are supported."""
     layers = [layer for layer in lora_layers(model) if adapter in adapters_of(layer)]
     return bool(layers) and all(is_whole_lora_linear(layer) and not has_variant(layer, adapter) for layer in layers)
 
 
 class Serving:
-    """What the rows of a batch are answered with, while in `serve`."""
+    """The adapters of a batch's rows, active inside `serve`."""
 
     def __init__(self, model: Any, adapters: Sequence[str]) -> None:
-        """adapters: PEFT's name for each row's, empty for a row of the plain base."""
+        """adapters: PEFT's adapter name for each row; empty for the plain base."""
         self._layers = lora_layers(model)
         self._adapters = list(adapters)
         self._masks: dict[tuple[tuple[str, float, int], ...], _Mask] = {}
 
     @contextlib.contextmanager
     def serve(self) -> Iterator["Serving"]:
-        """Within, the model's layers answer each row with its adapter."""
+        """Apply each row's adapter in the model's layers inside the context."""
         used = set(self._adapters)
         try:
             for layer in self._layers:
-                # An attribute of the object stands before the method of its class.
+                # An instance attribute takes precedence over the method of the class.
                 layer.forward = self._forward_of(layer, [name for name in layer.lora_A if name in used])
             yield self
         finally:
@@ -42,7 +42,7 @@ class Serving:
                 vars(layer).pop("forward", None)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Only these rows, by their place, go on."""
+        """Continue with only these rows, given by index."""
         self._adapters = [self._adapters[row] for row in rows]
         for mask in self._masks.values():
             mask.value = mask.value[list(rows)]
@@ -74,7 +74,7 @@ class Serving:
         return forward
 
     def _mask(self, parts: tuple[tuple[str, float, int], ...], like: Any) -> "_Mask":
-        """One for all layers that have these adapters with these scales and ranks."""
+        """Return the mask shared by all layers that have these adapters with these scales and ranks."""
         import torch
 
         if parts not in self._masks:
@@ -90,7 +90,7 @@ class Serving:
 
 
 class _Mask:
-    """The scale of each row's part, zero elsewhere; shared by layers and replaced when rows leave."""
+    """Scale of each row's own part, zero elsewhere; shared by layers, replaced when rows finish."""
 
     __slots__ = ("value",)
 

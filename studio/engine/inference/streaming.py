@@ -1,7 +1,7 @@
-"""Several answers that are made at once, told as text while they are made.
+"""Stream the text of several answers while they are generated.
 
-`Detokenizer` turns one row's token ids into text piece by piece and never splits a character; `Teller` gives every row
-its own. What this does not do: generate, or know about adapters.
+`Detokenizer` turns one row's token ids into text piece by piece and never splits a character; `TextSender` has one for
+each row. Generation and adapters are handled elsewhere.
 """
 
 import time
@@ -14,25 +14,25 @@ from transformers import StoppingCriteria
 from transformers.generation import BaseStreamer
 
 Reason = Literal["end", "length", "stopped"]
-INCOMPLETE = "\ufffd"  # what a decoder shows for the first bytes of a character
+INCOMPLETE = "\ufffd"  # the decoder's output for an incomplete character
 
 
 class Detokenizer:
-    """Text of a growing list of token ids, in pieces that can be joined."""
+    """Decode a growing list of token ids into consecutive pieces of text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._shown = 0  # ids whose text was given out
-        self._context = 0  # some ids before them, for decoders that treat the first token of a text differently
+        self._shown = 0  # number of ids whose text was returned
+        self._context = 0  # start of the context, for decoders that treat the first token of a text differently
 
     def add(self, token: int) -> str:
-        """Text that became certain with this token; empty while a character is incomplete."""
+        """Add a token; return the text that is now final, empty while a character is incomplete."""
         self._ids.append(token)
         return self._piece(final=False)
 
     def end(self) -> str:
-        """What was held back, without a character that was cut off in its middle."""
+        """Return the remaining text, without a character that was cut off."""
         return self._piece(final=True).rstrip(INCOMPLETE)
 
     def _piece(self, final: bool) -> str:
@@ -49,7 +49,7 @@ class Detokenizer:
 
 @dataclass
 class Row:
-    """One column's answer in the making; limit: most tokens it may have."""
+    """The answer of one column during generation; limit: maximum number of tokens."""
 
     column: str
     text: Detokenizer
@@ -62,10 +62,10 @@ class Row:
 
 @dataclass
 class TextSender:
-    """Takes one token of a row after the other and tells the rows' text on.
+    """Take tokens one at a time and send the text of each row.
 
-    on_delta(column, text); on_done(row, reason, seconds since the start). Text that comes faster than anyone reads is
-    told together: each word on its way costs the loop, and the page.
+    on_delta(column, text); on_done(row, reason, seconds since the start). Text is sent at most once per `pause`
+    seconds, because each message costs time in the loop and on the page.
     """
 
     rows: list[Row]
@@ -74,10 +74,10 @@ class TextSender:
     on_done: Callable[[Row, Reason, float], None]
     pause: float = 0.03
     started: float = field(default_factory=time.perf_counter)
-    _told: float = 0.0
+    _sent: float = 0.0
 
     def take(self, place: int, token: int) -> bool:
-        """One more token of the row at `place`; False when it is over."""
+        """Take the next token of the row at `place`; return False if the row is finished."""
         row = self.rows[place]
         if row.over:
             return False
@@ -91,14 +91,14 @@ class TextSender:
         row.unsent += row.text.add(token)
         if row.tokens >= row.limit:
             self._close(row, "length", now)
-        elif now - self._told >= self.pause or row.tokens == 1:
-            self._told = now
-            for one in self.rows:
-                self._send(one)
+        elif now - self._sent >= self.pause or row.tokens == 1:
+            self._sent = now
+            for other in self.rows:
+                self._send(other)
         return not row.over
 
     def finish(self, reason: Reason) -> None:
-        """End the rows that did not end by themselves."""
+        """Finish the rows that are still unfinished."""
         for row in self.rows:
             if not row.over:
                 self._close(row, reason, time.perf_counter() - self.started)
@@ -116,25 +116,25 @@ class TextSender:
 
 
 class Streamer(BaseStreamer):
-    """Hands what generate makes of one row to a Teller."""
+    """Pass the tokens that generate produces for one row to a TextSender."""
 
     def __init__(self, teller: TextSender, place: int) -> None:
-        self._teller, self._place = teller, place
+        self._sender, self._place = teller, place
         self._prompt_passed = False
 
     def put(self, value: Any) -> None:
-        if not self._prompt_passed:  # generate hands the prompt over first
+        if not self._prompt_passed:  # generate passes the prompt first
             self._prompt_passed = True
             return
         for token in value.reshape(-1).tolist():
-            self._teller.take(self._place, token)
+            self._sender.take(self._place, token)
 
     def end(self) -> None:
         pass
 
 
 class StopOn(StoppingCriteria):
-    """Ends all rows when `asked` says so."""
+    """Stop all rows when `asked` returns True."""
 
     def __init__(self, asked: Callable[[], bool]) -> None:
         self._asked = asked

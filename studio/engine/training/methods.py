@@ -143,7 +143,7 @@ def _virtual_tokens(model: Any, method: Method) -> int:
         raise Ended(
             Exit(
                 "failed",
-                f"The model reads {context} tokens, all of them taken by num_virtual_tokens {method.num_virtual_tokens}.",
+                f"The model reads {context} tokens, all taken by num_virtual_tokens {method.num_virtual_tokens}.",
                 "Set num_virtual_tokens to 20.",
             )
         )
