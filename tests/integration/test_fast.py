@@ -716,7 +716,7 @@ def test_what_it_does_not_know_trains_on_the_reference_and_says_why(
     assert ("Attention, norms and gates are compiled" in said) == isinstance(by, Kernels)
     model.config.head_dim = 24  # attention is not compiled for such heads
     assert "Attention, norms and gates are compiled" not in fast.choose(Recipe().with_values(plain), model, False).why
-    assert "The first 20 tokens, the same in every example, are computed once" in said
+    assert "The first 20 tokens are the same in every example and are computed once" in said
     one_by_one = plain | {"per_device_train_batch_size": 1}
     for values, examples in ((plain, rows()), (plain, alike()[:1]), (one_by_one, alike()[:4])):
         assert "the same in every example" not in fast.choose(Recipe().with_values(values), model, False, examples).why

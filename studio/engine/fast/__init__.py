@@ -1,8 +1,8 @@
-"""The fast path: what TRL's trainer computes, with less work, for the models that it knows.
+"""The fast path: the same computation as TRL's trainer with less work, for supported models.
 
-TRL's SFTTrainer stays the trainer (schedule, accumulation, clipping, evaluation, resume, events). Here only what
-happens inside a forward and backward pass is replaced: rows without padding, attention row by row, LoRA as one
-function with its own backward, nothing computed for frozen weights, the head and its gradient on trained tokens only.
+TRL's SFTTrainer stays the trainer (schedule, accumulation, clipping, evaluation, resume, events). Only the forward and
+backward pass is replaced: rows without padding, attention per row, LoRA as one function with its own backward, no
+gradients for frozen weights, and the head and its gradient on trained tokens only.
 """
 
 from studio.engine.fast.plan import Choice, choose

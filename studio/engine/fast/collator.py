@@ -1,4 +1,4 @@
-"""Batches without padding: the rows of a batch one behind another."""
+"""Batches without padding: the rows of a batch are concatenated."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,13 +8,13 @@ from studio.engine.fast.prefixes import shared_prefixes
 
 @dataclass(slots=True)
 class RowCollator:
-    """Rows as one row [1, tokens], `seq_lengths` saying where each ends; others as `plain` has them.
+    """Concatenate rows into one row [1, tokens] with `seq_lengths`; rows without `seq_lengths` go to `plain`.
 
-    Such a row has `seq_lengths` too: of the examples that lie in it. Where something is spared, it is told beside it:
-    `seq_read` [rows], how many tokens it takes to guess the last one that is trained; `seq_prefixes` [rows, 2], for
-    each the row before it whose first tokens are its own too, and how many (prefixes.py).
+    The input rows have `seq_lengths` too, the lengths of the examples in them. If tokens are skipped, the batch also
+    has `seq_read` [rows], the number of tokens needed to predict the last trained one, and `seq_prefixes` [rows, 2],
+    the earlier row with the same first tokens and their number (prefixes.py).
 
-    spares: whether anything is; otherwise every token goes through every layer.
+    spares: whether tokens may be skipped; otherwise every token goes through every layer.
     """
 
     plain: Any
@@ -29,10 +29,10 @@ class RowCollator:
         ends = lengths.cumsum(0).tolist()
         labels = torch.tensor([label for row in rows for label in row["labels"]])
         tokens = [token for row in rows for token in row["input_ids"]]
-        # A row's first token is what the row before it would have to guess.
+        # A row's first token would be predicted by the previous row.
         labels[lengths.cumsum(0) - lengths] = -100
         batch = {
-            "seq_lengths": lengths,  # first: by its length the trainer knows how many rows an evaluation's loss is of
+            "seq_lengths": lengths,  # first: the trainer reads an evaluation batch's number of rows from it
             "input_ids": torch.tensor(tokens)[None],
             "labels": labels[None],
             "position_ids": torch.cat([torch.arange(int(length)) for length in lengths])[None],
@@ -40,18 +40,18 @@ class RowCollator:
         if self.spares:
             starts = (lengths.cumsum(0) - lengths).tolist()
             trained = [(labels[first:end] != -100).nonzero() for first, end in zip(starts, ends, strict=True)]
-            read = [max(1, int(one[-1])) if len(one) else 1 for one in trained]
+            read = [max(1, int(places[-1])) if len(places) else 1 for places in trained]
             prefixes = shared_prefixes([tokens[first : first + n] for first, n in zip(starts, read, strict=True)])
             batch |= {"seq_read": torch.tensor(read), "seq_prefixes": torch.tensor(prefixes)}
         return batch
 
 
 def sparing_nothing(collator: Any) -> Any:
-    """A trainer's collator with every token of every row computed: the most that a batch of these lengths can need."""
+    """Return the collator with no token skipped: the most work that a batch of these lengths can need."""
     return replace(collator, spares=False) if isinstance(collator, RowCollator) else collator
 
 
 def longest_of(batch: dict[str, Any]) -> int:
-    """Tokens of the longest row of a batch, padded or not."""
+    """Number of tokens in the longest row of a batch, padded or not."""
     lengths = batch.get("seq_lengths")
     return int(batch["input_ids"].shape[-1] if lengths is None else lengths.max())

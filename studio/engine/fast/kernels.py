@@ -1,7 +1,6 @@
-"""The arithmetic in one pass each, and attention: kernels.cpp and attention.cpp, where they could be compiled
-(machine/compiling.py).
+"""Compiled operations and attention: kernels.cpp and attention.cpp, if they could be compiled (machine/compiling.py).
 
-What it does not do: other products, GPUs, types other than float32 and bfloat16. That stays torch's.
+Other products, GPUs, and types other than float32 and bfloat16 stay torch's.
 """
 
 import ctypes
@@ -20,7 +19,7 @@ from studio.recipe.fast_path import STEP, attention_parts
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _C = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
-# The arguments of each function: pointers, longs, ints and floats, the threads last.
+# Argument types of each function: pointers, longs, ints and floats, with the number of threads last.
 _TAKES = {
     "norm": "ppifpiplli",
     "norm_backward": "ppppplli",
@@ -36,10 +35,10 @@ _TAKES = {
 
 
 class Kernels(Arithmetic):
-    """By the compiled library; what it is not made for by torch."""
+    """The operations with the compiled library, and with torch where it does not apply."""
 
     def __init__(self, library: Path) -> None:
-        """Raises OSError where it cannot be loaded."""
+        """Raises OSError if the library cannot be loaded."""
         self._library = ctypes.CDLL(str(library))
 
     def norm(self, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -82,8 +81,8 @@ class Kernels(Arithmetic):
         return d_gate, d_up
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor, answer: Tensor, sign: int) -> None:
-        alike = len({one.dtype for one in (x, cos, sin, answer)}) == 1
-        if not (_known(x) and _fit(cos, sin) and alike and x.stride(2) == answer.stride(2) == 1):
+        same_type = len({tensor.dtype for tensor in (x, cos, sin, answer)}) == 1
+        if not (_known(x) and _fit(cos, sin) and same_type and x.stride(2) == answer.stride(2) == 1):
             return super().rotate(x, cos, sin, answer, sign)
         strides = x.stride()[:2], answer.stride()[:2]
         call = self._call("rotate", (x,))
@@ -106,8 +105,11 @@ class Kernels(Arithmetic):
         return chances, best
 
     def quantize_4bit(self, x: Tensor, bounds: Tensor, names: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """x in 4 bits, by blocks of `size` numbers: uint8 [half as many], and each block's largest magnitude, float32.
-        bounds: 15 float32, rising; names: uint8, what each of the 16 stretches between them is called."""
+        """Quantise x to 4 bits in blocks of `size` numbers.
+
+        Returns uint8 [half as many] and each block's largest magnitude, float32. bounds: 15 ascending float32; names:
+        uint8 codes of the 16 intervals between them.
+        """
         x = (x if x.dtype in _NAMES else x.float()).contiguous()
         packed = x.new_empty((x.numel() + 1) // 2, dtype=torch.uint8)
         largest = x.new_empty(-(-x.numel() // size), dtype=torch.float32)
@@ -116,21 +118,23 @@ class Kernels(Arithmetic):
         return packed, largest
 
     def attends(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
-        """Whether `attention` takes tensors like these; otherwise it is products and softmaxes
-        (engine/fast/ops/attention.py)."""
-        alike = len({one.dtype for one in (query, key, value)}) == 1
-        even = all(one.stride(2) == 1 and one.stride(0) % 2 == one.stride(1) % 2 == 0 for one in (query, key, value))
-        return _known(query) and alike and even and self.attends_in(query.dtype, query.shape[2])
+        """Whether `attention` supports these tensors; otherwise engine/fast/ops/attention.py uses matrix products."""
+        tensors = (query, key, value)
+        same_type = len({tensor.dtype for tensor in tensors}) == 1
+        even = all(t.stride(2) == 1 and t.stride(0) % 2 == t.stride(1) % 2 == 0 for t in tensors)
+        return _known(query) and same_type and even and self.attends_in(query.dtype, query.shape[2])
 
     def attends_in(self, dtype: torch.dtype, head_dim: int) -> bool:
-        """Whether attention is compiled for heads of so many numbers of that type."""
+        """Whether attention is compiled for this dtype and head size."""
         return head_dim % STEP == 0 and hasattr(self._library, f"attention_{_NAMES[dtype]}")
 
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, rows: Rows, scaling: float, window: int | None
     ) -> tuple[Tensor, Tensor]:
-        """Attention of query [heads, tokens, d] to key and value [kv heads, tokens, d]: [tokens, heads, d], and for
-        each the logarithm of what its chances were divided by, float32 [tokens, heads]."""
+        """Attention of query [heads, tokens, d] to key and value [kv heads, tokens, d].
+
+        Returns the output [tokens, heads, d] and the log-sum-exp of the scores, float32 [tokens, heads].
+        """
         heads, tokens, width = query.shape
         answer, sums = query.new_empty(tokens, heads, width), query.new_empty(tokens, heads, dtype=torch.float32)
         sizes, space = self._attention(query, key, value, rows, window)
@@ -141,64 +145,64 @@ class Kernels(Arithmetic):
     def attention_backward(
         self, grad: Tensor, asked: tuple[Tensor, ...], rows: Rows, scaling: float, window: int | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of query, key and value; asked: those and the sums; grad: of the answer, contiguous."""
+        """Gradients of query, key and value; asked: those three and the sums; grad: of the output, contiguous."""
         query, key, value, _ = asked
-        made = [one.new_empty(one.shape[1], one.shape[0], one.shape[2]) for one in (query, key, value)]
+        gradients = [t.new_empty(t.shape[1], t.shape[0], t.shape[2]) for t in (query, key, value)]
         sizes, space = self._attention(query, key, value, rows, window)
         parts = 2 * sizes[1] * sizes[6]
         partial = query.new_empty(parts * sum(rows.lengths) * query.shape[2], dtype=torch.float32)
-        tensors = (*rows.table(), grad, *asked, *made, partial, space)
+        tensors = (*rows.table(), grad, *asked, *gradients, partial, space)
         self._call("attention_backward", (query,))(sizes, scaling, *map(_at, tensors))
-        d_query, d_key, d_value = (one.transpose(0, 1) for one in made)
+        d_query, d_key, d_value = (gradient.transpose(0, 1) for gradient in gradients)
         return d_query, d_key, d_value
 
     def _attention(
         self, query: Tensor, key: Tensor, value: Tensor, rows: Rows, window: int | None
     ) -> tuple[Any, Tensor]:
-        """What attention.cpp is told of the sizes, and the memory that its threads work in."""
+        """The sizes that attention.cpp needs, and the work memory of its threads."""
         heads, kv_heads, threads = query.shape[0], key.shape[0], torch.get_num_threads()
         parts = attention_parts(len(rows.lengths), heads, kv_heads, threads)
-        lie = [one.stride(axis) for one in (query, key, value) for axis in (1, 0)]
-        told = (heads, kv_heads, query.shape[2], len(rows.lengths), window or 0, max(rows.lengths), parts, *lie)
-        sizes = (ctypes.c_int64 * len(told))(*told)
+        strides = [tensor.stride(axis) for tensor in (query, key, value) for axis in (1, 0)]
+        values = (heads, kv_heads, query.shape[2], len(rows.lengths), window or 0, max(rows.lengths), parts, *strides)
+        sizes = (ctypes.c_int64 * len(values))(*values)
         space = getattr(self._library, f"attention_space_{_NAMES[query.dtype]}")
         space.restype = ctypes.c_int64
         return sizes, query.new_empty(threads * space(sizes), dtype=torch.uint8)
 
     def _call(self, name: str, types: tuple[Tensor, ...]) -> Callable[..., None]:
-        """The function of that name for tensors of these types, but for its last argument."""
-        function = getattr(self._library, "_".join((name, *(_NAMES[one.dtype] for one in types))))
+        """Return the function of that name for tensors of these dtypes, with the number of threads filled in."""
+        function = getattr(self._library, "_".join((name, *(_NAMES[tensor.dtype] for tensor in types))))
         if not function.argtypes:
-            function.argtypes, function.restype = [_C[one] for one in _TAKES[name]], None
+            function.argtypes, function.restype = [_C[code] for code in _TAKES[name]], None
         threads = torch.get_num_threads()
-        return lambda *given: function(*given, threads)
+        return lambda *args: function(*args, threads)
 
 
 @functools.cache
 def kernels() -> tuple[Arithmetic, str]:
-    """The arithmetic of this process, and why it is torch's where it is."""
-    found = compiling.finished()
-    if isinstance(found, Path):
+    """Return this process's operations, and the reason if they are torch's."""
+    result = compiling.finished()
+    if isinstance(result, Path):
         try:
-            return Kernels(found), ""
+            return Kernels(result), ""
         except OSError as error:
-            found.unlink(missing_ok=True)  # damaged: the next one compiles it again
-            found = f"not loaded: {error}"
-    return Arithmetic(), found
+            result.unlink(missing_ok=True)  # damaged: the next process compiles it again
+            result = f"not loaded: {error}"
+    return Arithmetic(), result
 
 
 def _known(*tensors: Tensor) -> bool:
-    """Whether they are of types, and in a place, that the library takes."""
-    return all(one.dtype in _NAMES and not one.is_cuda for one in tensors)
+    """Whether dtype and device of the tensors are supported by the library."""
+    return all(tensor.dtype in _NAMES and not tensor.is_cuda for tensor in tensors)
 
 
 def _fit(*tensors: Tensor) -> bool:
-    """Whether the library takes them, and they lie whole in memory."""
-    return _known(*tensors) and all(one.is_contiguous() for one in tensors)
+    """Whether the library supports the tensors and they are contiguous."""
+    return _known(*tensors) and all(tensor.is_contiguous() for tensor in tensors)
 
 
 def _gates(gate: Tensor, up: Tensor) -> bool:
-    """Rows of both as wide, as far apart, and of a type that the library takes."""
+    """Whether both have the same supported dtype and the same strides, with contiguous rows."""
     return _known(gate) and gate.dtype == up.dtype and gate.stride() == up.stride() and gate.stride(1) == 1
 
 

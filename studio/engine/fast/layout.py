@@ -1,4 +1,4 @@
-"""Where the rows of a batch without padding lie, and what their tokens see of one another."""
+"""Layout of the rows of a batch without padding, and which tokens attend to which."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Spans = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Queries first to end, over all that is computed, and the stretches of it that are their keys, in order."""
+    """Queries `first` to `end`, as indices of computed tokens, and the spans of their keys, in order."""
 
     first: int
     end: int
@@ -31,19 +31,19 @@ class Block:
 
 @dataclass(slots=True)
 class Rows:
-    """Where the tokens of a batch's rows are computed, and the masks of their blocks.
+    """Which tokens of a batch's rows are computed where, and the masks of their blocks.
 
-    lengths: of the rows, in tokens, as far as they are computed. prefixes: for each the row before it whose first
-    tokens are its own too, and how many, which are computed with that one alone; none given: each row computes all its
-    own. whole: tokens of each row in the batch; none given: those that are computed. fills: whether a row of the
-    batch's first tokens comes behind them that nobody asks for, where that makes products quicker (fast_path.EVEN).
+    lengths: computed tokens of each row. prefixes: for each row, the earlier row with the same first tokens and their
+    number; these are computed only in the earlier row; empty: no row shares tokens. whole: tokens of each row in the
+    batch; empty: the same as lengths. fills: whether to append a row of unused tokens if that makes products faster
+    (fast_path.EVEN).
     """
 
     lengths: list[int]
     prefixes: list[tuple[int, int]] = field(default_factory=list)
     whole: list[int] = field(default_factory=list)
     fills: bool = False
-    _spans: list[Spans] = field(default_factory=list)  # of each row's tokens
+    _spans: list[Spans] = field(default_factory=list)  # spans of each row's tokens
     _masks: dict[tuple[int, int, int, torch.dtype, Any], Tensor] = field(default_factory=dict)
     _bounds: Tensor | None = None
     _table: tuple[Tensor, Tensor, Tensor] | None = None
@@ -62,19 +62,19 @@ class Rows:
 
     @property
     def spare(self) -> bool:
-        """Whether any token of the batch is not computed, or not for its own row, or any more are."""
+        """Whether the computed tokens differ from those of the batch: skipped, shared or added."""
         return any(shared for _, shared in self.prefixes) or self.whole != self.lengths
 
     def blocks(self, window: int | None) -> Iterator[Block]:
-        """The blocks of all rows, for queries that see `window` keys, their own among them; None: all before them."""
+        """Yield the blocks of all rows; queries see `window` keys, including their own (None: all earlier ones)."""
         for length, (_, shared), spans in zip(self.lengths, self._shared(), self._spans, strict=True):
             start = spans[-1][0]
             for first, end in blocks(length - shared):
-                seen = 0 if window is None else max(0, shared + first - window + 1)
-                yield Block(start + first, start + end, _between(spans, seen, shared + end))
+                oldest = 0 if window is None else max(0, shared + first - window + 1)
+                yield Block(start + first, start + end, _between(spans, oldest, shared + end))
 
     def places(self, like: Tensor) -> Tensor:
-        """Where each token of the batch is computed, [tokens]; 0 for those that nobody asks for."""
+        """Index of the computation of each token of the batch, [tokens]; 0 for tokens that are not computed."""
         stretches = []
         for whole, length, spans in zip(self.whole, self.lengths, self._spans, strict=False):
             stretches += [torch.arange(first, end) for first, end in spans]
@@ -82,7 +82,7 @@ class Rows:
         return torch.cat(stretches).to(like.device)
 
     def computed(self, like: Tensor) -> Tensor:
-        """The tokens of the batch that are computed, in order."""
+        """Indices of the batch's computed tokens, in order."""
         own, start = [], 0
         for whole, length, (_, shared) in zip(self.whole, self.lengths, self._shared(), strict=False):
             own.append(torch.arange(start + shared, start + length))
@@ -91,15 +91,18 @@ class Rows:
         return torch.cat(own).to(like.device)
 
     def bounds(self, like: Tensor) -> Tensor:
-        """Where each row begins, and the last one ends, where all is computed: int32, made once a batch."""
+        """Start of each row and end of the last one, if all tokens are computed: int32, cached per batch."""
         if self._bounds is None:
             ends = torch.tensor([0, *self.lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
             self._bounds = ends.to(like.device)
         return self._bounds
 
     def table(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Where each row's tokens are computed [all of all rows], where each row's begin among those [rows + 1], and
-        how many of them each shares with one before it [rows]: int64, made once a batch."""
+        """Tables for attention.cpp, int64, cached per batch.
+
+        Where each row's tokens are computed [tokens of all rows], where each row starts in that table [rows + 1],
+        and how many tokens each row shares with an earlier one [rows].
+        """
         if self._table is None:
             starts = torch.tensor([0, *self.lengths]).cumsum(0)
             stretches = [torch.arange(first, end) for spans in self._spans for first, end in spans]
@@ -107,7 +110,7 @@ class Rows:
         return self._table
 
     def mask(self, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:
-        """0 where a query of the block sees a key and -inf elsewhere; the last query stands on the last key."""
+        """Mask with 0 where a query sees a key and -inf elsewhere; the last query is at the last key's position."""
         key = (queries, keys, window or 0, like.dtype, like.device)
         if key not in self._masks:
             place = torch.arange(keys - queries, keys, device=like.device)[:, None]
@@ -129,11 +132,11 @@ def _length(spans: Spans) -> int:
 
 
 def _between(spans: Spans, begin: int, end: int) -> Spans:
-    """The part of a row's tokens from its token `begin` to `end`."""
-    found, before = [], 0
+    """Return the spans of a row's tokens from `begin` to `end`."""
+    parts, before = [], 0
     for first, last in spans:
         cut = max(first, first + begin - before), min(last, first + end - before)
         if cut[0] < cut[1]:
-            found.append(cut)
+            parts.append(cut)
         before += last - first
-    return tuple(found)
+    return tuple(parts)

@@ -1,8 +1,8 @@
-"""Puts the fast functions into a transformers model with a LoRA adapter, in place.
+"""Patch a transformers model with a LoRA adapter to use the fast functions, in place.
 
-They take part in training, and in evaluation of batches without padding: whoever else calls the model without gradients
-(answers while training) gets what transformers and PEFT compute. What it does not do: decide whether a model is fit for
-it (plan.py), or make batches (collator.py).
+They are used in training and in evaluation of batches without padding. Other calls without gradients (sample answers
+during training) use transformers and PEFT as usual. plan.py decides whether a model is supported; collator.py makes the
+batches.
 """
 
 import functools
@@ -32,42 +32,42 @@ from studio.engine.fast.ops.torch_ops import Arithmetic
 
 ATTENTION = "studio_rows"
 ACTS = {"SiLUActivation": "silu", "SiLU": "silu", "GELUTanh": "gelu", "PytorchGELUTanh": "gelu"}
-# Layers of one module that read the same input, as every family here calls them.
+# Names, in every supported family, of a module's layers with the same input.
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-# Whose sum the reference rounds where they meet its attention, though a base in 4 bits has the rest in float32.
+# Layers whose sum the reference rounds next to its attention, although a 4-bit base keeps the rest in float32.
 BESIDE_ATTENTION = ("v_proj", "o_proj")
 Forward = Callable[..., Any]
 
 
 class Batch:
-    """What the layers share while a batch goes through the model, and through it again in the backward pass."""
+    """State shared by the layers during the forward and backward pass of a batch."""
 
     def __init__(self, widest: int, by: Arithmetic) -> None:
-        """widest: most inputs of a layer with an adapter; by: who computes what is no product."""
+        """widest: maximum input size of an adapted layer; by: operations other than matrix products."""
         self.widest, self.by = widest, by
         self.pools: dict[float, Pool] = {}
-        self.rows: Rows | None = None  # of the batch without padding that is under way
-        self.asked: torch.Tensor | None = None  # the only tokens of it whose last hidden state is read; None: all
+        self.rows: Rows | None = None  # of the current batch without padding
+        self.asked: torch.Tensor | None = None  # its tokens whose last hidden state is read; None: all
         self._sources = by_tensor()
 
     @property
     def whole(self) -> bool:
-        """Whether transformers and PEFT are to compute as usual. In a backward pass a layer may be computed again."""
+        """Whether transformers and PEFT compute as usual. A backward pass may recompute a layer, so gradients count."""
         return not (self.rows or torch.is_grad_enabled())
 
     def made(self, answer: torch.Tensor, make: Callable[..., torch.Tensor], *kept: torch.Tensor) -> torch.Tensor:
-        """Remember what `answer` is made of: tensors that a backward pass keeps anyway, or none at all."""
+        """Record how to recompute `answer` from tensors that a backward pass keeps anyway."""
         if answer.requires_grad:
-            self._sources[answer] = Source(tuple(one.detach() for one in kept), make)
+            self._sources[answer] = Source(tuple(tensor.detach() for tensor in kept), make)
         return answer
 
     def source(self, x: torch.Tensor) -> Source | None:
-        """What x is made of, where it is remembered."""
-        found: Source | None = self._sources.get(x)
-        return found
+        """How to recompute x, if recorded."""
+        source: Source | None = self._sources.get(x)
+        return source
 
     def pool(self, chance: float, x: torch.Tensor) -> Pool | None:
-        """The decisions of this batch for one probability of dropout."""
+        """This batch's dropout decisions for one probability."""
         if not chance:
             return None
         if chance not in self.pools:
@@ -76,17 +76,17 @@ class Batch:
 
 
 def speed_up(causal: Any, compute: torch.dtype, by: Arithmetic, weigh: Making) -> Batch:
-    """`causal`: the causal language model itself (not PEFT's wrapper); compute: the type of its products; by: who
-    computes what is no product; weigh: makes its weights.
+    """Patch a causal language model (not PEFT's wrapper) and return the state shared by its layers.
 
-    Whoever goes back through a batch empties its pools then: a checkpointed layer is computed again from them.
+    compute: dtype of the products; by: operations other than products; weigh: builds the weights. Clear the pools of
+    the returned Batch only after the backward pass, because checkpointed layers are recomputed from them.
     """
     plain = [module for module in causal.modules() if is_plain_lora(module)]
     batch = Batch(max((module.in_features for module in plain), default=0), by)
     _attend_by_rows(causal, batch)
     last, done = causal.base_model.layers[-1], {module.base_layer for module in plain}
-    for alike in _with_the_same_input(causal):
-        _put_together(alike, batch, compute, weigh)
+    for modules in _with_the_same_input(causal):
+        _put_together(modules, batch, compute, weigh)
     for module in list(causal.base_model.modules()):
         if is_rms_norm(module):
             module.forward = _norm(module, batch, compute)
@@ -96,15 +96,15 @@ def speed_up(causal: Any, compute: torch.dtype, by: Arithmetic, weigh: Making) -
             module.forward = _gated(module, batch)
     for module in (last.self_attn.o_proj, last.mlp):
         module.forward = _where_asked(module, batch)
-    replace_rotary_positions(causal, functools.partial(_turn, batch))
+    replace_rotary_positions(causal, functools.partial(_rotary, batch))
     return batch
 
 
-# --- what is known
+# --- supported modules
 
 
 def is_plain_lora(module: Any) -> bool:
-    """A linear layer with exactly one adapter, of the plain kind, on weights that are whole or in 4 bits."""
+    """Whether it is a linear layer with exactly one plain adapter, on unquantised or 4-bit weights."""
     if not is_lora_layer(module) or len(module.lora_A) != 1 or len(module.active_adapters) != 1:
         return False
     whole = is_whole_lora_linear(module) and type(module.base_layer) is nn.Linear
@@ -112,19 +112,19 @@ def is_plain_lora(module: Any) -> bool:
 
 
 def is_plain_linear(module: Any) -> bool:
-    """A frozen linear layer without an adapter, on weights that are whole or in 4 bits."""
+    """Whether it is a frozen linear layer without an adapter, on unquantised or 4-bit weights."""
     known = type(module) is nn.Linear or (isinstance(module, nn.Linear) and is_in_4_bits(module.weight))
     return known and not module.weight.requires_grad
 
 
 def is_rms_norm(module: Any) -> bool:
-    """A norm of llama's kind (frozen), or of Gemma's."""
+    """Whether it is an RMSNorm, of llama's or Gemma's kind."""
     name = type(module).__name__
     return name.endswith("RMSNorm") and isinstance(getattr(module, "weight", None), nn.Parameter)
 
 
 def gate_of(module: Any) -> str:
-    """The activation of a gated feed-forward layer as Gate knows it; empty for other modules."""
+    """Return the activation of a gated feed-forward layer, as used by Gate; empty for other modules."""
     known = hasattr(module, "down_proj") and (
         hasattr(module, "gate_up_proj") or (hasattr(module, "gate_proj") and hasattr(module, "up_proj"))
     )
@@ -136,19 +136,19 @@ def _in_4_bits(module: Any) -> bool:
     return is_4bit_lora_linear(module) and is_in_4_bits(module.base_layer.weight)
 
 
-# --- what is put in their place
+# --- replacements
 
 
 def _with_the_same_input(causal: Any) -> Iterator[dict[str, Any]]:
-    """The adapted linear layers by their names, those that read the same input together."""
+    """Yield the adapted linear layers by name, grouped if they have the same input."""
     for parent in causal.modules():
         own = {name: module for name, module in parent.named_children() if is_plain_lora(module)}
         for names in SAME_INPUT:
-            alike = {name: own.pop(name) for name in names if name in own}
-            if len({_chance(module) for module in alike.values()}) == 1:
-                yield alike
+            group = {name: own.pop(name) for name in names if name in own}
+            if len({_chance(module) for module in group.values()}) == 1:
+                yield group
             else:
-                yield from ({name: module} for name, module in alike.items())
+                yield from ({name: module} for name, module in group.items())
         yield from ({name: module} for name, module in own.items())
 
 
@@ -184,7 +184,7 @@ def _lora(module: Any, together: Together, number: int, batch: Batch, compute: t
 
 
 def _frozen(module: Any, batch: Batch, compute: torch.dtype, weigh: Making) -> Forward:
-    """A frozen layer without an adapter."""
+    """Forward of a frozen layer without an adapter."""
     usual, weight = module.forward, weigh(_weight(module, compute))
 
     def forward(x: Any) -> Any:
@@ -194,7 +194,7 @@ def _frozen(module: Any, batch: Batch, compute: torch.dtype, weigh: Making) -> F
 
 
 def _weight(base: Any, compute: torch.dtype) -> Callable[[], torch.Tensor]:
-    """The layer's weight in the type it is computed in; what is made for it is the allocator's to give to the next."""
+    """Return a function for the layer's weight in dtype `compute`; the allocator reuses its temporary memory."""
     if is_in_4_bits(base.weight):
         return lambda: unpacked(base.weight, compute)
     return lambda: base.weight.to(compute)
@@ -202,7 +202,7 @@ def _weight(base: Any, compute: torch.dtype) -> Callable[[], torch.Tensor]:
 
 def _norm(module: Any, batch: Batch, compute: torch.dtype) -> Forward:
     usual = module.forward
-    gemma = hasattr(module, "eps")  # the others call it variance_epsilon
+    gemma = hasattr(module, "eps")  # other norms name it variance_epsilon
 
     def forward(x: Any) -> Any:
         if batch.whole or module.weight.requires_grad:
@@ -211,7 +211,7 @@ def _norm(module: Any, batch: Batch, compute: torch.dtype) -> Forward:
         eps = module.eps if gemma else module.variance_epsilon
         flat = x.reshape(-1, x.shape[-1])
         answer, scales = RmsNorm.apply(flat, weight, eps, compute, batch.by)
-        # Where x needs no gradient nothing keeps it, and the answer may be the smaller of the two.
+        # If x needs no gradient, nothing else keeps it, and the output may be the smaller of the two.
         return batch.made(answer.view(x.shape), functools.partial(batch.by.normed, dtype=compute), flat, weight, scales)
 
     return forward
@@ -224,8 +224,8 @@ def _gated(module: Any, batch: Batch) -> Forward:
     def forward(x: Any) -> Any:
         if batch.whole:
             return usual(x)
-        made = [module.gate_up_proj(x)] if both else [module.gate_proj(x), module.up_proj(x)]
-        flat = [one.flatten(0, -2) for one in made]
+        outputs = [module.gate_up_proj(x)] if both else [module.gate_proj(x), module.up_proj(x)]
+        flat = [output.flatten(0, -2) for output in outputs]
         gate, up = flat[0].chunk(2, -1) if both else flat
         product = batch.made(Gate.apply(gate, up, act, batch.by), functools.partial(batch.by.gated, act=act), gate, up)
         return module.down_proj(product).view(x.shape)
@@ -234,32 +234,35 @@ def _gated(module: Any, batch: Batch) -> Forward:
 
 
 def _where_asked(module: Any, batch: Batch) -> Forward:
-    """A module of the last layer, behind which no token is seen by another; 0 for those that nobody reads."""
+    """Forward of a module of the last layer for the read tokens only; 0 for all others.
+
+    After it, no token attends to another.
+    """
     usual = module.forward
 
     def forward(x: Any) -> Any:
         if batch.whole or batch.asked is None:
             return usual(x)
-        found = usual(x.index_select(1, batch.asked))
-        return found.new_zeros(1, x.shape[1], found.shape[2]).index_copy(1, batch.asked, found)
+        read = usual(x.index_select(1, batch.asked))
+        return read.new_zeros(1, x.shape[1], read.shape[2]).index_copy(1, batch.asked, read)
 
     return forward
 
 
-def _turn(batch: Batch, usual: Forward) -> Forward:
-    """The rotary positions of a modelling file, by us for one row of tokens where they are those of llama."""
+def _rotary(batch: Batch, usual: Forward) -> Forward:
+    """Replace a modelling file's rotary positions for one row of tokens if they are llama's."""
 
-    def turned(q: Any, k: Any, cos: Any, sin: Any, *args: Any, **more: Any) -> Any:
+    def rotated(q: Any, k: Any, cos: Any, sin: Any, *args: Any, **more: Any) -> Any:
         if args or more or batch.whole or q.shape[0] != 1 or cos.shape[-1] != q.shape[-1]:
             return usual(q, k, cos, sin, *args, **more)
         angles = cos[0].to(q.dtype), sin[0].to(q.dtype)
-        return tuple(Rotate.apply(one.squeeze(0).transpose(0, 1), *angles, batch.by)[None] for one in (q, k))
+        return tuple(Rotate.apply(tensor.squeeze(0).transpose(0, 1), *angles, batch.by)[None] for tensor in (q, k))
 
-    return turned
+    return rotated
 
 
 def _attend_by_rows(causal: Any, batch: Batch) -> None:
-    """Give batches with `seq_lengths` our attention; others the one that the model had."""
+    """Use our attention for batches with `seq_lengths`, and the model's own for others."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     usual, usual_mask = attention_of(causal)
@@ -268,10 +271,10 @@ def _attend_by_rows(causal: Any, batch: Batch) -> None:
         rows = more.pop("rows", None)
         if rows is None:
             return usual(module, query, key, value, mask, *args, **more)
-        # Squeezed: the gradient of [0] is a copy into zeros.
-        query, key, value = (one.squeeze(0) for one in (query, key, value))
-        found = attend(query, key, value, rows, float(more["scaling"]), more.get("sliding_window"), batch.by)
-        return found[None], None
+        # squeeze(), because the gradient of [0] is a copy into zeros.
+        query, key, value = (tensor.squeeze(0) for tensor in (query, key, value))
+        output = attend(query, key, value, rows, float(more["scaling"]), more.get("sliding_window"), batch.by)
+        return output[None], None
 
     def mask(*args: Any, **more: Any) -> Any:
         return None if batch.rows else usual_mask(*args, **more)
@@ -282,7 +285,7 @@ def _attend_by_rows(causal: Any, batch: Batch) -> None:
         batch.pools.clear()
         batch.asked = asked
         if whole is not None:
-            read, prefixes = (None if one is None else one.tolist() for one in parts)
+            read, prefixes = (None if part is None else part.tolist() for part in parts)
             batch.rows = Rows(read or whole.tolist(), prefixes or [], whole.tolist(), not whole.is_cuda)
             kwargs |= {"rows": batch.rows, "attention_mask": None}
             if batch.rows.spare:

@@ -1,7 +1,7 @@
-"""What rows of a batch begin with alike: a system prompt, a template's words, a question with several answers.
+"""Find prefixes shared by rows of a batch: a system prompt, template text, a question with several answers.
 
-Under causal attention nothing behind a token changes what a model computes for it, so the tokens that a row shares with
-one before it need no second computation. What it does not do: use that (layout.py, engine/fast/ops/attention.py).
+With causal attention, later tokens do not change what a model computes for a token, so the tokens that a row shares
+with an earlier row need not be computed twice. layout.py and engine/fast/ops/attention.py use this.
 """
 
 import bisect
@@ -12,28 +12,30 @@ APART = (-1, 0)
 
 
 def shared_prefixes(rows: list[list[int]]) -> list[tuple[int, int]]:
-    """For each row's tokens the earlier row that it has most of its beginning in common with, and how many tokens;
-    (-1, 0) where that is too little to gain by. A row always keeps its last token to itself."""
-    found, earlier = [], list[tuple[list[int], int]]()
+    """Return, for each row, the earlier row with the longest shared prefix and its number of tokens.
+
+    (-1, 0) if the prefix is too short to gain anything. A row's last token is never shared.
+    """
+    shared, earlier = [], list[tuple[list[int], int]]()
     for number, tokens in enumerate(rows):
         place = bisect.bisect(earlier, (tokens, number))
-        # Of rows in the order of a dictionary, the most alike are the neighbours.
+        # In lexicographic order, the rows with the longest shared prefix are neighbours.
         length, host = max(
-            ((_alike(tokens[:-1], other), row) for other, row in earlier[max(0, place - 1) : place + 1]),
+            ((_shared_length(tokens[:-1], other), row) for other, row in earlier[max(0, place - 1) : place + 1]),
             default=(0, -1),
         )
-        found.append((host, length) if length >= LEAST_SHARED else APART)
+        shared.append((host, length) if length >= LEAST_SHARED else APART)
         earlier.insert(place, (tokens, number))
-    return found
+    return shared
 
 
 def common_prefix(rows: list[list[int]]) -> int:
-    """How many tokens all rows begin with alike, if that is enough to gain by; otherwise 0."""
-    length = _alike(min(rows), max(rows)) if len(rows) > 1 else 0
+    """Return the number of tokens shared by all rows at their start; 0 if too few to gain anything."""
+    length = _shared_length(min(rows), max(rows)) if len(rows) > 1 else 0
     return length if length >= LEAST_SHARED else 0
 
 
-def _alike(one: list[int], other: list[int]) -> int:
-    """Tokens up to the first that differs."""
+def _shared_length(one: list[int], other: list[int]) -> int:
+    """Return the number of tokens before the first difference."""
     ends = min(len(one), len(other))
     return next((place for place in range(ends) if one[place] != other[place]), ends)

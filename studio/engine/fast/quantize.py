@@ -1,7 +1,7 @@
-"""Weights into 4 bits by our kernel, to the bit what bitsandbytes makes of them, which on a CPU has torch look up every
-number by itself: most of the time that loading a model in 4 bits takes.
+"""Quantise weights to 4 bits with our kernel, bit for bit like bitsandbytes.
 
-What it does not do: GPUs, whose own kernels bitsandbytes has; 8 bits.
+On a CPU, bitsandbytes has torch look up every number separately, which is most of the time of loading a model in 4
+bits. GPUs, for which bitsandbytes has kernels, and 8 bits are not handled here.
 """
 
 import functools
@@ -15,8 +15,10 @@ from studio.engine.fast.kernels import Kernels, kernels
 
 @functools.cache
 def quantize_by_kernel() -> bool:
-    """From now on, in this process, where it could be compiled and bitsandbytes brings nothing of its own for CPUs;
-    whether it is so."""
+    """Use our kernel in this process if it could be compiled and bitsandbytes has none for CPUs.
+
+    Returns whether it is used.
+    """
     by = kernels()[0]
     if not isinstance(by, Kernels) or quantizes_on_a_cpu():
         return False
@@ -33,6 +35,6 @@ def _quantized(
 
 
 def _bounds(quant_type: str) -> tuple[Tensor, Tensor]:
-    """Half way between each two neighbours of the 16 values, and the number that each value goes by."""
+    """Return the midpoints between neighbours of the 16 sorted values, and the code of each value."""
     values, names = values_of_4_bits(quant_type).sort()
     return ((values[:-1] + values[1:]) / 2).contiguous(), names.to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Turns TRL's trainer to the fast path."""
+"""Switch TRL's trainer to the fast path."""
 
 import contextlib
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from studio.recipe.fast_path import laid_out, products
 
 
 def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
-    """Let `trainer` make its batches and compute its losses here. `causal`: its model without PEFT's wrapper."""
+    """Have `trainer` use the fast path's batches and losses. `causal`: its model without PEFT's wrapper."""
     cuda = causal.device.type == "cuda"
     dtype = products(recipe.model.dtype, cuda, cpu.multiplies_bf16())
     compute: torch.dtype = getattr(torch, dtype)
@@ -36,23 +36,23 @@ def take_over(trainer: Any, causal: Any, recipe: Recipe) -> None:
     trainer.data_collator = RowCollator(trainer.data_collator, spares=not cuda)
     step = trainer.training_step
 
-    def training_step(*given: Any, **more: Any) -> Any:
+    def training_step(*args: Any, **options: Any) -> Any:
         try:
-            found = step(*given, **more)
+            loss = step(*args, **options)
         finally:
             batch.pools.clear()
-        # Only now: the first step begins half a second sooner, and nothing of it lies between them.
+        # After the first step: it starts half a second sooner, and none of its tensors are in memory between them.
         while weights:
             weights.pop().lay_out()
-        return found
+        return loss
 
-    # The fast functions choose their types themselves: autocast would copy what is right already.
+    # The fast functions choose their own dtypes; autocast would copy tensors that are right already.
     trainer.compute_loss_context_manager = contextlib.nullcontext
     trainer.training_step = training_step
 
 
 def weights_of(causal: Any, recipe: Recipe) -> type[Weight]:
-    """How the model's frozen weights are multiplied with on this machine."""
+    """Return the class of the model's frozen weights for products on this machine."""
     frozen = {id(module.weight): module.weight.numel() for module in causal.modules() if is_plain_linear(module)}
     cuda, here = causal.device.type == "cuda", machine_facts.found_by_training()
     if not can_lay_out() or not laid_out(recipe, sum(frozen.values()), cuda, here):

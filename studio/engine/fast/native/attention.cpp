@@ -1,9 +1,10 @@
-// Causal attention of the fast path over rows without padding, and its gradients, without ever writing a row's square of
-// scores to memory: some queries of a head at a time, whose scores of all their keys stay in a core's cache.
+// Causal attention of the fast path over rows without padding, and its gradients. The score matrix of a row is never
+// written to memory: a block of queries of one head is processed at a time, with its scores for all keys in a core's cache.
 //
-// As in arithmetic.py: softmax in float32, chances and slopes rounded to the type of the products, which sum in float32.
-// Backwards the chances are computed again from the logarithm of their sum, as in FlashAttention (Dao 2023, algorithm 2);
-// what several queries and rows say of one key is added in float32, in the same order each time.
+// As in ops/attention.py: softmax in float32; probabilities (chances) and score gradients (slopes) are rounded to the type
+// of the products, which sum in float32. The backward pass recomputes the probabilities from their log-sum-exp, as in
+// FlashAttention (Dao 2023, algorithm 2). Gradients of one key from several queries and rows are summed in float32, always
+// in the same order.
 
 #include <omp.h>
 
@@ -13,7 +14,7 @@
 
 namespace {
 
-// What a thread works with lies in one piece of memory, each thing on a cache line of its own.
+// Work memory of a thread: one allocation, with each array starting on a new cache line.
 struct Space {
     uintptr_t at;
     template <typename T>
@@ -24,7 +25,7 @@ struct Space {
     }
 };
 
-// Heads and tokens as they lie in memory: numbers from one to the next, the numbers of one side by side.
+// Strides of heads and tokens, in elements; the elements of one head are contiguous.
 template <typename T>
 struct Heads {
     T *at;
@@ -32,8 +33,8 @@ struct Heads {
     T *of(long where, long which) const { return at + where * token + which * head; }
 };
 
-// places: where each token of each row lies, [starts[rows]]. The first `shared` tokens of a row lie with another row, and
-// only what is behind them asks. parts: how many threads may divide the query heads of a key head among them.
+// places: index of each token of each row, [starts[rows]]. The first `shared` tokens of a row belong to an earlier row, and
+// only the tokens after them are queries. parts: number of threads that can split the query heads of a key head.
 struct Batch {
     long heads, kv_heads, d, rows, window, longest, parts;
     float scaling;
@@ -41,7 +42,7 @@ struct Batch {
     long tokens() const { return starts[rows]; }
 };
 
-// Some queries of one head, and the keys that any of them sees.
+// A block of queries of one head, and the keys that any of them sees.
 struct Asked {
     long first, count, begin, keys, columns;
     Asked(const Batch &batch, long at, long length) : first(at) {
@@ -50,7 +51,7 @@ struct Asked {
         keys = up(first + count, HEIGHT) - begin;
         columns = up(count, LANES);
     }
-    // -inf for keys behind a query, and for those `window` or more before it. scores: [keys][QUERIES]
+    // Set -inf for keys after a query, and for those `window` or more before it. scores: [keys][QUERIES]
     void hide(float *scores, long window) const {
         for (long k = window > 0 ? begin : first; k < begin + keys; k++) {
             float *row = scores + (k - begin) * QUERIES;
@@ -61,11 +62,11 @@ struct Asked {
     }
 };
 
-// A row's keys and values of one head, 0 beyond the last.
+// A row's keys and values of one head, with 0 beyond the last.
 template <typename T>
 struct Kept {
     T *key, *value;
-    unit *pairs;  // of the values; backwards of the keys
+    unit *pairs;  // units of the values; in the backward pass, of the keys
     Kept(Space &space, const Batch &batch) {
         long numbers = up(batch.longest, HEIGHT) * batch.d;
         key = space.take<T>(numbers);
@@ -100,7 +101,7 @@ struct Forward {
     }
     uintptr_t end;
 
-    // The queries of head g; sums: the logarithm of what each one's chances were divided by.
+    // Process the queries of head g; sums: the log-sum-exp of each query's scores.
     void ask(const Batch &batch, const Asked &asked, long g, const int64_t *places, const Heads<const T> &q,
              const Heads<T> &to, float *sums) {
         const long d = batch.d, units = d / PER_UNIT<T>, columns = asked.columns;
@@ -151,7 +152,7 @@ struct Backward {
         pull_pairs = space.take<unit>(few);
         scores = space.take<float>(keys * QUERIES);
         pulled = space.take<float>(keys * QUERIES);
-        // What is float32 anyway stays where it is.
+        // float32 needs no copy in another type.
         const bool narrower = PER_UNIT<T> > 1;
         chances = narrower ? space.take<T>(keys * QUERIES) : (T *)scores;
         slopes = narrower ? space.take<T>(keys * QUERIES) : (T *)pulled;
@@ -163,7 +164,7 @@ struct Backward {
     }
     uintptr_t end;
 
-    // Adds to d_key and d_value [keys][d] what the queries of head g say of them.
+    // Add the contributions of the queries of head g to d_key and d_value [keys][d].
     void ask(const Batch &batch, const Asked &asked, long g, const int64_t *places, const Heads<const T> &q,
              const Heads<const T> &grad, const float *sums, const Heads<T> &to) {
         const long d = batch.d, units = d / PER_UNIT<T>, columns = asked.columns, begin = asked.begin;
@@ -213,7 +214,7 @@ struct Backward {
     }
 };
 
-// Bytes that one thread works with.
+// Bytes of work memory per thread.
 template <typename T>
 long space(const Batch &batch) {
     Forward<T> forth(Space{0}, batch);
@@ -241,7 +242,7 @@ void forward(const Batch &batch, Heads<const T> q, Heads<const T> k, Heads<const
     }
 }
 
-// partial: what each row and part says of its keys, then of its values, [kv_heads * parts][tokens][d] of both.
+// partial: gradients per row and part, first of the keys, then of the values, [kv_heads * parts][tokens][d] each.
 template <typename T>
 void backward(const Batch &batch, Heads<const T> grad, Heads<const T> q, Heads<const T> k, Heads<const T> v,
               const float *sums, Heads<T> d_q, float *partial, char *spaces, int threads) {
@@ -267,11 +268,11 @@ void backward(const Batch &batch, Heads<const T> grad, Heads<const T> q, Heads<c
     }
 }
 
-// The sum of what rows and parts say of a token, always in the same order.
+// Sum the gradients of a token over rows and parts, always in the same order.
 template <typename T>
 void gather(const Batch &batch, float *partial, Heads<T> to, int threads) {
     const long d = batch.d, tokens = batch.tokens();
-    int64_t *own = static_cast<int64_t *>(malloc(sizeof(int64_t) * (tokens + 1)));  // of each place, the row's that has it
+    int64_t *own = static_cast<int64_t *>(malloc(sizeof(int64_t) * (tokens + 1)));  // for each place, the index j of the token that owns it
     for (long r = 0; r < batch.rows; r++)
         for (long j = batch.starts[r] + batch.shared[r]; j < batch.starts[r + 1]; j++) own[batch.places[j]] = j;
 #pragma omp parallel num_threads(threads)
@@ -307,7 +308,8 @@ Batch batch_of(const int64_t *sizes, float scaling, const int64_t *places, const
 
 }  // namespace
 
-// sizes: those of a Batch, then token and head of queries, keys and values. Answers and gradients are [tokens, heads, d].
+// sizes: those of a Batch, then token and head strides of queries, keys and values. Outputs and gradients are
+// [tokens, heads, d].
 #define OF(T, NAME)                                                                                                     \
     long attention_space_##NAME(const int64_t *sizes) { return space<T>(batch_of(sizes, 0, nullptr, nullptr, nullptr)); } \
     void attention_##NAME(const int64_t *sizes, float scaling, const int64_t *places, const int64_t *starts,             \
@@ -335,7 +337,7 @@ OF(float, float32)
 OF(bfloat16, bfloat16)
 #endif
 
-// Everything once, as in kernels.cpp.
+// Runs every function once, as in kernels.cpp.
 void trial_attention() {
     const int64_t sizes[] = {2, 1, 16, 2, 0, 9, 1, 32, 16, 16, 16, 16, 16};
     const int64_t places[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 9}, starts[] = {0, 9, 12}, shared[] = {0, 2};

@@ -1,8 +1,8 @@
-// Norms, gates, rotations and softmaxes of the fast path, and weights in 4 bits, each in one pass over its numbers.
+// Norms, gates, rotations, softmaxes and 4-bit quantisation for the fast path, each in one pass over its data.
 //
-// The same definitions, and the same roundings to bfloat16, as the torch code of arithmetic.py, which stays in use where
-// nothing could be compiled. Plain loops for the compiler to make vectors of; no torch header,
-// so that they compile in a second or two. Every array is contiguous unless strides are given, in numbers.
+// Same definitions and same roundings to bfloat16 as the torch code in ops/torch_ops.py, which is used if nothing could
+// be compiled. Plain loops for the compiler to vectorise; no torch header, so that compiling takes a second or two.
+// Arrays are contiguous unless strides are given; strides count elements.
 
 #include <cstdlib>
 
@@ -12,7 +12,7 @@ namespace {
 
 inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
-const float BETA = 0.7978845608f, KAPPA = 0.044715f;  // of GELU's tanh form: sqrt(2 / pi), and the cube's
+const float BETA = 0.7978845608f, KAPPA = 0.044715f;  // GELU's tanh form: sqrt(2 / pi), and the factor of the cube
 
 template <bool GELU>
 inline float act(float x) {
@@ -30,7 +30,8 @@ inline float act_slope(float x) {
     return s + x * s * (1.0f - s) * 2.0f * BETA * (1.0f + 3.0f * KAPPA * x * x);
 }
 
-// rounds: to bfloat16 before the weight and after it, as a weight in bfloat16 does it. known: scales are given.
+// rounds: round to bfloat16 before and after multiplying with the weight, as with a bfloat16 weight.
+// known: scales are an input.
 template <typename X, typename Y>
 void norm(const X *x, const float *weight, int rounds, float eps, float *scales, int known, Y *answer, long n, long width,
           int threads) {
@@ -73,7 +74,7 @@ void norm_backward(const Y *grad, const X *x, const float *weight, const float *
     }
 }
 
-// Rows of gate and up may be parts of longer ones: `stride` numbers from one to the next.
+// Rows of gate and up may be parts of longer rows: `stride` elements from one row to the next.
 template <typename T, bool GELU>
 void gate(const T *gates, const T *up, T *answer, long n, long width, long stride, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -121,7 +122,7 @@ void rotate(const T *x, long x_token, long x_head, const T *cos, const T *sin, T
     }
 }
 
-// What query i of a block sees of its keys: the last query stands on the last key.
+// The range of keys that query i of a block sees; the last query is at the position of the last key.
 struct Seen {
     long begin, end;
     Seen(long row, long queries, long keys, long window) {
@@ -187,16 +188,17 @@ void score(T *scores, const int64_t *labels, float *chances, uint8_t *best, long
     }
 }
 
-// x [n] in 4 bits, two of them in a byte, the first in its upper half: by blocks of `size` numbers, each over its largest
-// magnitude, put into `largest`. names: of the 16 stretches between the 15 bounds. What bitsandbytes 0.50 computes on a
-// CPU (backends/default/ops.py), to the bit; a last block that is not whole is divided, the others are multiplied.
+// Quantises x [n] to 4 bits, two codes per byte, the first in the upper half. Each block of `size` numbers is scaled by its
+// largest magnitude, which is written to `largest`. names: codes of the 16 intervals between the 15 bounds. Bit for bit
+// what bitsandbytes 0.50 computes on a CPU (backends/default/ops.py): an incomplete last block is divided by the
+// magnitude, the others are multiplied with its reciprocal.
 template <typename T>
 void quantize_4bit(const T *x, const float *bounds, const uint8_t *names, float *largest, uint8_t *packed, long n, long size,
                    int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long block = 0; block < (n + size - 1) / size; block++) {
         const long first = block * size, count = n - first < size ? n - first : size;
-        uint32_t most = 0;  // magnitudes are ordered as their bits are, and what is no number lies above all
+        uint32_t most = 0;  // magnitudes sort like their bit patterns, with nan above all numbers
 #pragma omp simd reduction(max : most)
         for (long i = 0; i < count; i++) {
             uint32_t bits = float_to_bits(wide(x[first + i])) & 0x7fffffff;
@@ -213,7 +215,7 @@ void quantize_4bit(const T *x, const float *bounds, const uint8_t *names, float 
             for (int b = 0; b < 15; b++) above += !(y <= bounds[b]);
             found[i] = uint8_t(above);
         }
-        // A last number that is alone has a 0 beside it.
+        // An odd last number is paired with a 0.
         if (count % 2) {
             found[count] = 0;
             for (int b = 0; b < 15; b++) found[count] += 0.0f > bounds[b];
@@ -224,7 +226,7 @@ void quantize_4bit(const T *x, const float *bounds, const uint8_t *names, float 
 
 }  // namespace
 
-// By name, for ctypes: the types of the numbers stand at its end.
+// Functions for ctypes; their names end with the element types.
 #define OF_TWO(X, Y, XNAME, YNAME)                                                                                      \
     void norm_##XNAME##_##YNAME(const X *x, const float *weight, int rounds, float eps, float *scales, int known,       \
                                 Y *answer, long n, long width, int threads) {                                           \
@@ -270,7 +272,7 @@ OF_ONE(bfloat16, bfloat16)
 
 void trial_attention();
 
-// Everything once, on a few numbers: a processor that does not know an instruction ends the process here.
+// Runs every function on a few numbers, so that an unsupported instruction ends the process here.
 void trial() {
     const long n = 3, width = 70;
     static float x[n * width], y[n * width], z[n * width], angles[n * width], scales[n], weight[width], chances[n];

@@ -1,4 +1,4 @@
-// The numbers that kernels.cpp and attention.cpp are about, and what both do with them.
+// Number types and shared helpers of kernels.cpp and attention.cpp.
 
 #pragma once
 
@@ -44,7 +44,7 @@ inline float rounded(float x) {
 // e^x to about one unit in the last place (Cephes' polynomial); 0 below the smallest float, inf above the largest.
 inline float exponential(float x) {
     float y = x < -87.3f ? -87.3f : (x > 88.7f ? 88.7f : x);
-    float n = (y * 1.44269504f + 12582912.f) - 12582912.f;  // to the nearest whole number
+    float n = (y * 1.44269504f + 12582912.f) - 12582912.f;  // round to the nearest integer
     float r = y - n * 0.693359375f + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;

@@ -1,6 +1,6 @@
-// Products of small matrices that are in a core's cache, by plain vectors: in bfloat16 where the processor has AVX512-BF16.
+// Products of small matrices in a core's cache, with plain vectors; in bfloat16 if the processor has AVX512-BF16.
 //
-// A unit is the 32 bits that such a vector multiplies at once: one float32, or two bfloat16 that are added up.
+// A unit is the 32 bits that a vector lane multiplies at once: one float32, or two bfloat16 whose products are added.
 
 #pragma once
 
@@ -19,8 +19,8 @@ const long LANES = 8, WIDE = 2;
 #else
 const long LANES = 4, WIDE = 4;
 #endif
-const long HEIGHT = 4;    // of a tile of HEIGHT times WIDE vectors, whose sums stay in registers
-const long QUERIES = 64;  // at a time
+const long HEIGHT = 4;    // rows of a tile of HEIGHT times WIDE vectors, whose sums stay in registers
+const long QUERIES = 64;  // queries processed at a time
 
 typedef uint32_t __attribute__((may_alias)) unit;
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -56,8 +56,8 @@ inline void tile(const unit *a, long a_row, long a_unit, const unit *b, long b_u
         for (int n = 0; n < N; n++) *(vec_at *)(c + m * c_row + n * LANES) = sum[m][n];
 }
 
-// c [rows, columns] = (add: +=) a [rows, units] times b [units, columns]. rows is a multiple of HEIGHT, columns one of
-// LANES; where a's units lie is free, those of b and the numbers of c lie side by side in a row.
+// c [rows, columns] = (add: +=) a [rows, units] times b [units, columns]. rows is a multiple of HEIGHT, columns of LANES.
+// a may have any strides; the rows of b and c are contiguous.
 template <typename T>
 void product(const unit *a, long a_row, long a_unit, const unit *b, long b_unit, long units, float *c, long c_row,
              long rows, long columns, bool add) {
@@ -80,7 +80,7 @@ inline void narrow(const float *x, bfloat16 *to, long n) {
     for (long i = 0; i < n; i++) put(to[i], x[i]);
 }
 
-// Two rows as one of units, and n rows of `width` numbers, as far apart as `row` says.
+// Combine two rows into one row of units, and n rows of `width` numbers with stride `row`.
 inline void pair(const float *one, const float *, float, unit *to, long n) {
     if ((const float *)to != one) memcpy(to, one, sizeof(unit) * n);
 }
@@ -99,14 +99,14 @@ inline void pair_rows(const float *x, long row, long n, long width, unit *to) {
 inline void pair_rows(const bfloat16 *x, long row, long n, long width, unit *to) {
     for (long i = 0; i < n; i += 2) {
         const bfloat16 *one = x + i * row, *two = i + 1 < n ? one + row : one;
-        uint32_t mask = i + 1 < n ? 0xffff0000 : 0;  // beyond the last stands 0
+        uint32_t mask = i + 1 < n ? 0xffff0000 : 0;  // 0 beyond the last row
         unit *units = to + i / 2 * width;
 #pragma omp simd
         for (long j = 0; j < width; j++) units[j] = one[j].bits | (uint32_t(two[j].bits) << 16 & mask);
     }
 }
 
-// n rows of units as columns: [units][QUERIES], 0 beyond the last.
+// Transpose n rows of units to [units][QUERIES], with 0 beyond the last row.
 template <typename T>
 inline void turn(const T *x, long row, long n, long units, unit *to) {
     for (long i = 0; i < n; i++) {

@@ -1,1 +1,1 @@
-"""The operations of the fast path."""
+"""Operations of the fast path."""

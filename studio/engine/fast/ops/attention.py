@@ -1,11 +1,11 @@
-"""Causal attention over rows that lie one behind another without padding; each row sees only itself.
+"""Causal attention over concatenated rows without padding; each row attends only to itself.
 
-Compiled (attention.cpp) where that could be done. Otherwise plain matrix products in blocks of queries: a block looks
-at the keys up to its own end, so much of the square is never computed, and no more than a block of it is ever held. On
-a CPU either takes a fraction of the time of torch's flash kernel, whose backward pass does not use the matrix units
-(benchmarks/RESULTS.md). What rows begin with alike is there once (engine/fast/layout.py), so a block's keys may lie in
-several places. The softmax is in float32, as in transformers' eager attention. On a GPU it is torch's flash attention
-for rows of their own lengths. What it does not do: dropout of attention, soft caps, masks other than causal ones.
+Uses the compiled kernel (attention.cpp) if it is available. Otherwise plain matrix products in blocks of queries: a
+block uses the keys up to its own end, so much of the score matrix is never computed, and only one block of it is in
+memory. On a CPU both take a fraction of the time of torch's flash kernel, whose backward pass does not use the matrix
+units (benchmarks/RESULTS.md). A prefix shared by several rows is stored once (engine/fast/layout.py), so a block's keys
+can be in several places. The softmax is in float32, as in transformers' eager attention. On a GPU it is torch's flash
+attention for rows of different lengths. Not supported: attention dropout, soft caps, non-causal masks.
 """
 
 from typing import Any
@@ -23,34 +23,34 @@ from studio.recipe.fast_path import KEPT_KEYS
 def attend(
     query: Tensor, key: Tensor, value: Tensor, rows: Rows, scaling: float, window: int | None, by: Arithmetic
 ) -> Tensor:
-    """query [heads, tokens, d], key and value [kv heads, tokens, d] to [tokens, heads, d].
+    """Attention of query [heads, tokens, d] to key and value [kv heads, tokens, d]: [tokens, heads, d].
 
-    On a GPU rows may share nothing. window: how many keys a query sees, its own among them; None: all that came before.
+    On a GPU rows cannot share prefixes. window: number of keys a query sees, including its own; None: all earlier ones.
     """
     if query.is_cuda:
         return flash(query, key, value, rows, scaling, window)
     if isinstance(by, Kernels) and by.attends(query, key, value):
         compiled: Tensor = CompiledAttention.apply(query, key, value, rows, scaling, window, by)
         return compiled
-    found: Tensor = RowAttention.apply(query, key, value, rows, scaling, window, by)
-    return found
+    output: Tensor = RowAttention.apply(query, key, value, rows, scaling, window, by)
+    return output
 
 
 def flash(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scaling: float, window: int | None) -> Tensor:
-    """The same by torch's kernel, which takes 16 bits and at most 256 numbers a head. Never run so far: see RESULTS."""
+    """The same with torch's kernel, which needs 16 bits and at most 256 numbers per head. Not yet run: see RESULTS."""
     from torch.nn.attention import varlen
 
     bounds, longest = rows.bounds(query), max(rows.lengths)
-    by_token = [one.transpose(0, 1) for one in (query, key, value)]
-    before = -1 if window is None else window - 1  # -1: all that came before
-    found: Tensor = varlen.varlen_attn(
+    by_token = [tensor.transpose(0, 1) for tensor in (query, key, value)]
+    before = -1 if window is None else window - 1  # -1: all earlier ones
+    output: Tensor = varlen.varlen_attn(
         *by_token, bounds, bounds, longest, longest, scale=scaling, window_size=(before, 0), enable_gqa=True
     )
-    return found
+    return output
 
 
 class CompiledAttention(torch.autograd.Function):
-    """query [heads, tokens, d], key and value [kv heads, tokens, d] to [tokens, heads, d]."""
+    """Compiled attention: query [heads, tokens, d], key and value [kv heads, tokens, d] to [tokens, heads, d]."""
 
     @staticmethod
     def forward(
@@ -65,17 +65,17 @@ class CompiledAttention(torch.autograd.Function):
     ) -> Tensor:
         answer, sums = by.attention(query, key, value, rows, scaling, window)
         ctx.save_for_backward(query, key, value, sums)
-        ctx.told, ctx.by = (rows, scaling, window), by
+        ctx.options, ctx.by = (rows, scaling, window), by
         return answer
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (grad,) = gradients
-        return *ctx.by.attention_backward(grad.contiguous(), ctx.saved_tensors, *ctx.told), None, None, None, None
+        return *ctx.by.attention_backward(grad.contiguous(), ctx.saved_tensors, *ctx.options), None, None, None, None
 
 
 class RowAttention(torch.autograd.Function):
-    """query [heads, tokens, d], key and value [kv heads, tokens, d] to [tokens, heads, d]."""
+    """Attention by blocks: query [heads, tokens, d], key and value [kv heads, tokens, d] to [tokens, heads, d]."""
 
     @staticmethod
     def forward(
@@ -128,30 +128,30 @@ class RowAttention(torch.autograd.Function):
 
 
 def _grouped(all_of: Tensor, block: Block, shared: int) -> Tensor:
-    """A block's tokens as [kv heads, shared * tokens, d]: the query heads of a key head, one behind another."""
+    """A block's tokens as [kv heads, shared * tokens, d], with the query heads of a key head concatenated."""
     part = all_of[:, block.first : block.end]
     return part.reshape(part.shape[0] // shared, shared * part.shape[1], part.shape[2])
 
 
 def _of(all_of: Tensor, block: Block) -> Tensor:
-    """[kv heads, tokens, d] where a block's keys are."""
+    """The part of [kv heads, tokens, d] that belongs to a block's keys."""
     parts = [all_of[:, first:end] for first, end in block.spans]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _add_to(all_of: Tensor, block: Block, part: Tensor) -> None:
-    """Add what belongs to a block's keys to where they are."""
-    for (first, end), some in zip(block.spans, part.split([end - first for first, end in block.spans], 1), strict=True):
-        all_of[:, first:end] += some
+    """Add `part`, which belongs to a block's keys, at their positions."""
+    for (first, end), keys in zip(block.spans, part.split([end - first for first, end in block.spans], 1), strict=True):
+        all_of[:, first:end] += keys
 
 
 def _ungrouped(part: Tensor, shared: int) -> Tensor:
-    """[kv heads, shared * tokens, d] as [tokens, heads, d]."""
+    """Reshape [kv heads, shared * tokens, d] to [tokens, heads, d]."""
     groups, stacked, width = part.shape
     return part.view(groups * shared, stacked // shared, width).transpose(0, 1)
 
 
 def _ungrouped_into(part: Tensor, shared: int, answer: Tensor) -> None:
-    """[kv heads, shared * tokens, d] into [heads, tokens, d]."""
+    """Write [kv heads, shared * tokens, d] to `answer` [heads, tokens, d]."""
     groups, stacked, width = part.shape
     answer.copy_(part.view(groups * shared, stacked // shared, width))

@@ -1,8 +1,8 @@
-"""Norms, gates and the loss of the head by Liger's kernels, where that package is installed: on an NVIDIA GPU.
+"""Norms, gates and the head's loss with Liger's kernels, on an NVIDIA GPU with that package installed.
 
-They are called as liger-kernel 0.8 documents its operators. On a GPU they have never run (benchmarks/RESULTS.md); by
-Triton's interpreter, on a CPU, they are held against the reference (tests/integration/test_fast.py). What it does not
-do: rotations and attention, which are torch's.
+The operators are called as documented for liger-kernel 0.8. They have never run on a GPU (benchmarks/RESULTS.md);
+tests/integration/test_fast.py compares them with the reference in Triton's interpreter on a CPU. Rotations and
+attention stay torch's.
 """
 
 import functools
@@ -16,14 +16,14 @@ from studio.engine.fast.ops.torch_ops import Arithmetic
 
 
 class Liger(Arithmetic):
-    """By Liger; what it is not made for by torch."""
+    """The operations with Liger, and with torch where Liger does not apply."""
 
     def __init__(self) -> None:
-        """Raises ImportError where it is not installed, or finds no Triton."""
+        """Raises ImportError if Liger is not installed or finds no Triton."""
         self._operations = Operations()
 
     def norm(self, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        # A sum that goes on in float32, as over a base in 4 bits, is rounded behind the norm; Gemma's not before it.
+        # A float32 residual stream, as with a 4-bit base, is rounded after the norm; Gemma's is not rounded before it.
         if not _normed(x, weight) or (weight.dtype != x.dtype and dtype != x.dtype):
             return super().norm(x, weight, eps, dtype)
         answer, scales = self._operations.norm(x, weight, eps, _casting(x, weight))
@@ -41,7 +41,7 @@ class Liger(Arithmetic):
         return self._operations.gated(gate, up, act)
 
     def gated_backward(self, grad: Tensor, gate: Tensor, up: Tensor, act: str) -> tuple[Tensor, Tensor]:
-        """The gradients take the place of gate and up, which nobody needs behind this."""
+        """Gradients of gate and up, written in their place, as they are not needed any more."""
         if not _whole(grad, gate, up):
             return super().gated_backward(grad, gate, up, act)
         return self._operations.gated_backward(grad, gate, up, act)
@@ -58,7 +58,7 @@ class Liger(Arithmetic):
 
 @functools.cache
 def liger() -> tuple[Arithmetic, str]:
-    """The arithmetic of this process on an NVIDIA GPU, and why it is torch's where it is."""
+    """Return this process's operations for an NVIDIA GPU, and the reason if they are torch's."""
     try:
         return Liger(), ""
     except ImportError as error:
@@ -66,15 +66,15 @@ def liger() -> tuple[Arithmetic, str]:
 
 
 def _whole(*tensors: Tensor) -> bool:
-    """Whether they are of one type and lie whole in memory, as the kernels take them to."""
-    return len({one.dtype for one in tensors}) == 1 and all(one.is_contiguous() for one in tensors)
+    """Whether the tensors have the same dtype and are contiguous, as the kernels require."""
+    return len({tensor.dtype for tensor in tensors}) == 1 and all(tensor.is_contiguous() for tensor in tensors)
 
 
 def _normed(x: Tensor, weight: Tensor) -> bool:
-    """Whether Liger has this norm: llama's or Gemma's, of numbers that lie whole in memory."""
+    """Whether Liger supports this norm: llama's or Gemma's, on contiguous input."""
     return x.is_contiguous() and weight.dtype in (x.dtype, torch.float32)
 
 
 def _casting(x: Tensor, weight: Tensor) -> str:
-    """Whose norm it is: llama's rounds before the weight multiplies, Gemma's behind it (see Arithmetic.norm)."""
+    """Liger's casting mode: llama rounds before the weight multiplies, gemma after it (see Arithmetic.norm)."""
     return "llama" if weight.dtype == x.dtype else "gemma"

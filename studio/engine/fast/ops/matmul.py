@@ -1,7 +1,7 @@
-"""Matrix products by whoever is quickest at them on this processor.
+"""Matrix products with the fastest library for this processor.
 
-float32 on AMD's is oneDNN's, a tenth quicker there than MKL, which torch asks for it; all else is what torch takes.
-What it does not do: products of many small matrices (attention.py).
+float32 on AMD uses oneDNN, which is a tenth faster there than MKL, torch's choice; everything else uses torch's choice.
+attention.py has the products of many small matrices.
 """
 
 import functools
@@ -12,11 +12,11 @@ from torch import Tensor
 from studio.engine.compat.torch import has_onednn_products, onednn_product
 from studio.machine import cpu
 
-THIN = 32  # numbers summed up for each of an answer
+THIN = 32  # largest inner dimension of a thin product
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a [n, k] times b [k, m], [n, m], and a bias [m]; either may lie transposed in memory."""
+    """Return a [n, k] times b [k, m] plus a bias [m]; a and b may be transposed views."""
     bias = None if bias is None else bias.to(a.dtype)
     if not _onednn(a):
         return a @ b if bias is None else torch.addmm(bias, a, b)
@@ -24,8 +24,8 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def add_product_(to: Tensor, a: Tensor, b: Tensor, times: float = 1.0) -> Tensor:
-    """Add `times` a [n, k] times b [k, m] to a tensor [n, m]."""
-    # oneDNN's product is a tensor of its own first: for a small k that pass costs more than the product gains.
+    """Add `times` * a [n, k] @ b [k, m] to `to` [n, m] in place."""
+    # oneDNN writes its product to a separate tensor: for a small k that pass costs more than the product saves.
     if _onednn(a) and a.shape[1] > THIN:
         return to.add_(product(a, b), alpha=times)
     return to.addmm_(a, b, alpha=times)

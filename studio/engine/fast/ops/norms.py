@@ -1,7 +1,7 @@
-"""Norms, gates and rotations of frozen weights, each with its own backward pass.
+"""Norms, gates and rotations with frozen weights, each with its own backward pass.
 
-They save what they were given and compute the rest again, instead of keeping a copy of every step in between; whoever
-would keep their answer may keep its Source instead, which is in memory anyway.
+They save their inputs and recompute the rest, instead of storing every intermediate result. A function that would save
+their output can save its Source instead, which is in memory anyway.
 """
 
 from collections.abc import Callable
@@ -16,20 +16,20 @@ from studio.engine.fast.ops.torch_ops import Arithmetic
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a tensor is made of by `make`, to the bit: for a backward pass that needs it, in place of the tensor."""
+    """How to recompute a tensor bit for bit as make(*kept), for a backward pass that needs it."""
 
     kept: tuple[Tensor, ...]
     make: Callable[..., Tensor]
 
 
 class RmsNorm(torch.autograd.Function):
-    """Arithmetic.norm of x [n, width] by a frozen weight: its answer and its roots."""
+    """Arithmetic.norm of x [n, width] with a frozen weight: the output and the reciprocal roots."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype, by: Arithmetic
     ) -> tuple[Tensor, Tensor]:
-        """dtype: of the answer, which the next products take."""
+        """dtype: type of the output, as the next products need it."""
         answer, scales = by.norm(x, weight, eps, dtype)
         ctx.save_for_backward(x, weight, scales)
         ctx.by = by
@@ -43,7 +43,7 @@ class RmsNorm(torch.autograd.Function):
 
 
 class Gate(torch.autograd.Function):
-    """Arithmetic.gated."""
+    """Arithmetic.gated with its backward pass."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, act: str, by: Arithmetic) -> Tensor:
@@ -57,7 +57,7 @@ class Gate(torch.autograd.Function):
 
 
 class Rotate(torch.autograd.Function):
-    """Rotary positions: x [tokens, heads, d], cos and sin [tokens, d] to [heads, tokens, d]."""
+    """Rotary positions: from x [tokens, heads, d], cos and sin [tokens, d] to [heads, tokens, d]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, by: Arithmetic) -> Tensor:

@@ -1,8 +1,8 @@
-"""A frozen weight as the fast path multiplies with it.
+"""Frozen weights for the fast path's matrix products, optionally prepacked for oneDNN.
 
-oneDNN's loops read a weight in an order of their own and bring an ordinary one into it in every product, more than once
-where there are many tokens. Laid out, a weight is held in that order beside the model's own, and what comes out is the
-same to the bit (benchmarks/RESULTS.md).
+oneDNN reads weights in its own layout and converts an ordinary one in every product, several times if there are many
+tokens. A prepacked weight is an additional copy in that layout; results are the same bit for bit
+(benchmarks/RESULTS.md).
 """
 
 from collections.abc import Callable
@@ -12,39 +12,39 @@ from torch import Tensor
 from studio.engine.compat.torch import laid_out, onednn_product, onednn_product_added
 from studio.engine.fast.ops.matmul import add_product_, product
 
-Making = Callable[[Callable[[], Tensor]], "Weight"]  # of a weight, by what makes its numbers
-_TOKENS = 1024  # for which oneDNN chooses its order; one number for all, so that a run that goes on has the same
+Making = Callable[[Callable[[], Tensor]], "Weight"]  # builds a Weight from a function that returns its tensor
+_TOKENS = 1024  # oneDNN chooses its layout for this number; fixed, so that a resumed run uses the same layout
 
 
 class Weight:
-    """A weight [out, in]; `make` is called for it when it is needed, so that no copy is kept."""
+    """A weight [out, in]; `make` returns its tensor on demand, so that no copy is kept."""
 
     def __init__(self, make: Callable[[], Tensor]) -> None:
         self.make = make
 
     def through(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [n, in] to [n, out]."""
+        """Multiply x [n, in] with the weight: [n, out]."""
         return product(x, self.make().t(), bias)
 
     def back(self, grad: Tensor) -> Tensor:
-        """grad [n, out] to [n, in]."""
+        """Multiply grad [n, out] with the transposed weight: [n, in]."""
         return product(grad, self.make())
 
     def add_back(self, to: Tensor, grad: Tensor) -> Tensor:
-        """`to` [n, in] and what grad [n, out] becomes; `to` is the answer's to have."""
+        """Add `back(grad)` of grad [n, out] to `to` [n, in]; `to` may be overwritten."""
         return add_product_(to, grad, self.make())
 
     def lay_out(self) -> None:
-        """Hold it as products read it, too, where that is the kind of it."""
+        """Prepack the weight; does nothing for this class."""
 
     def made(self) -> "Weight":
-        """The same, made once for a few products."""
+        """Return a weight whose tensor is made once, for several products."""
         weight = self.make()
         return Weight(lambda: weight)
 
 
 class Prepacked(Weight):
-    """One that is laid out for what goes through it, once `lay_out` was called."""
+    """A weight prepacked for the forward pass after a call to `lay_out`."""
 
     _through: Tensor | None = None
 
@@ -52,7 +52,7 @@ class Prepacked(Weight):
         self._through = laid_out(self.make(), _TOKENS)
 
     def through(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        # Of one token alone oneDNN sums up in another order by a weight laid out.
+        # For a single token, oneDNN sums in another order with a prepacked weight.
         if self._through is None or len(x) == 1:
             return super().through(x, bias)
         return onednn_product(x, self._through, None if bias is None else bias.to(x.dtype))
@@ -62,7 +62,7 @@ class Prepacked(Weight):
 
 
 class PrepackedBothWays(Prepacked):
-    """One that is laid out for gradients too."""
+    """A weight prepacked for the backward pass too."""
 
     _back: Tensor | None = None
 
@@ -76,5 +76,5 @@ class PrepackedBothWays(Prepacked):
     def add_back(self, to: Tensor, grad: Tensor) -> Tensor:
         if self._back is None:
             return super().add_back(to, grad)
-        # As one product: added before it is rounded.
+        # In one product, so that it is added before rounding.
         return onednn_product_added(grad, to, self._back)

@@ -1,7 +1,7 @@
-"""What is no matrix product, on plain tensors and by torch: norms, gates, rotations and softmaxes, forth and back.
+"""Norms, gates, rotations and softmaxes in torch, forward and backward, on plain tensors.
 
-Each goes through the tokens in pieces that stay in a core's cache, which on a CPU is most of its time. kernels.py does
-the same in one pass, where it could be compiled.
+Each processes the tokens in pieces that fit into a core's cache, because on a CPU memory access takes most of the time.
+kernels.py does the same in one pass, if it could be compiled.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from studio.engine.fast.layout import Rows
 from studio.engine.fast.ops.prepacked import Weight
 from studio.recipe.fast_path import EVEN, PIECE, SCORES
 
-SCORES_PIECE = 2**19  # scores over the vocabulary that the softmax goes through at a time
+SCORES_PIECE = 2**19  # logits per piece of the softmax
 
 
 def pieces(x: Tensor) -> Iterator[slice]:
-    """Stretches of x [tokens, ...] that are a piece for each thread, near enough; on a GPU all of it."""
+    """Yield slices of x [tokens, ...] with about one piece per thread; on a GPU all of it."""
     tokens, width = x.shape[0], x[0].numel()
     step = tokens if x.is_cuda else max(16, PIECE * torch.get_num_threads() // width)
     for first in range(0, tokens, step):
@@ -27,13 +27,13 @@ def pieces(x: Tensor) -> Iterator[slice]:
 
 
 class Arithmetic:
-    """By torch, on any device."""
+    """The operations in torch, on any device."""
 
     def norm(self, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """x * rsqrt(mean(x²) + eps) times a weight, [n, width]; and the roots, [n, 1]. dtype: of the answer.
+        """Return x * rsqrt(mean(x²) + eps) times a weight, [n, width], and the reciprocal roots, [n, 1].
 
-        The weight multiplies what was rounded to its type, as llama's does; one in float32 before the rounding, as
-        Gemma's.
+        dtype: type of the output. A weight multiplies after rounding to its type, as in llama; a float32 weight
+        multiplies before the rounding, as in Gemma.
         """
         answer = torch.empty_like(x, dtype=dtype)
         scales = x.new_empty(x.shape[0], 1, dtype=torch.float32)
@@ -46,14 +46,14 @@ class Arithmetic:
         return answer, scales
 
     def normed(self, x: Tensor, weight: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-        """The norm's answer from its roots, to the bit."""
+        """Recompute the norm's output from its roots, bit for bit."""
         answer = torch.empty_like(x, dtype=dtype)
         for piece in pieces(x):
             answer[piece] = _scaled(x[piece].float(), scales[piece], weight)
         return answer
 
     def norm_backward(self, grad: Tensor, x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
-        """The gradient of x."""
+        """Gradient of x."""
         d_x = torch.empty_like(x)
         for piece in pieces(x):
             scale = scales[piece]
@@ -64,14 +64,14 @@ class Arithmetic:
         return d_x
 
     def gated(self, gate: Tensor, up: Tensor, act: str) -> Tensor:
-        """act(gate) * up, [tokens, width]; act: "silu" or "gelu" (its tanh form)."""
+        """Return act(gate) * up, [tokens, width]; act: "silu" or "gelu" (tanh form)."""
         answer = up.new_empty(up.shape)
         for piece in pieces(gate):
             torch.mul(_act(act, gate[piece]), up[piece], out=answer[piece])
         return answer
 
     def gated_backward(self, grad: Tensor, gate: Tensor, up: Tensor, act: str) -> tuple[Tensor, Tensor]:
-        """The gradients of gate and up."""
+        """Gradients of gate and up."""
         d_gate, d_up = gate.new_empty(gate.shape), up.new_empty(up.shape)
         for piece in pieces(gate):
             torch.mul(_act(act, gate[piece]), grad[piece], out=d_up[piece])
@@ -79,8 +79,10 @@ class Arithmetic:
         return d_gate, d_up
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor, answer: Tensor, sign: int) -> None:
-        """x turned by the angles, or back by them (sign -1), into answer: both [tokens, heads, d], the angles [tokens,
-        d]; halves of d pair up."""
+        """Rotate x by the angles (sign 1) or back (sign -1) and write it to `answer`.
+
+        x and answer: [tokens, heads, d]; cos and sin: [tokens, d]. Each number is paired with the one d/2 later.
+        """
         half = x.shape[-1] // 2
         for piece in pieces(x):
             c, s = cos[piece, None, :half], sin[piece, None, :half]
@@ -91,10 +93,10 @@ class Arithmetic:
             answer[piece, :, half:].addcmul_(first, s, value=sign)
 
     def softmax(self, scores: Tensor, queries: int, window: int | None, rows: Rows, scale: float) -> Tensor:
-        """Of scores [groups, n * queries, keys] times scale, in float32; it may take their place.
+        """Softmax in float32 of scores [groups, n * queries, keys] times scale; may overwrite the scores.
 
-        The last query stands on the last key and sees `window` of them, None: all up to its own. rows: for the
-        masks that say so.
+        The last query is at the position of the last key. A query sees `window` keys, including its own position;
+        None: all up to it. rows: provides the masks.
         """
         by_head = scores.view(-1, queries, scores.shape[-1])
         torch.add(rows.mask(queries, scores.shape[-1], window, scores), by_head, alpha=scale, out=by_head)
@@ -103,24 +105,27 @@ class Arithmetic:
     def token_scores(
         self, hidden: Tensor, weight: Weight, labels: Tensor, learns: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """log p(label) [n], whether that is the likeliest [n] and, if one `learns`, the gradient of -log p(label) on
-        hidden [n, width]; weight [words, width]. Scores of some tokens at a time are held."""
+        """Return log p(label) [n], whether the label is the most likely token [n], and a gradient.
+
+        The gradient is that of -log p(label) on hidden [n, width]; it is computed only if `learns`. weight: [words,
+        width]. Logits exist for some tokens at a time only.
+        """
         count, words = len(labels), len(weight.make())
         chances = hidden.new_empty(count, dtype=torch.float32)
         best = torch.empty(count, dtype=torch.bool, device=hidden.device)
         pull = torch.empty_like(hidden) if learns else hidden
         at_once = max(1, SCORES // words // EVEN * EVEN)
         for first in range(0, count, at_once):
-            some = slice(first, min(first + at_once, count))
-            scores = weight.through(hidden[some])
-            chances[some], best[some] = self.score(scores, labels[some])
+            part = slice(first, min(first + at_once, count))
+            scores = weight.through(hidden[part])
+            chances[part], best[part] = self.score(scores, labels[part])
             if learns:
-                pull[some] = weight.back(scores)
-            del scores  # before there are the next
+                pull[part] = weight.back(scores)
+            del scores  # free them before the next ones are computed
         return chances, best, pull
 
     def score(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(label) and whether it is the likeliest; scores [n, words] become p - onehot(label)."""
+        """Return log p(label) and whether the label is the most likely; scores [n, words] become p - onehot(label)."""
         piece = len(labels) if scores.is_cuda else max(1, SCORES_PIECE // scores.shape[1])
         parts = [_score(scores[first : first + piece], labels[first : first + piece])
                  for first in range(0, len(labels), piece)]  # fmt: skip
@@ -129,7 +134,7 @@ class Arithmetic:
 
 
 def _scaled(wide: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
-    # Not in place: `wide` may be the norm's input itself.
+    # Not in place: `wide` may be the norm's input.
     return (wide * scale).to(weight.dtype).mul_(weight)
 
 
@@ -143,11 +148,11 @@ def _act_backward(act: str, grad: Tensor, x: Tensor) -> Tensor:
 
 def _score(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.arange(len(labels), device=labels.device)
-    asked = scores[rows, labels].float()
+    of_label = scores[rows, labels].float()
     chances = torch.softmax(scores, -1, dtype=torch.float32)
     highest, place = chances.max(-1)
-    # The likeliest is at least 1 / words, so its logarithm is exact where the label's own may be of 0.
+    # The highest probability is at least 1 / words, so its logarithm is finite; the label's own may be log(0).
     total = scores[rows, place].float() - highest.log()
     chances[rows, labels] -= 1
     scores.copy_(chances)
-    return asked - total, place == labels
+    return of_label - total, place == labels
