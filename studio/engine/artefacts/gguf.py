@@ -140,8 +140,8 @@ def _prove(work: Worker, order: Order, proof: Proof, tools: Path, file: Path, pl
     def why() -> str:
         if order.quant == "F16":
             return "The conversion changed the weights: llama.cpp and transformers disagree about this model."
-        sixteen, words = _read(work, order.recipe, tools, plain, proof.asks, proof.live)
-        whole = parity.compare("F16", proof.asks, proof.live, sixteen, words, proof.template)
+        readings, plain_own = _read(work, order.recipe, tools, plain, proof.asks, proof.live)
+        whole = parity.compare("F16", proof.asks, proof.live, readings, plain_own, proof.template)
         if fault(whole):
             return "The 16-bit file differs as well: the conversion changed the weights. Export a merged model instead."
         return f"The 16-bit file is correct, so {order.quant} loses too much of this model: choose Q8_0 or F16."

@@ -85,9 +85,9 @@ def chatted(
     """Run the trained model in `folder` on the base in `model`, loaded as the chat loads it."""
     from studio.engine.inference.adapter_slots import AdapterSlots
 
-    seats = AdapterSlots(model, dtype, device, tell)
-    seats.load("adapted", folder)
-    (group,) = seats.groups(["adapted"])
+    slots = AdapterSlots(model, dtype, device, tell)
+    slots.load("adapted", folder)
+    (group,) = slots.groups(["adapted"])
     pad_id = _pad_id(model)
     readings = []
     for number, ask in enumerate(asks):

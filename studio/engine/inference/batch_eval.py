@@ -68,7 +68,7 @@ class Asker:
         """Return, for each column, the (sum of losses, tokens) of each example in order."""
         if not examples:
             return {}
-        found: dict[str, Losses] = {column: [] for column in self.columns}
+        losses: dict[str, Losses] = {column: [] for column in self.columns}
         tokens = LOSS_TOKENS_CUDA if self.device.is_cuda else LOSS_TOKENS
         longest = max(len(example.input_ids) for example in examples)
         size = max(1, tokens // (longest * len(self.columns)))
@@ -77,10 +77,10 @@ class Asker:
         for start in range(0, len(examples), size):
             batch = examples[start : start + size]
             for group in self.seats.groups(self.columns):
-                self._loss(group, batch, found)
+                self._loss(group, batch, losses)
             done += len(batch)
             tell(done)
-        return found
+        return losses
 
     def _answer(self, group: Group, batch: Sequence[Ask]) -> dict[tuple[int, str], Answer]:
         longest = max(len(ask.ids[column]) for ask in batch for column in group.columns)
@@ -117,15 +117,15 @@ class Asker:
                 generation_config=config,
                 stopping_criteria=StoppingCriteriaList([StopOn(self.asked)]),
             )
-        found = {}
+        answers = {}
         for (ask, column), row in zip(rows, sequences[:, longest:].tolist(), strict=True):
             end = next((place for place, token in enumerate(row) if token in ends), None)
             answer = row[: ask.tokens] if end is None else row[:end]
             text = self.encoder.tokenizer.decode(answer, skip_special_tokens=True)
-            found[ask.place, column] = text, "length" if end is None else "end"
-        return found
+            answers[ask.place, column] = text, "length" if end is None else "end"
+        return answers
 
-    def _loss(self, group: Group, batch: Sequence[Example], found: dict[str, Losses]) -> None:
+    def _loss(self, group: Group, batch: Sequence[Example], losses: dict[str, Losses]) -> None:
         import torch
 
         rows = [example for example in batch for _ in group.columns]
@@ -149,7 +149,7 @@ class Asker:
             loss = torch.nn.functional.cross_entropy(
                 logits[place][trained].float(), targets[place][trained], reduction="sum"
             )
-            found[group.columns[place % len(group.columns)]].append((float(loss), int(trained.sum())))
+            losses[group.columns[place % len(group.columns)]].append((float(loss), int(trained.sum())))
 
 
 def _batches(asks: Sequence[Ask], size: int) -> Iterator[list[Ask]]:

@@ -229,7 +229,9 @@ class CheckpointControl(TrainerCallback):
         fault = verify_folder(folder)
         if fault is not None:
             self._worker.note(
-                "warning", f"The best evaluation was at step {self.best_step}, but {fault} Step {step} is kept instead."
+                "warning",
+                f"The best evaluation was at step {self.best_step}, but {fault} "
+                f"The weights of step {step} are kept instead.",
             )
             self.best_step = 0
             return

@@ -151,12 +151,12 @@ def _virtual_tokens(model: Any, method: Method) -> int:
 
 
 def _check_targets(linear: dict[str, Any], method: Method, name: str) -> None:
-    wanted = method.target_modules
+    targets = method.target_modules
     chosen = linear
-    if wanted != "all-linear":
-        chosen = {path: module for path, module in linear.items() if path.endswith(tuple(wanted))}
+    if targets != "all-linear":
+        chosen = {path: module for path, module in linear.items() if path.endswith(tuple(targets))}
         missing = [
-            target for target in wanted if not any(path == target or path.endswith(f".{target}") for path in linear)
+            target for target in targets if not any(path == target or path.endswith(f".{target}") for path in linear)
         ]
         if missing:
             raise Ended(

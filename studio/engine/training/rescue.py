@@ -22,7 +22,7 @@ def last_finite_weights(
     what = "adapter" if conductor.trained.is_adapter else "model"
     step = _choose(run, conductor, guard, watch, how)
     if step:
-        of_what = "the last with finite numbers" if how.cause == "nonfinite" else "the last before that"
+        of_what = "the last with finite numbers" if how.cause == "nonfinite" else "the last before the loss rose"
         if how.cause == "unlearnable" or (how.cause == "diverged" and step >= guard.learned):
             of_what = "the last one"
         return replace(how, message=f"{how.message} The {what} of step {step}, {of_what}, is saved."), step

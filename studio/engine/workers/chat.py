@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     wire = Wire.take_stdout()
     wire.listen()
     try:
-        room = open_worker(wire, options.model, options.dtype)
+        worker = open_worker(wire, options.model, options.dtype)
     except BrokenPipeError:
         return 0
     except StudioError as error:
@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
         wire.send("error", id=None, message=f"The model could not be loaded: {_plain(error)}")
         return 1
     with contextlib.suppress(BrokenPipeError):  # the reader is gone: the studio has closed
-        converse(wire, room)
+        converse(wire, worker)
     return 0
 
 
@@ -185,18 +185,18 @@ def open_worker(wire: Wire, folder: Path, dtype: str) -> ChatWorker:
 
     loading.quiet_libraries()
     device = loading.pick_device()
-    seats = AdapterSlots(folder, dtype, device, lambda text: wire.send("loading", text=text))
+    slots = AdapterSlots(folder, dtype, device, lambda text: wire.send("loading", text=text))
     torch.set_grad_enabled(False)
     wire.send("ready", device=device.words, seconds=round(time.perf_counter() - started, 3))
-    return ChatWorker(seats, folder, device, {})
+    return ChatWorker(slots, folder, device, {})
 
 
-def converse(wire: Wire, room: ChatWorker) -> None:
+def converse(wire: Wire, worker: ChatWorker) -> None:
     """Handle requests until stdin closes."""
     while (message := wire.inbox.get()) is not None:
         ask_id = message.get("id")
         try:
-            _do(wire, room, message)
+            _do(wire, worker, message)
         except StudioError as error:
             wire.send("error", id=ask_id, message=str(error))
         except BrokenPipeError:
@@ -206,31 +206,31 @@ def converse(wire: Wire, room: ChatWorker) -> None:
             wire.send("error", id=ask_id, message=_plain(error))
 
 
-def _do(wire: Wire, room: ChatWorker, message: dict[str, Any]) -> None:
+def _do(wire: Wire, worker: ChatWorker, message: dict[str, Any]) -> None:
     match message.get("op"):
         case "ask":
-            answer(wire, room, _read(Ask, message))
+            answer(wire, worker, _read(Ask, message))
             wire.send("end", id=message.get("id"))
         case "load":
             request = _read(Load, message)
             if request.name == BASE:
                 raise BadInput(f"The name {BASE!r} is reserved for the base model. Use another name.")
-            room.seats.load(request.name, request.folder)
-            wire.send("loaded", id=message.get("id"), alone=room.seats.why_alone(request.name))
+            worker.seats.load(request.name, request.folder)
+            wire.send("loaded", id=message.get("id"), alone=worker.seats.why_alone(request.name))
         case "drop":
-            room.seats.drop(str(message.get("name")))
+            worker.seats.drop(str(message.get("name")))
             wire.send("dropped", id=message.get("id"))
         case _:
             raise BadInput("Unknown request. Send one JSON object per line with op ask, load, drop, stop or quit.")
 
 
-def answer(wire: Wire, room: ChatWorker, ask: Ask) -> None:
+def answer(wire: Wire, worker: ChatWorker, ask: Ask) -> None:
     """Answer a question in every column: one forward pass for all that can share it, then one for each other."""
     sides = {side.column: side for side in ask.sides}
     for columns in _rounds(ask.sides):
-        for group in room.seats.groups([sides[column].name for column in columns]):
+        for group in worker.seats.groups([sides[column].name for column in columns]):
             names = {sides[column].name: column for column in columns}
-            _answer(wire, room, ask, group, [sides[names[name]] for name in group.columns])
+            _answer(wire, worker, ask, group, [sides[names[name]] for name in group.columns])
 
 
 def _rounds(sides: list[Side]) -> list[list[str]]:
@@ -244,11 +244,11 @@ def _rounds(sides: list[Side]) -> list[list[str]]:
     return [list(columns.values()) for columns in rounds]
 
 
-def _answer(wire: Wire, room: ChatWorker, ask: Ask, group: Group, sides: list[Side]) -> None:
+def _answer(wire: Wire, worker: ChatWorker, ask: Ask, group: Group, sides: list[Side]) -> None:
     from studio.engine.inference import generation
     from studio.engine.inference.streaming import Detokenizer, Row, TextSender
 
-    encoders = [room.encoder(side.data) for side in sides]
+    encoders = [worker.encoder(side.data) for side in sides]
     prompts = [
         encoder.prompt_ids([turn.model_dump() for turn in side.messages])
         for encoder, side in zip(encoders, sides, strict=True)

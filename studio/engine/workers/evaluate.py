@@ -69,12 +69,12 @@ def open_models(work: Worker, order: Order, encoder: Encoder) -> Asker:
     work.identify(device.words)
     leave_if_asked(work)
     folders = {column.name: Path(column.folder) for column in order.columns if column.name != BASE}
-    seats = AdapterSlots(Path(order.model_folder), order.dtype, device, work.phase)
+    slots = AdapterSlots(Path(order.model_folder), order.dtype, device, work.phase)
     for name, folder in folders.items():
         leave_if_asked(work)
-        seats.load(name, folder)
+        slots.load(name, folder)
     leave_if_asked(work)
-    return Asker(seats, [column.name for column in order.columns], device, order.dtype, encoder, lambda: _asked(work))
+    return Asker(slots, [column.name for column in order.columns], device, order.dtype, encoder, lambda: _asked(work))
 
 
 def read_held_out(order: Order) -> list[Record]:

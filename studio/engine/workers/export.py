@@ -49,7 +49,9 @@ def export(work: Worker) -> Exit:
     work.phase(f"Checking the {what}")
     fault = verify_folder(order.source)
     if fault is not None:
-        raise BadInput(f"The {what} to export is not whole: {fault} Choose another checkpoint, or train again.")
+        raise BadInput(
+            f"The {what} to export is incomplete or damaged: {fault} Choose another checkpoint, or train again."
+        )
     work.state("running")
     if order.kind == "adapter":
         return export_adapter(work, order)

@@ -330,15 +330,17 @@ def _nothing_done(inputs: Inputs) -> str:
 
 
 def _optim(work: Worker, recipe: Recipe, device: loading.Device) -> str:
-    wanted = recipe.optimizer.optim
+    requested = recipe.optimizer.optim
     # The fused kernel of the same AdamW is TRL's default: on bfloat16 weights it rounds once per step, the loop thrice.
     plain = "adamw_torch_fused"
-    if wanted == "adamw_torch":
+    if requested == "adamw_torch":
         return plain
     if device.is_cuda:
-        return wanted
-    note = " It needs 8 instead of 2 bytes of optimizer state per trained parameter." if wanted.endswith("8bit") else ""
-    work.note("info", f"{wanted} needs an NVIDIA GPU; adamw_torch is used on this CPU.{note}")
+        return requested
+    note = (
+        " It needs 8 instead of 2 bytes of optimizer state per trained parameter." if requested.endswith("8bit") else ""
+    )
+    work.note("info", f"{requested} needs an NVIDIA GPU; adamw_torch is used on this CPU.{note}")
     return plain
 
 

@@ -272,7 +272,7 @@ void backward(const Batch &batch, Heads<const T> grad, Heads<const T> q, Heads<c
 template <typename T>
 void gather(const Batch &batch, float *partial, Heads<T> to, int threads) {
     const long d = batch.d, tokens = batch.tokens();
-    int64_t *own = static_cast<int64_t *>(malloc(sizeof(int64_t) * (tokens + 1)));  // for each place, the index j of the token that owns it
+    int64_t *own = static_cast<int64_t *>(malloc(sizeof(int64_t) * (tokens + 1)));  // own[place]: index of its token
     for (long r = 0; r < batch.rows; r++)
         for (long j = batch.starts[r] + batch.shared[r]; j < batch.starts[r + 1]; j++) own[batch.places[j]] = j;
 #pragma omp parallel num_threads(threads)
