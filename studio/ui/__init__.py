@@ -1,1 +1,1 @@
-"""The pages: one module a tab. A handler reads values, calls a service and returns updates; nothing more."""
+"""The web pages, one package per tab. A handler reads values, calls a service and returns updates, nothing more."""

@@ -1,6 +1,6 @@
-"""The sidebar: this machine, what is running, what waits, and in a shared studio who one is there.
+"""The sidebar: this machine, running and queued runs and, in a shared studio, the signed-in visitor.
 
-What changes comes with the pulse (ui/web/pulse.py).
+Live updates arrive with the pulse (ui/web/pulse.py).
 """
 
 import json
@@ -21,19 +21,19 @@ from studio.ui.parts.handlers import PRIVATE, Step, Updates, view, with_notice
 from studio.ui.parts.markup import esc
 
 NEWS_SECONDS = 600.0
-_FRESH = 6.0  # seconds for which the machine is taken to be as it was: on a GPU a look is a process
+_FRESH = 6.0  # seconds a reading of the machine is reused: on a GPU each reading starts a process
 
 
 @dataclass(frozen=True)
 class Sidebar:
-    """What the page needs: the part with the runs, whose names are to open them, and the step that fills it all."""
+    """What the page needs: the list of runs (a click on a name opens the run) and the step that fills the sidebar."""
 
     now: gr.HTML
     refresh: Step
 
 
 def build(studio: Studio) -> Sidebar:
-    """The sidebar's components and what happens in them."""
+    """Build the sidebar's components and wire their events."""
     with gr.Sidebar(label="This machine", width=264, elem_id="sidebar"):
         about = view("machine")
         now = view("now", picks=True)
@@ -41,9 +41,9 @@ def build(studio: Studio) -> Sidebar:
         notice, noticed = view("sidebar-notice"), view("studio-notices")
 
     def refresh() -> Updates:
-        told_of = parts(studio, run_list.current(studio, NEWS_SECONDS))
+        html_by_place = parts(studio, run_list.current(studio, NEWS_SECONDS))
         places = {"studio-notices": noticed, "machine": about, "now": now, "visit": visit}
-        return {places[name]: html for name, html in told_of.items()} | {admin: account_panel.admin(studio)}
+        return {places[name]: html for name, html in html_by_place.items()} | {admin: account_panel.admin(studio)}
 
     def stop(event: gr.EventData) -> Updates:
         if hasattr(event, "stop"):
@@ -51,7 +51,7 @@ def build(studio: Studio) -> Sidebar:
         return {now: _now(run_list.current(studio, NEWS_SECONDS))}
 
     def act(event: gr.EventData) -> Updates:
-        """What the admin's buttons do; nothing is cleared before it was said what that would be."""
+        """Handle the admin's buttons. Nothing is deleted before the admin has seen what would be deleted."""
         below = ""
         if hasattr(event, "halt"):
             below = account_panel.stopped(admins.stop(studio, event.halt))
@@ -74,51 +74,51 @@ def build(studio: Studio) -> Sidebar:
 
 
 def parts(studio: Studio, current: list[RunInfo]) -> dict[str, str]:
-    """What the sidebar shows, by the id of its place."""
+    """The sidebar's HTML, by the id of its place."""
     notices = "".join(markup.note(text, "warn") for text in studio.notices)
     visit = account_panel.shown(studio)
     return {"machine": machine_now(studio), "now": _now(current), "studio-notices": notices, "visit": visit}
 
 
 def machine_now(studio: Studio) -> str:
-    """This machine as it was a moment ago."""
+    """This machine as last measured, at most `_FRESH` seconds ago."""
     return _machine(machine.lately(studio, _FRESH))
 
 
-def _machine(found: Machine) -> str:
+def _machine(info: Machine) -> str:
     rows = []
-    if found.device_kind == "cuda":
-        rows.append(("GPU memory", found.device_used, found.device_total))
-    rows.append(("Memory", found.memory_used, found.memory_total))
+    if info.device_kind == "cuda":
+        rows.append(("GPU memory", info.device_used, info.device_total))
+    rows.append(("Memory", info.memory_used, info.memory_total))
     bars = "".join(
         f'<div class="gauge"><p><span>{name}</span><b>{esc(units.share_of(used, total))}</b></p>'
         f"{markup.progress(used, total, f'{name} in use')}</div>"
         for name, used, total in rows
     )
     return (
-        f'<section class="side-part"><h2>This machine</h2><p class="device">{esc(found.device)}</p>{bars}'
-        f'<p class="quiet">{esc(units.size(found.disk_free))} of disk free</p></section>'
+        f'<section class="side-part"><h2>This machine</h2><p class="device">{esc(info.device)}</p>{bars}'
+        f'<p class="quiet">{esc(units.size(info.disk_free))} free on disk</p></section>'
     )
 
 
-def _now(known: list[RunInfo]) -> str:
-    """Runs that are at work, then those that wait."""
-    working = [run for run in known if not run.final and run.state != "queued"]
-    waiting = [run for run in known if run.state == "queued"]
+def _now(infos: list[RunInfo]) -> str:
+    """Runs in progress, then queued runs."""
+    working = [run for run in infos if not run.final and run.state != "queued"]
+    waiting = [run for run in infos if run.state == "queued"]
     current = "".join(map(_working, working)) or '<p class="quiet">Nothing is running.</p>'
     waiting.sort(key=lambda run: run.position)
     queue = "".join(f"<li>{_name(run)}</li>" for run in waiting)
     queue = f'<section class="side-part"><h2>Queue ({len(waiting)})</h2><ol class="queue">{queue}</ol></section>'
     now = f'<section class="side-part"><h2>Now</h2>{current}</section>{queue if waiting else ""}'
-    return f"{now}{_ended(known)}"
+    return f"{now}{_ended(infos)}"
 
 
-def _ended(known: list[RunInfo]) -> str:
-    """Runs that ended a moment ago, for the browser's own notifications (static/studio.js)."""
+def _ended(infos: list[RunInfo]) -> str:
+    """Runs that ended recently, for the browser's notifications (static/studio.js)."""
     since = time.time() - NEWS_SECONDS
-    ended = [run for run in known if run.final and (run.ended or 0) > since]
+    ended = [run for run in infos if run.final and (run.ended or 0) > since]
     news = [{"id": run.id, "name": run.name, "state": run.state, "text": run.message, "at": run.ended} for run in ended]
-    button = '<button type="button" class="link" data-notify>Tell me when a run ends</button>'
+    button = '<button type="button" class="link" data-notify>Notify me when a run ends</button>'
     return f'<div class="news" data-ended="{esc(json.dumps(news))}">{button}</div>'
 
 

@@ -165,7 +165,7 @@ def test_who_asks_for_it_is_told_once_by_the_browser_and_the_button_does_not_fli
             metric(journal, 1, 2.0, 2e-4)
             page.add_init_script(NOTIFICATIONS)
             page.goto(f"{start(little_home).url}/?tab=runs&run=live")
-            button, side = page.get_by_role("button", name="Tell me when a run ends"), page.locator("#now")
+            button, side = page.get_by_role("button", name="Notify me when a run ends"), page.locator("#now")
             expect(side).to_contain_text("step 1 of 400")
             expect(button).to_be_visible()
             page.evaluate(WATCH_BUTTON)

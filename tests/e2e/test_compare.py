@@ -225,7 +225,7 @@ def test_a_blind_comparison_hides_who_is_who_until_the_vote(page: Page, served: 
             page.locator("#compare-head label").first.focus()
             page.evaluate("document.activeElement.blur()")
             page.keyboard.press(key)
-        expect(place.locator(".voted")).to_contain_text("preferred" if key != "0" else "neither better")
+        expect(place.locator(".voted")).to_contain_text("preferred" if key != "0" else "voted for a tie")
         expect(place.locator(".side-base")).to_have_count(1)
     expect(page.locator("#answers .voted")).to_contain_text(re.compile(r"\d of 8 preferred the adapted model"))
     expect(page.locator("#answers .voted")).to_contain_text("(2 ties left out), 95% interval")

@@ -34,7 +34,7 @@ def test_an_evaluation_from_the_button_to_the_file(
     expect(page.locator("#evaluation-table")).to_be_hidden()
 
     # Prompts of one's own, with markup in them that must stay text.
-    page.get_by_role("button", name="Prompts of your own").click()
+    page.get_by_role("button", name="Your own prompts").click()
     page.locator("#own-prompts textarea").fill("Say <b>hi</b> => hi\nSay ho => json: ho")
     page.locator("#own-name input, #own-name textarea").first.fill("mine")
     page.locator("#add-own").click()

@@ -138,10 +138,10 @@ def test_three_walk_the_path_and_see_their_own(browser: Browser, space: str, tmp
     expect(view).not_to_contain_text("ann-1")
     # What is cleared away is said before and after, and is nobody else's.
     view.get_by_role("button", name="Clear ben").click()
-    expect(view).to_contain_text("This deletes for good, of ben: 1 export, 1 comparison, 1 run and 1 dataset")
+    expect(view).to_contain_text("This deletes for good, for ben: 1 export, 1 comparison, 1 run and 1 dataset")
     assert pages["ben"].request.get(f"{space}/runs.json").json()["total"] == 1
-    view.get_by_role("button", name="Delete them").click()
-    expect(view).to_contain_text("Deleted, of ben: 1 export, 1 comparison, 1 run and 1 dataset")
+    view.get_by_role("button", name="Delete", exact=True).click()
+    expect(view).to_contain_text("Deleted for ben: 1 export, 1 comparison, 1 run and 1 dataset")
     totals = {who: pages[who].request.get(f"{space}/runs.json").json()["total"] for who in ("ben", "cy")}
     assert totals == {"ben": 0, "cy": 1}
     for context in contexts.values():

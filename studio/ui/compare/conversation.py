@@ -1,4 +1,4 @@
-"""The fields and buttons of the Compare tab's conversation."""
+"""Fields and buttons of the Compare tab's conversation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,10 @@ from studio.ui.parts.handlers import view
 
 @dataclass(frozen=True)
 class Talk:
-    """The components. shown: what is drawn again when the conversation changes; past: the conversation itself."""
+    """The components of the conversation.
+
+    shown: redrawn when the conversation changes; past: the conversation itself.
+    """
 
     sides: list[gr.Dropdown]
     blind: gr.Checkbox
@@ -45,7 +48,7 @@ class Talk:
 
 
 def build() -> Talk:
-    """The column `compare`."""
+    """Build the column `compare`."""
     past, memory_seen = gr.State(None), gr.State("")
     draft = gr.BrowserState("", storage_key="lora-studio-question", secret="draft of the question")  # noqa: S106 - none
     kept = gr.BrowserState("", storage_key="lora-studio-comparison", secret="id of the comparison")  # noqa: S106 - none
@@ -83,7 +86,7 @@ def build() -> Talk:
                 ask = gr.Button("Ask", variant="primary", elem_id="ask", scale=1, min_width=90)
                 stop = gr.Button("Stop", variant="stop", elem_id="stop-answer", scale=1, min_width=90)
             shelf = view("held-out", picks=True)
-            # Gradio does not mount what is in a closed accordion, and the fields' values would be lost with it.
+            # Gradio does not mount the contents of a closed accordion, so the fields would lose their values.
             gr.Checkbox(False, label="System prompt and sampling", elem_id="sampling-fold", container=False)
             with gr.Column(elem_id="sampling"):
                 system = gr.Textbox(
@@ -91,7 +94,7 @@ def build() -> Talk:
                     lines=2,
                     max_lines=8,
                     elem_id="system-prompt",
-                    info="Stands before the conversation, in place of the recipe's. Empty leaves that as it is.",
+                    info="Replaces the recipe's system prompt. Leave empty to keep the recipe's.",
                 )
                 with gr.Row(elem_classes="fields three"):
                     knobs = _sampling()
@@ -105,12 +108,12 @@ def build() -> Talk:
 
 
 def sampling(values: Sequence[float | None]) -> Sampling:
-    """What the fields say; an empty field is its default."""
+    """The sampling settings of the fields; an empty field takes its default."""
     names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
     given: dict[str, Any] = {name: value for name, value in zip(names, values, strict=True) if value is not None}
     for name, (low, high) in _BOUNDS.items():
         if name in given and not low <= given[name] <= high:
-            raise BadInput(f"{_LABELS[name]} is a number from {low:g} to {high:g}, not {given[name]:g}.")
+            raise BadInput(f"{_LABELS[name]} must be a number from {low:g} to {high:g}, not {given[name]:g}.")
     whole = {name: int(given[name]) for name in ("max_new_tokens", "top_k", "seed") if name in given}
     return Sampling(**(given | whole))
 
@@ -120,7 +123,7 @@ _BOUNDS = {
     "repetition_penalty": (0.1, 5), "seed": (0, 2**63 - 1),
 }  # fmt: skip
 _LABELS = {
-    "max_new_tokens": "Longest answer", "temperature": "Temperature", "top_p": "Top p", "top_k": "Top k",
+    "max_new_tokens": "Maximum answer length", "temperature": "Temperature", "top_p": "Top p", "top_k": "Top k",
     "repetition_penalty": "Repetition penalty", "seed": "Seed",
 }  # fmt: skip
 
@@ -128,25 +131,42 @@ _LABELS = {
 def _sampling() -> dict[str, gr.Number]:
     return {
         "max_new_tokens": gr.Number(
-            256, label="Longest answer (tokens)", precision=0, minimum=1, maximum=8192, elem_id="longest-answer"
+            256, label="Maximum answer length (tokens)", precision=0, minimum=1, maximum=8192, elem_id="longest-answer"
         ),
         "temperature": gr.Number(
             0.0,
             label="Temperature",
-            info="0 always takes the likeliest token.",
+            info="0 always picks the most likely token; 0.7 to 1 gives more varied answers.",
             minimum=0,
             maximum=5,
             step=0.1,
             elem_id="temperature",
         ),
         "top_p": gr.Number(
-            1.0, label="Top p", info="0.9 leaves out the unlikeliest tenth.", minimum=0.01, maximum=1, step=0.05
+            1.0,
+            label="Top p",
+            info="0.9 samples from the smallest set of tokens holding 90% of the probability.",
+            minimum=0.01,
+            maximum=1,
+            step=0.05,
         ),
-        "top_k": gr.Number(0, label="Top k", info="0 leaves out none.", precision=0, minimum=0),
+        "top_k": gr.Number(
+            0, label="Top k", info="Samples from the k most likely tokens; 0 is no limit.", precision=0, minimum=0
+        ),
         "repetition_penalty": gr.Number(
-            1.0, label="Repetition penalty", info="1 is none; 1.1 is usual.", minimum=0.1, maximum=5, step=0.05
+            1.0,
+            label="Repetition penalty",
+            info="1 is no penalty. Raise to about 1.1 when answers repeat themselves.",
+            minimum=0.1,
+            maximum=5,
+            step=0.05,
         ),
         "seed": gr.Number(
-            0, label="Seed", info="The same seed gives the same answer.", precision=0, minimum=0, elem_id="seed"
+            0,
+            label="Seed",
+            info="The same seed and settings give the same answer.",
+            precision=0,
+            minimum=0,
+            elem_id="seed",
         ),
     }

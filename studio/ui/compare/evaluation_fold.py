@@ -1,7 +1,7 @@
-"""What Compare shows beside the conversation: evaluations of a run, as scores and as a table.
+"""The evaluation views of the Compare tab: scores and table of a run.
 
-TITLES are the choices behind "Chat". `build_more` builds a column for each, with the elem_id `compare-` and the title
-in small letters; which of them is there is decided by the style sheet.
+TITLES are the choices after "Chat". `build_more` builds a column for each, whose elem_id is `compare-` and the title in
+lower case; the style sheet decides which one is shown.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ TITLES: tuple[str, ...] = ("Scores", "Table")
 
 
 def build_more(studio: Studio, who: Sequence[gr.Dropdown]) -> None:
-    """The further views; `who` are the choices of who answers, `base`, `RUN` or `RUN@STEP` each."""
+    """Build the evaluation views. who: the dropdowns of the sides, each with the value `base`, `RUN` or `RUN@STEP`."""
     with gr.Column(elem_id="compare-scores"):
         view("", markup.heading("Did it get better?", "Base and adapted on the same prompts and the same tokens."))
         run = gr.Dropdown([], label="Run", elem_id="evaluate-run", filterable=False)
@@ -28,11 +28,11 @@ def build_more(studio: Studio, who: Sequence[gr.Dropdown]) -> None:
         scores_view.build_table(studio, scores)
 
     def take_over(*chosen: str | None) -> Updates:
-        """The run among the sides is the one to evaluate."""
-        able = [info for info in runs.list_runs(studio) if info.has_adapter]
-        wanted = [key.partition("@")[0] for key in chosen if key and key != participants.BASE]
-        value = next((info.id for key in wanted for info in able if info.id == key), able[0].id if able else None)
-        return {run: gr.update(choices=[(info.name, info.id) for info in able], value=value)}
+        """Select the first run among the sides as the one to evaluate."""
+        infos = [info for info in runs.list_runs(studio) if info.has_adapter]
+        keys = [key.partition("@")[0] for key in chosen if key and key != participants.BASE]
+        value = next((info.id for key in keys for info in infos if info.id == key), infos[0].id if infos else None)
+        return {run: gr.update(choices=[(info.name, info.id) for info in infos], value=value)}
 
     gr.on(
         [side.change for side in who], take_over, list(who), run,

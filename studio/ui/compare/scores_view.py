@@ -1,7 +1,7 @@
-"""Did it get better: the views Scores and Table of an evaluation, and what starts one.
+"""The views Scores and Table of an evaluation, and the controls that start one.
 
-`build` makes the start and the scores, `build_table` the table of the evaluation that is chosen there. Both are placed
-by the tab Compare (evaluation_fold.py).
+`build` makes the controls and the scores, `build_table` the table of the selected evaluation. Both are placed by the
+Compare tab (evaluation_fold.py).
 """
 
 from collections.abc import Generator, Iterator
@@ -34,7 +34,7 @@ from studio.ui.parts.handlers import (
 
 _WAITING = (
     "Not evaluated yet",
-    "Base and adapted answer the same prompts, and every change comes with how sure it is.",
+    "Base and adapted model answer the same prompts; every change is shown with its confidence interval.",
 )
 _USUAL = [HELD_OUT, GENERAL]
 _TYPED = "What is the capital of Peru? => Lima\nAnswer in JSON: who are you? => json: name, kind"
@@ -42,9 +42,9 @@ _TYPED = "What is the capital of Peru? => Lima\nAnswer in JSON: who are you? => 
 
 @dataclass(frozen=True)
 class ScoresView:
-    """What others need: the choice of an evaluation, and the steps that show what there is for a run.
+    """What other modules need: the selected evaluation and the steps that show a run's evaluations.
 
-    reopen: fills the choice; follow: shows how far one is that is at work, until it is over.
+    reopen: fills the dropdown; follow: shows the progress of running evaluations until they end.
     """
 
     chosen: gr.Dropdown
@@ -54,24 +54,24 @@ class ScoresView:
 
 
 def build(studio: Studio, run: gr.State | gr.Dropdown) -> ScoresView:
-    """What starts an evaluation of `run` (a component that holds its id), how far it is, and what it found."""
+    """Build the controls that start an evaluation of `run` (a component with its id), its progress and its results."""
     with gr.Column(elem_id="evaluate"):
         with gr.Row(elem_id="evaluate-row", equal_height=False):
             sets = gr.CheckboxGroup(
                 _set_choices(studio), value=_USUAL, label="Prompts", elem_id="evaluate-sets", scale=3
             )
             against = gr.Dropdown(
-                [], value=[], multiselect=True, label="Beside it", elem_id="evaluate-against", scale=2,
-                info="Other runs and checkpoints over the same base.",
+                [], value=[], multiselect=True, label="Compare with", elem_id="evaluate-against", scale=2,
+                info="Other runs and checkpoints of the same base model.",
             )  # fmt: skip
             limit = gr.Number(
-                evaluations.LIMIT, label="Most prompts of a set", precision=0, minimum=1, maximum=prompt_sets.MOST,
+                evaluations.LIMIT, label="Prompts per set", precision=0, minimum=1, maximum=prompt_sets.MOST,
                 elem_id="evaluate-limit", min_width=120,
             )  # fmt: skip
             start = gr.Button("Evaluate", variant="primary", elem_id="evaluate-start", min_width=120)
-        with gr.Accordion("Prompts of your own", open=False, elem_classes="fold"):
+        with gr.Accordion("Your own prompts", open=False, elem_classes="fold"):
             lines = gr.Textbox(
-                label="One a line; behind => what is expected of the answer", lines=3, max_lines=12,
+                label="One per line: prompt => expected answer", lines=3, max_lines=12,
                 placeholder=_TYPED, elem_id="own-prompts",
             )  # fmt: skip
             with gr.Row():
@@ -85,14 +85,14 @@ def build(studio: Studio, run: gr.State | gr.Dropdown) -> ScoresView:
         ask = gr.Button("Ask the judge", elem_id="ask-judge", size="md") if studio.settings.judge_url else None
 
     def list_all(run_id: str | None, wanted: str | None) -> Updates:
-        """The evaluations of a run, one of them chosen, and what it found."""
+        """The evaluations of a run with one of them selected, and its results."""
         if not run_id:
             return {chosen: gr.update(choices=[], value=None), found: ""}
-        every = evaluations.list_evaluations(studio, run_id)
-        done = [item for item in every if item.final]
-        known = next((item.id for item in done if item.id == wanted), done[0].id if done else None)
-        choices = [(_label(item), item.id) for item in done]
-        return {chosen: gr.update(choices=choices, value=known), **show(known)}
+        infos = evaluations.list_evaluations(studio, run_id)
+        finished = [item for item in infos if item.final]
+        selected = next((item.id for item in finished if item.id == wanted), finished[0].id if finished else None)
+        choices = [(_label(item), item.id) for item in finished]
+        return {chosen: gr.update(choices=choices, value=selected), **show(selected)}
 
     def open_run(run_id: str | None, wanted: str | None) -> Updates:
         others = _others(studio, run_id) if run_id else []
@@ -110,11 +110,11 @@ def build(studio: Studio, run: gr.State | gr.Dropdown) -> ScoresView:
         yield from watch(run_id, info.id, request)
 
     def watch(run_id: str, evaluation_id: str, request: gr.Request) -> Iterator[Updates]:
-        """Cancel ends the evaluation; leaving the page does not."""
+        """Follow an evaluation. Cancel ends it; leaving the page does not."""
         try:
             info = yield from _follow(studio, busy, evaluation_id, request)
         except Cancelled:
-            # Two steps of one page may follow it: who clicks Evaluate while the page still opens has both.
+            # Two steps of one page may follow it: a click on Evaluate while the page is still opening starts a second.
             if evaluations.get(studio, evaluation_id).state != "stopped":
                 evaluations.cancel(studio, evaluation_id)
             raise
@@ -123,20 +123,22 @@ def build(studio: Studio, run: gr.State | gr.Dropdown) -> ScoresView:
         yield list_all(run_id, info.id)
 
     def follow(run_id: str | None, request: gr.Request) -> Iterator[Updates]:
-        """What is at work for the run and wanted. Whoever cancelled one need not wait for its worker to leave."""
-        every = evaluations.list_evaluations(studio, run_id) if run_id else []
-        for item in every:
+        """Follow the run's evaluations in progress, except one that was cancelled and is only stopping."""
+        infos = evaluations.list_evaluations(studio, run_id) if run_id else []
+        for item in infos:
             if not item.final and item.state != "stopping":
                 yield from watch(str(run_id), item.id, request)
 
-    def add_own(text: str, path: str | None, wish: str, before: list[str], request: gr.Request) -> Iterator[Updates]:
+    def add_own(
+        text: str, path: str | None, set_name: str, selected: list[str], request: gr.Request
+    ) -> Iterator[Updates]:
         if path:
-            made = yield from busy.follow(request, "Reading the file", prompt_sets.adding(studio, path, wish))
+            prompt_set = yield from busy.follow(request, "Reading the file", prompt_sets.adding(studio, path, set_name))
         else:
-            made = prompt_sets.add_typed(studio, text, wish)
-        told_of = f"{made.name}: {made.prompts:,} prompts. It is ticked above."
-        ticked = [*before, made.id]
-        yield {notice: markup.note(told_of, "good"), sets: gr.update(choices=_set_choices(studio), value=ticked),
+            prompt_set = prompt_sets.add_typed(studio, text, set_name)
+        message = f"{prompt_set.name}: {prompt_set.prompts:,} prompts. It is selected above."
+        ticked = [*selected, prompt_set.id]
+        yield {notice: markup.note(message, "good"), sets: gr.update(choices=_set_choices(studio), value=ticked),
                lines: "", name: "", file: None}  # fmt: skip
 
     def have_judged(evaluation_id: str | None, request: gr.Request) -> Iterator[Updates]:
@@ -172,11 +174,11 @@ def build(studio: Studio, run: gr.State | gr.Dropdown) -> ScoresView:
 
 
 def build_table(studio: Studio, scores: ScoresView) -> gr.HTML:
-    """Every prompt with every column's answer, a page at a time."""
+    """Build the table of every prompt with every column's answer, one page at a time."""
     with gr.Column(elem_id="evaluation-table"):
         with gr.Row(elem_id="table-row"):
             which = gr.Radio(
-                [("All prompts", "all"), ("Where the marks differ", "differ")], value="all", label="Show",
+                [("All prompts", "all"), ("Where marks differ", "differ")], value="all", label="Show",
                 elem_id="table-which",
             )  # fmt: skip
         table = view("answers-table", picks=True)
@@ -213,39 +215,39 @@ def _scores(studio: Studio, evaluation_id: str) -> str:
     info = evaluations.get(studio, evaluation_id)
     if info.state != "completed":
         return markup.problem(info.message or f"This evaluation is {info.state}.", info.remedy)
-    told_of = evaluations.judgement(studio, info.id)
+    judgement = evaluations.judgement(studio, info.id)
     links = "".join(
         f'<a class="link" href="/evaluation/{markup.esc(info.id)}.{form}" download>{words}</a>'
         for form, words in (("html", "Save as one page"), ("json", "Save as JSON"))
     )
-    found = evaluation_page.scores(
-        info, evaluations.result(studio, info.id), str(told_of["sentence"]) if told_of else ""
+    html = evaluation_page.scores(
+        info, evaluations.result(studio, info.id), str(judgement["sentence"]) if judgement else ""
     )
-    return f'{found}<p class="share">{links}</p>'
+    return f'{html}<p class="share">{links}</p>'
 
 
 def _label(info: EvaluationInfo) -> str:
-    columns = ", ".join(title for name, title in info.columns.items() if name != evaluations.BASE)
+    titles = ", ".join(title for name, title in info.columns.items() if name != evaluations.BASE)
     state = "" if info.state == "completed" else f", {info.state}"
-    return f"{columns}: {', '.join(info.sets.values())}, {units.ago(info.created)}{state}"
+    return f"{titles}: {', '.join(info.sets.values())}, {units.ago(info.created)}{state}"
 
 
 def _set_choices(studio: Studio) -> list[tuple[str, str]]:
     own = [(f"{item.name} ({item.prompts:,})", item.id) for item in prompt_sets.list_sets(studio) if item.id != GENERAL]
-    return [("Held out of the training", HELD_OUT), ("General: was anything forgotten?", GENERAL), *own]
+    return [("Held out of training", HELD_OUT), ("General: was anything forgotten?", GENERAL), *own]
 
 
 def _others(studio: Studio, run_id: str) -> list[tuple[str, str]]:
-    """Runs over the same base, and checkpoints of these and of the run itself."""
-    every = runs.list_runs(studio)
-    mine = next((item for item in every if item.id == run_id), None)
-    found = []
-    for item in every:
-        if mine is None or item.model != mine.model:
+    """Other runs of the same base model, and checkpoints of these and of the run itself."""
+    infos = runs.list_runs(studio)
+    current = next((item for item in infos if item.id == run_id), None)
+    choices = []
+    for item in infos:
+        if current is None or item.model != current.model:
             continue
         if item.id != run_id and item.has_adapter:
-            found.append((f"{item.name}, step {item.step}", item.id))
-        found += [
+            choices.append((f"{item.name}, step {item.step}", item.id))
+        choices += [
             (f"{item.name}, checkpoint {step}", f"{item.id}@{step}") for step in evaluations.steps(studio, item.id)
         ]
-    return found
+    return choices

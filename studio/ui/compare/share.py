@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that needs nothing else: no script, no font, no picture, nothing fetched."""
+"""A comparison as one self-contained HTML file: no script, font, picture or network request."""
 
 import time
 
@@ -6,7 +6,7 @@ from studio.services.chat.comparisons import Comparison, Turn
 from studio.ui.compare import view as compare_view
 from studio.ui.parts.markup import esc
 
-# Whatever an answer holds is text here; were it ever more, the browser is told to run and fetch nothing.
+# Answers are escaped text; should markup ever get through, this forbids the browser to run or fetch anything.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _STYLE = """
 :root { color-scheme: light dark; --paper: #f7f9fb; --surface: #fff; --ink: #1a222c; --ink-2: #4b5869; --line: #dfe4eb;
@@ -36,15 +36,15 @@ p { margin: 0; }
 .voted { margin-top: 10px; }
 """
 _NAMES = {
-    "max_new_tokens": "longest answer", "temperature": "temperature", "top_p": "top p", "top_k": "top k",
+    "max_new_tokens": "maximum answer length", "temperature": "temperature", "top_p": "top p", "top_k": "top k",
     "repetition_penalty": "repetition penalty", "seed": "seed",
 }  # fmt: skip
 
 
 def page(comparison: Comparison, made_by: str) -> str:
-    """The whole file."""
+    """The whole HTML file."""
     first = comparison.turns[0] if comparison.turns else None
-    names = " and ".join(who.title for who in first.sides) if first else "nobody yet"
+    names = " and ".join(who.title for who in first.sides) if first else "no answers yet"
     title = f"Comparison: {names}"
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(comparison.created))
     model = f" on {first.sides[0].model}" if first else ""
@@ -54,14 +54,14 @@ def page(comparison: Comparison, made_by: str) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{esc(title)}</title><style>{_STYLE}</style></head><body><main><h1>{esc(title)}</h1>"
-        f'<p class="why">{esc(when)}{esc(model)}, made with {esc(made_by)}. Each side saw its own answers only.</p>'
+        f'<p class="why">{esc(when)}{esc(model)}, made with {esc(made_by)}. Each side saw only its own answers.</p>'
         f"{body}</main></body></html>\n"
     )
 
 
 def _turn(turn: Turn) -> str:
-    """A turn with what it was drawn with above its answers."""
-    drawn = ", ".join(f"{words} {getattr(turn.sampling, name):g}" for name, words in _NAMES.items())
+    """A turn, with its sampling settings above the answers."""
+    settings = ", ".join(f"{words} {getattr(turn.sampling, name):g}" for name, words in _NAMES.items())
     system = f'<p class="system" dir="auto">System: {esc(turn.system)}</p>' if turn.system.strip() else ""
-    facts = f'<p class="facts">{esc(drawn)}</p>'
+    facts = f'<p class="facts">{esc(settings)}</p>'
     return compare_view.turn(turn, lambda _: "").replace('<div class="sides', f'{system}{facts}<div class="sides', 1)

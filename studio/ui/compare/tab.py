@@ -1,4 +1,4 @@
-"""Compare: one question, answered side by side by a base model and by what was trained on it, turn by turn."""
+"""The Compare tab: a question answered side by side by a base model and its adapters, turn by turn."""
 
 import contextlib
 import time
@@ -21,14 +21,14 @@ from studio.ui.parts import markup
 from studio.ui.parts.handlers import PRIVATE, Step, Updates, view, with_notice, with_notice_while
 from studio.ui.web import pulse
 
-_NONE_YET = ("Nothing to compare yet", "Once a run has an adapter, ask it here beside its base.")
+_NONE_YET = ("Nothing to compare yet", "Once a run has an adapter, compare it with its base model here.")
 PAUSE = 0.1  # seconds between two updates of the page while answers stream
 Chosen = Sequence[str | None]
 
 
 @dataclass(frozen=True)
 class CompareTab:
-    """What other tabs need: the question, the step that puts back one that was begun, and that which shows the tab."""
+    """What other tabs need: the question, the sides, and the steps that restore a draft question and show the tab."""
 
     question: gr.Textbox
     begun: Step
@@ -39,7 +39,7 @@ class CompareTab:
 
 
 def build(studio: Studio, wanted: gr.State) -> CompareTab:
-    """The tab's components and what happens in them; `wanted` holds the run that is open elsewhere."""
+    """Build the tab's components and wire their events. wanted: the id of the run that is open in another tab."""
     with gr.Column(elem_id="no-adapter"):
         none_yet = view("no-adapter-yet")
         train = gr.Button("Go to Train", variant="primary", size="md", elem_id="compare-go-train")
@@ -65,7 +65,7 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
         ],
         **quiet,
     }
-    # In the browser, since an answer of the server may come after something else has been typed.
+    # In the browser, since a server response could arrive after the user has typed something else.
     begun: Step = {
         "fn": None,
         "js": "(asked, draft) => asked || draft || ''",
@@ -77,7 +77,7 @@ def build(studio: Studio, wanted: gr.State) -> CompareTab:
 
 
 def _wire(studio: Studio, page: "_Page") -> None:
-    """What happens at each button and field."""
+    """Wire every button and field."""
     parts = page.parts
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
     now: Step = {**quiet, "queue": False}
@@ -112,7 +112,7 @@ def _wire(studio: Studio, page: "_Page") -> None:
     parts.shelf.click(with_notice(studio, parts.notice, page.take), parts.sides, [parts.notice, parts.question], **now)
     freed = [parts.notice, parts.memory, parts.memory_seen]
     parts.free.click(with_notice(studio, parts.notice, page.free), None, freed, **now)
-    # Gradio tells of typing as input, but of pasting only when the field is left.
+    # Gradio fires input for typing, but for pasting only blur, when the field is left.
     keep: Step = {
         "fn": lambda text: text,
         "inputs": parts.question,
@@ -124,52 +124,56 @@ def _wire(studio: Studio, page: "_Page") -> None:
 
 @dataclass(frozen=True)
 class _Page:
-    """What the handlers do."""
+    """The event handlers of the conversation."""
 
     studio: Studio
     parts: conversation.Talk
     none_yet: gr.HTML
 
     def reopen(self, wanted: str, past: Comparison | None, kept: str, *chosen: str | None) -> Updates:
-        """The sides that there are, and the conversation that was had."""
+        """The available sides and the current or saved conversation."""
         parts = self.parts
-        there = sides.choices(self.studio)
-        found: Updates = {}
-        if not there:
-            none = dict.fromkeys(parts.sides, gr.update(choices=[], value=None))
-            return found | none | {self.none_yet: markup.empty(*_NONE_YET), parts.answers: "", parts.past: None}
-        known = {key for _, key in there} | {sides.BASE}
+        choices = sides.choices(self.studio)
+        updates: Updates = {}
+        if not choices:
+            cleared = dict.fromkeys(parts.sides, gr.update(choices=[], value=None))
+            return updates | cleared | {self.none_yet: markup.empty(*_NONE_YET), parts.answers: "", parts.past: None}
+        keys = {key for _, key in choices} | {sides.BASE}
         if past is None and kept:
             with contextlib.suppress(NotFound):
                 past = comparisons.load(self.studio, kept)
             if past and past.turns:
                 last = past.turns[-1]
                 chosen = tuple(who.written for who in last.sides)
-                found[parts.system] = last.system
-                found |= {part: getattr(last.sampling, name) for name, part in parts.sampling.items()}
-        picked = [key if key in known else "" for key in [*chosen, None, None, None][:3] if key is not None]
-        if (wanted in known and not any(key and key.startswith(wanted) for key in picked)) or not any(
+                updates[parts.system] = last.system
+                updates |= {part: getattr(last.sampling, name) for name, part in parts.sampling.items()}
+        picked = [key if key in keys else "" for key in [*chosen, None, None, None][:3] if key is not None]
+        if (wanted in keys and not any(key and key.startswith(wanted) for key in picked)) or not any(
             key and key != sides.BASE for key in picked
         ):
-            picked, past = [sides.BASE, wanted if wanted in known else there[0][1], ""], None
+            picked, past = [sides.BASE, wanted if wanted in keys else choices[0][1], ""], None
         picked = [*picked, "", "", ""][:3]
-        choices = [("Base", sides.BASE), *there]
-        found |= {
+        choices = [("Base", sides.BASE), *choices]
+        updates |= {
             side: gr.update(choices=choices if place < 2 else [("Nobody", ""), *choices], value=value)
             for place, (side, value) in enumerate(zip(parts.sides, picked, strict=True))
         }
-        found |= {self.none_yet: "", parts.past: past, parts.shelf: self._shelf(picked)}
-        return found | self.drawn(past, False, *picked)
+        updates |= {self.none_yet: "", parts.past: past, parts.shelf: self._shelf(picked)}
+        return updates | self.drawn(past, False, *picked)
 
     def drawn(self, past: Comparison | None, marked: bool, *chosen: str | None) -> Updates:
-        """The conversation as it stands: its last turn where answers stream, the others above."""
+        """The conversation as it is now: its last turn where answers stream, earlier turns above."""
         parts = self.parts
         memory = compare_view.memory(chat.loaded(self.studio))
-        found: Updates = {parts.memory: memory, parts.memory_seen: memory}
+        updates: Updates = {parts.memory: memory, parts.memory_seen: memory}
         if past is None or not past.turns:
-            return found | {parts.earlier: "", parts.answers: compare_view.empty(self._names(chosen)), parts.links: ""}
+            return updates | {
+                parts.earlier: "",
+                parts.answers: compare_view.empty(self._names(chosen)),
+                parts.links: "",
+            }
         *before, last = past.turns
-        return found | {
+        return updates | {
             parts.earlier: compare_view.turns(before, self._tell, marked),
             parts.answers: compare_view.turn(last, self._tell, marked=marked),
             parts.links: compare_view.links(past),
@@ -185,20 +189,20 @@ class _Page:
         system: str,
         *values: Any,
     ) -> Iterator[Updates]:
-        """Streams all answers; a turn that ended joins those before it."""
+        """Stream all answers; a finished turn joins the earlier ones."""
         parts = self.parts
         chosen, knobs = values[:3], values[3:]
         past = past or comparisons.new_comparison()
-        known = [text for text in chosen if text]
-        found = sides.resolve(self.studio, known)
-        turn = comparisons.ask(found, asked, conversation.sampling(knobs), system, blind)
+        keys = [text for text in chosen if text]
+        participants = sides.resolve(self.studio, keys)
+        turn = comparisons.ask(participants, asked, conversation.sampling(knobs), system, blind)
         state = ChatState("Asking", turn.answers)
         last = 0.0
         earlier = compare_view.turns(past.turns, self._tell, marked)
         yield {parts.notice: "", parts.earlier: earlier, parts.answers: self._live(turn, state), parts.links: ""}
-        talks = comparisons.messages(past, turn)
+        messages = comparisons.messages(past, turn)
         try:
-            for state in chat.ask(self.studio, found, talks, turn.sampling, str(request.session_hash)):
+            for state in chat.ask(self.studio, participants, messages, turn.sampling, str(request.session_hash)):
                 if time.monotonic() - last > PAUSE or state.finished:
                     last = time.monotonic()
                     yield {parts.answers: self._live(turn, state)}
@@ -207,24 +211,26 @@ class _Page:
             raise
         past = comparisons.add(past, comparisons.with_answers(turn, replace(state, status="", finished=True)))
         comparisons.save(self.studio, past)
-        over: Updates = {parts.past: past, parts.kept: past.id, parts.question: "", parts.draft: ""}
-        yield over | self.drawn(past, marked, *chosen)
+        updates: Updates = {parts.past: past, parts.kept: past.id, parts.question: "", parts.draft: ""}
+        yield updates | self.drawn(past, marked, *chosen)
 
     def retry(
         self, request: gr.Request, past: Comparison | None, blind: bool, marked: bool, system: str, *values: Any
     ) -> Iterator[Updates]:
-        """The last question once more, as things are set now; where tokens are drawn, with the next seed."""
-        before, turn = comparisons.take_back(past or comparisons.new_comparison())
+        """Ask the last question again with the current settings; when sampling, with the next seed."""
+        earlier, turn = comparisons.take_back(past or comparisons.new_comparison())
         chosen, knobs = values[:3], list(values[3:])
         names = list(self.parts.sampling)
         if (knobs[names.index("temperature")] or 0) > 0:
             knobs[names.index("seed")] = int(knobs[names.index("seed")] or 0) + 1
             yield {self.parts.sampling["seed"]: knobs[names.index("seed")]}
         try:
-            for found in self.ask(request, turn.question, before, blind, marked, system, *chosen, *knobs):
-                # What was begun in the box is another question: it stays.
+            for updates in self.ask(request, turn.question, earlier, blind, marked, system, *chosen, *knobs):
+                # Keep a draft in the box: it is another question.
                 yield {
-                    part: value for part, value in found.items() if part not in (self.parts.question, self.parts.draft)
+                    part: value
+                    for part, value in updates.items()
+                    if part not in (self.parts.question, self.parts.draft)
                 }
         except StudioError:
             yield self.drawn(past, marked, *chosen)
@@ -235,16 +241,16 @@ class _Page:
         return {}
 
     def edit(self, past: Comparison | None, marked: bool, *chosen: str | None) -> Updates:
-        """The last question back in the box, and its answers gone."""
-        before, turn = comparisons.take_back(past or comparisons.new_comparison())
-        return self._kept(before, marked, *chosen) | {self.parts.question: turn.question}
+        """Put the last question back in the box and remove its answers."""
+        earlier, turn = comparisons.take_back(past or comparisons.new_comparison())
+        return self._kept(earlier, marked, *chosen) | {self.parts.question: turn.question}
 
     def anew(self, *chosen: str | None) -> Updates:
-        """An empty conversation; the one before stays in its file."""
+        """Start a new conversation; the previous one stays in its file."""
         return {self.parts.past: None, self.parts.kept: ""} | self.drawn(None, False, *chosen)
 
     def choose(self, *chosen: str | None) -> Updates:
-        """Other sides begin anew: nobody should answer to what another said."""
+        """Start a new conversation with other sides: none should answer in a conversation of another."""
         return self.anew(*chosen) | {self.parts.shelf: self._shelf(chosen)}
 
     def blinded(self, blind: bool, past: Comparison | None, marked: bool, *chosen: str | None) -> Updates:
@@ -253,14 +259,14 @@ class _Page:
         return self._kept(comparisons.reveal(past), marked, *chosen)
 
     def vote(self, event: gr.EventData, past: Comparison | None, marked: bool, *chosen: str | None) -> Updates:
-        """Take a vote down, and show who is who."""
-        turn = next((one for one in past.turns if one.id == event.of), None) if past else None
+        """Record a vote and reveal the sides."""
+        turn = next((item for item in past.turns if item.id == event.of), None) if past else None
         if past is None or turn is None or turn.vote:
             return {}
         place = str(event.vote)
-        better = TIE if place == "0" else turn.sides[turn.order[int(place) - 1]].key
-        votes.cast(self.studio, turn, better)
-        return self._kept(comparisons.change(past, replace(turn, vote=better)), marked, *chosen)
+        winner = TIE if place == "0" else turn.sides[turn.order[int(place) - 1]].key
+        votes.cast(self.studio, turn, winner)
+        return self._kept(comparisons.change(past, replace(turn, vote=winner)), marked, *chosen)
 
     def take(self, event: gr.EventData, *chosen: str | None) -> Updates:
         prompts = self._prompts(chosen)
@@ -271,14 +277,14 @@ class _Page:
         return self.look(None)
 
     def look(self, seen: str | None) -> Updates:
-        """What is in memory, if that changed."""
+        """The models in memory, if they changed since `seen`."""
         memory = compare_view.memory(chat.loaded(self.studio))
         parts = self.parts
-        # Gradio takes an empty dictionary for a value.
+        # Gradio would treat an empty dictionary as a value.
         return {parts.memory: gr.skip()} if memory == seen else {parts.memory: memory, parts.memory_seen: memory}
 
     def _kept(self, past: Comparison, marked: bool, *chosen: str | None) -> Updates:
-        """The conversation as it is now, on disk and on the page."""
+        """Save the conversation and show it."""
         comparisons.save(self.studio, past)
         return {self.parts.past: past, self.parts.kept: past.id} | self.drawn(past, marked, *chosen)
 
@@ -295,7 +301,7 @@ class _Page:
         return [(key, titles.get(key, "Base")) for key in chosen if key]
 
     def _prompts(self, chosen: Chosen) -> list[str]:
-        """Held-out messages of the first run among the sides."""
+        """Held-out prompts of the first run among the sides."""
         run = next((key.partition("@")[0] for key in chosen if key and key != sides.BASE), "")
         return chat.held_out_prompts(self.studio, run) if run else []
 

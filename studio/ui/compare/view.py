@@ -1,6 +1,6 @@
-"""A comparison as HTML: questions, answers beside each other, their figures, votes. Answers are shown as text only.
+"""A comparison as HTML: questions, answers side by side, their figures, votes. Answers are escaped text.
 
-What a person who judges blindly must not know is not in the HTML at all, neither as a class nor as a figure.
+While a turn is blind, the HTML contains nothing that reveals a side, neither as a class nor as a figure.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from studio.services.chat.participants import BASE
 from studio.ui.parts import text_diff
 from studio.ui.parts.markup import esc
 
-Tell = Callable[[Turn], str]  # what the votes on a turn's sides amount to
-_ENDS = {"end": "", "length": "cut at the longest answer", "stopped": "stopped"}
+Tell = Callable[[Turn], str]  # the tally of votes on a turn's sides, in words
+_ENDS = {"end": "", "length": "cut at the maximum length", "stopped": "stopped"}
 _KINDS = ("adapted", "third")
 
 
 def empty(sides: Sequence[tuple[str, str]]) -> str:
-    """Before the first question: who will answer, as key and title."""
+    """The view before the first question. sides: key and title of each."""
     kinds = _kinds([key for key, _ in sides])
     cards = "".join(
         _card(kind, title, "", '<span class="hint">Answers stream here.</span>', "")
@@ -28,13 +28,13 @@ def empty(sides: Sequence[tuple[str, str]]) -> str:
 
 
 def turn(one: Turn, tell: Tell, status: str = "", marked: bool = False) -> str:
-    """One question with its answers; data-asking while they come, which shows Stop in place of Ask."""
+    """One question with its answers. data-asking, set while answers stream, shows Stop in place of Ask."""
     asking = not one.finished
-    said = f'<p class="doing" role="status">{esc(status)}</p>' if status else ""
-    # A remark names its side.
+    progress = f'<p class="doing" role="status">{esc(status)}</p>' if status else ""
+    # Notes name their side, so they are hidden while the turn is blind.
     remarks = [] if one.hidden else list(one.notes)
     if marked and not asking and text_diff.too_long(*(answer.text for answer in one.answers)):
-        remarks.append("These answers are too long to mark where they differ.")
+        remarks.append("These answers are too long to mark their differences.")
     notes = "".join(f'<p class="why">{esc(remark)}</p>' for remark in remarks)
     kinds = _kinds([who.key for who in one.sides])
     cards = "".join(
@@ -44,21 +44,21 @@ def turn(one: Turn, tell: Tell, status: str = "", marked: bool = False) -> str:
     shows = " data-asking" if asking else ""
     return (
         f'<section class="turn" data-turn="{esc(one.id)}"{shows}><p class="asked" dir="auto">{_text(one.question)}</p>'
-        f'{said}<div class="sides sides-{len(one.sides)}">{cards}</div>{notes}{_votes(one, tell)}</section>'
+        f'{progress}<div class="sides sides-{len(one.sides)}">{cards}</div>{notes}{_votes(one, tell)}</section>'
     )
 
 
 def turns(some: Sequence[Turn], tell: Tell, marked: bool = False) -> str:
-    """Turns that are over, oldest first."""
+    """Finished turns, oldest first."""
     return f'<div class="turns">{"".join(turn(one, tell, marked=marked) for one in some)}</div>' if some else ""
 
 
 def links(comparison: Comparison) -> str:
-    """Where the comparison can be downloaded, once nothing of it is hidden."""
+    """Download links of the comparison, once no turn is blind."""
     if not comparison.turns:
         return ""
     if comparison.hidden:
-        return '<p class="why">It can be downloaded when every blind turn has its vote, or Blind is switched off.</p>'
+        return '<p class="why">To download it, vote on every blind turn or switch Blind off.</p>'
     return '<p class="get">' + "".join(
         f'<a class="download" href="/comparison/{esc(comparison.id)}.{form}" download>Download {form.upper()}</a>'
         for form in ("html", "json")
@@ -66,18 +66,18 @@ def links(comparison: Comparison) -> str:
 
 
 def memory(now: Loaded) -> str:
-    """What is in memory for answers; data-loaded where it can be freed."""
+    """The models in memory; data-loaded where they can be freed."""
     if now.model:
-        beside = {0: "", 1: " and an adapter"}.get(now.adapters, f" and {now.adapters} adapters")
-        return f'<p class="why" data-loaded>In memory: {esc(now.model)}{beside}.</p>'
+        adapters = {0: "", 1: " and an adapter"}.get(now.adapters, f" and {now.adapters} adapters")
+        return f'<p class="why" data-loaded>In memory: {esc(now.model)}{adapters}.</p>'
     if now.made_room:
-        words = f"The model made room for {now.made_room}; ask again to load it."
+        words = f"The model was unloaded to make room for {now.made_room}; ask again to load it."
         return f'<p class="why" data-made-room role="status">{esc(words)}</p>'
     return ""
 
 
 def shelf(prompts: Sequence[str]) -> str:
-    """Held-out messages: the run never saw them, so their answers are a fair test."""
+    """Held-out prompts: the run never saw them, so their answers are a fair test."""
     if not prompts:
         return ""
     start = _shared_start(prompts)
@@ -86,11 +86,11 @@ def shelf(prompts: Sequence[str]) -> str:
         f"{esc(text[start:])}</button></li>"
         for place, text in enumerate(prompts)
     )
-    return f'<div class="shelf-title">Held out: never trained on</div><ul class="prompts">{items}</ul>'
+    return f'<div class="shelf-title">Held out: not used in training</div><ul class="prompts">{items}</ul>'
 
 
 def _kinds(keys: Sequence[str]) -> list[str]:
-    """What each side looks like: the base always the same, the others in their order."""
+    """The style of each side: the base always the same, the others in order."""
     others = iter((*_KINDS, "third"))
     return ["base" if key == BASE else next(others) for key in keys]
 
@@ -100,13 +100,13 @@ def _text(text: str) -> str:
 
 
 def _side(one: Turn, place: int, kind: str, number: int, marked: bool) -> str:
-    """One answer; `number` is what it is called while it is not to be seen whose it is."""
+    """One answer; `number` names it while the turn is blind."""
     answer, who = one.answers[place], one.sides[place]
-    waits = not answer.text and not answer.done
-    if waits:
+    waiting = not answer.text and not answer.done
+    if waiting:
         body = '<span class="hint">Waiting</span>'
     elif answer.done and not answer.text.strip():
-        body = f'<span class="hint">{"Only blanks and empty lines" if answer.text else "Nothing was said"}</span>'
+        body = f'<span class="hint">{"Only whitespace" if answer.text else "Empty answer"}</span>'
     elif marked and len(one.answers) > 1:
         against = one.answers[1 if place == 0 else 0].text
         body = text_diff.highlight_differences(clean_text(answer.text.rstrip()), clean_text(against.rstrip()))
@@ -114,7 +114,7 @@ def _side(one: Turn, place: int, kind: str, number: int, marked: bool) -> str:
         body = _text(answer.text.rstrip() if answer.done else answer.text)
     title, words = (f"Answer {number}", "") if one.hidden else (who.title, _words(who))
     figures = "" if one.hidden else _figures(answer)
-    writing = " writing" if not one.finished and not answer.done and not waits else ""
+    writing = " writing" if not one.finished and not answer.done and not waiting else ""
     return _card(kind + writing, title, words, body, figures)
 
 
@@ -142,7 +142,7 @@ def _figures(answer: Answer) -> str:
 
 
 def _votes(one: Turn, tell: Tell) -> str:
-    """The ballot of a blind turn and, after it, what was voted and what all votes amount to."""
+    """The voting buttons of a blind turn and, after the vote, the vote and the tally of all votes."""
     if not one.blind or not one.finished or len(one.sides) != 2:
         return ""
     if one.hidden:
@@ -154,14 +154,14 @@ def _votes(one: Turn, tell: Tell) -> str:
         )
         return f'<div class="votes" role="group" aria-label="Which answer is better?">{buttons}</div>'
     if not one.vote:
-        return '<p class="voted">Shown without a vote.</p>'
+        return '<p class="voted">Revealed without a vote.</p>'
     names = {who.key: who.title for who in one.sides}
-    verdict = "You found neither better." if one.vote == TIE else f"You preferred {names.get(one.vote, one.vote)}."
+    verdict = "You voted for a tie." if one.vote == TIE else f"You preferred {names.get(one.vote, one.vote)}."
     return f'<p class="voted" role="status"><b>{esc(verdict)}</b> {esc(tell(one))}</p>'
 
 
 def _shared_start(prompts: Sequence[str]) -> int:
-    """Length of what all prompts begin with (an instruction, mostly): the shelf shows what tells them apart."""
+    """Length of the common prefix of all prompts (often an instruction); the list shows what follows it."""
     if len(prompts) < 2:
         return 0
     same = takewhile(lambda letters: len(set(letters)) == 1, zip(*prompts, strict=False))

@@ -1,1 +1,1 @@
-"""Pieces that all pages share."""
+"""Components and HTML helpers shared by all pages."""

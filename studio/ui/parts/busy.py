@@ -1,4 +1,4 @@
-"""Longer tasks on a page: what is being done, how far it is, and a button that ends it."""
+"""Progress of longer tasks on a page: what is being done, how far it is, and a Cancel button."""
 
 import contextlib
 import threading
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Busy:
-    """A place for what is being done; the Cancel button behind it is shown by the style sheet while something is.
+    """A place for progress. The style sheet shows its Cancel button while a task is running.
 
-    going: each task that is being done, by the session that asked for it, with the event that cancels it.
+    going: the running tasks, each as the session that asked for it and the event that cancels it.
     """
 
     said: gr.HTML
@@ -27,13 +27,13 @@ class Busy:
 
     @property
     def idle(self) -> Updates:
-        """Nothing is being done any more."""
+        """Clear the progress."""
         return {self.said: ""}
 
     def follow(self, request: gr.Request, what: str, job: Generator[Progress, None, T]) -> Generator[Updates, None, T]:
-        """Run a step-by-step task to its end, saying `what` until its first step and then how far it is.
+        """Run a step-by-step task to its end and show its progress; `what` is shown until the first step.
 
-        Closing this closes the task; so does Cancel, which then raises Cancelled.
+        Closing this generator closes the task. Cancel closes it too and then raises Cancelled.
         """
         task = (str(request.session_hash), threading.Event())
         self.going.append(task)
@@ -41,7 +41,7 @@ class Busy:
             with contextlib.closing(job):
                 yield {self.said: markup.doing(what)}
                 while True:
-                    # Asked here, not by Gradio's cancels=: so the word that it is over comes behind all progress.
+                    # Checked here and not by Gradio's cancels=, so that the final message comes after all progress.
                     if task[1].is_set():
                         raise Cancelled
                     try:
@@ -53,14 +53,14 @@ class Busy:
             self.going.remove(task)
 
     def cancel(self, request: gr.Request) -> None:
-        """Let every task that this session has going here end at its next step."""
-        for session, wish in list(self.going):
+        """Cancel every task of this session at its next step."""
+        for session, event in list(self.going):
             if session == str(request.session_hash):
-                wish.set()
+                event.set()
 
 
 def build(name: str) -> Busy:
-    """name: what the elements' ids begin with."""
+    """Build the progress and its Cancel button. name: prefix of the elements' ids."""
     busy = Busy(view(f"{name}-progress"))
     cancel = gr.Button("Cancel", size="md", elem_id=f"{name}-cancel", elem_classes=["quiet-button", "cancel"])
     cancel.click(busy.cancel, None, None, queue=False, show_progress="hidden", api_visibility=PRIVATE)

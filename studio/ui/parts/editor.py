@@ -1,4 +1,4 @@
-"""A small editor for one example: a text area for each of its fields or turns."""
+"""A small editor for one example, with a text area for each field or turn."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from studio.ui.parts import markup
 from studio.ui.parts.markup import esc
 
 REVISING = "Making a new version"
-# A click on a button sends its data-… attributes, and what all text areas hold, as a Gradio click event.
+# A click on a button sends its data-… attributes and the contents of all text areas as a Gradio click event.
 _SAVE = """
 element.addEventListener('click', (event) => {
   const hit = event.target.closest('[data-pick]');
@@ -23,12 +23,12 @@ element.addEventListener('click', (event) => {
 
 
 def build() -> gr.HTML:
-    """The editor's place, empty until an example is opened."""
+    """The editor's component, empty until an example is opened."""
     return gr.HTML(elem_id="editor", js_on_load=_SAVE, apply_default_css=False)
 
 
 def form(example: int, values: Mapping[str, Any]) -> str:
-    """The fields of an example, ready to be changed."""
+    """The editable fields of an example."""
     if "messages" in values:
         turns = [(f"{at}.{turn['role']}", turn["role"], turn["content"]) for at, turn in enumerate(values["messages"])]
     else:
@@ -50,16 +50,16 @@ def _height(text: str) -> int:
 
 
 def typed(text: str) -> dict[str, Any]:
-    """What was typed, as the values of a row."""
+    """Parse the editor's contents into the values of a row."""
     try:
         pairs = [(str(name), str(value)) for name, value in json.loads(text)]
     except (ValueError, TypeError):
-        raise BadInput("The editor sent nothing that can be read. Reload the page and edit again.") from None
+        raise BadInput("The editor's contents could not be read. Reload the page and edit again.") from None
     if pairs and pairs[0][0].partition(".")[0].isdecimal():
         return {"messages": [{"role": name.partition(".")[2], "content": value} for name, value in pairs]}
     return dict(pairs)
 
 
 def saved(name: str, changes: str) -> str:
-    """What a new version is called, and that the old one is still there."""
-    return markup.note(f"{name} is a new version: {changes}. The one before is unchanged.", "good")
+    """Confirm a new version, and that the previous one is unchanged."""
+    return markup.note(f"{name} is a new version: {changes}. The previous version is unchanged.", "good")

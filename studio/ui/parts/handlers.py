@@ -1,7 +1,8 @@
-"""What all tabs share: a view of HTML, errors that become messages, parts that are left alone while unchanged.
+"""Helpers for event handlers: HTML views, errors shown as messages, updates limited to what changed.
 
-Handlers return a dictionary of component to new value. `told` wraps one so that a StudioError is shown by the
-component nearest its cause, in words for who asks; anything else is a bug and travels on to Gradio's error message.
+Handlers return a dictionary of component to new value. `with_notice` wraps one so that a StudioError is shown in the
+component nearest its cause, phrased for the current visitor. Any other exception is a bug and reaches Gradio's error
+message.
 """
 
 import functools
@@ -19,23 +20,23 @@ from studio.ui.parts import markup
 Updates = dict[Any, Any]
 Step = dict[str, Any]  # a handler with its inputs and outputs, ready for an event: `button.click(**step)`
 PRIVATE = "private"
-# Only a queued event tells the page that a gr.State changed, and only among queued ones does the last one win.
+# Only a queued event notifies the page that a gr.State changed, and only among queued events does the last one win.
 QUEUED: Step = {"show_progress": "hidden", "api_visibility": PRIVATE, "concurrency_limit": 8}
 
 
 class Cancelled(Exception):
-    """A task was ended by its Cancel button."""
+    """A task was cancelled by its Cancel button."""
 
 
 def view(name: str, value: str = "", picks: bool = False) -> gr.HTML:
-    """A piece of the page that we draw ourselves; with `picks`, its data-pick buttons arrive as click events."""
+    """An HTML component that we draw ourselves; with `picks`, clicks on its data-pick buttons become click events."""
     return gr.HTML(value, elem_id=name or None, js_on_load=markup.PICK if picks else None, apply_default_css=False)
 
 
 def with_notice(
     studio: Studio, notice: gr.HTML, handler: Callable[..., Updates], clear: bool = True
 ) -> Callable[..., Updates]:
-    """`handler`, with what it cannot do said in `notice`; a success clears the notice if `clear`."""
+    """Wrap `handler` so that a StudioError is shown in `notice`; a success clears the notice if `clear`."""
 
     @functools.wraps(handler)
     def answered(*values: Any) -> Updates:
@@ -50,7 +51,7 @@ def with_notice(
 def with_notice_while(
     studio: Studio, notice: gr.HTML, handler: Callable[..., Iterator[Updates]], after: Updates
 ) -> Callable[..., Iterator[Updates]]:
-    """`told` for a handler that answers bit by bit; `after` is sent when it ends, well or not."""
+    """`with_notice` for a generator handler; `after` is sent when it ends, whether it succeeded or not."""
 
     @functools.wraps(handler)
     def answered(*values: Any) -> Iterator[Updates]:
@@ -67,7 +68,7 @@ def with_notice_while(
 
 
 def changed(seen: dict[str, Any], fresh: Updates) -> Updates:
-    """Of `fresh`, what differs from the values `seen` last time; `seen` is brought up to date."""
+    """The entries of `fresh` that differ from the values last `seen`; updates `seen`."""
     different = {part: value for part, value in fresh.items() if seen.get(key_of(part)) != value}
     seen.update({key_of(part): value for part, value in different.items()})
     return different

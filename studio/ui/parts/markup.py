@@ -1,7 +1,7 @@
-"""Small pieces of HTML that several tabs share.
+"""HTML helpers that several tabs share.
 
-Everything a person, a file or a model wrote passes through `esc` before it reaches a page. Functions here take plain
-values and return strings; they know nothing of services or Gradio.
+All text from people, files or models passes through `esc` before it reaches a page. Functions here take plain values
+and return strings; they do not depend on services or Gradio.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 
 from studio.ui.parts import units
 
-# A click inside such a component on anything with data-… attributes becomes a Gradio click event that carries them.
+# A click on a data-pick element inside the component becomes a Gradio click event that carries its data-… attributes.
 PICK = """
 element.addEventListener('click', (event) => {
   const hit = event.target.closest('[data-pick]');
@@ -35,27 +35,27 @@ _SHAPES = {
 }
 
 
-_VERDICTS = {"good": "ready", "warn": "look first", "bad": "mend first"}
+_VERDICTS = {"good": "ready", "warn": "look first", "bad": "fix first"}
 
 
 def name_of(text: str) -> str:
-    """A short name of a text, unlike that of any other."""
+    """A short hash of a text."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def esc(value: Any) -> str:
-    """Text as text, whatever is in it."""
+    """Escape a value for HTML."""
     return escape(str(value), quote=True)
 
 
 def flat(text: object, most: int = 600) -> str:
-    """A text in few lines, escaped: blank lines would hide what matters."""
+    """Escape a text and collapse its whitespace, cut after `most` characters."""
     words = " ".join(str(text)[: 2 * most].split())
     return esc(words if len(words) <= most else words[:most] + " …")
 
 
 def mark(state: str, word: str = "") -> str:
-    """A state as a shape and a word: colour only repeats what both say."""
+    """A state as an icon and a word; colour only repeats what both say."""
     shape = _SHAPES.get(state, _SHAPES["queued"])
     return (
         f'<span class="state state-{esc(state)}"><svg viewBox="0 0 12 12" aria-hidden="true" '
@@ -64,12 +64,12 @@ def mark(state: str, word: str = "") -> str:
 
 
 def verdict_badge(verdict: str) -> str:
-    """The mark of a verdict (good, warn, bad) as a shape and a word."""
+    """A verdict (good, warn, bad) as an icon and a word."""
     return mark(verdict, _VERDICTS[verdict])
 
 
 def progress(done: float, total: float, label: str) -> str:
-    """A progress bar that says its share to a screen reader too."""
+    """A progress bar, with its share for screen readers."""
     share = min(1.0, done / total) if total else 0.0
     return (
         f'<span class="bar" role="progressbar" aria-label="{esc(label)}" aria-valuemin="0" aria-valuemax="100" '
@@ -78,25 +78,25 @@ def progress(done: float, total: float, label: str) -> str:
 
 
 def doing(what: str, done: int = 0, of: int = 0) -> str:
-    """What a longer task is at and how far; without an end known, a bar that only says that it goes on."""
+    """The current step of a longer task and its progress; without a known total, an endless bar."""
     share = f" · {min(100, 100 * done // of)} %" if of else f" · {done:,}" if done else ""
     bar = progress(done, of, what) if of else '<span class="bar endless" aria-hidden="true"><i></i></span>'
     return f'<div class="arriving"><p class="doing" role="status">{esc(what)}{share}</p>{bar}</div>'
 
 
 def problem(message: object, remedy: str = "") -> str:
-    """What went wrong and what to do about it, in a calm box."""
+    """What went wrong and what to do about it, in a box."""
     more = f"<p>{esc(remedy)}</p>" if remedy else ""
     return f'<div class="note note-bad" role="alert"><p>{esc(message)}</p>{more}</div>'
 
 
 def note(message: object, kind: str = "plain") -> str:
-    """A sentence in a box: plain, good, warn."""
+    """A sentence in a box. kind: plain, good, warn or bad."""
     return f'<div class="note note-{kind}" role="status"><p>{esc(message)}</p></div>'
 
 
 def empty(title: str, text: str) -> str:
-    """What an empty place says; the button with the next step stands under it."""
+    """The message of an empty page; the button for the next step follows it."""
     return f'<div class="empty"><h3>{esc(title)}</h3><p>{esc(text)}</p></div>'
 
 
@@ -108,13 +108,13 @@ def when(moment: float | None) -> str:
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Figures with their names under them; values are HTML already."""
+    """Figures with their names below; values are already HTML."""
     cells = "".join(f"<div><dd>{value}</dd><dt>{esc(name)}</dt></div>" for name, value in pairs)
     return f'<dl class="facts">{cells}</dl>'
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str, kind: str = "") -> str:
-    """A table of cells that are HTML already; `caption` is for screen readers."""
+    """A table whose cells are already HTML; `caption` is for screen readers."""
     head = "".join(f'<th scope="col">{esc(name)}</th>' for name in heads)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return (
@@ -124,7 +124,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str, kin
 
 
 def pager(total: int, offset: int, page: int, name: str) -> str:
-    """Buttons to the pages before and after, as clicks with data-offset."""
+    """Buttons for the previous and next page, as clicks with data-offset."""
     if total <= page:
         return ""
     last = min(total, offset + page)
@@ -138,7 +138,7 @@ def pager(total: int, offset: int, page: int, name: str) -> str:
 
 
 def code(text: str, label: str) -> str:
-    """A block of monospaced text with a button that copies it."""
+    """A block of monospaced text with a Copy button."""
     return (
         f'<div class="code"><button type="button" class="copy" data-copy aria-label="Copy {esc(label)}">Copy</button>'
         f'<pre tabindex="0" aria-label="{esc(label)}">{esc(text)}</pre></div>'
@@ -146,12 +146,12 @@ def code(text: str, label: str) -> str:
 
 
 def step(number: int, title: str, text: str) -> str:
-    """The heading of one of several steps that follow each other."""
+    """The heading of one of several numbered steps."""
     place = f'<span aria-hidden="true">{number}</span>'
     return f'<div class="heading step"><h2>{place}{esc(title)}</h2><p>{esc(text)}</p></div>'
 
 
 def heading(title: str, text: str = "") -> str:
-    """A section's title and the one sentence under it."""
+    """A section's title and one sentence below it."""
     more = f"<p>{esc(text)}</p>" if text else ""
     return f'<div class="heading"><h2>{esc(title)}</h2>{more}</div>'

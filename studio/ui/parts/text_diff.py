@@ -1,4 +1,4 @@
-"""Where two answers differ, word by word, as HTML. Marked by an underline and weight as well as by colour."""
+"""Word-by-word differences between two answers, as HTML. Marked by underline and weight as well as by colour."""
 
 import re
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from difflib import SequenceMatcher
 
 from studio.ui.parts.markup import esc
 
-MOST = 1500  # words: finding the best match takes time with their square
+MOST = 1500  # words: the time to find the best match grows with their square
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 
 
 def highlight_differences(text: str, other: str) -> str:
-    """`text` as HTML, with what is not in `other` at that place marked; unmarked where it is too long to tell."""
+    """`text` as HTML, with the words that differ from `other` marked; unmarked where either text is too long."""
     words, against = _WORDS.findall(text), _WORDS.findall(other)
     if max(len(words), len(against)) > MOST:
         return esc(text)
@@ -23,7 +23,7 @@ def highlight_differences(text: str, other: str) -> str:
 
 
 def too_long(*texts: str) -> bool:
-    """Whether one of these is too long for `marked`."""
+    """Whether one of these texts is too long for `highlight_differences`."""
     return any(len(_WORDS.findall(text)) > MOST for text in texts)
 
 

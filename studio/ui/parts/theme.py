@@ -1,4 +1,4 @@
-"""Colours, type and spacing of the pages. The rest of the look is static/theme.css, which uses the same variables."""
+"""Colours, type and spacing of the pages. The rest of the look is in static/theme.css, with the same variables."""
 
 import gradio as gr
 
@@ -12,13 +12,13 @@ SLATE = gr.themes.Color(
 )  # fmt: skip
 
 
-# As the stylesheet has them: nothing is fetched from anywhere.
+# The same fonts as in the stylesheet; no font is downloaded.
 SANS = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
 MONO = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 
 def studio_theme() -> gr.themes.Base:
-    """Gradio's base theme in our colours, with fields that stand on the page instead of in boxes."""
+    """Gradio's base theme in our colours, with fields placed on the page rather than in boxes."""
     theme = gr.themes.Base(
         primary_hue=TEAL,
         secondary_hue=TEAL,

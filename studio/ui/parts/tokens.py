@@ -1,4 +1,4 @@
-"""How an example looks to the model: its tokens, which of them are trained, where it is cut."""
+"""The token view of an example: its tokens, which are trained, and where it is cut."""
 
 from studio.services.data.examples import ExampleView, Token
 from studio.ui.parts import markup
@@ -40,7 +40,7 @@ def strip(view: ExampleView, max_length: int) -> str:
 
 def _token(token: Token) -> str:
     kinds = "".join(f" tok-{kind}" for kind in ("trained", "special", "cut") if getattr(token, kind))
-    said = ", ".join(kind for kind in ("trained", "special", "cut") if getattr(token, kind)) or "read only"
+    kind_words = ", ".join(kind for kind in ("trained", "special", "cut") if getattr(token, kind)) or "read only"
     tag = "s" if token.cut else "u" if token.trained else "span"
     text = esc(token.text).replace("\n", '<i class="newline" aria-hidden="true">↵</i>\n')
-    return f'<{tag} class="tok{kinds}" title="id {token.id} · {said}">{text}</{tag}>'
+    return f'<{tag} class="tok{kinds}" title="id {token.id} · {kind_words}">{text}</{tag}>'

@@ -1,11 +1,11 @@
-"""Numbers as people read them. Bytes inside, GiB on screen; times relative, the exact one on hover."""
+"""Numbers formatted for people: bytes as GiB, times relative, the exact time as a tooltip."""
 
 import time
 from datetime import datetime
 
 
 def size(count: float | None) -> str:
-    """`6.1 GiB`: bytes in the largest unit that keeps at least one digit before the point."""
+    """`6.1 GiB`: bytes in the largest unit in which the value is at least 1."""
     if count is None:
         return "–"
     for unit, step in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
@@ -28,7 +28,7 @@ def _short(value: float) -> str:
 
 
 def count(value: float | None) -> str:
-    """`134.5 M`: large counts shortened, small ones with thousands separated."""
+    """`134.5 M`: large counts shortened, small ones with thousands separators."""
     if value is None:
         return "–"
     for unit, step in (("B", 1e9), ("M", 1e6)):
@@ -38,12 +38,12 @@ def count(value: float | None) -> str:
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A measured figure with `digits` after the point, or a dash where there is none."""
+    """A measured figure with `digits` decimals, or a dash if there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def percent(part: float, whole: float) -> str:
-    """`3.50%`, and `0%` of nothing."""
+    """`3.50%`; `0%` when `whole` is 0."""
     return f"{100 * part / whole:.2f}%" if whole else "0%"
 
 
@@ -79,5 +79,5 @@ def ago(moment: float, now: float | None = None) -> str:
 
 
 def exact(moment: float) -> str:
-    """Local date and time, for the hover of a relative one."""
+    """Local date and time, for the tooltip of a relative one."""
     return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")

@@ -1,1 +1,1 @@
-"""The web server: application, guard, sessions, sign-in, the named API, the pulse."""
+"""The web server: application, request guard, sessions, sign-in, named API and live updates."""

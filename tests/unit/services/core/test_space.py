@@ -341,11 +341,11 @@ def test_the_admin_clears_all_that_is_over_of_one_visitor(hosted: tuple[Studio, 
         key = _anns(studio)
         asked = account_panel.clearing(admin.would_clear(studio, key), key)
         for words in ("1 evaluation", "1 export", "1 comparison", "1 vote", "1 run", "1 adapter", "1 prompt set",
-                      "so it stays: 1 run and 1 dataset", "Delete them"):  # fmt: skip
+                      "in use: 1 run and 1 dataset", ">Delete<"):  # fmt: skip
             assert words in asked, words
         assert "heron" not in asked and len(left("heron")) > 10
         told = account_panel.cleared(admin.clear(studio, key))
-        assert "Deleted, of someone not signed in: 1 evaluation" in told and "so it stays: 1 run and 1 dataset" in told
+        assert "Deleted for someone not signed in: 1 evaluation" in told and "in use: 1 run and 1 dataset" in told
     # What waits stays, with its examples.
     assert {path.relative_to(home).parts[1] for path in left("heron")} == {
         things.ids["waiting"],
@@ -354,8 +354,8 @@ def test_the_admin_clears_all_that_is_over_of_one_visitor(hosted: tuple[Studio, 
     with acting(ADMIN):
         admin.stop(studio, key)
         told = account_panel.cleared(admin.clear(studio, key))
-        assert "Deleted, of someone not signed in: 1 run and 1 dataset" in told and "stays" not in told
-        assert "nothing that is over" in account_panel.clearing(admin.would_clear(studio, key), key)
+        assert "Deleted for someone not signed in: 1 run and 1 dataset" in told and "in use" not in told
+        assert "nothing finished to delete" in account_panel.clearing(admin.would_clear(studio, key), key)
     assert left("heron") == [] and left("osprey") == bens
     with acting(ANN):
         assert (runs.list_runs(studio), trash.contents(studio), datasets.list_datasets(studio)) == ([], [], [])
@@ -368,7 +368,7 @@ def test_what_is_in_use_is_kept_and_said(hosted: tuple[Studio, Things], monkeypa
     monkeypatch.setattr("studio.services.chat.chat.let_go", lambda *_: False)
     with acting(ADMIN):
         told = account_panel.cleared(admin.clear(studio, _anns(studio)))
-    assert "so it stays: 2 runs and 1 dataset" in told
+    assert "in use: 2 runs and 1 dataset" in told
     with acting(ANN):
         assert {info.id for info in runs.list_runs(studio)} == {things.ids["run"], things.ids["waiting"]}
         assert datasets.get(studio, things.ids["dataset"]).name == "heron-data"
@@ -403,7 +403,7 @@ def test_the_page_says_who_one_is_and_what_is_left(
     monkeypatch.setenv("SPACE_ID", "someone/<studio>")
     with acting(BEN):
         said = account_panel.shown(studio)
-        assert "Signed in as <b>ben</b>" in said and "0 at work, 1 waiting" in said and "heron" not in said
+        assert "Signed in as <b>ben</b>" in said and "0 running, 1 waiting" in said and "heron" not in said
         assert "lost when this Space restarts" in said and "spaces/someone/&lt;studio&gt;?duplicate=true" in said
     studio.for_visitors = False
     assert account_panel.shown(studio) == ""
