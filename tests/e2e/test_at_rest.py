@@ -69,7 +69,7 @@ def test_pages_at_rest_draw_nothing_and_ask_for_nothing_but_their_pulse(
         one.add_init_script(COUNT_FRAMES)
         one.goto(f"{url}/?tab={tab}")
         expect(one.get_by_role("tab", name=tab.capitalize())).to_have_attribute("aria-selected", "true")
-        expect(one.locator("#machine")).to_contain_text("of disk free")
+        expect(one.locator("#machine")).to_contain_text("free on disk")
     beats(list(pages.values()), 3)
     for one in pages.values():
         one.wait_for_function(CALM, polling=2000)

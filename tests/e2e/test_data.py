@@ -323,7 +323,7 @@ def test_a_second_file_is_held_out(page: Page, little_home: Path, start: Start, 
     page.goto(start(little_home).url)
     upload(page, write_jsonl(tmp_path / "facts.jsonl", school(40)))
     expect(page.locator("#read-mapped")).to_be_visible(timeout=CHECKS)
-    page.get_by_role("button", name="Read it another way").click()
+    page.get_by_role("button", name="Read with other settings").click()
     upload(page, write_jsonl(tmp_path / "facts-later.jsonl", school(48)[39:]), "held-out-file")
     expect(page.locator("#held-out-file")).to_contain_text("facts-later")
     page.locator("#read-again").click()

@@ -41,7 +41,7 @@ def test_export_download_and_delete(page: Page, home: Path, start: Callable[[Pat
     expect(page.locator("#card-adapter .doing")).to_be_visible()
     done = page.locator("#exports-done section")
     expect(done.locator(".parity")).to_contain_text("logits correlate", timeout=WORKS)
-    expect(done).to_contain_text("answers alike")
+    expect(done).to_contain_text("identical answers")
     with page.expect_download() as download:
         done.get_by_role("link", name=re.compile("Download")).click()
     download.value.save_as(tmp_path / "adapter.zip")
@@ -89,7 +89,7 @@ def test_two_adapters_become_one_and_it_answers(page: Page, home: Path, start: C
     page.locator("#combine-go").click()
     made = page.locator("#adapters-store section")
     expect(made).to_contain_text("0.7 × one, step 12 + 0.3 × two, step 12, cat", timeout=WORKS)
-    made.get_by_role("button", name="Ask it in Compare").click(timeout=WORKS)
+    made.get_by_role("button", name="Try in Compare").click(timeout=WORKS)
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
     expect(page.locator("#side-2 input")).to_have_value("both, draft")
     expect(page.locator("#answers")).to_contain_text("both, draft")  # the tab has settled

@@ -59,7 +59,7 @@ def test_a_zip_comes_back_and_answers(page: Page, home: Path, start: Callable[[P
     expect(page.locator("#import-notice")).to_contain_text("came back is in the list", timeout=WORKS)
     made = page.locator("#adapters-store section")
     expect(made).to_contain_text("from theirs.zip")
-    made.get_by_role("button", name="Ask it in Compare").click()
+    made.get_by_role("button", name="Try in Compare").click()
     expect(page.locator("#side-2 input")).to_have_value("came back, imported")
     expect(page.locator("#answers")).to_contain_text("came back, imported")  # the tab has settled
     page.locator("#question textarea").fill("Hello")

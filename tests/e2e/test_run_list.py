@@ -233,7 +233,7 @@ def test_opening_a_run_styles_no_row_anew(page: Page, tmp_path: Path, start: Sta
     for name in ("run 39", "run 20"):
         rows(page).get_by_text(name, exact=True).click()
         opened(page, name)
-    expect(page.locator("#machine")).to_contain_text("of disk free")
+    expect(page.locator("#machine")).to_contain_text("free on disk")
     browser = page.context.browser
     assert browser is not None
     browser.start_tracing(page=page, categories=["devtools.timeline"])

@@ -190,7 +190,7 @@ def test_a_dry_run_measures_what_the_estimate_then_says(page: Page, little_home:
     expect(page.locator("#estimate")).to_contain_text("The time is measured in a dry run")
     expect(page.locator("#dry-run-cancel")).to_be_hidden()
     page.locator("#field-per_device_train_batch_size input").first.fill("2")
-    expect(page.locator("#estimate")).to_contain_text("Corrected by a dry run of a like recipe")
+    expect(page.locator("#estimate")).to_contain_text("Corrected by a dry run of a similar recipe")
     assert list((little_home / "runs").iterdir()) == []
 
     # Given up half-way, nothing of it is left.

@@ -1,7 +1,7 @@
-"""Adding a dataset: a file is dropped, checked, read another way if need be, and added or discarded.
+"""Adding a dataset: a file is uploaded, checked, read with other settings if necessary, and added or discarded.
 
-A checked file is looked at in the same steps as a dataset; what is here is what only a file needs that is not added
-yet: its mapping, its encoding, its name.
+A checked file is shown in the same steps as a dataset. This module handles only what a file needs before it is added:
+its mapping, encoding and name.
 """
 
 import shutil
@@ -24,8 +24,8 @@ from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, with_notice
 
 @dataclass(frozen=True)
 class Keys:
-    """chosen: what is shown; pending: the check that waits to be added; waiting: the path of a file whose encoding
-    is to be chosen.
+    """chosen: what is shown; pending: the check waiting to be added; waiting: the path of a file whose encoding must be
+    chosen.
     """
 
     chosen: gr.State
@@ -43,8 +43,10 @@ def wire(
     ask: Callable[[str, Undecodable, str], Updates],
     whole: Sequence[Any],
 ) -> None:
-    """What happens in these parts. show: the tab's updates for a key; ask: those for a file that cannot be decoded,
-    with the check that waits; whole: the parts they update.
+    """Wire the events of these components.
+
+    show: the tab's updates for a key; ask: the updates for a file that cannot be decoded, with the pending check;
+    whole: the components they update.
     """
 
     def take(request: gr.Request, path: str, held: str) -> Iterator[Updates]:
@@ -52,7 +54,7 @@ def wire(
 
     def fetch(request: gr.Request, hub_id: str, held: str) -> Iterator[Updates]:
         if "/" not in hub_id:
-            raise BadInput("Write the dataset's id as the hub has it, for example tatsu-lab/alpaca.")
+            raise BadInput("Enter the dataset's id as OWNER/NAME, for example tatsu-lab/alpaca.")
         return look_at(request, hub_id.strip(), held)
 
     def look_at(request: gr.Request, kept: str, held: str) -> Iterator[Updates]:
@@ -66,10 +68,10 @@ def wire(
             yield {drop.notice: "", **ask(kept, error, held)}
             return
         finally:
-            if not done:  # cancelled, or no dataset
+            if not done:  # cancelled or not a dataset
                 forget(studio, kept)
-        if before := data_view.check_of(studio, held):
-            _drop(studio, before)
+        if previous := data_view.check_of(studio, held):
+            _drop(studio, previous)
         yield {drop.notice: "", **show(checked.token)}
 
     def decode(request: gr.Request, path: str, encoding: str | None) -> Iterator[Updates]:
@@ -89,50 +91,54 @@ def wire(
         held: str | None,
         *mapped: str | None,
     ) -> Iterator[Updates]:
-        taken = checks.take_in(studio, held) if held else ""  # first of all: it leaves the folder of uploads
-        before = checks.get(studio, key)
-        second = taken or before.options.held_out
+        held_out_path = checks.take_in(studio, held) if held else ""  # first, to move it out of the uploads folder
+        previous = checks.get(studio, key)
+        held_out = held_out_path or previous.options.held_out
         mapping = _pairs(mapped)
-        by_mapping = form == "mapped" or (not form and (before.report.format is None or bool(before.options.mapping)))
+        by_mapping = form == "mapped" or (
+            not form and (previous.report.format is None or bool(previous.options.mapping))
+        )
         if by_mapping and not mapping:
-            raise BadInput("Say at least which column is the instruction and which the output, or which is plain text.")
+            raise BadInput(
+                "Choose at least a column for the instruction and one for the output, or one for plain text."
+            )
         options = Options(
             format="" if by_mapping else form or "",
             mapping=mapping if by_mapping else {},
             encoding=encoding.strip(),
             delimiter=delimiter or "",
-            held_out=second,
+            held_out=held_out,
         )
         yield {reading.notice: "", reading.held_out: None}
         done = False
         try:
-            job = checks.checking(studio, before.path, options)
-            checked = yield from reading.busy.follow(request, _reading(before.path), job)
+            job = checks.checking(studio, previous.path, options)
+            checked = yield from reading.busy.follow(request, _reading(previous.path), job)
             done = True
         finally:
             if held and not done:
-                forget(studio, second)
-        checks.discard(studio, before.token)
+                forget(studio, held_out)
+        checks.discard(studio, previous.token)
         yield show(checked.token)
 
     def open_mapping(key: str, form: str | None) -> Updates:
-        """A mapping is shown where it is asked for, or needed."""
+        """Show the mapping where it is chosen or required."""
         checked = checks.get(studio, key)
-        needs = form == "mapped" or (not form and checked.report.format in (None, "mapped"))
-        return {reading.samples: samples(checked, needs)}
+        required = form == "mapped" or (not form and checked.report.format in (None, "mapped"))
+        return {reading.samples: samples(checked, required)}
 
     def look(key: str, *mapped: str | None) -> Updates:
         return {reading.preview: preview(checks.get(studio, key), _pairs(mapped))}
 
     def keep(key: str, name: str) -> Updates:
         checked = checks.get(studio, key)
-        here = {info.id for info in datasets.list_datasets(studio)}
+        known_ids = {info.id for info in datasets.list_datasets(studio)}
         info = datasets.keep(studio, key, name.strip() or None)
         _forget_files(studio, checked)
-        said = f"{info.name} is added."
-        if info.id in here:
-            said = f"The same examples are here already, as {info.name}."
-        return {**show(info.id), drop.notice: markup.note(said, "good")}
+        message = f"{info.name} was added."
+        if info.id in known_ids:
+            message = f"A dataset with the same examples already exists: {info.name}."
+        return {**show(info.id), drop.notice: markup.note(message, "good")}
 
     def discard(key: str) -> Updates:
         checked = checks.get(studio, key)
@@ -161,11 +167,18 @@ def wire(
         answers,
         **slow,
     )
-    told_so = [keys.chosen, reading.format, reading.encoding, reading.delimiter, reading.held_out, *reading.fields]
+    reading_inputs = [
+        keys.chosen,
+        reading.format,
+        reading.encoding,
+        reading.delimiter,
+        reading.held_out,
+        *reading.fields,
+    ]
     gr.on(
         [reading.read.click, reading.again.click],
         with_notice_while(studio, reading.notice, read, reading.busy.idle),
-        told_so,
+        reading_inputs,
         answers,
         **slow,
     )
@@ -193,7 +206,7 @@ def _reading(path: str) -> str:
 
 
 def _drop(studio: Studio, checked: Checked) -> None:
-    """Forget a check and the files it was made from."""
+    """Forget a check and its uploaded files."""
     checks.discard(studio, checked.token)
     _forget_files(studio, checked)
 
@@ -205,7 +218,7 @@ def _forget_files(studio: Studio, checked: Checked) -> None:
 
 
 def forget(studio: Studio, path: str) -> None:
-    """Remove an uploaded file that was taken in, with the folder made for it."""
+    """Delete an uploaded file that was moved to staging, and its folder."""
     folder = Path(path).parent
     if folder.parent == studio.settings.staging:
         shutil.rmtree(folder, ignore_errors=True)

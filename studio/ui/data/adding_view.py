@@ -1,5 +1,5 @@
-"""The parts with which a dataset is added: where a file is dropped, the bar above one that is not added yet, and how
-it is read. What happens in them is in adding.py.
+"""The components for adding a dataset: the file upload, the bar above a file that is not added yet, and its reading
+settings. Their events are wired in adding.py.
 """
 
 from collections.abc import Mapping
@@ -19,22 +19,22 @@ from studio.ui.parts.markup import esc
 FIELDS = ("instruction", "input", "output", "system", "text")
 TYPES = [".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".gz"]
 _LABELS = {
-    "instruction": "Instruction, or question",
+    "instruction": "Instruction or question",
     "input": "Input (optional)",
-    "output": "Output, the answer to learn",
+    "output": "Output (the answer to learn)",
     "system": "System prompt (optional)",
-    "text": "Or plain text alone",
+    "text": "Or plain text only",
 }
-_FOUND_OUT = ("found out by itself", "")
-_DELIMITERS = [_FOUND_OUT, ("comma  ,", ","), ("semicolon  ;", ";"), ("tab", "\t"), ("bar  |", "|")]
+_FOUND_OUT = ("automatic", "")
+_DELIMITERS = [_FOUND_OUT, ("comma  ,", ","), ("semicolon  ;", ";"), ("tab", "\t"), ("pipe  |", "|")]
 _SHOWN_CHOICES = 40
 _SHOWN_TEXT = 300
-_DROP = "JSON, JSONL, CSV, TSV or Parquet, each also gzipped. A file is checked first and added when you say so."
+_DROP = "JSON, JSONL, CSV, TSV or Parquet, optionally gzipped. A file is checked first; you decide whether to add it."
 
 
 @dataclass(frozen=True)
 class Drop:
-    """Where a file is dropped, and what is said there while it is checked."""
+    """The file upload, and the messages shown while a file is checked."""
 
     upload: gr.File
     hub: gr.Textbox
@@ -45,7 +45,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Bar:
-    """What stands above a file that is not added yet."""
+    """The bar above a file that is not added yet."""
 
     words: gr.HTML
     name: gr.Textbox
@@ -59,7 +59,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read: its encoding, which column is which, and what else may be said of it."""
+    """How a file is read: its encoding, its column mapping and other settings."""
 
     encodings: gr.Radio
     decode: gr.Button
@@ -83,7 +83,7 @@ class Reading:
 
 
 def build_drop(online: bool) -> Drop:
-    """online: whether datasets can be asked of the Hugging Face hub."""
+    """Build the upload. online: whether datasets can be fetched from the Hugging Face hub."""
     upload = gr.File(
         label="Add a file",
         file_types=TYPES,
@@ -94,7 +94,7 @@ def build_drop(online: bool) -> Drop:
     view("drop-hint", f'<p class="quiet">{_DROP}</p>')
     with gr.Row(visible=online, elem_id="hub-row"):
         hub = gr.Textbox(
-            label="Or a dataset of the Hugging Face hub",
+            label="Or a dataset on the Hugging Face hub",
             placeholder="owner/name",
             elem_id="hub-id",
             scale=4,
@@ -118,8 +118,8 @@ def build_bar() -> Bar:
 
 def build_reading() -> Reading:
     with gr.Column(elem_id="decoding"):
-        encodings = gr.Radio([], label="Which of these reads as it should?", elem_id="encodings")
-        decode = gr.Button("Read it this way", variant="primary", elem_id="read-encoding", size="md")
+        encodings = gr.Radio([], label="Which of these is readable?", elem_id="encodings")
+        decode = gr.Button("Use this encoding", variant="primary", elem_id="read-encoding", size="md")
     with gr.Column(elem_id="adding"):
         with gr.Column(elem_id="mapping"):
             samples = view("file-look")
@@ -135,22 +135,22 @@ def build_reading() -> Reading:
                     for name in FIELDS
                 ]
             preview = view("map-preview")
-            read = gr.Button("Read it this way", variant="primary", elem_id="read-mapped", size="md")
-        with gr.Accordion("Read it another way", open=False, elem_classes="fold", elem_id="another-way") as fold:
+            read = gr.Button("Use this mapping", variant="primary", elem_id="read-mapped", size="md")
+        with gr.Accordion("Read with other settings", open=False, elem_classes="fold", elem_id="another-way") as fold:
             with gr.Row(elem_classes="fields three"):
                 format_ = gr.Dropdown([], label="Format", elem_id="file-format", filterable=False)
-                encoding = gr.Textbox(label="Encoding", elem_id="file-encoding", placeholder="found out by itself")
+                encoding = gr.Textbox(label="Encoding", elem_id="file-encoding", placeholder="automatic")
                 delimiter = gr.Dropdown(
-                    _DELIMITERS, label="Columns are separated by", elem_id="file-delimiter", filterable=False
+                    _DELIMITERS, label="Column separator", elem_id="file-delimiter", filterable=False
                 )
             held_out = gr.File(
-                label="A second file: examples to measure on, never trained",
+                label="Held-out file (optional): for evaluation, never trained on",
                 file_types=TYPES,
                 type="filepath",
                 height=104,
                 elem_id="held-out-file",
             )
-            again = gr.Button("Read it again", elem_id="read-again", size="md")
+            again = gr.Button("Read again", elem_id="read-again", size="md")
     notice = view("reading-notice")
     return Reading(
         encodings=encodings,
@@ -171,14 +171,14 @@ def build_reading() -> Reading:
 
 
 def shown(bar: Bar, reading: Reading, checked: Checked) -> Updates:
-    """Everything that a checked file needs to be added, or to be read another way."""
+    """The updates that show a checked file, ready to be added or read again."""
     report, options = checked.report, checked.options
-    needs = report.format is None
-    words = "Say which column is which, then add it." if needs else "Look it over in the steps below, then add it."
-    found: Updates = {
-        bar.words: f'<p><b>Not added yet.</b> <span class="quiet">{words}</span></p>',
+    unmapped = report.format is None
+    hint = "Choose a column for each field, then add it." if unmapped else "Review it in the steps below, then add it."
+    updates: Updates = {
+        bar.words: f'<p><b>Not added yet.</b> <span class="quiet">{hint}</span></p>',
         bar.name: datasets.name_for(checked.path),
-        reading.samples: samples(checked, needs),
+        reading.samples: samples(checked, unmapped),
         reading.fold: gr.update(open=False),
         reading.format: gr.update(
             choices=[_FOUND_OUT, *((name, name) for name in checks.FORMATS)], value=_asked(checked)
@@ -190,12 +190,12 @@ def shown(bar: Bar, reading: Reading, checked: Checked) -> Updates:
     }
     choices = [("none", ""), *((name, name) for name in report.choices)]
     for field, box in zip(FIELDS, reading.fields, strict=True):
-        found[box] = gr.update(choices=choices, value=report.mapping.get(field, ""))
-    return found | {reading.preview: preview(checked, report.mapping)}
+        updates[box] = gr.update(choices=choices, value=report.mapping.get(field, ""))
+    return updates | {reading.preview: preview(checked, report.mapping)}
 
 
 def undecodable(reading: Reading, error: Undecodable) -> Updates:
-    """The choice of encodings, each with what the text would say."""
+    """The choice of encodings, each with a preview of the text."""
     choices = [(f"{item.encoding}   {' '.join(item.preview.split())[:160]}", item.encoding) for item in error.proposals]
     first = choices[0][1] if choices else None
     return {
@@ -205,12 +205,12 @@ def undecodable(reading: Reading, error: Undecodable) -> Updates:
 
 
 def _asked(checked: Checked) -> str:
-    """The format that was said, not the one that was found."""
+    """The format that was chosen, not the detected one."""
     return "mapped" if checked.options.mapping else checked.options.format
 
 
 def samples(checked: Checked, shown: bool) -> str:
-    """What a mapping may name, each with its values in the first rows. The fields below it go with it."""
+    """The columns that a mapping may use, each with its values in the first rows."""
     if not shown:
         return ""
     report = checked.report
@@ -222,18 +222,18 @@ def samples(checked: Checked, shown: bool) -> str:
     heads = ["Column", *(f"Row {number}" for number in range(1, len(report.samples) + 1))]
     more = len(report.choices) - _SHOWN_CHOICES
     rest = f'<p class="why">and {more:,} more columns</p>' if more > 0 else ""
-    words = "Choose a column for each field, or type a text with columns in it, such as <code>Q: {question}</code>."
-    title = "<h3>Which column is which?</h3>" + f'<p class="why">{words}</p>'
+    hint = "Choose a column for each field, or type a text that contains columns, such as <code>Q: {question}</code>."
+    title = "<h3>Which column is which?</h3>" + f'<p class="why">{hint}</p>'
     return f'<div class="heading">{title}</div>' + markup.table(heads, rows, "Values of each column", "samples") + rest
 
 
 def _shortened(text: str) -> str:
-    """A text of a preview, whose end is missing when it is long."""
+    """A preview text, cut when it is long."""
     return esc(text[:_SHOWN_TEXT]) + (" …" if len(text) >= _SHOWN_TEXT else "")
 
 
 def preview(checked: Checked, mapping: Mapping[str, str]) -> str:
-    """The first row as it would become, or what the mapping still lacks."""
+    """The first row as the mapping would convert it, or what the mapping is missing."""
     try:
         messages = next(iter(checks.preview(checked, mapping)), [])
     except BadInput as error:
@@ -241,4 +241,4 @@ def preview(checked: Checked, mapping: Mapping[str, str]) -> str:
     turns = "".join(
         f"<div><dt>{esc(message['role'])}</dt><dd>{_shortened(message['content'])}</dd></div>" for message in messages
     )
-    return f'<p class="why">The first row would become</p><dl class="as-turns">{turns}</dl>' if turns else ""
+    return f'<p class="why">The first row becomes</p><dl class="as-turns">{turns}</dl>' if turns else ""

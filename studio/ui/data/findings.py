@@ -1,6 +1,6 @@
-"""Step three of the Data tab: what is wrong, by kind and page, and what to leave out of a new version for it.
+"""Step three of the Data tab: problems by kind, page by page, and a new version of the dataset without them.
 
-From the file alone until the lengths are counted (steps.py), then from both.
+Findings come from the file alone until the lengths are counted (steps.py), then from both.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ ALL = ("", 0)
 
 @dataclass(frozen=True)
 class Findings:
-    """The components. looked: which findings are shown, their kind ("" for all) and how many stand before them."""
+    """The components. looked: the kind of the findings shown ("" for all) and their offset."""
 
     looked: gr.State
     verdict: gr.HTML
@@ -41,7 +41,7 @@ class Findings:
 
 
 def build() -> Findings:
-    view("", markup.step(3, "What is wrong", "Rows that were left out, and rows that want a second look."))
+    view("", markup.step(3, "What is wrong", "Rows that were left out, and rows to check."))
     verdict = view("verdict", picks=True)
     leave = gr.Button("Leave these out", elem_id="leave-out", size="md")
     leaving, notice = busy.build("leave"), view("findings-notice")
@@ -49,7 +49,7 @@ def build() -> Findings:
 
 
 def shown(studio: Studio, wrong: Findings, key: str) -> Updates:
-    """All that was found in a dataset or checked file, from the first on."""
+    """All findings of a dataset or checked file, from the first page."""
     return {wrong.looked: ALL, **_drawn(studio, wrong, key, ALL, None, "", {}), wrong.notice: ""}
 
 
@@ -63,26 +63,28 @@ def wire(
     show: Callable[[str, str], Updates],
     whole: Sequence[Any],
 ) -> None:
-    """What happens in this step. asked: what is looked at, the model, the lengths counted last, and how it is shaped;
-    measured: those lengths; row: the example that is shown as tokens; held, show, whole: as in steps.py.
+    """Wire the events of this step.
+
+    asked: what is shown, the model, the lengths counted last and the formatting; measured: those lengths; row: the
+    example shown as tokens; held, show, whole: as in steps.py.
     """
 
     def turn(event: gr.EventData, looked: tuple[str, int]) -> Updates:
-        """Another page or kind of findings, which `judge` then draws, or one of them as tokens."""
+        """Another page or kind of findings, which `judge` then draws, or one row as tokens."""
         if hasattr(event, "row"):
             return {row: int(event.row)}
         kind = event.kind if hasattr(event, "kind") else looked[0]
         return {wrong.looked: (kind, int(event.offset) if hasattr(event, "offset") else 0)}
 
     def judge(looked: tuple[str, int], key: str, picked: str | None, result: LengthView | None, *how: Any) -> Updates:
-        """What was found, of the kind that is looked at, with what the counting has added to it by now."""
+        """The findings of the selected kind, including those from counted lengths."""
         if not key:
             return {wrong.found: gr.skip()}
         return _drawn(studio, wrong, key, looked, result, picked, data_view.shaping(*how))
 
     def leave_out(
         request: gr.Request,
-        waits: str,
+        pending: str,
         looked: tuple[str, int],
         key: str,
         picked: str | None,
@@ -95,14 +97,14 @@ def wire(
             places: list[int] = []
             if kind in _OF_LENGTH and result is not None:
                 lengths = (str(picked), data_view.shaping(*how))
-                many = result.counts_by_kind[kind]
-                every = examples.findings(studio, key, findings_view.kinds(kind), 0, many, lengths=lengths)
-                places = [found.example for found in every.items]
+                count = result.counts_by_kind[kind]
+                page = examples.findings(studio, key, findings_view.kinds(kind), 0, count, lengths=lengths)
+                places = [item.example for item in page.items]
             return (yield from datasets.excluding(studio, key, kinds=findings_view.kinds(kind), examples=places))
 
         yield {wrong.notice: ""}
-        made = yield from wrong.leaving.follow(request, editor.REVISING, job())
-        yield {**show(made.id, waits), wrong.notice: editor.saved(made.name, made.changes)}
+        version = yield from wrong.leaving.follow(request, editor.REVISING, job())
+        yield {**show(version.id, pending), wrong.notice: editor.saved(version.name, version.changes)}
 
     slow: Step = {"show_progress": "hidden", "api_visibility": PRIVATE, "concurrency_limit": 4}
     gr.on(
@@ -112,7 +114,7 @@ def wire(
         [wrong.notice, row, wrong.looked],
         **QUEUED,
     )
-    # One handler alone draws them, so that an answer made before a kind was chosen cannot come after the choice's own.
+    # A single handler draws them, so that an older answer cannot overwrite that of a kind chosen since.
     gr.on(
         [wrong.looked.change, measured.change],
         with_notice(studio, wrong.notice, judge, clear=False),
@@ -163,10 +165,10 @@ def _drawn(
 
 
 def _leave(added: bool, kind: str, counts: Mapping[str, int]) -> str:
-    """What the button says that leaves rows of a kind out; only kept rows of a dataset can be, for others nothing."""
-    kept = bool(kind) and (not findings_view.fault(kind).left_out or kind in _OF_LENGTH)
+    """The label of the button that leaves rows of a kind out; empty unless they are kept rows of a dataset."""
+    removable = bool(kind) and (not findings_view.fault(kind).left_out or kind in _OF_LENGTH)
     number = counts.get(kind, 0)
-    if not added or not kept or not number:
+    if not added or not removable or not number:
         return ""
     return f"Leave these {number:,} out" if number > 1 else "Leave this one out"
 

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, drawn: the verdict, counts that filter, a page of findings, rejects to download."""
+"""A dataset's findings as HTML: the verdict, filters with counts, a page of findings, rejects to download."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,20 +16,20 @@ def fault(kind: str) -> Any:
 
 
 def kinds(kind: str) -> list[Any]:
-    """The kinds of findings that a filter lets through; none stands for all."""
+    """The kinds of findings that a filter passes; an empty list means all."""
     return [kind] if kind in FAULTS else []
 
 
 def verdict(mark: str, text: str, leaves: bool) -> str:
-    """One sentence, with its mark as a shape and a word. leaves: whether the button that leaves rows out is shown."""
+    """One sentence with an icon. leaves: whether the button that leaves rows out is shown."""
     lead, colon, rest = text.partition(":")
-    said = f"<strong>{esc(lead)}</strong>{colon}{esc(rest)}" if colon else esc(text)
+    sentence = f"<strong>{esc(lead)}</strong>{colon}{esc(rest)}" if colon else esc(text)
     shows = " data-leaves" if leaves else ""
-    return f'<div class="judged judged-{esc(mark)}"{shows}>{markup.mark(mark, " ")}<p>{said}</p></div>'
+    return f'<div class="judged judged-{esc(mark)}"{shows}>{markup.mark(mark, " ")}<p>{sentence}</p></div>'
 
 
 def filters(counts: Mapping[str, int], chosen: str) -> str:
-    """A button for each kind that was found, with its count; those whose rows are left out apart from the kept."""
+    """A button for each kind found, with its count, grouped by whether their rows are left out or kept."""
     groups = []
     for title, left_out in (("Left out", True), ("Kept", False)):
         kinds = [kind for kind, fault in FAULTS.items() if counts.get(kind) and fault.left_out is left_out]
@@ -38,8 +38,8 @@ def filters(counts: Mapping[str, int], chosen: str) -> str:
             groups.append(f'<div role="group" aria-label="{title}"><span>{title}</span>{buttons}</div>')
     if not groups:
         return ""
-    every = _filter("", "all", sum(counts.values()), chosen)
-    return f'<div class="filters">{every}{"".join(groups)}</div>'
+    all_button = _filter("", "all", sum(counts.values()), chosen)
+    return f'<div class="filters">{all_button}{"".join(groups)}</div>'
 
 
 def _filter(kind: str, label: str, number: int, chosen: str) -> str:
@@ -50,25 +50,25 @@ def _filter(kind: str, label: str, number: int, chosen: str) -> str:
 
 
 def table(page: FoundPage, offset: int) -> str:
-    """One page of findings; the number of a row that was kept shows it as tokens."""
+    """One page of findings; the number of a kept row shows it as tokens."""
     if not page.total:
         return ""
     cells = [
         [
-            _row(found),
-            esc(FAULTS[found.finding.kind].label),
-            f"<code>{esc(found.finding.field)}</code>" if found.finding.field else "",
-            esc(_sentence(found.finding.reason)) + _raw(found),
-            esc(_sentence(found.finding.fix)),
+            _row(item),
+            esc(FAULTS[item.finding.kind].label),
+            f"<code>{esc(item.finding.field)}</code>" if item.finding.field else "",
+            esc(_sentence(item.finding.reason)) + _raw(item),
+            esc(_sentence(item.finding.fix)),
         ]
-        for found in page.items
+        for item in page.items
     ]
     heads = ["Row", "What", "Field", "Why", "What to do"]
     return markup.table(heads, cells, "What was found", "found") + markup.pager(page.total, offset, PAGE, "findings")
 
 
 def downloads(key: str, left_out: int) -> str:
-    """Links to the rows that were left out, as two kinds of file."""
+    """Download links for the rows that were left out, as JSONL and CSV."""
     if not left_out:
         return ""
     rows = f"{left_out:,} row{'s' if left_out != 1 else ''} left out"
@@ -79,27 +79,27 @@ def downloads(key: str, left_out: int) -> str:
 
 
 def left_out(counts: Mapping[str, int]) -> int:
-    """How many rows of the file are in no dataset; rows without a trained token are, so they do not count."""
+    """Number of rows of the file that are not in the dataset; rows without a trained token are in it."""
     return sum(number for kind, number in counts.items() if kind != "untrained" and fault(kind).left_out)
 
 
-def _row(found: Found) -> str:
-    number = f"{found.finding.row:,}"
-    apart = "<small>held out</small>" if found.finding.held_out else ""
-    if not found.example:
-        return f"{number}{apart}"
+def _row(item: Found) -> str:
+    number = f"{item.finding.row:,}"
+    badge = "<small>held out</small>" if item.finding.held_out else ""
+    if not item.example:
+        return f"{number}{badge}"
     return (
-        f'<button type="button" class="link" data-pick data-row="{found.example}" '
-        f'aria-label="Show row {found.finding.row} as tokens">{number}</button>{apart}'
+        f'<button type="button" class="link" data-pick data-row="{item.example}" '
+        f'aria-label="Show row {item.finding.row} as tokens">{number}</button>{badge}'
     )
 
 
-def _raw(found: Found) -> str:
-    raw = found.finding.raw
+def _raw(item: Found) -> str:
+    raw = item.finding.raw
     if not raw:
         return ""
     shown = raw if len(raw) <= 2000 else raw[:2000] + " …"
-    return f'<details class="raw"><summary>as it stood</summary><pre>{esc(shown)}</pre></details>'
+    return f'<details class="raw"><summary>original row</summary><pre>{esc(shown)}</pre></details>'
 
 
 def _sentence(text: str) -> str:

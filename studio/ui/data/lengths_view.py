@@ -1,4 +1,4 @@
-"""How long a dataset's examples are: figures, the sentence on what max_length costs, and a histogram."""
+"""The lengths of a dataset's examples: figures, the effect of max_length in a sentence, and a histogram."""
 
 from studio.services.data.examples import LengthView
 from studio.ui.parts import markup, units
@@ -13,15 +13,15 @@ _HATCH = (
 
 
 def show(view: LengthView) -> str:
-    """Everything of a view, the sentence first."""
-    told = view.tokens
+    """The whole view, the sentence first."""
+    tokens = view.tokens
     figures = markup.facts(
         [
-            ("median", f"{told['p50']:,}"),
-            ("95% are within", f"{told['p95']:,}"),
-            ("longest", f"{told['max']:,}"),
-            ("tokens in all", f"{told['total']:,}"),
-            ("trained", f"{told['trained']:,} <small>{units.percent(told['trained'], told['total'])}</small>"),
+            ("median", f"{tokens['p50']:,}"),
+            ("95th percentile", f"{tokens['p95']:,}"),
+            ("longest", f"{tokens['max']:,}"),
+            ("tokens in total", f"{tokens['total']:,}"),
+            ("trained", f"{tokens['trained']:,} <small>{units.percent(tokens['trained'], tokens['total'])}</small>"),
         ]
     )
     kind = "bad" if view.rows_untrained else "warn" if view.answers_lost else "good" if not view.rows_cut else "plain"
@@ -29,7 +29,7 @@ def show(view: LengthView) -> str:
 
 
 def sentence(view: LengthView) -> str:
-    """What max_length costs, in one sentence or two; HTML."""
+    """The effect of max_length, in one or two sentences; HTML."""
     at = f"At max_length {view.max_length:,} you lose"
     if not view.rows_cut:
         return f"{at} <b>nothing</b>. The longest example has {view.tokens['max']:,} tokens."
@@ -46,13 +46,13 @@ def _many(number: int, word: str) -> str:
 
 
 def _histogram(view: LengthView) -> str:
-    """Bars of how many examples have how many tokens; those beyond max_length are hatched.
+    """Bars of the number of examples per length; those beyond max_length are hatched.
 
-    Places across are in percent and heights in pixels, so that it fits any width without stretching its text.
+    Horizontal positions are in percent and heights in pixels, so that it fits any width without stretching its text.
     """
     cut, last = view.max_length, max(1, view.edges[-1])
     span = cut * 1.02 if last < cut <= 1.6 * last else float(last)
-    # A bar reaches past the longest of its examples: where none is cut, none of it is hatched.
+    # A bar extends past its longest example; when no example is cut, no bar is hatched.
     edge = cut if view.rows_cut else last
     highest = max(1, *view.counts)
     floor = _HEIGHT - _FOOT
@@ -60,13 +60,13 @@ def _histogram(view: LengthView) -> str:
     for start, end, number in zip(view.edges, view.edges[1:], view.counts, strict=False):
         if number:
             height = max(2.0, (floor - _TOP - 6) * number / highest)
-            said = f"<title>{start:,} to {end - 1:,} tokens: {_many(number, 'example')}</title>"
+            tooltip = f"<title>{start:,} to {end - 1:,} tokens: {_many(number, 'example')}</title>"
             for left, right, kind in ((start, min(end, edge), "kept"), (max(start, edge), end, "beyond")):
                 if right > left:
                     width = max(0.12, 100 * (right - left) / span - 0.18)
                     bars.append(
                         f'<rect class="{kind}" x="{100 * left / span:.3f}%" y="{floor - height:.1f}" '
-                        f'width="{width:.3f}%" height="{height:.1f}">{said}</rect>'
+                        f'width="{width:.3f}%" height="{height:.1f}">{tooltip}</rect>'
                     )
     ticks = "".join(
         f'<text class="tick" x="{100 * place / span:.2f}%" y="{_HEIGHT - 5}" text-anchor="{_anchor(place / span)}">'
@@ -82,13 +82,13 @@ def _histogram(view: LengthView) -> str:
     if view.rows_cut:
         key += '<span><i class="key-beyond"></i>longer: cut at the line</span>'
     return (
-        f'<figure class="lengths">{picture}<figcaption><span>Tokens of an example, up to '
-        f"{_many(highest, 'example')} a bar</span>{key}</figcaption></figure>"
+        f'<figure class="lengths">{picture}<figcaption><span>Tokens per example, up to '
+        f"{_many(highest, 'example')} per bar</span>{key}</figcaption></figure>"
     )
 
 
 def _line(cut: int, span: float, floor: int) -> str:
-    """The line at max_length with its name; beyond the right edge only the name."""
+    """The line at max_length with its label; beyond the right edge only the label."""
     name = f"max_length {cut:,}"
     if cut > span:
         return f'<text class="cut-name" x="100%" y="12" text-anchor="end">{name} →</text>'
@@ -111,8 +111,8 @@ def _anchor(share: float) -> str:
 
 
 def _said(view: LengthView) -> str:
-    told = view.tokens
+    tokens = view.tokens
     return (
-        f"Histogram of example lengths from {told['min']:,} to {told['max']:,} tokens; half have at most "
-        f"{told['p50']:,}. {_many(view.rows_cut, 'example')} lie beyond max_length {view.max_length:,}."
+        f"Histogram of example lengths from {tokens['min']:,} to {tokens['max']:,} tokens; half have at most "
+        f"{tokens['p50']:,}. {_many(view.rows_cut, 'example')} are longer than max_length {view.max_length:,}."
     )

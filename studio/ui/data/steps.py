@@ -1,7 +1,7 @@
-"""Steps two to four of the Data tab: what the model sees, what is wrong (findings.py), how long.
+"""Steps two to four of the Data tab: what the model sees, findings (findings.py), lengths.
 
-One model, one template and one max_length hold for all of them. Tokens of one example are shown at once; counting all
-of them may take a while and says how far it is.
+They share one model, one template and one max_length. The tokens of one example are shown immediately; counting all of
+them may take a while and shows its progress.
 """
 
 from collections import OrderedDict
@@ -23,16 +23,18 @@ from studio.ui.parts import busy, editor, markup, tokens
 from studio.ui.parts.busy import Busy
 from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, view, with_notice, with_notice_while
 
-_LEAST_REACH = 1024  # tokens that the slider goes up to at least
+_LEAST_REACH = 1024  # tokens: the slider's maximum is at least this
 _SESSIONS = 256
 _TEMPLATE = "{instruction}\n\n{input}\n\nAnswer:\n{output}"
-_NO_MODEL = "No model is here yet to cut the text into tokens. Add one under Train."
+_NO_MODEL = "There is no model yet whose tokenizer could be used. Add one under Train."
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The components. subject: the key of what they show, "" for nothing; a change of it asks for tokens and
-    lengths. measured: the lengths counted last; reach: how far the slider goes.
+    """The components.
+
+    subject: the key of what they show, "" for nothing; a change of it requests tokens and lengths. measured: the
+    lengths counted last; reach: the slider's maximum.
     """
 
     subject: gr.State
@@ -62,26 +64,28 @@ class Steps:
 
 def build() -> Steps:
     with gr.Column(elem_id="data-steps"):
-        view("", markup.step(2, "What the model sees", "One example in tokens. Only the underlined are learned."))
+        view(
+            "", markup.step(2, "What the model sees", "One example as tokens. Only the underlined tokens are learned.")
+        )
         with gr.Row(elem_classes="fields", elem_id="see-controls"):
             row = gr.Number(1, label="Example", precision=0, minimum=1, min_width=70, elem_id="see-row")
             model = gr.Dropdown([], label="Model", min_width=150, elem_id="see-model", filterable=False)
             template = gr.Radio(_choices("template"), value="chat", label="Template", elem_id="see-template")
             on = gr.Radio(_choices("train_on"), value="completions", label="Train on", elem_id="see-train-on")
-        own = gr.Textbox(_TEMPLATE, label="Own template", lines=5, elem_id="see-custom",
-                         info="Holds {output} once, where the answer stands; or a chat template in Jinja. "
-                         "What it makes is shown when you leave the field.")  # fmt: skip
+        own = gr.Textbox(_TEMPLATE, label="Custom template", lines=5, elem_id="see-custom",
+                         info="Text with {output} exactly once, where the answer goes; or a chat template in Jinja. "
+                         "The tokens are updated when you leave the field.")  # fmt: skip
         seen = view("token-view")
         edit = gr.Button("Edit this example", elem_id="edit-example", size="md", elem_classes="quiet-button")
         edits = editor.build()
         saving, edit_notice = busy.build("save"), view("editor-notice")
         with gr.Accordion("System prompt", open=False, elem_classes="fold", elem_id="see-system-fold"):
             system = gr.Textbox(label="System prompt", lines=2, elem_id="see-system",
-                                info="Put before every example that has none of its own.")  # fmt: skip
+                                info="Added to every example that has no system prompt.")  # fmt: skip
         with gr.Accordion("All examples", open=False, elem_classes="fold", elem_id="all-examples"):
             rows = view("rows", picks=True)
         wrong = findings.build()
-        view("", markup.step(4, "How long", "What the maximum length keeps, and what it cuts."))
+        view("", markup.step(4, "How long", "What the maximum length keeps and what it cuts."))
         length = gr.Slider(8, _LEAST_REACH, value=1024, step=8, label="Maximum length in tokens", elem_id="see-length")
         lengths = view("lengths")
     return Steps(
@@ -108,13 +112,14 @@ def _choices(name: str) -> list[str]:
 
 
 def hidden(steps: Steps) -> Updates:
-    """Nothing to see yet."""
+    """The updates that show nothing."""
     return {steps.subject: "", steps.measured: None}
 
 
 def shown(studio: Studio, steps: Steps, key: str, total: int) -> Updates:
-    """All steps of a dataset or checked file with `total` examples, from the first on; its tokens follow by
-    themselves."""
+    """All steps of a dataset or checked file with `total` examples, from the first example; its tokens follow in a
+    separate event.
+    """
     return {
         steps.subject: key,
         steps.measured: None,
@@ -128,7 +133,7 @@ def shown(studio: Studio, steps: Steps, key: str, total: int) -> Updates:
 
 
 def models_here(studio: Studio, picked: str | None) -> Any:
-    """An update of the choice of models: `picked` if it is still here, else the first."""
+    """An update of the model dropdown: `picked` if it still exists, else the first."""
     options = [item.id for item in models.list_models(studio)]
     return gr.update(choices=options, value=picked if picked in options else next(iter(options), None))
 
@@ -136,16 +141,18 @@ def models_here(studio: Studio, picked: str | None) -> Any:
 def wire(
     studio: Studio, steps: Steps, held: gr.State, show: Callable[[str, str], Updates], whole: Sequence[Any]
 ) -> None:
-    """What happens in these steps. held: the check that waits to be added; show: the tab's updates for a new version
-    and such a check; whole: the parts they update.
-    """
-    wanted: OrderedDict[str, str] = OrderedDict()  # what each session wants counted now; older counting ends itself
+    """Wire the events of these steps.
 
-    def want(session: str, wish: str) -> None:
-        wanted[session] = wish
-        wanted.move_to_end(session)
-        if len(wanted) > _SESSIONS:
-            wanted.popitem(last=False)
+    held: the check waiting to be added; show: the tab's updates for a new version and such a check; whole: the
+    components they update.
+    """
+    requested: OrderedDict[str, str] = OrderedDict()  # what each session wants counted now; older counts stop
+
+    def want(session: str, request_key: str) -> None:
+        requested[session] = request_key
+        requested.move_to_end(session)
+        if len(requested) > _SESSIONS:
+            requested.popitem(last=False)
 
     def see(request: gr.Request, key: str, picked: str | None, which: float | None, *how: Any) -> Updates:
         values = data_view.shaping(*how)
@@ -159,19 +166,19 @@ def wire(
         }
 
     def measure(request: gr.Request, key: str, picked: str | None, *how: Any) -> Iterator[Updates]:
-        """Counts all tokens, saying how far it is, until something else is wanted."""
+        """Count all tokens with progress, until something else is requested."""
         session, values = str(request.session_hash), data_view.shaping(*how)
-        wish = _wish(key, picked, values)
+        request_key = _wish(key, picked, values)
         if not key or not picked:
             yield {steps.lengths: "" if not key else markup.note(_NO_MODEL)}
             return
-        want(session, wish)
+        want(session, request_key)
         result: LengthView | None = None
         job = examples.measuring(studio, key, picked, values)
         try:
-            while wanted.get(session, wish) == wish:
-                at = next(job)
-                yield {steps.lengths: markup.doing(at.doing, at.done, at.of)}
+            while requested.get(session, request_key) == request_key:
+                progress = next(job)
+                yield {steps.lengths: markup.doing(progress.doing, progress.done, progress.of)}
         except StopIteration as end:
             result = end.value
         finally:
@@ -184,18 +191,18 @@ def wire(
         number = int(which or 1)
         return {steps.editor: editor.form(number, datasets.as_values(studio, key, number))}
 
-    def save(request: gr.Request, event: gr.EventData, waits: str, key: str) -> Iterator[Updates]:
+    def save(request: gr.Request, event: gr.EventData, pending: str, key: str) -> Iterator[Updates]:
         if not hasattr(event, "save"):
             yield {steps.editor: ""}
             return
         number = int(event.save)
         yield {steps.edit_notice: ""}
         job = datasets.editing(studio, key, number, editor.typed(str(event.typed)))
-        made = yield from steps.saving.follow(request, editor.REVISING, job)
-        said = editor.saved(made.name, made.changes)
-        if made.id == key:
-            said = markup.note("Nothing was changed, so there is no new version.")
-        yield {**show(made.id, waits), steps.row: number, steps.edit_notice: said}
+        version = yield from steps.saving.follow(request, editor.REVISING, job)
+        message = editor.saved(version.name, version.changes)
+        if version.id == key:
+            message = markup.note("Nothing was changed, so no new version was made.")
+        yield {**show(version.id, pending), steps.row: number, steps.edit_notice: message}
 
     def leaf(event: gr.EventData, key: str) -> Updates:
         """Another page of examples, or one of them as tokens."""
@@ -236,7 +243,7 @@ def wire(
         trigger_mode="always_last",
         **slow,
     )
-    # Apart from the counting: an update of a slider that is not drawn yet would empty it.
+    # Separate from the counting: an update of a slider that is not drawn yet would empty it.
     steps.reach.change(lambda far: gr.update(maximum=far), steps.reach, length, **quiet)
     steps.edit.click(
         with_notice(studio, steps.edit_notice, open_editor),
@@ -259,12 +266,12 @@ def wire(
 
 
 def _wish(key: str, picked: str | None, values: Mapping[str, Any]) -> str:
-    """What is to be counted; max_length is no part of it, since the counts are the same."""
+    """Identifies what to count; max_length is not part of it, because the counts do not depend on it."""
     return f"{key} {picked} {sorted((name, value) for name, value in values.items() if name != 'max_length')}"
 
 
 def _reach(result: LengthView) -> int:
-    """How far the slider goes: to the longest example, and never less than what is set."""
+    """The slider's maximum: the longest example, and at least the current value."""
     return max(_LEAST_REACH, result.max_length, -(-result.tokens["max"] // 64) * 64)
 
 

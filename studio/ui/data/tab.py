@@ -1,6 +1,6 @@
-"""Data: the datasets there are, a place to add one, and four steps that answer the doubts about any of them.
+"""The Data tab: the list of datasets, a place to add one, and four steps that show any of them.
 
-What is shown is named by one key: the id of a dataset, or the token of a file that was checked and is not added yet.
+What is shown is identified by a key: the id of a dataset, or the token of a checked file that is not added yet.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, view, with_
 
 @dataclass(frozen=True)
 class DataTab:
-    """What other tabs need: the key of what is shown, the button that trains on it, the model and formatting by which
-    it is seen, and the steps that show the tab from the beginning and that bring it up to date.
+    """What other tabs need: the key of what is shown, the button that trains on it, the model and formatting used to
+    view it, and the steps that show the tab from the beginning and that refresh it.
     """
 
     chosen: gr.State
@@ -32,7 +32,7 @@ class DataTab:
 
 
 def build(studio: Studio) -> DataTab:
-    """The tab's components and what happens in them."""
+    """Build the tab's components and wire their events."""
     chosen, pending, waiting = gr.State(""), gr.State(""), gr.State("")
     with gr.Row(equal_height=False, elem_id="data-columns"):
         with gr.Column(scale=3, min_width=270, elem_id="data-side"):
@@ -49,10 +49,10 @@ def build(studio: Studio) -> DataTab:
     whole = [chosen, pending, waiting, shelf, head, what, *bar.parts, *reading.parts, *four.parts]
 
     def show(key: str, picked: str | None, held: str) -> Updates:
-        """Everything of one dataset or checked file. held: the check that waits to be added, shown or not."""
-        known = datasets.list_datasets(studio)
+        """All updates for a dataset or checked file. held: the check waiting to be added, shown or not."""
+        infos = datasets.list_datasets(studio)
         checked = data_view.check_of(studio, key)
-        info = None if checked else next((item for item in known if item.id == key), next(iter(known), None))
+        info = None if checked else next((item for item in infos if item.id == key), next(iter(infos), None))
         held = key if checked else held
         shown: Updates = {
             pending: held,
@@ -67,16 +67,16 @@ def build(studio: Studio) -> DataTab:
             shown |= {chosen: key, head: data_view.head_of_check(checked), what: data_view.what_of_check(checked)}
         elif info:
             shown |= steps.shown(studio, four, info.id, info.rows)
-            shown |= {chosen: info.id, head: data_view.head(info), what: data_view.what(info, known)}
+            shown |= {chosen: info.id, head: data_view.head(info), what: data_view.what(info, infos)}
         else:
             shown |= steps.hidden(four)
             shown |= {chosen: "", head: data_view.nothing(), what: ""}
         return shown | {
-            shelf: data_view.shelf(known, key if checked else info.id if info else "", data_view.check_of(studio, held))
+            shelf: data_view.shelf(infos, key if checked else info.id if info else "", data_view.check_of(studio, held))
         }
 
     def ask(path: str, error: Undecodable, held: str) -> Updates:
-        """A file that is no UTF-8: nothing but the choice of its encoding."""
+        """A file that is not valid UTF-8: only the choice of its encoding."""
         return {
             chosen: "",
             waiting: path,
@@ -91,22 +91,22 @@ def build(studio: Studio) -> DataTab:
         return show(event.id, picked, held)
 
     def revisit(key: str, picked: str | None, held: str) -> Updates:
-        """What may have changed in another tab: datasets and models."""
-        known = datasets.list_datasets(studio)
+        """Refresh what may have changed in another tab: datasets and models."""
+        infos = datasets.list_datasets(studio)
         return {
-            shelf: data_view.shelf(known, key, data_view.check_of(studio, held)),
+            shelf: data_view.shelf(infos, key, data_view.check_of(studio, held)),
             four.model: steps.models_here(studio, picked),
         }
 
     def show_new(key: str, held: str = "") -> Updates:
-        """`show` for what was just made; the choice of the model stays as it is."""
+        """`show` for a new key; the selected model stays."""
         return {part: value for part, value in show(key, None, held).items() if part is not four.model}
 
     adding.wire(studio, drop, bar, reading, adding.Keys(chosen, pending, waiting), show_new, ask, whole)
     steps.wire(studio, four, pending, show_new, whole)
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
-    told_so = [four.model, pending]
-    shelf.click(with_notice(studio, drop.notice, pick), told_so, [drop.notice, *whole], **QUEUED)
+    view_inputs = [four.model, pending]
+    shelf.click(with_notice(studio, drop.notice, pick), view_inputs, [drop.notice, *whole], **QUEUED)
     asked = [chosen, four.model, pending]
     return DataTab(
         chosen=chosen,
@@ -123,6 +123,6 @@ def build(studio: Studio) -> DataTab:
 
 
 def example_as_model_sees_it(studio: Studio, dataset: str, model: str | None, *how: Any) -> dict[str, Any]:
-    """The recipe's values by which the dataset with this id is looked at; how: as Steps.how."""
+    """Recipe values matching how the dataset with this id is viewed. how: as Steps.how."""
     named = {"dataset": datasets.get(studio, dataset).name} | ({"model": model} if model else {})
     return named | data_view.shaping(*how)

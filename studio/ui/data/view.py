@@ -1,4 +1,4 @@
-"""What a dataset or a checked file is, drawn: the shelf, the title, where it comes from, pages of examples."""
+"""A dataset or a checked file as HTML: the list, the title, its origin, pages of examples."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from studio.ui.parts import markup, units
 from studio.ui.parts.markup import esc
 
 PAGE = 25
-_WHAT = "The format it was taken for, and why."
+_WHAT = "The detected format, and why."
 
 
 def check_of(studio: Studio, key: str) -> Checked | None:
-    """The check of this token, if it is one and still here."""
+    """The check with this token, or None."""
     try:
         return checks.get(studio, key)
     except NotFound:
@@ -25,7 +25,7 @@ def check_of(studio: Studio, key: str) -> Checked | None:
 
 
 def shaping(template: str, own: str, system: str, on: str, length: float) -> dict[str, Any]:
-    """The recipe's values that shape what the model sees, of the fields of that step."""
+    """The recipe values that determine what the model sees."""
     return {
         "template": template,
         "custom_template": own if template == "custom" else "",
@@ -35,7 +35,7 @@ def shaping(template: str, own: str, system: str, on: str, length: float) -> dic
     }
 
 
-def shelf(known: Sequence[DatasetInfo], chosen: str, pending: Checked | None) -> str:
+def shelf(infos: Sequence[DatasetInfo], chosen: str, pending: Checked | None) -> str:
     """The list of datasets as buttons, the chosen one pressed; a file that is not added yet comes first."""
     items = [] if pending is None else [_pending(pending, chosen)]
     items += [
@@ -45,7 +45,7 @@ def shelf(known: Sequence[DatasetInfo], chosen: str, pending: Checked | None) ->
             info.name,
             f"<span>{info.rows:,} rows · {esc(info.format)}</span>{markup.verdict_badge(info.mark)}",
         )
-        for info in known
+        for info in infos
     ]
     return f'<ul class="shelf" aria-label="Datasets">{"".join(items)}</ul>' if items else ""
 
@@ -62,14 +62,14 @@ def _pending(checked: Checked, chosen: str) -> str:
 
 
 def nothing() -> str:
-    """What stands in an empty tab."""
+    """The message of an empty tab."""
     return '<div data-shows="nothing"></div>' + markup.empty(
         "No dataset yet", "Drop a file of examples on the left. It is checked before it is added."
     )
 
 
 def title(name: str) -> str:
-    """The name of a file whose encoding is to be chosen."""
+    """The name of a file whose encoding must be chosen."""
     return f'<div class="title" data-shows="decoding"><h2>{esc(name)}</h2></div>'
 
 
@@ -96,14 +96,16 @@ def head_of_check(checked: Checked) -> str:
     if report.format is None:
         pairs = [("columns", f"{len(report.columns):,}")]
     else:
-        kept = [("rows read", f"{report.rows:,}"), ("can be used", f"{report.ok:,}")]
-        pairs = kept + ([("held out", f"{report.held_out:,}")] if report.held_out else []) + pairs
+        counts = [("rows read", f"{report.rows:,}"), ("can be used", f"{report.ok:,}")]
+        pairs = counts + ([("held out", f"{report.held_out:,}")] if report.held_out else []) + pairs
     return _head("mapping" if report.format is None else "check", checked.token, Path(checked.path).name, pairs)
 
 
 def _head(shows: str, key: str, name: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """shows: what kind of thing it is. static/theme.css hides what does not belong to it: Gradio's own way of hiding
-    a column undoes what its children say of themselves, and loses to a second update that comes soon after.
+    """A title with figures.
+
+    shows: the kind of thing; static/theme.css hides what does not belong to it. Gradio's own way of hiding a column
+    overrides the visibility of its children, and is lost when a second update follows soon after.
     """
     return (
         f'<div class="title" data-shows="{shows}" data-open-dataset="{esc(key)}"><h2>{esc(name)}</h2>'
@@ -111,12 +113,12 @@ def _head(shows: str, key: str, name: str, pairs: Sequence[tuple[str, str]]) -> 
     )
 
 
-def what(info: DatasetInfo, known: Sequence[DatasetInfo]) -> str:
-    """Where a dataset comes from and what it was taken for."""
+def what(info: DatasetInfo, infos: Sequence[DatasetInfo]) -> str:
+    """A dataset's origin and detected format."""
     lines = [_reason(info.format, info.why), _columns(info.columns, info.mapping)]
     if info.parent:
-        before = next((item.name for item in known if item.id == info.parent), f"{info.parent[:8]} (removed)")
-        lines.append(f"A version of <b>{esc(before)}</b>: {esc(info.changes)}.")
+        parent = next((item.name for item in infos if item.id == info.parent), f"{info.parent[:8]} (removed)")
+        lines.append(f"A version of <b>{esc(parent)}</b>: {esc(info.changes)}.")
     note = f", {esc(info.note)}" if info.note else ""
     lines.append(
         f'From {esc(info.source)}{note} · <span title="sha256 {esc(info.sha256)}">sha256 '
@@ -126,7 +128,7 @@ def what(info: DatasetInfo, known: Sequence[DatasetInfo]) -> str:
 
 
 def what_of_check(checked: Checked) -> str:
-    """What a checked file was taken for, or that nobody knows yet."""
+    """The detected format of a checked file, or that it is unknown."""
     report = checked.report
     lines = [_reason(report.format, report.why)]
     if report.format is not None:
@@ -140,18 +142,20 @@ def what_of_check(checked: Checked) -> str:
 
 
 def what_undecodable(error: object) -> str:
-    text = "Its bytes are no UTF-8, so say in which encoding they were written."
+    text = "The file is not valid UTF-8. Choose the encoding it was written in."
     return markup.step(1, "What it is", text) + markup.note(error, "warn")
 
 
 def _reason(form: str | None, why: str) -> str:
-    lead = f"Format <b>{esc(form)}</b>" if form else "No format the studio knows"
+    lead = f"Format <b>{esc(form)}</b>" if form else "Unknown format"
     return f"{lead}: {esc(why.rstrip('.'))}."
 
 
 def _columns(columns: Sequence[str], mapping: Mapping[str, str]) -> str:
     if mapping:
-        return "Mapping: " + ", ".join(f"{esc(field)} ← <code>{esc(told)}</code>" for field, told in mapping.items())
+        return "Mapping: " + ", ".join(
+            f"{esc(field)} ← <code>{esc(column)}</code>" for field, column in mapping.items()
+        )
     shown = ", ".join(f"<code>{esc(name)}</code>" for name in columns[:20])
     return f"Columns {shown}" + (f" and {len(columns) - 20:,} more" if len(columns) > 20 else "")
 
@@ -161,7 +165,7 @@ def _lines(lines: Sequence[str]) -> str:
 
 
 def rows(studio: Studio, key: str, total: int, offset: int) -> str:
-    """One page of examples; a click on a number shows that one as tokens."""
+    """One page of examples; a click on a number shows that example as tokens."""
     cells = [
         [
             f'<button type="button" class="link" data-pick data-row="{item["example"]}" '

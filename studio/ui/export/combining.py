@@ -1,4 +1,4 @@
-"""Combining adapters on the Export page: two or three of them, weights, a method; what was combined stands under it."""
+"""Combining adapters on the Export page: two or three adapters, weights and a method; results are listed below."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,21 +17,25 @@ _METHODS = [(f"{name}: {why}{', equal ranks only' if equal else ''}", name)
 
 @dataclass(frozen=True)
 class CombineBox:
-    """parts: what a reopened page sets; store: the list, whose clicks with data-ask are the page's."""
+    """The components the page needs.
+
+    who: the dropdowns, set when the page is reopened; store: the list of adapters, whose data-ask clicks the page
+    handles.
+    """
 
     who: list[gr.Dropdown]
     store: gr.HTML
 
 
 def build(studio: Studio) -> CombineBox:
-    """The box and what happens in it."""
+    """Build the box and wire its events."""
     with gr.Column(elem_id="combine"):
         view(
             "",
             markup.heading(
                 "Combine adapters",
-                "Two or three of one base become a new one by weight. It is a draft until you keep it: ask it in "
-                "Compare, evaluate it, export it.",
+                "Combine two or three adapters of the same base model into a new one, by weight. It is a draft until "
+                "you keep it: try it in Compare, evaluate it, export it.",
             ),
         )
         who: list[gr.Dropdown] = []
@@ -46,7 +50,7 @@ def build(studio: Studio) -> CombineBox:
             method = gr.Dropdown(_METHODS, value="cat", label="Method", elem_id="combine-method", scale=3,
                                  min_width=240, filterable=False)  # fmt: skip
             density = gr.Slider(
-                0.05, 1, 0.5, step=0.05, label="Density", info="The share that ties, dare and prune keep.",
+                0.05, 1, 0.5, step=0.05, label="Density", info="Share of the weights that ties, dare and prune keep.",
                 elem_id="combine-density", scale=2, min_width=240,
             )  # fmt: skip
         name = gr.Textbox(label="Name", elem_id="combine-name", placeholder="first + second", max_length=80)
@@ -85,22 +89,22 @@ def build(studio: Studio) -> CombineBox:
 
 
 def listed(studio: Studio, store: gr.HTML) -> Updates:
-    """The store's list. Always sent: what an answer that came late undid must be mended by the next."""
+    """The list of adapters. Always sent, so that the next update corrects one undone by a late answer."""
     return {store: exports_view.adapters(adapters.list_adapters(studio))}
 
 
 def choices(studio: Studio, who: list[gr.Dropdown], chosen: tuple[str | None, ...]) -> Updates:
-    """The sources that may be combined; what was chosen stays while it is there."""
-    every = trained_weights.choices(studio)
-    known = [key for _, key in every]
-    wanted = [key if key in known else None for key in chosen]
+    """The adapters that can be combined; a selection stays while it is available."""
+    options = trained_weights.choices(studio)
+    keys = [key for _, key in options]
+    selected = [key if key in keys else None for key in chosen]
     for place in (0, 1):
-        free = next((key for key in known if "@" not in key and key not in wanted), None)
-        wanted[place] = wanted[place] or free
-    found: Updates = {}
+        free = next((key for key in keys if "@" not in key and key not in selected), None)
+        selected[place] = selected[place] or free
+    updates: Updates = {}
     for place, part in enumerate(who):
-        value = wanted[place] or (None if place < 2 else "")
-        # One that stands is not sent again: another may be made meanwhile.
-        standing = {} if place < len(chosen) and chosen[place] and value == chosen[place] else {"value": value}
-        found[part] = gr.update(choices=every if place < 2 else [("None", ""), *every], **standing)
-    return found
+        value = selected[place] or (None if place < 2 else "")
+        # An unchanged value is not sent again: the user may have chosen another meanwhile.
+        keep = {} if place < len(chosen) and chosen[place] and value == chosen[place] else {"value": value}
+        updates[part] = gr.update(choices=options if place < 2 else [("None", ""), *options], **keep)
+    return updates

@@ -23,14 +23,14 @@ _WORDS = {
 
 
 def build(studio: Studio, run: gr.Dropdown) -> None:
-    """What the chosen run gives away; run: the page's choice."""
+    """Build the box. run: the dropdown of the page."""
     with gr.Column(elem_id="reproduce"):
         view(
             "",
             markup.heading(
                 "Reproduce",
-                "The same run in plain TRL and PEFT, without the studio: a script with exact versions in its head, a "
-                "notebook, and the rows in the order of training.",
+                "The same run in plain TRL and PEFT, without the studio: a script with pinned versions, a notebook, "
+                "and the rows in training order.",
             ),
         )
         shown = view("reproduce-what")
@@ -43,20 +43,20 @@ def build(studio: Studio, run: gr.Dropdown) -> None:
 
 def _what(studio: Studio, chosen: str) -> str:
     try:
-        found = reproduce.of(studio, chosen)
+        bundle = reproduce.of(studio, chosen)
     except StudioError as error:
         return markup.note(access.for_reader(studio, error))
     links = " ".join(
-        f'<a class="download" href="/reproduce/{esc(quote(found.run))}.{form}" download>{esc(words)}</a>'
+        f'<a class="download" href="/reproduce/{esc(quote(bundle.run))}.{form}" download>{esc(words)}</a>'
         for form, words in _WORDS.items()
     )
-    lines = "".join(f"<p>{esc(line)}</p>" for line in found.notes)
-    commands = f"{found.plain}    # without the studio, beside train.jsonl\n{found.command}    # with it"
+    lines = "".join(f"<p>{esc(line)}</p>" for line in bundle.notes)
+    commands = f"{bundle.plain}    # without the studio, next to train.jsonl\n{bundle.command}    # with the studio"
     return f'<p class="get">{links}</p>{markup.code(commands, "the commands")}{lines}'
 
 
 def add_routes(app: FastAPI, studio: Studio) -> None:
-    """The files of a run that is given away."""
+    """`/reproduce/<run>.<form>`: the files of a run."""
 
     @app.get("/reproduce/{run_id}.{form}", response_model=None)
     def reproduced(run_id: str, form: str) -> StreamingResponse | PlainTextResponse:

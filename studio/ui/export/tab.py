@@ -1,4 +1,4 @@
-"""Export: what was learned, taken away as an adapter, a merged model or a GGUF; and adapters combined."""
+"""The Export tab: a run as adapter, merged model or GGUF; combined and imported adapters; publishing."""
 
 import functools
 from dataclasses import dataclass
@@ -18,15 +18,16 @@ from studio.ui.parts import markup
 from studio.ui.parts.handlers import PRIVATE, Step, Updates, view, with_notice
 from studio.ui.web import pulse
 
-_NONE_YET = ("Nothing to export yet", "A run that has an adapter can be taken away from here.")
+_NONE_YET = ("Nothing to export yet", "Once a run has an adapter, export it here.")
 _BUTTONS = {"adapter": "Export adapter", "merged": "Export merged model", "gguf": "Export GGUF"}
 _SHARDS = [("one file up to 5 GB", "5GB"), ("files of 2 GB", "2GB"), ("files of 500 MB", "500MB")]
 
 
 @dataclass(frozen=True)
 class ExportTab:
-    """What other tabs need: the choice of a source, the step that shows the tab for it, and the list whose clicks with
-    data-ask open Compare."""
+    """What other tabs need: the selected source, the step that shows the tab for it, and the list of adapters, whose
+    data-ask clicks open Compare.
+    """
 
     run: gr.Dropdown
     reopen: Step
@@ -35,8 +36,8 @@ class ExportTab:
 
 
 def build(studio: Studio, wanted: gr.State) -> ExportTab:
-    """The tab's components and what happens in them; `wanted` holds the run that is open elsewhere."""
-    awake = pulse.waker("export")
+    """Build the tab's components and wire their events. wanted: the id of the run that is open in another tab."""
+    waker = pulse.waker("export")
     cards: dict[str, gr.HTML] = {}
     buttons: dict[str, gr.Button] = {}
     with gr.Column(elem_id="no-export"):
@@ -50,7 +51,7 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
                 with gr.Column(elem_classes="card", min_width=260, elem_id=f"target-{kind}"):
                     cards[kind] = view(f"card-{kind}", picks=True)
                     if kind == "merged":
-                        dtype = gr.Dropdown([("The run's own type", ""), *targets.DTYPES], value="", label="Type",
+                        dtype = gr.Dropdown([("Same as the run", ""), *targets.DTYPES], value="", label="Type",
                                             elem_id="export-dtype", filterable=False)  # fmt: skip
                         shard = gr.Dropdown(_SHARDS, value="5GB", label="Files", elem_id="export-shard",
                                             filterable=False)  # fmt: skip
@@ -62,38 +63,42 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
         publish_view.build(studio, done)
         reproduce_view.build(studio, run)
         box = combining_view.build(studio)
-    brought = import_view.build(studio)
+    import_box = import_view.build(studio)
 
     def reopen(chosen: str | None, wanted: str, *combined: str | None) -> Updates:
-        """What can be exported, and the cards of the chosen one."""
-        able = [
+        """What can be exported, and the cards of the selected source."""
+        options = [
             (label, key) for label, key in trained_weights.choices(studio) if not label.endswith("newest checkpoint")
         ]
-        keys = [key for _, key in able]
-        known = next((key for key in (wanted, chosen) if key in keys), keys[0] if keys else None)
-        if known is None:
-            gone = dict.fromkeys(cards.values(), "")
-            none = {none_yet: markup.empty(*_NONE_YET), run: gr.update(choices=[], value=None), **gone}
-            return none | import_view.bases(studio, brought)
-        found: Updates = {none_yet: "", run: gr.update(choices=able, value=known)} | import_view.bases(studio, brought)
-        sizes = next((one for one in targets.find(studio, known) if one.sizes), None)
+        keys = [key for _, key in options]
+        selected = next((key for key in (wanted, chosen) if key in keys), keys[0] if keys else None)
+        if selected is None:
+            no_cards = dict.fromkeys(cards.values(), "")
+            empty = {none_yet: markup.empty(*_NONE_YET), run: gr.update(choices=[], value=None), **no_cards}
+            return empty | import_view.bases(studio, import_box)
+        updates: Updates = {none_yet: "", run: gr.update(choices=options, value=selected)} | import_view.bases(
+            studio, import_box
+        )
+        sizes = next((item for item in targets.find(studio, selected) if item.sizes), None)
         if sizes is not None:
-            found[quant] = gr.update(choices=exports_view.quant_choices(sizes))
-        return found | combining_view.choices(studio, box.who, combined) | refresh(known)
+            updates[quant] = gr.update(choices=exports_view.quant_choices(sizes))
+        return updates | combining_view.choices(studio, box.who, combined) | refresh(selected)
 
     def refresh(chosen: str | None) -> Updates:
         if not chosen:
             return {}
-        made = exports.list_exports(studio)
-        mine = [item for item in made if item.run == chosen.partition("@")[0]]
-        fresh: Updates = {done: exports_view.finished(studio, made)}
+        infos = exports.list_exports(studio)
+        own_infos = [item for item in infos if item.run == chosen.partition("@")[0]]
+        updates: Updates = {done: exports_view.finished(studio, infos)}
         ready = exports.tools_ready(studio)
-        there = {one.kind: one for one in targets.find(studio, chosen)}
+        by_kind = {item.kind: item for item in targets.find(studio, chosen)}
         for kind in _BUTTONS:
-            working = next((item for item in mine if item.kind == kind and item.state not in OVER), None)
-            fresh[cards[kind]] = exports_view.target(there[kind], working, ready) if kind in there else _CANNOT[kind]
-            fresh[buttons[kind]] = gr.update(interactive=working is None and kind in there)
-        return fresh | combining_view.listed(studio, box.store)
+            working = next((item for item in own_infos if item.kind == kind and item.state not in OVER), None)
+            updates[cards[kind]] = (
+                exports_view.target(by_kind[kind], working, ready) if kind in by_kind else _CANNOT[kind]
+            )
+            updates[buttons[kind]] = gr.update(interactive=working is None and kind in by_kind)
+        return updates | combining_view.listed(studio, box.store)
 
     def begin(kind: str, chosen: str, *how: str) -> Updates:
         exports.start(studio, chosen, kind, ExportRequest(kind, how[0] if kind == "merged" else "", how[1], how[2]))
@@ -111,7 +116,7 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
     now: Step = {**quiet, "queue": False}
     parts = [done, box.store, *cards.values(), *buttons.values()]
-    awake.submit(with_notice(studio, notice, refresh, clear=False), run, [notice, *parts], **now)
+    waker.submit(with_notice(studio, notice, refresh, clear=False), run, [notice, *parts], **now)
     once.choice("exported", run).click(with_notice(studio, notice, refresh), run, [notice, *parts], **now)
     for kind, button in buttons.items():
         button.click(
@@ -120,19 +125,19 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
         )  # fmt: skip
     for clicked in (done, *cards.values()):
         clicked.click(with_notice(studio, notice, pick), run, [notice, *parts], **now)
-    opened = [notice, none_yet, run, quant, brought.base, *box.who, *parts]
+    opened = [notice, none_yet, run, quant, import_box.base, *box.who, *parts]
     reopened: Step = {
         "fn": with_notice(studio, notice, reopen),
         "inputs": [run, wanted, *box.who],
         "outputs": opened,
         **now,
     }
-    import_view.wire(studio, brought, reopened)
+    import_view.wire(studio, import_box, reopened)
     return ExportTab(run, reopened, train, box.store)
 
 
 _CANNOT = {
-    "adapter": "<h3>Adapter</h3><p>Every weight was trained: there is no adapter apart from the model.</p>",
-    "merged": "<h3>Merged model</h3><p>What this method trains is put before each prompt and cannot be merged.</p>",
-    "gguf": "<h3>GGUF</h3><p>What this method trains is put before each prompt and cannot be merged.</p>",
+    "adapter": "<h3>Adapter</h3><p>All weights were trained, so there is no separate adapter.</p>",
+    "merged": "<h3>Merged model</h3><p>This method trains a prompt prefix. It cannot be merged into the weights.</p>",
+    "gguf": "<h3>GGUF</h3><p>This method trains a prompt prefix. It cannot be merged into the weights.</p>",
 }

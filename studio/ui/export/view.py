@@ -1,4 +1,4 @@
-"""How exports and adapters look: cards of targets, finished exports with their parity, what the store holds."""
+"""Exports and adapters as HTML: cards of targets, finished exports with their parity check, the list of adapters."""
 
 from collections.abc import Sequence
 
@@ -18,18 +18,20 @@ _SHOWN = 20
 
 
 def overview(studio: Studio) -> tuple[str, bool]:
-    """All that the page shows of exports and adapters, as a short name; and whether one is at work."""
-    made, kept = exports.list_exports(studio), store.list_adapters(studio)
-    busy = any(state not in OVER for state in [*(one.state for one in made), *(one.state for one in kept)])
-    return markup.name_of(repr((made, kept, exports.tools_ready(studio)))), busy
+    """A hash of everything the page shows of exports and adapters, and whether any of them is in progress."""
+    export_infos, adapter_infos = exports.list_exports(studio), store.list_adapters(studio)
+    busy = any(
+        state not in OVER for state in [*(info.state for info in export_infos), *(info.state for info in adapter_infos)]
+    )
+    return markup.name_of(repr((export_infos, adapter_infos, exports.tools_ready(studio)))), busy
 
 
 def target(one: Target, working: ExportInfo | None, tools_ready: bool) -> str:
-    """A target: its size, what it is for, and how far an export of it is."""
+    """A target: its size, its purpose, and the progress of its export."""
     sizes = f"about {units.size(one.size)}" if not one.sizes else "from " + units.size(min(one.sizes.values()))
     text = f"<h3>{esc(one.title)}<span>{esc(sizes)}</span></h3><p>{esc(one.why)}</p>"
     if one.kind == "gguf" and not tools_ready:
-        text += "<p>The first one gets llama.cpp ready on this machine: some minutes, once.</p>"
+        text += "<p>The first GGUF export sets up llama.cpp on this machine, which takes a few minutes once.</p>"
     if working is None:
         return text
     left = "" if working.seconds_left is None else f" · about {units.span(working.seconds_left)} left"
@@ -45,19 +47,19 @@ def target(one: Target, working: ExportInfo | None, tools_ready: bool) -> str:
 
 
 def quant_choices(one: Target) -> list[tuple[str, str]]:
-    """The types of a GGUF with what each is for and its size."""
+    """The GGUF types, each with its purpose and size."""
     return [(f"{quant}: {why}, about {units.size(one.sizes[quant])}", quant) for quant, (why, _) in QUANTS.items()]
 
 
 def finished(studio: Studio, made: Sequence[ExportInfo]) -> str:
-    """Exports that are over, newest first."""
-    over = [item for item in made if item.state in OVER]
-    if not over:
+    """Finished exports, newest first."""
+    ended = [item for item in made if item.state in OVER]
+    if not ended:
         return ""
-    total = sum(item.size or 0 for item in over)
-    more = f" The newest {_SHOWN} of {len(over)} are shown." if len(over) > _SHOWN else ""
-    text = f"{units.size(total)} in all, kept in the home until you delete them.{more}"
-    return markup.heading("Exports", text) + "".join(_finished(studio, item) for item in over[:_SHOWN])
+    total = sum(item.size or 0 for item in ended)
+    more = f" The newest {_SHOWN} of {len(ended)} are shown." if len(ended) > _SHOWN else ""
+    text = f"{units.size(total)} in total, kept until you delete them.{more}"
+    return markup.heading("Exports", text) + "".join(_finished(studio, item) for item in ended[:_SHOWN])
 
 
 def _finished(studio: Studio, item: ExportInfo) -> str:
@@ -86,17 +88,17 @@ def _finished(studio: Studio, item: ExportInfo) -> str:
 
 
 def _figures(item: ExportInfo) -> str:
-    """Parity as figures, and what they mean in words."""
-    found = item.check
-    if found is None:
+    """The parity check as figures, and their meaning in words."""
+    check = item.check
+    if check is None:
         return ""
-    template = "plain text" if not found.template else "equal" if found.template == found.own_template else "differs"
+    template = "plain text" if not check.template else "equal" if check.template == check.own_template else "differs"
     facts = markup.facts(
         [
-            ("correlation, worst place", esc(digits(found.correlation))),
-            ("correlation, mean", esc(digits(found.mean))),
-            ("same next token", f"{found.agreement:.1%}"),
-            ("answers alike", f"{found.alike} of {found.prompts}"),
+            ("correlation, worst token", esc(digits(check.correlation))),
+            ("correlation, mean", esc(digits(check.mean))),
+            ("same next token", f"{check.agreement:.1%}"),
+            ("identical answers", f"{check.alike} of {check.prompts}"),
             ("template", esc(template)),
         ]
     )
@@ -104,7 +106,7 @@ def _figures(item: ExportInfo) -> str:
 
 
 def _at(moment: float) -> str:
-    # Not "a minute ago": a list that is drawn anew every second closes what is open in it.
+    # An exact time, not "a minute ago": redrawing the list every second would close its open details.
     return f"<time>{esc(units.exact(moment))}</time>"
 
 
@@ -113,13 +115,13 @@ def _button(words: str, data: str) -> str:
 
 
 def _delete(key: str, what: str) -> str:
-    """Asks once."""
+    """A Delete button with confirmation."""
     sure = _button(f"Delete this {what} now", f'data-delete="{esc(key)}"')
     return f'<details class="sure"><summary>Delete</summary>{sure}</details>'
 
 
 def adapters(every: Sequence[AdapterInfo]) -> str:
-    """What the store holds: combined and brought adapters."""
+    """The list of combined and imported adapters."""
     return "".join(map(_adapter, every))
 
 
@@ -136,9 +138,9 @@ def _adapter(info: AdapterInfo) -> str:
         return f'<section class="card done">{title}{text}{doing}</section>'
     acts = ""
     if not info.has_adapter:
-        text += markup.problem(info.message or "It is not whole.")
+        text += markup.problem(info.message or "It is incomplete.")
     else:
-        acts += _button("Ask it in Compare", f'data-ask="{esc(info.id)}"')
+        acts += _button("Try in Compare", f'data-ask="{esc(info.id)}"')
         acts += _button("Keep", f'data-keep="{esc(info.id)}"') if info.draft else ""
     return (
         f'<section class="card done">{title}{text}<div class="acts">{acts}{_delete(info.id, "adapter")}</div></section>'

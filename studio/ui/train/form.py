@@ -1,7 +1,7 @@
 """The form of a recipe, built from the recipe's own fields.
 
-What it shows (label, help, choices, argument name) is stated in studio/recipe/recipe.py and nowhere else. It checks
-nothing: the values go to the recipe as they were typed, and its message comes back.
+Labels, help texts, choices and argument names are defined in studio/recipe/recipe.py and nowhere else. The form
+validates nothing: values go to the recipe as typed, and its error message comes back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from studio.ui.parts import markup, units
 from studio.ui.parts.handlers import view
 from studio.ui.train import model_box
 
-ATTENTION = "attention-only"  # no value of a recipe: it stands for the modules that it is replaced by
+ATTENTION = "attention-only"  # not a recipe value: replaced by the attention modules when chosen
 _STEPS = {"learning_rate": 1e-4, "num_train_epochs": 0.5, "max_grad_norm": 0.1}
 
 
@@ -29,7 +29,7 @@ _STEPS = {"learning_rate": 1e-4, "num_train_epochs": 0.5, "max_grad_norm": 0.1}
 class Form:
     """The form's components: `fields` by recipe name (and `name`), in the order of their values.
 
-    `added` holds the model that was last added here.
+    `added` holds the id of the model last added here.
     """
 
     fields: dict[str, Any]
@@ -41,9 +41,9 @@ class Form:
 
 
 def build(studio: Studio) -> Form:
-    """Simple fields first, the rest in folds by theme."""
+    """Build the form: simple fields first, the rest in folds by theme."""
     simple = [known for known in all_fields() if known.simple]
-    made: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     with gr.Row(elem_classes="fields two"):
         preset = gr.Dropdown(
             presets_of(studio),
@@ -51,14 +51,14 @@ def build(studio: Studio) -> Form:
             label="Preset",
             elem_id="field-preset",
             filterable=False,
-            info="Values that go together, with what they take here; change any of them after.",
+            info="A set of values, with its memory and time on this machine. You can change any of them afterwards.",
         )
-        made["name"] = gr.Textbox(
+        fields["name"] = gr.Textbox(
             label="Name",
             info=Recipe.model_fields["name"].description,
             max_length=80,
             elem_id="field-name",
-            placeholder="chosen for you",
+            placeholder="automatic",
         )
     preset_why = view("preset-why")
     opened = gr.UploadButton(
@@ -71,31 +71,31 @@ def build(studio: Studio) -> Form:
     )
     with gr.Row(elem_classes="fields two"):
         for known in simple[:2]:
-            made[known.name] = _field(known, studio)
+            fields[known.name] = _field(known, studio)
     box = model_box.build(studio)
     with gr.Row(elem_classes="fields three"):
         for known in simple[2:]:
-            made[known.name] = _field(known, studio)
+            fields[known.name] = _field(known, studio)
     scale = view("scale")
     with gr.Column(elem_id="advanced"):
-        view("", markup.heading("Advanced", "Every other knob, by theme. The defaults are sound."))
+        view("", markup.heading("Advanced", "All other settings, by theme. The defaults work well for most runs."))
         for theme in THEMES:
-            _fold(theme, studio, made)
-    return Form(fields=made, preset=preset, preset_why=preset_why, opened=opened, scale=scale, added=box.added)
+            _fold(theme, studio, fields)
+    return Form(fields=fields, preset=preset, preset_why=preset_why, opened=opened, scale=scale, added=box.added)
 
 
-def _fold(theme: str, studio: Studio, made: dict[str, Any]) -> None:
+def _fold(theme: str, studio: Studio, fields: dict[str, Any]) -> None:
     rest = [known for known in all_fields() if known.theme == theme and not known.simple]
     if not rest:
         return
     title = Recipe.model_fields[theme].title or theme
     with gr.Accordion(title, open=False, elem_classes="fold"), gr.Row(elem_classes="fields three"):
         for known in rest:
-            made[known.name] = _field(known, studio)
+            fields[known.name] = _field(known, studio)
 
 
 def _field(known: Known, studio: Studio) -> Any:
-    """The component that suits a field's kind; bounds are left to the recipe, which says them in plain words."""
+    """The component for a field's type. Bounds are left to the recipe, which reports them in plain words."""
     label = f"{known.label} ({known.unit})" if known.unit else known.label
     common = {"label": label, "info": known.help, "elem_id": f"field-{known.name}", "min_width": 180}
     if known.name in ("model", "dataset"):
@@ -117,30 +117,30 @@ def _field(known: Known, studio: Studio) -> Any:
 
 
 def names_of(field: str, studio: Studio) -> list[str]:
-    """What can be chosen as model or dataset."""
+    """The available models or datasets."""
     if field == "model":
         return [model.id for model in models.list_models(studio)]
     return [dataset.name for dataset in datasets.list_datasets(studio)]
 
 
 def first(wanted: str, options: Sequence[str]) -> str:
-    """`wanted` if it can be chosen, else the first that can."""
+    """`wanted` if it is available, else the first option."""
     return wanted if wanted in options else next(iter(options), "")
 
 
 def modules_of(studio: Studio, model_id: str | None) -> list[tuple[str, str]]:
-    """all-linear, attention only, and the linear layers that this model really has, with how many parameters."""
-    found = models.linear_modules(studio, model_id) if model_id else {}
-    if not found:
+    """all-linear, attention only, and the model's actual linear layers, each with its number of parameters."""
+    kinds = models.linear_modules(studio, model_id) if model_id else {}
+    if not kinds:
         return [("all-linear", "all-linear")]
-    every = sum(kind.parameters for kind in found.values())
-    attention = sum(kind.parameters for kind in found.values() if kind.attention)
+    total = sum(kind.parameters for kind in kinds.values())
+    attention = sum(kind.parameters for kind in kinds.values() if kind.attention)
     return [
-        (f"all-linear ({units.count(every)})", "all-linear"),
+        (f"all-linear ({units.count(total)})", "all-linear"),
         *([(f"attention only ({units.count(attention)})", ATTENTION)] if attention else []),
         *(
             (f"{name} ({kind.layers} × {units.count(kind.parameters / kind.layers)})", name)
-            for name, kind in found.items()
+            for name, kind in kinds.items()
         ),
     ]
 
@@ -151,7 +151,7 @@ def attention_of(studio: Studio, model_id: str) -> list[str]:
 
 
 def presets_of(studio: Studio, model: str = "", dataset: str = "") -> list[tuple[str, str]]:
-    """The presets, each with what it takes on this machine for the chosen model and dataset."""
+    """The presets, each with its memory and time on this machine for the chosen model and dataset."""
     costs = presets.costs(studio, model, dataset) if model and dataset else {}
     return [(_with_cost(preset, costs.get(preset.id)), preset.id) for preset in presets.list_presets(studio)]
 
@@ -164,12 +164,12 @@ def _with_cost(preset: Preset, cost: Cost | None) -> str:
 
 
 def defaults() -> dict[str, Any]:
-    """The value of every field before anything is touched, as the form holds it."""
+    """The default of every field, as the form holds it."""
     return {"name": "", **{known.name: for_form(known.name, known.default) for known in all_fields()}}
 
 
 def for_form(name: str, value: Any) -> Any:
-    """A recipe's value as the component shows it: several texts stand one a line, several choices side by side."""
+    """A recipe's value as the component shows it: a list of texts one per line, a list of choices as a list."""
     if name == "report_to":
         return list(value)
     if name == "target_modules":
@@ -178,11 +178,11 @@ def for_form(name: str, value: Any) -> Any:
 
 
 def read(names: Sequence[str], values: Sequence[Any]) -> Recipe:
-    """The recipe that the form holds; raises BadInput in the recipe's own words."""
+    """The recipe in the form. Raises BadInput with the recipe's own message."""
     typed = as_typed(names, values)
     if not typed["model"]:
         raise BadInput(
-            "Choose a base model. If there is none yet, add one below, or train the sample, which brings its own."
+            "Choose a base model. If there is none yet, add one below, or train the sample, which includes one."
         )
     return Recipe().with_values(typed)
 
@@ -193,13 +193,13 @@ def values_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def as_typed(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    """The form's values by name. An empty choice is an empty word, so that the recipe can say what is missing."""
+    """The form's values by name. An empty choice becomes an empty string, which the recipe reports as missing."""
     words = {"name", "model", "dataset", "system_prompt", "custom_template"}
     return {name: "" if value is None and name in words else value for name, value in zip(names, values, strict=True)}
 
 
 def changes(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of `values`, those that differ from the defaults, without what is chosen in any case."""
+    """The entries of `values` that differ from the defaults, without those always chosen (name, model, dataset)."""
     usual = defaults()
     return {
         name: value
@@ -209,10 +209,10 @@ def changes(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rules() -> str:
-    """Style rules that the fields imply: each one's real argument name beside its label, and which apply to a method
-    or a template.
+    """CSS generated from the fields: each field's library argument name next to its label, and which fields apply.
 
-    These are told by an element with data-method and data-template, which the panel draws at every edit.
+    Which apply depends on the method and template, given by an element with data-method and data-template that the
+    panel redraws at every edit.
     """
     names = [
         f"#field-{known.name} {where}::after {{ content: '{known.name}'; }}"

@@ -1,4 +1,4 @@
-"""Adding a base model: the sample, a folder or a hub id, with what is being done while it comes."""
+"""Adding a base model: the sample, a local folder or a hub id, with progress."""
 
 import queue
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ _PAUSE = 0.4  # seconds between two looks at the progress
 
 @dataclass(frozen=True)
 class ModelBox:
-    """The event that a model was added; its last output is the model's id in `added`."""
+    """The event of an added model: `added` holds the model's id."""
 
     added: gr.State
 
 
 def build(studio: Studio) -> ModelBox:
-    """A fold with a field for the source and a button."""
+    """Build a fold with a field for the source and a button."""
     added = gr.State("")
     with gr.Accordion("Add a base model", open=False, elem_classes="fold", elem_id="add-model-fold"):
         source = gr.Textbox(label="Folder or hub id", elem_id="model-source", placeholder=models.SAMPLE,
@@ -36,7 +36,7 @@ def build(studio: Studio) -> ModelBox:
 
     def fetch(wanted: str) -> Iterator[Updates]:
         if not wanted.strip():
-            raise BadInput(f"Name a folder or a hub id, or {models.SAMPLE} for the sample model.")
+            raise BadInput(f"Enter a folder or a hub id, or {models.SAMPLE} for the sample model.")
         yield {add: gr.update(interactive=False)}
         for text in arriving(studio, wanted.strip()):
             yield {progress: text}
@@ -49,25 +49,25 @@ def build(studio: Studio) -> ModelBox:
 
 
 def arriving(studio: Studio, source: str) -> Iterator[str]:
-    """Adds a model, which takes a while; yields what is being done and how far it is. Raises what went wrong."""
-    said: queue.SimpleQueue[tuple[str, int, int]] = queue.SimpleQueue()
+    """Add a model, which takes a while; yields progress as HTML. Raises the error if adding fails."""
+    updates: queue.SimpleQueue[tuple[str, int, int]] = queue.SimpleQueue()
     pool = ThreadPoolExecutor(1, thread_name_prefix="add-model")
-    # In the asker's context: whose models these are is asked in there too.
+    # In the caller's context, since it holds the visitor the model will belong to.
     context = copy_context()
-    work = pool.submit(context.run, models.add, studio, source, lambda what, done, of: said.put((what, done, of)))
-    pool.shutdown(wait=False)  # whoever asked may leave: the model arrives all the same
+    work = pool.submit(context.run, models.add, studio, source, lambda what, done, of: updates.put((what, done, of)))
+    pool.shutdown(wait=False)  # if the page is closed, the model is still added
     last: tuple[str, int, int] | None = None
     while not work.done():
         wait([work], timeout=_PAUSE)
-        while not said.empty():
-            last = said.get()
+        while not updates.empty():
+            last = updates.get()
         if last is not None:
             yield step(*last)
     work.result()
 
 
 def step(what: str, done: int, of: int) -> str:
-    """One line on what is being done, with a bar where the length of it is known."""
+    """One line of progress, with a bar if the total is known."""
     share = "" if not of else f" {units.share_of(done, of)}" if of >= 2**20 else f" {done} of {of}"
     bar = markup.progress(done, of, what) if of else ""
     return f'<div class="arriving"><p class="doing" role="status">{markup.esc(what)}{markup.esc(share)}</p>{bar}</div>'

@@ -1,4 +1,4 @@
-"""What stands beside the form: memory by item against this machine, the adapter's size, steps, warnings, the recipe."""
+"""The panel next to the form: memory by item on this machine, trainable parameters, steps, warnings, the recipe."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ def estimate(found: Estimate, recipe: Recipe) -> str:
     )
     figures = markup.facts(
         [
-            *([("to finish", f"{esc(units.span(60 * found.minutes))}")] if found.minutes else []),
+            *([("total time", f"{esc(units.span(60 * found.minutes))}")] if found.minutes else []),
             ("trainable", f"{esc(units.count(found.trainable))} "
              f"<small>{units.percent(found.trainable, found.parameters)}</small>"),
             ("steps", f"{found.steps:,}"),
@@ -38,38 +38,37 @@ def estimate(found: Estimate, recipe: Recipe) -> str:
 
 
 def _measured(found: Estimate) -> str:
-    """What a dry run of this recipe found, or how one of a like recipe corrects the estimate."""
+    """The result of a dry run of this recipe, or the correction from one of a similar recipe."""
     dry = found.dry_run
     if dry is None:
         return ""
     if not found.exact:
         factor = f"{dry.correction:.2f}"
-        return (
-            f'<p class="why">Corrected by a dry run of a like recipe: what comes and goes is taken times {factor}.</p>'
-        )
+        text = f"Corrected by a dry run of a similar recipe: temporary memory is multiplied by {factor}."
+        return f'<p class="why">{text}</p>'
     return markup.note(
         f"Measured in a dry run: {units.size(dry.measured)} at the peak (predicted {units.size(dry.predicted)}), "
-        f"{dry.step_seconds:.1f} s a step on the {dry.rows} longest examples ({dry.length:,} tokens), "
+        f"{dry.step_seconds:.1f} s per step on the {dry.rows} longest examples ({dry.length:,} tokens), "
         f"{dry.save_seconds:.1f} s for a checkpoint.",
         "good",
     )
 
 
 def _room(found: Estimate) -> str:
-    """What else would fit, and how the time is known."""
+    """The largest batch and length that would fit, and the source of the time estimate."""
     if found.fits:
-        told = (
-            f"With all else as it is, batches of up to <b>{found.largest_batch:,}</b> fit, "
+        room = (
+            f"With all else unchanged, batches of up to <b>{found.largest_batch:,}</b> fit, "
             f"or a max_length of up to <b>{found.longest_length:,}</b>."
         )
     else:
-        told = ""
+        room = ""
     source = f" The time is {esc(found.minutes_from)}." if found.minutes_from else ""
-    return f'<p class="why">{told}{source}</p>' if told or source else ""
+    return f'<p class="why">{room}{source}</p>' if room or source else ""
 
 
 def _bar(found: Estimate) -> str:
-    """One bar as long as the machine's memory; what does not fit runs over a mark."""
+    """One bar as long as the machine's memory; what does not fit extends past a mark."""
     whole = max(found.available, found.total) or 1
     shown = [item for item in found.items if item.bytes > 0]
     pieces = "".join(
@@ -83,13 +82,13 @@ def _bar(found: Estimate) -> str:
         f"<span>{esc(item.label)}</span><b>{esc(units.size(item.bytes))}</b></li>"
         for place, item in enumerate(shown)
     )
-    said = f"Memory: {units.share_of(found.total, found.available)}"
-    bar = f'<div class="memory" role="img" aria-label="{esc(said)}">{pieces}{limit}</div>'
+    label = f"Memory: {units.share_of(found.total, found.available)}"
+    bar = f'<div class="memory" role="img" aria-label="{esc(label)}">{pieces}{limit}</div>'
     return f'{bar}<ul class="legend">{rows}</ul>'
 
 
 def _sentences(found: Estimate) -> str:
-    """Warnings, and what would make it fit: the largest savings first, each a button that does it."""
+    """Warnings, and changes that would make it fit: the largest savings first, each a button that applies it."""
     warnings = "".join(markup.note(text, "warn") for text in found.warnings)
     fixes = "".join(
         f'<li><button type="button" class="fix" data-pick data-fix="{esc(json.dumps(fix.values))}">'
@@ -101,7 +100,7 @@ def _sentences(found: Estimate) -> str:
 
 
 def accuracy(median: float, runs: int) -> str:
-    """How well the estimates of this home were met by the runs that were measured."""
+    """How close the estimates of this home were to measured runs."""
     if not runs:
         return ""
     word = "run" if runs == 1 else "runs"
@@ -109,7 +108,7 @@ def accuracy(median: float, runs: int) -> str:
 
 
 def touched(values: dict[str, Any]) -> str:
-    """Fields that differ from the defaults, each with a button that puts the default back."""
+    """Fields that differ from the defaults, each with a button that restores the default."""
     usual = form.defaults()
     chips = "".join(
         f'<button type="button" class="chip" data-pick data-reset="{esc(name)}" '
@@ -156,13 +155,13 @@ def _plain(value: Any) -> str:
 
 
 def derived(values: dict[str, Any], words: str = "") -> str:
-    """What follows from the form's values, in words; the element also tells the page which of its fields apply."""
+    """What follows from the form's values, in words. The element's attributes also control which fields are shown."""
     chosen = " ".join(f'data-{name}="{esc(values[name])}"' for name in ("method", "template"))
     return f'<p class="derived" {chosen}>{words}</p>'
 
 
 def scale(method: Method) -> str:
-    """What the method's numbers give together."""
+    """The scale that results from the method's numbers."""
     if method.method != "lora":
         return ""
     below = f"sqrt({method.r})" if method.use_rslora else str(method.r)

@@ -1,4 +1,4 @@
-"""Train: the form on the left, what it would cost and Start on the right. Every edit asks the estimate again."""
+"""The Train tab: the form on the left, the estimate and Start on the right. Every edit updates the estimate."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from studio.ui.train import form, model_box, panel
 
 _FIRST = (
     "Nothing has been trained here yet",
-    "A small model learns to turn customers' messages into tickets. Then you ask it, before and after.",
+    "A small model learns to turn customers' messages into tickets. Then you compare it with its base model.",
 )
 
 _CHANGED = "() => { document.dispatchEvent(new Event('studio-form')); }"
@@ -32,10 +32,10 @@ _ON_CHANGED = "document.addEventListener('studio-form', () => trigger('submit'))
 
 @dataclass(frozen=True)
 class TrainTab:
-    """What other tabs need: the run last started here, and the steps that bring form and estimate up to date.
+    """What other tabs need: the run last started here, and the steps that update the form and the estimate.
 
-    update has the page ask for the estimate of what the form says by then. recall fills the form from the draft that
-    this browser kept, the first time only; reopen: what can be chosen.
+    update makes the page request the estimate for the form's current values. recall fills the form from the draft saved
+    in this browser, the first time only; reopen: updates the available choices.
     """
 
     form: form.Form
@@ -47,12 +47,12 @@ class TrainTab:
 
 
 def waker() -> gr.HTML:
-    """A component without looks, outside of the tab so that it is there before it: its `submit` comes with `update`."""
+    """An invisible component whose `submit` fires on `update`; outside the tab, so that it exists before the tab."""
     return gr.HTML(js_on_load=_ON_CHANGED, elem_id="form-waker", apply_default_css=False)
 
 
 def build(studio: Studio, changed: gr.HTML) -> TrainTab:
-    """The tab's components and what happens in them. changed: the waker."""
+    """Build the tab's components and wire their events. changed: the waker."""
     draft = gr.BrowserState({}, storage_key="lora-studio-draft", secret="draft of the form")  # noqa: S106 - no secret
     started = gr.State("")
     with gr.Row(elem_id="first-visit", equal_height=False):
@@ -63,7 +63,7 @@ def build(studio: Studio, changed: gr.HTML) -> TrainTab:
         )
     with gr.Row(elem_id="train-columns", equal_height=False):
         with gr.Column(scale=7, min_width=300, elem_id="train-form"):
-            made = form.build(studio)
+            recipe_form = form.build(studio)
         with gr.Column(scale=4, min_width=300, elem_id="train-side"):
             with gr.Column(elem_id="train-side-scroll"):
                 estimate = view("estimate", picks=True)
@@ -78,88 +78,92 @@ def build(studio: Studio, changed: gr.HTML) -> TrainTab:
                     start = gr.Button("Start training", variant="primary", size="lg", elem_id="start-training", scale=3)
                     dry = gr.Button("Dry run", size="lg", elem_id="dry-run", scale=1, min_width=110)
 
-    names, fields = list(made.fields), list(made.fields.values())
-    modules = made.fields["target_modules"]
-    # So that the first answer moves nothing below it.
-    made.scale.value = panel.derived(form.defaults(), panel.scale(Method()))
-    shown = [estimate, chips, document, made.scale, start, draft]
+    names, fields = list(recipe_form.fields), list(recipe_form.fields.values())
+    modules = recipe_form.fields["target_modules"]
+    # A first value, so that the first update does not move the content below it.
+    recipe_form.scale.value = panel.derived(form.defaults(), panel.scale(Method()))
+    shown = [estimate, chips, document, recipe_form.scale, start, draft]
 
     def edited(*values: Any) -> Updates:
-        """What the form says now: estimate, recipe, whether it can start."""
+        """Update the estimate, the recipe and the Start button for the form's current values."""
         warm.expect(studio)
         typed = form.as_typed(names, values)
         try:
             recipe = form.read(names, values)
-            found = panel.estimate(estimates.estimate(studio, recipe), recipe)
+            estimate_html = panel.estimate(estimates.estimate(studio, recipe), recipe)
         except StudioError as error:
             return {
                 estimate: markup.problem(access.for_reader(studio, error)),
                 chips: panel.touched(typed),
-                made.scale: panel.derived(typed),
+                recipe_form.scale: panel.derived(typed),
                 start: gr.update(interactive=False),
                 draft: typed,
             }
         return {
-            estimate: found,
+            estimate: estimate_html,
             chips: panel.touched(typed),
             document: panel.document(recipe, typed),
-            made.scale: panel.derived(typed, panel.scale(recipe.method)),
+            recipe_form.scale: panel.derived(typed, panel.scale(recipe.method)),
             start: gr.update(interactive=True),
             draft: typed,
         }
 
     def fill(values: dict[str, Any]) -> Updates:
-        return {made.fields[name]: form.for_form(name, value) for name, value in values.items() if name in made.fields}
+        return {
+            recipe_form.fields[name]: form.for_form(name, value)
+            for name, value in values.items()
+            if name in recipe_form.fields
+        }
 
     def choose_preset(chosen: str | None) -> Updates:
-        found = next((preset for preset in presets.list_presets(studio) if preset.id == chosen), None)
-        if found is None:
-            return {made.preset_why: ""}
-        return {made.preset_why: markup.note(found.why)} | fill(_kept(form.defaults()) | found.values)
+        preset = next((preset for preset in presets.list_presets(studio) if preset.id == chosen), None)
+        if preset is None:
+            return {recipe_form.preset_why: ""}
+        return {recipe_form.preset_why: markup.note(preset.why)} | fill(_kept(form.defaults()) | preset.values)
 
     def open_recipe(path: str) -> Updates:
-        """The values of a recipe file; nothing is changed when it is none."""
+        """Fill the form from a recipe file; nothing changes if it is not a valid recipe."""
         try:
             return fill(form.values_of(Recipe.load(Path(path))))
         finally:
             Path(path).unlink(missing_ok=True)
 
     def price(model: str, dataset: str) -> Updates:
-        return {made.preset: gr.update(choices=form.presets_of(studio, model, dataset))}
+        return {recipe_form.preset: gr.update(choices=form.presets_of(studio, model, dataset))}
 
     def choose_model(model: str) -> Updates:
         try:
             return {modules: gr.update(choices=form.modules_of(studio, model))}
         except StudioError:
-            return {modules: gr.skip()}  # the estimate says that there is no such model
+            return {modules: gr.skip()}  # the estimate reports the missing model
 
     def choose_modules(chosen: list[str], model: str) -> Updates:
-        """all-linear stands alone: choosing it drops the others, choosing another drops it."""
+        """all-linear is exclusive: choosing it clears the others, choosing another clears it."""
         if chosen[-1:] == [form.ATTENTION]:
             return {modules: form.attention_of(studio, model)}
-        alone = chosen[-1:] == ["all-linear"] or not chosen
-        return {modules: ["all-linear"] if alone else [name for name in chosen if name != "all-linear"]}
+        exclusive = chosen[-1:] == ["all-linear"] or not chosen
+        return {modules: ["all-linear"] if exclusive else [name for name in chosen if name != "all-linear"]}
 
     def reset(event: gr.EventData) -> Updates:
-        usual, name = form.defaults(), getattr(event, "reset", None)
-        return fill({name: usual[name]}) if name in usual else {}
+        default_values, name = form.defaults(), getattr(event, "reset", None)
+        return fill({name: default_values[name]}) if name in default_values else {}
 
     def apply(event: gr.EventData) -> Updates:
-        """One of the changes that would make it fit."""
+        """Apply one of the changes that would make it fit."""
         return fill(json.loads(event.fix)) if hasattr(event, "fix") else {}
 
     def begin(*values: Any) -> Updates:
         run = runs.start(studio, form.read(names, values))
-        return {started: run.id, made.fields["name"]: ""}
+        return {started: run.id, recipe_form.fields["name"]: ""}
 
     def rehearse(request: gr.Request, *values: Any) -> Iterator[Updates]:
-        """A few steps on the longest examples; the estimate then says what they took."""
+        """Run a few steps on the longest examples; the estimate then shows their measured memory and time."""
         recipe = form.read(names, values)
         yield {notice: ""}
         yield from trying.follow(request, "Starting the worker", dry_runs.running(studio, recipe))
 
     def begin_sample() -> Iterator[Updates]:
-        """Fetches the sample's model if it is not here yet, then starts the sample's run."""
+        """Fetch the sample's model if it is missing, then start the sample's run."""
         values = _sample(studio)
         yield {notice: "", sample: gr.update(interactive=False)}
         if values["model"] not in form.names_of("model", studio):
@@ -169,39 +173,49 @@ def build(studio: Studio, changed: gr.HTML) -> TrainTab:
 
     def use_model(model: str) -> Updates:
         names = form.names_of("model", studio)
-        return {made.fields["model"]: gr.update(choices=names, value=form.first(model, names))} | choose_model(model)
+        return {recipe_form.fields["model"]: gr.update(choices=names, value=form.first(model, names))} | choose_model(
+            model
+        )
 
     def open_tab(model: str, dataset: str) -> Updates:
-        """What can be chosen by now. A choice that still stands is not sent again: another may be made meanwhile."""
-        found: Updates = {}
+        """Update the available choices. A valid selection is not sent again, since the user may change it meanwhile."""
+        updates: Updates = {}
         for name, chosen in (("model", model), ("dataset", dataset)):
             options = form.names_of(name, studio)
-            known = {} if chosen in options else {"value": form.first("", options)}
-            found[made.fields[name]] = gr.update(choices=options, **known)
-        pair = [found[made.fields[name]].get("value", now) for name, now in (("model", model), ("dataset", dataset))]
-        said = panel.accuracy(*estimates.error(studio))
-        fresh = {first: markup.empty(*_FIRST) if _fresh(studio) else "", accuracy: said}
-        return found | choose_model(pair[0]) | price(*pair) | fresh
+            selection = {} if chosen in options else {"value": form.first("", options)}
+            updates[recipe_form.fields[name]] = gr.update(choices=options, **selection)
+        pair = [
+            updates[recipe_form.fields[name]].get("value", now)
+            for name, now in (("model", model), ("dataset", dataset))
+        ]
+        accuracy_html = panel.accuracy(*estimates.error(studio))
+        extra = {first: markup.empty(*_FIRST) if _fresh(studio) else "", accuracy: accuracy_html}
+        return updates | choose_model(pair[0]) | price(*pair) | extra
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
-    # One event for all that changes the form: of two, the older one's answer could come last and stay.
+    # A single event for all changes of the form: with two, the older answer could arrive last and stay.
     update: Step = {"fn": None, "js": _CHANGED, **quiet}
-    typed_in = [field.blur for field in fields if isinstance(field, gr.Textbox)]  # pasting is no input to Gradio
+    # Gradio fires no input event for pasting.
+    typed_in = [field.blur for field in fields if isinstance(field, gr.Textbox)]
     edits = [*(field.input for field in fields if field is not modules), *typed_in, changed.submit]
     gr.on(edits, edited, fields, shown, trigger_mode="always_last", **quiet)
-    filled, picked = [notice, made.preset_why, *fields], once.choice("preset", made.preset)
-    picked.click(with_notice(studio, notice, choose_preset), made.preset, filled, **quiet).then(**update)
+    filled, picked = [notice, recipe_form.preset_why, *fields], once.choice("preset", recipe_form.preset)
+    picked.click(with_notice(studio, notice, choose_preset), recipe_form.preset, filled, **quiet).then(**update)
     chips.click(reset, None, fields, **quiet).then(**update)
     estimate.click(apply, None, fields, **quiet).then(**update)
-    made.fields["model"].change(choose_model, made.fields["model"], modules, **quiet)
-    made.opened.upload(with_notice(studio, notice, open_recipe), made.opened, [notice, *fields], **quiet).then(**update)
-    pair = [made.fields["model"], made.fields["dataset"]]
-    gr.on([field.change for field in pair], price, pair, made.preset, trigger_mode="always_last", **quiet)
-    modules.input(choose_modules, [modules, made.fields["model"]], modules, **quiet).then(**update)
+    recipe_form.fields["model"].change(choose_model, recipe_form.fields["model"], modules, **quiet)
+    recipe_form.opened.upload(
+        with_notice(studio, notice, open_recipe), recipe_form.opened, [notice, *fields], **quiet
+    ).then(**update)
+    pair = [recipe_form.fields["model"], recipe_form.fields["dataset"]]
+    gr.on([field.change for field in pair], price, pair, recipe_form.preset, trigger_mode="always_last", **quiet)
+    modules.input(choose_modules, [modules, recipe_form.fields["model"]], modules, **quiet).then(**update)
     begins: Step = {"api_visibility": PRIVATE, "concurrency_limit": 1, "show_progress": "hidden"}
-    start.click(with_notice(studio, notice, begin), fields, [notice, started, made.fields["name"]], **begins)
-    tries = dry.click(with_notice_while(studio, notice, rehearse, trying.idle), fields, [notice, trying.said], **begins)
-    tries.then(**update)
+    start.click(with_notice(studio, notice, begin), fields, [notice, started, recipe_form.fields["name"]], **begins)
+    dry_run = dry.click(
+        with_notice_while(studio, notice, rehearse, trying.idle), fields, [notice, trying.said], **begins
+    )
+    dry_run.then(**update)
     awake = {sample: gr.update(interactive=True)}
     sample.click(
         with_notice_while(studio, fetching, begin_sample, awake),
@@ -209,14 +223,21 @@ def build(studio: Studio, changed: gr.HTML) -> TrainTab:
         [notice, fetching, sample, started],
         **begins,
     )
-    made.added.change(use_model, made.added, [made.fields["model"], modules], **quiet).then(**update)
+    recipe_form.added.change(use_model, recipe_form.added, [recipe_form.fields["model"], modules], **quiet).then(
+        **update
+    )
     recall: Step = {"fn": None, "js": _recall(names), "inputs": [draft, *fields], "outputs": fields, **quiet}
-    reopen: Step = {"fn": open_tab, "inputs": pair, "outputs": [*pair, modules, first, accuracy, made.preset], **quiet}
-    return TrainTab(form=made, draft=draft, started=started, recall=recall, reopen=reopen, update=update)
+    reopen: Step = {
+        "fn": open_tab,
+        "inputs": pair,
+        "outputs": [*pair, modules, first, accuracy, recipe_form.preset],
+        **quiet,
+    }
+    return TrainTab(form=recipe_form, draft=draft, started=started, recall=recall, reopen=reopen, update=update)
 
 
 def _recall(names: list[str]) -> str:
-    """The browser's own step, since an answer of the server may come after the user has typed something else."""
+    """A step that runs in the browser, since a server response could arrive after the user has typed something else."""
     return f"""(draft, ...now) => {{
         if (window.loraStudioRecalled) return now;
         window.loraStudioRecalled = true;
@@ -225,18 +246,20 @@ def _recall(names: list[str]) -> str:
 
 
 def _kept(values: dict[str, Any]) -> dict[str, Any]:
-    """A preset starts from the defaults, but leaves the model, dataset and name alone unless it names them."""
+    """The defaults a preset starts from: it keeps the model, dataset and name unless it sets them itself."""
     return {name: value for name, value in values.items() if name not in ("name", "model", "dataset")}
 
 
 def _sample(studio: Studio) -> dict[str, Any]:
-    """The values of the preset that is ready to run: it names its dataset."""
+    """The values of the preset that is ready to run: the one that sets a dataset."""
     return next((preset.values for preset in presets.list_presets(studio) if "dataset" in preset.values), {})
 
 
 def _how_long(studio: Studio) -> str:
-    """How long the sample's 38 steps take: measured 1 minute on two cores that multiply bfloat16 in hardware, 4 on two
-    that do not."""
+    """Duration of the sample's 38 steps.
+
+    Measured: 1 minute on two cores with hardware bfloat16 multiplication, 4 minutes on two cores without.
+    """
     now = machine.look(studio)
     if now.device_kind == "cuda":
         return "under a minute"
@@ -245,5 +268,5 @@ def _how_long(studio: Studio) -> str:
 
 
 def _fresh(studio: Studio) -> bool:
-    """Whether nobody has trained here yet and the sample's data is there."""
+    """Whether nothing has been trained here yet and the sample's data is available."""
     return not run_list.count(studio) and _sample(studio).get("dataset") in form.names_of("dataset", studio)
