@@ -211,7 +211,7 @@ def test_a_second_run_beside_the_first_and_what_differs(page: Page, little_home:
 
     expect(page.locator("#curves .curve-runs button")).to_have_count(1)
     expect(page.locator("#differ table")).to_have_count(0)
-    page.get_by_role("checkbox", name="Draw the curves of steady too").check()
+    page.get_by_role("checkbox", name="Also draw the curves of steady").check()
     expect(page.locator("#curves .curve-runs button")).to_have_count(2)
     table = page.locator("#differ table")
     expect(table).to_contain_text("Learning rate")

@@ -194,7 +194,7 @@ def test_into_the_trash_back_and_gone(page: Page, home: Path, start: Start) -> N
     assert not (home / "runs" / "id-poems").exists() and (home / "runs" / "id-tickets-10").is_dir()
     expect(page.get_by_role("button", name="Trash (1)")).to_be_visible()
     page.goto(f"{served.url}/?run=id-tickets-10")
-    expect(page.locator("#run-head")).to_contain_text("It is in the trash")
+    expect(page.locator("#run-head")).to_contain_text("This run is in the trash")
     expect(page.locator("#resume-run")).to_be_hidden()
     page.locator("#run-about").get_by_role("button", name="Restore").click()
     opened(page, "tickets 10")

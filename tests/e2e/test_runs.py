@@ -29,10 +29,10 @@ def test_runs_wait_in_line_stop_and_go_on(page: Page, little_home: Path, start: 
     train(served, "second", max_steps=3)
     third = train(served, "third", max_steps=3)
     page.goto(f"{served.url}/?run={third}")
-    expect(page.locator("#run-head")).to_contain_text("before it 1 of the queue", timeout=LONG)
+    expect(page.locator("#run-head")).to_contain_text("1 ahead of it", timeout=LONG)
     expect(page.locator("#stop-run")).to_be_hidden()
     page.locator("#first-run").click()
-    expect(page.locator("#run-head")).to_contain_text("It is the next to start.")
+    expect(page.locator("#run-head")).to_contain_text("It will start next.")
     expect(page.locator("#now li")).to_have_text(["third", "second"])
 
     # Stopped with a checkpoint, it makes way, and goes on from there when it is its turn again.
@@ -43,7 +43,7 @@ def test_runs_wait_in_line_stop_and_go_on(page: Page, little_home: Path, start: 
     expect(page.locator("#runs-notice")).to_contain_text("It can be resumed")
     state(page, "stopped")
     page.get_by_role("button", name="History").click()
-    expect(page.locator("#run-history")).to_contain_text("whole: every file verified")
+    expect(page.locator("#run-history")).to_contain_text("complete: every file verified")
     expect(page.locator("#run-history")).to_contain_text("predicted")
     page.locator("#resume-run").click()
     expect(page.locator("#resume-run")).to_be_hidden()

@@ -124,7 +124,7 @@ def test_a_run_is_watched_from_its_start_to_its_end(
     assert shown(page) == chosen
 
     # So does what is drawn, and what is not.
-    page.get_by_role("checkbox", name="Draw the curves of earlier too").check()
+    page.get_by_role("checkbox", name="Also draw the curves of earlier").check()
     lines = page.locator("#curves .curve-runs button")
     expect(lines).to_have_count(2)
     page.wait_for_function(f"({PAINTED})('--run-2').count > 20")

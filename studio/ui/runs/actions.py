@@ -1,4 +1,4 @@
-"""What can be done with the open run: stop, cancel, resume, train longer, move in the queue, and go on from there."""
+"""Actions on the open run: stop, cancel, resume, train longer, move in the queue, and go to other tabs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Act = Callable[[Studio, str], RunInfo]
 
 @dataclass(frozen=True)
 class RunActions:
-    """The buttons. Which of them apply is told by `marks` in the head of the run, and shown by the style sheet."""
+    """The buttons. `marks` in the run's head says which apply; the style sheet shows them."""
 
     stop: gr.Button
     cancel: gr.Button
@@ -34,7 +34,7 @@ class RunActions:
 
 @dataclass(frozen=True)
 class Longer:
-    """How much longer a run is trained that is over."""
+    """The fields for training a finished run longer."""
 
     more: gr.Number
     unit: gr.Radio
@@ -42,7 +42,7 @@ class Longer:
 
 
 def build() -> RunActions:
-    """The buttons beside the run's name."""
+    """The buttons next to the run's name."""
 
     def button(label: str, name: str, **more: Any) -> gr.Button:
         return gr.Button(label, size="md", elem_id=f"{name}-run", min_width=80, **more)
@@ -51,9 +51,9 @@ def build() -> RunActions:
         return RunActions(
             stop=button("Stop", "stop", variant="stop"),
             resume=button("Resume", "resume", variant="primary"),
-            force=button("Resume all the same", "force"),
+            force=button("Resume anyway", "force"),
             now=button("Start now", "now"),
-            first=button("Next in line", "first"),
+            first=button("Move to front", "first"),
             cancel=button("Cancel", "cancel", elem_classes="quiet-button"),
             compare=button("Compare", "compare"),
             export=button("Export", "export"),
@@ -62,7 +62,7 @@ def build() -> RunActions:
 
 
 def build_longer() -> Longer:
-    """The fold with which a run is trained longer."""
+    """The fold for training a run longer."""
     with (
         gr.Accordion("Train longer", open=False, elem_classes="fold", elem_id="longer"),
         gr.Row(elem_id="longer-row", equal_height=False),
@@ -70,28 +70,28 @@ def build_longer() -> Longer:
         more = gr.Number(
             1,
             label="How much longer",
-            info="It goes on from its last checkpoint. The learning rate follows the schedule of the longer run, "
-            "so it rises again where it had fallen to 0.",
+            info="Training continues from the last checkpoint. The learning rate follows the schedule of the longer "
+            "run, so it rises again if it had fallen to 0.",
             minimum=0.01,
             step=1,
             elem_id="longer-more",
             scale=4,
         )
-        unit = gr.Radio(["epochs", "steps"], value="epochs", label="Counted in", elem_id="longer-unit", scale=2)
-        go = gr.Button("Go on", size="md", elem_id="longer-go", scale=0, min_width=110)
+        unit = gr.Radio(["epochs", "steps"], value="epochs", label="Unit", elem_id="longer-unit", scale=2)
+        go = gr.Button("Continue", size="md", elem_id="longer-go", scale=0, min_width=110)
     return Longer(more, unit, go)
 
 
 def marks(run: RunInfo) -> str:
-    """What applies to a run, as attributes of an element in its head."""
-    found = {
+    """The actions that apply to a run, as data attributes of an element in its head."""
+    flags = {
         "data-live": not run.final and run.state != "queued",
         "data-waits": run.state == "queued",
         "data-resumes": run.can_resume,
         "data-extends": run.state == "completed" and bool(run.resume_hint) and run.trashed is None,
         "data-adapter": run.has_adapter and run.trashed is None,
     }
-    return "".join(f" {name}" for name, applies in found.items() if applies)
+    return "".join(f" {name}" for name, applies in flags.items() if applies)
 
 
 def wire(
@@ -103,15 +103,18 @@ def wire(
     show: Callable[..., Updates],
     parts: Sequence[Any],
 ) -> None:
-    """What the buttons do. looked: the open run and what else `show` wants; show: the tab's updates; parts: of what."""
+    """Wire the buttons.
 
-    def does(act: Act, said: Callable[[RunInfo], str]) -> Callable[..., Updates]:
+    looked: the open run and the other inputs of `show`; show: the tab's updates; parts: their components.
+    """
+
+    def does(act: Act, describe: Callable[[RunInfo], str]) -> Callable[..., Updates]:
         def handler(chosen: str, *place: Any) -> Updates:
             try:
-                done = act(studio, chosen)
+                info = act(studio, chosen)
             except StudioError as error:
                 return {notice: _refusal(studio, error)}
-            return {**show(chosen, *place), notice: markup.note(said(done))}
+            return {**show(chosen, *place), notice: markup.note(describe(info))}
 
         return handler
 
@@ -124,27 +127,29 @@ def wire(
         return does(extend, _goes_on)(*where)
 
     step: Step = {"show_progress": "hidden", "api_visibility": PRIVATE, "concurrency_limit": 4}
-    for button, act, said in (
+    for button, act, describe in (
         (acts.stop, runs.stop, lambda _: "Stopping after this step; a checkpoint is saved first. It can be resumed."),
-        (acts.cancel, runs.cancel, lambda done: "It left the queue." if done.final else "Ending without saving."),
+        (
+            acts.cancel,
+            runs.cancel,
+            lambda info: "Removed from the queue." if info.final else "Cancelling without saving.",
+        ),
         (acts.resume, resuming.resume, _goes_on),
         (acts.force, lambda where, which: resuming.resume(where, which, force=True), _goes_on),
-        (acts.first, queue.first, lambda _: "It is the next to start."),
-        (acts.now, queue.start_now, lambda _: "It starts now, beside what runs."),
+        (acts.first, queue.first, lambda _: "It will start next."),
+        (acts.now, queue.start_now, lambda _: "It starts now, alongside the runs in progress."),
     ):
-        button.click(does(act, said), looked, [notice, *parts], **step)
+        button.click(does(act, describe), looked, [notice, *parts], **step)
     longer.go.click(go_on, [longer.more, longer.unit, *looked], [notice, *parts], **step)
 
 
-def _goes_on(done: RunInfo) -> str:
-    return "It goes on as soon as the device is free." if done.state == "queued" else "It goes on."
+def _goes_on(info: RunInfo) -> str:
+    return "It continues as soon as the device is free." if info.state == "queued" else "It continues."
 
 
 def _refusal(studio: Studio, error: StudioError) -> str:
-    """A reason; where the command line would be told --force, a button appears instead."""
+    """The reason an action was refused; where the command line suggests --force, a button is shown instead."""
     text = access.for_reader(studio, error)
     if "--force" not in text:
         return markup.problem(text)
-    return "<i data-may-force hidden></i>" + markup.problem(
-        text.replace("resume it with --force", "resume it all the same")
-    )
+    return "<i data-may-force hidden></i>" + markup.problem(text.replace("resume it with --force", "resume it anyway"))

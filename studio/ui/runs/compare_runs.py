@@ -1,4 +1,4 @@
-"""Several runs side by side: which ones, and the table of what differs between them."""
+"""Several runs compared: which ones, and the table of their differences."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,15 +14,15 @@ from studio.ui.runs.view import MOST_TOGETHER
 _FORMS: dict[str, Callable[[Any], str]] = {"loss": units.figure, "bytes": units.size, "seconds": units.clock}
 
 
-def compared_runs(known: Sequence[RunInfo], info: RunInfo, others: Sequence[str]) -> list[RunInfo]:
-    """The open run and those chosen beside it, at most eight, in the order they were chosen."""
-    by_id = {run.id: run for run in known}
-    chosen = [by_id[one] for one in dict.fromkeys(others) if one in by_id and one != info.id]
+def compared_runs(infos: Sequence[RunInfo], info: RunInfo, others: Sequence[str]) -> list[RunInfo]:
+    """The open run and the runs selected for comparison, at most eight, in the order they were selected."""
+    by_id = {run.id: run for run in infos}
+    chosen = [by_id[run_id] for run_id in dict.fromkeys(others) if run_id in by_id and run_id != info.id]
     return [info, *chosen[: MOST_TOGETHER - 1]]
 
 
 def sort_order(order: Mapping[str, Any], click: Mapping[str, Any]) -> dict[str, Any]:
-    """The order after a click on a column's head or a row's pin."""
+    """The order after a click on a column header or a pin."""
     if "pin" in click:
         return {**order, "pin": click["pin"]}
     column = click.get("sort", "")
@@ -30,7 +30,7 @@ def sort_order(order: Mapping[str, Any], click: Mapping[str, Any]) -> dict[str, 
 
 
 def table(studio: Studio, runs: Sequence[RunInfo], order: Mapping[str, Any]) -> str:
-    """A row a run and a column for all in which they differ; the pinned run on top, the others' distance from it."""
+    """One row per run and one column per difference; the pinned run first, the others with their distance from it."""
     if len(runs) < 2:
         return ""
     columns = differences(studio, runs)
@@ -41,7 +41,7 @@ def table(studio: Studio, runs: Sequence[RunInfo], order: Mapping[str, Any]) -> 
     heads = [_head(name, label, numeric, order) for name, label, numeric in _heads(columns)]
     body = "".join(_row(runs[at], at, pinned, columns) for at in [pinned, *rest])
     return (
-        f"{markup.heading('What differs', 'Small figures: the distance from the baseline, the row on top.')}"
+        f"{markup.heading('What differs', 'Small figures: the difference from the baseline, the first row.')}"
         f'<div class="scroll"><table class="table differ" aria-label="What differs between the runs"><thead><tr>'
         f'<th scope="col">Baseline</th>{"".join(heads)}</tr></thead><tbody>{body}</tbody></table></div>'
     )
@@ -54,24 +54,24 @@ def _heads(columns: Sequence[Column]) -> list[tuple[str, str, bool]]:
 def _head(name: str, label: str, numeric: bool, order: Mapping[str, Any]) -> str:
     sorted_by = order.get("sort") == name
     arrow = ("", " ▲", " ▼")[0 if not sorted_by else 2 if order.get("down") else 1]
-    said = f' aria-sort="{"descending" if order.get("down") else "ascending"}"' if sorted_by else ""
+    aria_sort = f' aria-sort="{"descending" if order.get("down") else "ascending"}"' if sorted_by else ""
     return (
-        f'<th scope="col"{" class=num" if numeric else ""}{said}><button type="button" class="link" data-pick '
+        f'<th scope="col"{" class=num" if numeric else ""}{aria_sort}><button type="button" class="link" data-pick '
         f'data-sort="{esc(name)}">{esc(label)}{arrow}</button></th>'
     )
 
 
 def _sorted(rows: list[int], columns: Sequence[Column], order: Mapping[str, Any], runs: Sequence[RunInfo]) -> list[int]:
-    """Rows by the chosen column; those without a value last, whichever way."""
-    by = next((column.values for column in columns if column.name == order.get("sort")), None)
+    """Rows sorted by the chosen column; rows without a value last in either direction."""
+    values = next((column.values for column in columns if column.name == order.get("sort")), None)
     if order.get("sort") == "name":
-        by = tuple(run.name for run in runs)
-    if by is None:
+        values = tuple(run.name for run in runs)
+    if values is None:
         return rows
-    numbers = all(value is None or isinstance(value, (int, float)) for value in by)
-    known = [at for at in rows if by[at] is not None]
-    known.sort(key=lambda at: by[at] if numbers else str(by[at]), reverse=bool(order.get("down")))
-    return known + [at for at in rows if by[at] is None]
+    numbers = all(value is None or isinstance(value, (int, float)) for value in values)
+    present = [at for at in rows if values[at] is not None]
+    present.sort(key=lambda at: values[at] if numbers else str(values[at]), reverse=bool(order.get("down")))
+    return present + [at for at in rows if values[at] is None]
 
 
 def _row(run: RunInfo, at: int, pinned: int, columns: Sequence[Column]) -> str:
@@ -108,7 +108,7 @@ def _shown(column: Column, value: Any) -> str:
     return f"{value:,.0f}" if column.form == "count" else f"{value:g}"
 
 
-def _delta(column: Column, by: float) -> str:
-    if _shown(column, abs(by)) == _shown(column, 0):
-        return ""  # too near to be told apart as they are shown
-    return f"<small>{'+' if by > 0 else '−'}{esc(_shown(column, abs(by)))}</small>"
+def _delta(column: Column, difference: float) -> str:
+    if _shown(column, abs(difference)) == _shown(column, 0):
+        return ""  # equal at the displayed precision
+    return f"<small>{'+' if difference > 0 else '−'}{esc(_shown(column, abs(difference)))}</small>"

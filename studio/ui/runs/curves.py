@@ -1,7 +1,7 @@
-"""What the curves ask of the server: JSON of one window or of what is new, all points as files.
+"""Routes for the curves: JSON of a window or of new points, and all points as files.
 
-A plain route and no Gradio event: a zoom or a look for new points is one small GET, compressed, that the page can
-abort when the next one is due; it waits in no queue and holds no state of a session on the server.
+Plain routes instead of Gradio events: a zoom or a request for new points is one small, compressed GET that the page can
+abort when the next is due; it waits in no queue and keeps no session state on the server.
 """
 
 import gzip
@@ -24,10 +24,10 @@ from studio.services.curves.series import Line
 from studio.services.runs import runs
 
 _MOST_RUNS = 8
-_FEW = 16  # below it orjson and rounding cost more than they save
-_EXACT = 2**53  # above it a float may be no whole number of its own
+_FEW = 16  # with fewer values, orjson and rounding cost more than they save
+_EXACT = 2**53  # above this, floats cannot represent every integer
 _FARTHEST = 290  # decimal places
-_SMALL = 1400  # bytes that fit a packet: not worth compressing
+_SMALL = 1400  # bytes: fits one packet, not worth compressing
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -40,7 +40,10 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         low: float | None = None, high: float | None = None, width: int = 1000, weight: float = 0.0, together: int = 0,
         log: bool = False,
     ) -> Response:  # fmt: skip
-        """Runs of those `together` that are drawn, in one answer; in place of one that cannot be shown, why not."""
+        """The windows of several runs in one answer; an error in place of a run that cannot be shown.
+
+        together: the number of runs drawn on the page, of which `run` may be a part.
+        """
         try:
             look = WindowRequest.parse(x, low, high, width, weight, max(together, len(run)), log)
         except StudioError as error:
@@ -54,12 +57,12 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
     ) -> Response:  # fmt: skip
         try:
             look = WindowRequest.parse(x, low, high, width, weight)
-            found = curves.window(studio, run_id, look) if after is None else curves.news(studio, run_id, look.x, after)
+            view = curves.window(studio, run_id, look) if after is None else curves.news(studio, run_id, look.x, after)
         except StudioError as error:
             return JSONResponse(
                 {"error": access.for_reader(studio, error)}, status_code=404 if isinstance(error, NotFound) else 400
             )
-        return sent(encode(found), request)
+        return sent(encode(view), request)
 
     @app.get("/points/{run_id}.csv")
     def points(run_id: str) -> Response:
@@ -81,7 +84,7 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
 
 
 def one(studio: Studio, run_id: str, look: WindowRequest) -> str:
-    """A run's window as JSON, or why it cannot be shown."""
+    """A run's window as JSON, or the error that prevents it."""
     try:
         return encode(curves.window(studio, run_id, look), 7 if look.runs == 1 else 5)
     except StudioError as error:
@@ -89,7 +92,7 @@ def one(studio: Studio, run_id: str, look: WindowRequest) -> str:
 
 
 def sent(text: str, request: Request) -> Response:
-    """JSON that is not to be kept, compressed where that is worth it."""
+    """An uncached JSON response, compressed where that pays off."""
     body, headers = text.encode(), dict(_NO_STORE)
     if len(body) > _SMALL and "gzip" in request.headers.get("accept-encoding", ""):
         body = gzip.compress(body, 4)
@@ -98,7 +101,7 @@ def sent(text: str, request: Request) -> Response:
 
 
 def encode(window: Window, digits: int = 7) -> str:
-    """A window as JSON. Values have seven digits, or five where many runs are told: a screen shows no more of them."""
+    """A window as JSON. Values have seven significant digits, or five with several runs: a screen shows no more."""
     rest: dict[str, Any] = {
         "run": window.run,
         "cursor": window.cursor,
@@ -120,7 +123,7 @@ def _line(line: Line, digits: int) -> str:
 
 
 def numbers_of(values: Array, digits: int) -> str:
-    """Finite numbers as a list in JSON, rounded to so many digits as "%.7g" rounds to seven; whole ones as such."""
+    """Finite numbers as a JSON list, rounded to significant digits like "%.7g"; whole numbers as integers."""
     if len(values) < _FEW:
         form = f"%.{digits}g"
         return f"[{','.join([form % value for value in values.tolist()])}]"
@@ -131,11 +134,11 @@ def numbers_of(values: Array, digits: int) -> str:
 
 
 def rounded(values: Array, digits: int) -> Array:
-    """The floats nearest to finite numbers of so many significant digits."""
-    with np.errstate(divide="ignore"):  # of 0, which stays what it is
+    """Finite numbers rounded to `digits` significant digits, as the nearest floats."""
+    with np.errstate(divide="ignore"):  # log10 of 0; the value stays 0
         places = digits - 1 - np.floor(np.log10(np.abs(values)))
     places = np.clip(np.where(np.isfinite(places), places, 0.0), -_FARTHEST, _FARTHEST)
-    # Powers of ten from 1 on are exact up to 22, those below it never.
+    # Powers of ten are exact from 1 to 1e22, and never below 1.
     up, down = 10.0 ** np.maximum(places, 0.0), 10.0 ** np.maximum(-places, 0.0)
-    found: Array = np.rint(values * up / down) * down / up
-    return found
+    result: Array = np.rint(values * up / down) * down / up
+    return result

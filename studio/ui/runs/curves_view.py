@@ -1,4 +1,4 @@
-"""What stands around the curves: which runs they draw, and what they say in words."""
+"""The data around the curves: which runs to draw, and the verdict in words."""
 
 import json
 from collections.abc import Sequence
@@ -22,20 +22,20 @@ _MARKS: dict[Kind, tuple[str, str]] = {
 
 
 def runs_to_draw(together: Sequence[RunInfo]) -> str:
-    """The runs to draw, the open one first, for static/curves.js: it asks for their points itself."""
+    """The runs to draw, the open one first, for static/curves.js, which requests their points itself."""
     return json.dumps({"runs": [{"id": run.id, "name": run.name, "live": not run.final} for run in together]})
 
 
 def verdict(studio: Studio, run: RunInfo) -> str:
-    """The verdict on a run with the figures it rests on; nothing before there are points."""
-    found = curves.verdict(studio, run.id)
-    if run.step == 0 and found.kind == "short":
+    """The verdict on a run with its evidence; empty before there are points."""
+    result = curves.verdict(studio, run.id)
+    if run.step == 0 and result.kind == "short":
         return ""
-    state, word = _MARKS[found.kind]
-    points = "".join(f"<li>{esc(one)}</li>" for one in found.evidence)
+    state, word = _MARKS[result.kind]
+    points = "".join(f"<li>{esc(item)}</li>" for item in result.evidence)
     return (
-        f'<div class="said-of" data-verdict="{found.kind}">{markup.mark(state, word)}<div><p>{esc(found.words)}</p>'
-        f"<details><summary>What this rests on</summary><ul>{points}</ul></details></div></div>"
+        f'<div class="said-of" data-verdict="{result.kind}">{markup.mark(state, word)}<div><p>{esc(result.words)}</p>'
+        f"<details><summary>Evidence</summary><ul>{points}</ul></details></div></div>"
     )
 
 

@@ -1,6 +1,6 @@
-"""This machine over the last hour: small charts, and whose memory it is. A fold of the Runs page.
+"""This machine over the last hour: small charts and memory use by process. A fold of the Runs page.
 
-static/machine.js asks `/machine` while the fold is open and in sight, and for nothing otherwise.
+static/machine.js requests `/machine` only while the fold is open and visible.
 """
 
 import math
@@ -21,7 +21,7 @@ _SERIES = ("time", "cpu", "memory_used", "memory_total", "disk_used", "disk_tota
 
 
 def build() -> None:
-    """The fold with the charts."""
+    """Build the fold with the charts."""
     with gr.Accordion("This machine", open=False, elem_classes="fold", elem_id="machine-fold"):
         gr.HTML(
             html_template='<div class="machine-view"></div>',
@@ -32,15 +32,15 @@ def build() -> None:
 
 
 def add_routes(app: FastAPI, studio: Studio) -> None:
-    """`/machine`: the samples after a moment, column by column, and who holds the memory now."""
+    """`/machine`: samples after a given time, column by column, and current memory use by process."""
 
     @app.get("/machine")
     def machine(after: float = 0.0) -> JSONResponse:
-        found = usage.look(studio, after if math.isfinite(after) else 0.0)
-        told: dict[str, Any] = {
+        usage_info = usage.look(studio, after if math.isfinite(after) else 0.0)
+        payload: dict[str, Any] = {
             "every": usage.EVERY,
             "keeping": studio.keeping,
-            "samples": {name: [getattr(one, name) for one in found.samples] for name in _SERIES},
-            "holders": [asdict(one) for one in found.holders],
+            "samples": {name: [getattr(item, name) for item in usage_info.samples] for name in _SERIES},
+            "holders": [asdict(item) for item in usage_info.holders],
         }
-        return JSONResponse(told, headers={"Cache-Control": "no-store"})
+        return JSONResponse(payload, headers={"Cache-Control": "no-store"})

@@ -1,4 +1,4 @@
-"""What the Runs page shows of the open run, part by part: for Gradio when it opens, for the pulse afterwards."""
+"""The parts of the Runs page that show the open run: rendered by Gradio when it opens, by the pulse afterwards."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,30 +13,30 @@ from studio.ui.runs import compare_runs, curves_view
 from studio.ui.runs import story as run_story
 from studio.ui.runs import view as runs_view
 
-# Worked out from all points or recipes: told again while they were made a moment ago.
+# Computed from all points or recipes, so a recent result is reused.
 SLOW = frozenset({"run-verdict", "differ"})
 
 
 def find(studio: Studio, chosen: str) -> RunInfo | None:
-    """The chosen run, also from the trash; without one, the newest."""
+    """The chosen run, even from the trash; if there is none, the newest run."""
     with contextlib.suppress(NotFound):
         return runs.get(studio, chosen)
     return runs.newest(studio)
 
 
 def compared_runs(studio: Studio, info: RunInfo, others: Sequence[str]) -> list[RunInfo]:
-    """The open run and those drawn beside it that are there and not in the trash."""
-    found = []
-    for one in others:
+    """The open run and the runs selected for comparison that exist and are not in the trash."""
+    infos = []
+    for run_id in others:
         with contextlib.suppress(NotFound):
-            found.append(runs.get(studio, one))
-    return compare_runs.compared_runs([one for one in found if one.trashed is None], info, others)
+            infos.append(runs.get(studio, run_id))
+    return compare_runs.compared_runs([item for item in infos if item.trashed is None], info, others)
 
 
 def parts(
     studio: Studio, info: RunInfo, drawn: Sequence[RunInfo], order: Mapping[str, Any]
 ) -> dict[str, Callable[[], str]]:
-    """The parts by the id of their place; each is made when it is called for."""
+    """The parts by the id of their place, as functions that render them."""
     return {
         "run-head": lambda: runs_view.head(info),
         "run-about": lambda: runs_view.about(info),

@@ -1,7 +1,7 @@
-"""What the list of runs asks of the server: a page of rows, a change to one run, the trash.
+"""Routes for the list of runs: a page of rows, changes to one run, the trash.
 
-Plain routes and no Gradio events, as for the curves: a look for what changed is one small GET that a later one may
-overtake, and a change is answered where it was made. The guard of ui/web/server.py stands before them.
+Plain routes instead of Gradio events, as for the curves: a poll is one small GET that a later one may overtake, and a
+change is answered directly. The guard of ui/web/server.py protects them.
 """
 
 import gzip
@@ -19,12 +19,12 @@ from studio.services.runs.run_list import Listing
 from studio.ui.parts import units
 from studio.ui.runs import view as runs_view
 
-_SMALL = 1400  # bytes that fit a packet: not worth compressing
+_SMALL = 1400  # bytes: fits one packet, not worth compressing
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
 class Change(BaseModel):
-    """What is to be said of a run from now on; what is not given stays."""
+    """A change to a run's labels; fields left out stay as they are."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -36,7 +36,7 @@ class Change(BaseModel):
 
 
 class TrashRequest(BaseModel):
-    """The runs in the trash that a person saw and wants deleted."""
+    """The runs in the trash that the user saw and wants deleted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -77,9 +77,9 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
 
     @app.post("/runs/{run_id}")
     def change(request: Request, run_id: str, wanted: Change) -> Response:
-        said = wanted.model_dump(exclude={"trashed"})
+        labels_change = wanted.model_dump(exclude={"trashed"})
         try:
-            info = labels.change(studio, run_id, **said)
+            info = labels.change(studio, run_id, **labels_change)
             if wanted.trashed is not None:
                 info = (trash.throw if wanted.trashed else trash.restore)(studio, info.id)
         except StudioError as error:
@@ -93,27 +93,27 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         return _sent({"runs": named, "size": units.size(sum(info.bytes or 0 for info in infos))}, request)
 
     @app.post("/trash")
-    def empty(request: Request, doomed: TrashRequest) -> Response:
+    def empty(request: Request, trash_request: TrashRequest) -> Response:
         try:
-            done = trash.empty(studio, doomed.runs)
+            done = trash.empty(studio, trash_request.runs)
         except StudioError as error:
             return _sent({"error": access.for_reader(studio, error)}, request)
         kept = [f"{name} stays: {reason}" for name, reason in done.kept]
         return _sent({"deleted": len(done.deleted), "freed": units.size(done.freed), "kept": kept}, request)
 
 
-def _page(found: Listing) -> dict[str, Any]:
+def _page(page: Listing) -> dict[str, Any]:
     return {
-        "rows": [[info.id, runs_view.row(info)] for info in found.runs],
-        "total": found.total,
-        "kept": {"count": found.kept.count, "size": units.size(found.kept.bytes)},
-        "trash": {"count": found.trash.count, "size": units.size(found.trash.bytes)},
-        "facets": found.facets,
+        "rows": [[info.id, runs_view.row(info)] for info in page.runs],
+        "total": page.total,
+        "kept": {"count": page.kept.count, "size": units.size(page.kept.bytes)},
+        "trash": {"count": page.trash.count, "size": units.size(page.trash.bytes)},
+        "facets": page.facets,
     }
 
 
 def _sent(value: dict[str, Any], request: Request) -> Response:
-    """JSON; a refusal is an answer like any other, so that the browser's console stays for what is broken."""
+    """A JSON response. Errors are also sent with status 200, so that the browser's console shows only real faults."""
     body, headers = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(), dict(_NO_STORE)
     if len(body) > _SMALL and "gzip" in request.headers.get("accept-encoding", ""):
         body = gzip.compress(body, 4)

@@ -1,4 +1,4 @@
-"""What a run did and left: the answers it gave while it trained, its states, workers and checkpoints."""
+"""A run's history: sample answers, states, workers and checkpoints."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from studio.ui.parts.markup import esc
 ENGINES = {"fast": "Trained on the fast path", "trl": "Trained on TRL's own path"}
 
 
-def samples(found: list[dict[str, Any]]) -> str:
-    """The answers to the user's prompts, prompt by prompt and the newest first."""
+def samples(events: list[dict[str, Any]]) -> str:
+    """The answers to the user's prompts, grouped by prompt, newest first."""
     by_prompt: dict[str, list[dict[str, Any]]] = {}
-    for sample in found:
+    for sample in events:
         by_prompt.setdefault(str(sample.get("prompt", "")), []).append(sample)
     if not by_prompt:
         return ""
-    return markup.heading("Samples", "What it answered at each evaluation.") + "".join(
+    return markup.heading("Samples", "The run's answers at each evaluation.") + "".join(
         f'<section class="sampled"><h4>{esc(prompt)}</h4><dl>{"".join(map(_answer, reversed(answers)))}</dl></section>'
         for prompt, answers in by_prompt.items()
     )
@@ -27,7 +27,7 @@ def _answer(sample: dict[str, Any]) -> str:
 
 
 def story(told: Story) -> str:
-    """States with their times, workers, checkpoints, and memory as predicted and measured."""
+    """States with their times, workers, checkpoints, and predicted and measured memory."""
     return "".join(
         [
             _engine(told),
@@ -44,38 +44,38 @@ def story(told: Story) -> str:
     )
 
 
-def _engine(told: Story) -> str:
-    name = ENGINES.get(str(told.run.plan.get("engine")), "")
-    return f'<p class="why">{esc(name)}. {esc(told.run.plan.get("engine_why", ""))}</p>' if name else ""
+def _engine(history: Story) -> str:
+    name = ENGINES.get(str(history.run.plan.get("engine")), "")
+    return f'<p class="why">{esc(name)}. {esc(history.run.plan.get("engine_why", ""))}</p>' if name else ""
 
 
-def _memory(told: Story) -> str:
-    if not told.predicted:
+def _memory(history: Story) -> str:
+    if not history.predicted:
         return ""
-    measured = f", measured {units.size(told.measured)}" if told.measured else ""
-    return f'<p class="why">Peak memory: predicted {esc(units.size(told.predicted))}{esc(measured)}.</p>'
+    measured = f", measured {units.size(history.measured)}" if history.measured else ""
+    return f'<p class="why">Peak memory: predicted {esc(units.size(history.predicted))}{esc(measured)}.</p>'
 
 
-def _state(one: Happening) -> list[str]:
-    return [markup.when(one.time), markup.mark(one.state), esc(one.message)]
+def _state(event: Happening) -> list[str]:
+    return [markup.when(event.time), markup.mark(event.state), esc(event.message)]
 
 
-def _checkpoints(told: Story) -> str:
-    if not told.checkpoints:
+def _checkpoints(history: Story) -> str:
+    if not history.checkpoints:
         return ""
     rows = [
         [
-            f"step {one.step:,}",
-            esc(units.size(one.bytes)),
-            esc(one.fault) if one.fault else "whole: every file verified",
+            f"step {checkpoint.step:,}",
+            esc(units.size(checkpoint.bytes)),
+            esc(checkpoint.fault) if checkpoint.fault else "complete: every file verified",
         ]
-        for one in told.checkpoints
+        for checkpoint in history.checkpoints
     ]
     return markup.table(["", "Size", ""], rows, "Checkpoints")
 
 
-def _worker(one: Attempt) -> list[str]:
-    process = f"{one.pid} on {one.host}" if one.pid else "none"
-    end = "at work" if one.alive else one.message or one.state
-    started = markup.when(one.started) if one.started else "–"
-    return [f"{one.number}", esc(process), esc(one.device), started, esc(end)]
+def _worker(attempt: Attempt) -> list[str]:
+    process = f"{attempt.pid} on {attempt.host}" if attempt.pid else "none"
+    end = "running" if attempt.alive else attempt.message or attempt.state
+    started = markup.when(attempt.started) if attempt.started else "–"
+    return [f"{attempt.number}", esc(process), esc(attempt.device), started, esc(end)]

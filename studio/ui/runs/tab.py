@@ -1,4 +1,4 @@
-"""Runs: the list of runs and, under it, the open one: live curves, figures, samples, recipe, log, history."""
+"""The Runs tab: the list of runs and, below it, the open run: live curves, figures, samples, recipe, log, history."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,7 @@ import(`${location.origin}/static/runs.js`).then(({start}) => {
   hear();
 });
 """
-# The whole address: a browser that had another studio open in this tab would ask that one for the short one.
+# An absolute address: a browser that had another studio open in this tab would resolve a relative one against that.
 _ON_LOAD = """
 import(`${location.origin}/static/curves.js`).then(({start}) => {
   const chart = start(element);
@@ -44,7 +44,7 @@ import(`${location.origin}/static/curves.js`).then(({start}) => {
 
 @dataclass(frozen=True)
 class RunsTab:
-    """What other tabs need: the open run's id, the steps that show it, and the buttons that lead on."""
+    """What other tabs need: the open run's id, the steps that show it, and the buttons that lead to other tabs."""
 
     run: gr.State
     ended: gr.State
@@ -56,12 +56,12 @@ class RunsTab:
 
 
 def build(studio: Studio) -> RunsTab:
-    """The tab's components and what happens in them."""
+    """Build the tab's components and wire their events."""
     run = gr.State("")
-    beside = gr.State([])  # ids of runs drawn beside the open one
-    order = gr.State({})  # of the table of differences: sort, down, pin
-    seen = gr.State({})  # what this browser was sent already, so that a look sends only what changed
-    ended = gr.State("")  # the open run, once it has ended before our eyes
+    beside = gr.State([])  # ids of runs compared with the open one
+    order = gr.State({})  # order of the table of differences: sort, down, pin
+    seen = gr.State({})  # what this browser already has, so that a refresh sends only changes
+    ended = gr.State("")  # the open run, once it has ended while shown
     table = gr.HTML(
         html_template='<div class="run-list"></div>', js_on_load=_LIST, elem_id="runs-table", apply_default_css=False
     )
@@ -94,47 +94,53 @@ def build(studio: Studio) -> RunsTab:
     machine_view.build()
 
     def refresh(chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any]) -> Updates:
-        """What changed since the last look. Rows, points and the text of a run at work come with the pulse: Gradio is
-        asked when something is opened, done, or stands otherwise than it did."""
-        asked = shown.setdefault("asked", 0)
+        """What changed since the last refresh.
+
+        Rows, points and the text of a running run come with the pulse. Gradio is asked only when something is opened or
+        done, or when the layout changes.
+        """
+        generation = shown.setdefault("asked", 0)
         info = open_run.find(studio, chosen)
         if info is None:
             empty: Updates = {none_yet: markup.empty(*_NONE_YET), head: "", about: "", verdict: "", differ: ""}
             empty[table] = runs_view.run_list_message("", [], {})
             return changed(shown, empty) | {run: "", seen: shown}
-        together = open_run.compared_runs(studio, info, others)
-        part = open_run.parts(studio, info, together, how)
+        drawn = open_run.compared_runs(studio, info, others)
+        renderers = open_run.parts(studio, info, drawn, how)
         fresh: Updates = {
             none_yet: "",
-            table: runs_view.run_list_message(info.id, together, how),
-            head: part["run-head"](),
-            about: part["run-about"](),
-            chart: curves_view.runs_to_draw(together),
+            table: runs_view.run_list_message(info.id, drawn, how),
+            head: renderers["run-head"](),
+            about: renderers["run-about"](),
+            chart: curves_view.runs_to_draw(drawn),
             acts.stop: gr.update(interactive=info.state != "stopping"),
         }
-        other = shown.get("open") != info.id
-        if other:
+        opened = shown.get("open") != info.id
+        if opened:
             fresh |= {past: "", history: gr.update(open=False)}
         just_ended = info.final and shown.get("live") == info.id
         shown |= {"live": "" if info.final else info.id, "open": info.id}
-        if other or just_ended or not info.final:
-            fresh |= {log: part["run-log"](), recipe: _recipe(studio, info)}
-        standing = repr(([(one.id, one.state, one.step, one.best_eval) for one in together], how))
-        if shown.get("standing") != standing:  # these are worked out from points and recipes: only when they changed
+        if opened or just_ended or not info.final:
+            fresh |= {log: renderers["run-log"](), recipe: _recipe(studio, info)}
+        standing = repr(([(one.id, one.state, one.step, one.best_eval) for one in drawn], how))
+        if shown.get("standing") != standing:  # computed from points and recipes: only when they changed
             shown["standing"] = standing
             fresh |= {
-                verdict: part["run-verdict"](),
-                differ: part["differ"](),
-                sampled: part["run-samples"](),
+                verdict: renderers["run-verdict"](),
+                differ: renderers["differ"](),
+                sampled: renderers["run-samples"](),
             }
         if info.final:
             fresh |= {notice: "", ended: info.id} if just_ended else {notice: ""}
-        if shown["asked"] != asked:  # meanwhile another run was opened: this is of no interest any more
+        if shown["asked"] != generation:  # another run was opened meanwhile, so this result is obsolete
             return {}
         return changed(shown, fresh) | {seen: shown} | ({run: info.id} if info.id != chosen else {})
 
     def afresh(shown: dict[str, Any]) -> dict[str, Any]:
-        """Nothing of what this browser shows holds any more. The same object stays: a look under way sees it too."""
+        """Discard everything recorded about this browser's view.
+
+        The object stays the same, so that a refresh in progress sees the change.
+        """
         kept = {"asked": shown.get("asked", 0) + 1, "picks": shown.get("picks", [])}
         shown.clear()
         shown.update(kept)
@@ -154,7 +160,7 @@ def build(studio: Studio) -> RunsTab:
             finally:
                 under_way.remove(chosen)
             return {run: str(event.id)} | fresh if fresh else {}
-        return refresh(chosen, others, how, shown)  # something was said of a run
+        return refresh(chosen, others, how, shown)  # a run's labels changed
 
     def arrange(
         chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any], event: gr.EventData
@@ -165,7 +171,7 @@ def build(studio: Studio) -> RunsTab:
 
     def anew(chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any]) -> Updates:
         if chosen in shown.get("picks", ()):
-            return {}  # a run is being opened from here: it is not known yet, and comes by itself
+            return {}  # a run is just being opened from here and will be shown by that event
         return refresh(chosen, others, how, afresh(shown))
 
     def tell(chosen: str) -> Updates:
@@ -174,12 +180,12 @@ def build(studio: Studio) -> RunsTab:
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     parts = [table, none_yet, head, about, acts.stop, verdict, chart, differ, sampled, recipe, log, past, history]
     parts += [run, seen, ended]
-    # Through the queue: only its answers tell the browser that a state (here `ended`) has changed.
+    # Queued: only queued events notify the browser that a state (here `ended`) has changed.
     tick: Step = {**quiet, "queue": True, "concurrency_limit": None}
     looked = [run, beside, order, seen]
     table.submit(with_notice(studio, notice, refresh, clear=False), looked, [notice, *parts], **tick)
-    # Past the queue, whose answers cost the browser more; `asked` keeps a look that is under
-    # way from undoing it. Several: by default a click would be lost while an earlier one is under way.
+    # Not queued, since queued answers cost the browser more; `asked` keeps a refresh in progress from undoing it.
+    # Multiple: by default a click would be lost while an earlier one is in progress.
     table.click(with_notice(studio, notice, pick), looked, [notice, beside, *parts], trigger_mode="multiple", **quiet)
     differ.click(with_notice(studio, notice, arrange), looked, [notice, order, *parts], **tick)
     reopen: Step = {
@@ -189,7 +195,7 @@ def build(studio: Studio) -> RunsTab:
         **quiet,
     }
     run_actions.wire(studio, acts, longer, looked, notice, anew, parts)
-    # Every checkpoint is read for it, so it is told only where it is looked at.
+    # It reads every checkpoint, so it is computed only when the fold is opened.
     history.expand(with_notice(studio, notice, tell, clear=False), run, [notice, past], **tick)
     return RunsTab(run, ended, reopen, train, acts.compare, acts.export, acts.clone)
 

@@ -1,4 +1,4 @@
-"""How runs look: a row of the list, and one run's state and figures."""
+"""Runs as HTML: a row of the list, and the open run's state and figures."""
 
 import json
 import time
@@ -15,15 +15,20 @@ MOST_TOGETHER = 8
 
 
 def run_list_message(chosen: str, together: Sequence[RunInfo], order: Mapping[str, Any]) -> str:
-    """What static/runs.js wants to know: the open run, those drawn with it, how many can be told apart, how they are
-    put in order where they differ, and how they stood when the page was drawn."""
+    """The state that static/runs.js needs, as JSON.
+
+    The open run, the runs drawn with it, how many can be distinguished, the order of the table of differences, and the
+    layout key at the time the page was drawn.
+    """
     ids = [run.id for run in together]
-    what = {"chosen": chosen, "together": ids, "most": MOST_TOGETHER, "order": order, "standing": layout_key(together)}
-    return json.dumps(what)
+    state = {"chosen": chosen, "together": ids, "most": MOST_TOGETHER, "order": order, "standing": layout_key(together)}
+    return json.dumps(state)
 
 
 def layout_key(together: Sequence[RunInfo]) -> str:
-    """All that decides which parts and buttons there are; while it stays, only text and points change."""
+    """A key of everything that decides which parts and buttons are shown. While it is the same, only text and points
+    change.
+    """
     if not together:
         return "none"
     open_run, *_ = together
@@ -31,7 +36,7 @@ def layout_key(together: Sequence[RunInfo]) -> str:
 
 
 def row(run: RunInfo) -> str:
-    """A run in the list; a click on it opens it, its box draws its curves beside the open one's."""
+    """A run in the list; a click opens it, its checkbox adds its curves to those of the open run."""
     name = f'<button type="button" class="link" data-id="{esc(run.id)}">{esc(run.name)}</button>'
     noted = f'<span class="noted" title="{esc(run.notes[:400])}">note</span>' if run.notes else ""
     chips = "".join(map(_tag, run.tags))
@@ -49,8 +54,8 @@ def row(run: RunInfo) -> str:
 
 
 def _state(run: RunInfo) -> str:
-    """The state; of a waiting run its place in the line."""
-    return markup.mark(run.state, f"{run.position} in line" if run.position else "")
+    """The run's state; for a queued run its place in the queue."""
+    return markup.mark(run.state, f"queued, no. {run.position}" if run.position else "")
 
 
 def _tag(tag: str) -> str:
@@ -58,7 +63,7 @@ def _tag(tag: str) -> str:
 
 
 def star(run: RunInfo) -> str:
-    """A star to press."""
+    """A button that stars a run."""
     pressed = str(run.starred).lower()
     return (
         f'<button type="button" class="star" data-run-act="star" data-run="{esc(run.id)}" aria-pressed="{pressed}" '
@@ -67,13 +72,13 @@ def star(run: RunInfo) -> str:
 
 
 def _box(run: RunInfo) -> str:
-    """Whether the run's curves are drawn; in the trash, the way back."""
+    """A checkbox that adds the run's curves; for a run in the trash, the Restore button."""
     if run.trashed is not None:
         return (
             f'<td class="beside"><button type="button" class="plain-button" data-run-act="restore" '
             f'data-run="{esc(run.id)}" aria-label="Restore {esc(run.name)}">Restore</button></td>'
         )
-    words = f"Draw the curves of {run.name} too"
+    words = f"Also draw the curves of {run.name}"
     return (
         f'<td class="beside"><input type="checkbox" data-beside="{esc(run.id)}" aria-label="{esc(words)}" '
         f'title="{esc(words)}"></td>'
@@ -81,7 +86,7 @@ def _box(run: RunInfo) -> str:
 
 
 def about(run: RunInfo) -> str:
-    """What is said of the open run, and the buttons with which that is changed (static/runs.js)."""
+    """Labels of the open run, and the buttons that change them (static/runs.js)."""
 
     def button(act: str, word: str) -> str:
         return (
@@ -98,12 +103,12 @@ def about(run: RunInfo) -> str:
 
 
 def duration(run: RunInfo) -> float | None:
-    """Seconds since the run started, or that it took."""
+    """Seconds since the run started, or its total duration if it ended."""
     return None if run.started is None else (run.ended or time.time()) - run.started
 
 
 def head(run: RunInfo) -> str:
-    """State, progress and figures of the open run, and what it has to say; run_acts.marks show the buttons."""
+    """State, progress, figures and message of the open run; `marks` shows the buttons that apply."""
     doing = f'<p class="doing" role="status">{esc(run.doing)}…</p>' if run.doing and not run.final else ""
     bar = markup.progress(run.step, run.total_steps, f"Progress of {run.name}")
     return (
@@ -130,13 +135,13 @@ def _figures(run: RunInfo) -> list[tuple[str, str]]:
 
 def _message(run: RunInfo) -> str:
     if run.trashed is not None:
-        return markup.note("It is in the trash: it can be looked at and restored.", "warn")
+        return markup.note("This run is in the trash. You can view and restore it.", "warn")
     usual = run.message in ("", EXPLAINED[run.state]) and run.state not in ("stalled", "failed", "interrupted")
     if usual and not run.remedy and not run.position:
         return ""
     if run.position:
         ahead = run.position - 1
-        return markup.note("It is the next to start." if not ahead else f"It waits; before it {ahead} of the queue.")
+        return markup.note("It will start next." if not ahead else f"Waiting in the queue, {ahead} ahead of it.")
     if run.state in ("failed", "interrupted"):
         return markup.problem(run.message[:1].upper() + run.message[1:], run.remedy)
     return markup.note(f"{run.message} {run.remedy}".strip(), "warn" if run.state == "stalled" else "plain")
