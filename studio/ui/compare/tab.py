@@ -155,7 +155,7 @@ class _Page:
         picked = [*picked, "", "", ""][:3]
         choices = [("Base", sides.BASE), *choices]
         updates |= {
-            side: gr.update(choices=choices if place < 2 else [("Nobody", ""), *choices], value=value)
+            side: gr.update(choices=choices if place < 2 else [("None", ""), *choices], value=value)
             for place, (side, value) in enumerate(zip(parts.sides, picked, strict=True))
         }
         updates |= {self.none_yet: "", parts.past: past, parts.shelf: self._shelf(picked)}

@@ -1,6 +1,6 @@
-"""The public API: what a program may do here, by Gradio's client and through the same gate as the page. docs/api.md.
+"""The public API: operations for programs, called with Gradio's client through the same gate as the page. docs/api.md.
 
-Everything goes in and comes out as plain values; files are fetched from /download/ID, which asks whose they are.
+Inputs and outputs are plain values; files are downloaded from /download/ID, which checks who owns them.
 """
 
 import functools
@@ -25,11 +25,11 @@ from studio.services.models import models
 from studio.services.planning import estimates, presets
 from studio.services.runs import runs as run_service
 
-_MOST = 200  # findings told at once
+_MOST = 200  # findings in one answer
 
 
 def build(studio: Studio) -> None:
-    """Every endpoint, as an event without components."""
+    """Register every endpoint, as events without components."""
     calls = _Calls(studio)
     quick: list[Callable[..., Any]] = [
         calls.datasets, calls.models, calls.estimate, calls.train, calls.runs, calls.run, calls.stop,
@@ -43,7 +43,7 @@ def build(studio: Studio) -> None:
 
 
 def _told(studio: Studio, act: Callable[..., Any]) -> Callable[..., Any]:
-    """`act`, with what it cannot do told to the client as the sentence that it is."""
+    """Wrap `act` so that a StudioError reaches the client as its message."""
 
     @functools.wraps(act)
     def answered(*values: Any) -> Any:
@@ -56,17 +56,17 @@ def _told(studio: Studio, act: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Calls:
-    """What the endpoints do. Their signatures and docstrings are what clients are shown."""
+    """The endpoints. Clients are shown their signatures and docstrings."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
 
     def check(self, rows: list[Any], mapping: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Check examples: rows as they would stand in a file. mapping: your columns by those of a known format."""
+        """Check examples, given as rows of a file. mapping: your columns by those of a known format."""
         options = checks.Options(mapping=mapping or {})
         checked = checks.check_rows(self._studio, rows, options)
         report = checked.report
-        found = examples.findings(self._studio, checked.token, limit=_MOST)
+        page = examples.findings(self._studio, checked.token, limit=_MOST)
         verdict = datasets.verdict_of(checked)
         return {
             "check": checked.token,
@@ -76,41 +76,41 @@ class _Calls:
             "rows": report.rows,
             "ok": report.ok,
             "counts": report.counts,
-            "findings": [asdict(item.finding) for item in found.items],
+            "findings": [asdict(item.finding) for item in page.items],
             "verdict": asdict(verdict),
         }
 
     def add_dataset(self, check: str, name: str) -> dict[str, Any]:
-        """Add what a check made as a dataset of this name."""
+        """Add a checked file as a dataset with this name."""
         return _public(asdict(datasets.keep(self._studio, check, name)))
 
     def datasets(self) -> list[Any]:
-        """Your datasets, and those of everybody."""
+        """Your datasets, and those shared with everyone."""
         return [_public(asdict(info)) for info in datasets.list_datasets(self._studio)]
 
     def models(self) -> list[Any]:
-        """The base models that are here."""
+        """The available base models."""
         return [_public(asdict(info)) for info in models.list_models(self._studio)]
 
     def estimate(self, recipe: dict[str, Any]) -> dict[str, Any]:
-        """The memory and time that a recipe will take on this machine, by item, in bytes and minutes."""
-        found = estimates.estimate(self._studio, self._recipe(recipe))
-        return asdict(found) | {"items": {item.key: item.bytes for item in found.items}}
+        """The memory and time a recipe needs on this machine, by item, in bytes and minutes."""
+        estimate = estimates.estimate(self._studio, self._recipe(recipe))
+        return asdict(estimate) | {"items": {item.key: item.bytes for item in estimate.items}}
 
     def train(self, recipe: dict[str, Any]) -> dict[str, Any]:
-        """Start a run: it waits in the queue for its turn. recipe: its fields by name, and `preset` to begin from."""
+        """Start a run; it waits in the queue for its turn. recipe: fields by name, and `preset` to start from one."""
         return _run(run_service.start(self._studio, self._recipe(recipe)))
 
     def runs(self) -> list[Any]:
-        """Your runs, the newest first."""
+        """Your runs, newest first."""
         return [_run(info) for info in run_service.list_runs(self._studio)]
 
     def run(self, id: str) -> dict[str, Any]:
-        """One run as it stands now."""
+        """The current state of one run."""
         return _run(run_service.get(self._studio, id))
 
     def stop(self, id: str) -> dict[str, Any]:
-        """Ask a run to stop; it saves what it has learned."""
+        """Ask a run to stop; it saves a checkpoint first."""
         return _run(run_service.stop(self._studio, id))
 
     def chat(
@@ -122,36 +122,36 @@ class _Calls:
         max_new_tokens: int = 256,
         temperature: float = 0.0,
     ) -> dict[str, Any]:
-        """Ask a run (or RUN@STEP) and others of its base, with commas between, the same question."""
-        found = participants.resolve(self._studio, [*against.split(","), id])
+        """Ask a run (or RUN@STEP) and others of the same base, separated by commas, the same question."""
+        sides = participants.resolve(self._studio, [*against.split(","), id])
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-        turn = comparisons.ask(found, prompt, sampling, system)
-        talks = comparisons.messages(comparisons.new_comparison(), turn)
-        *_, final = chats.ask(self._studio, found, talks, sampling, f"api-{secrets.token_hex(8)}")
-        told = [
+        turn = comparisons.ask(sides, prompt, sampling, system)
+        messages = comparisons.messages(comparisons.new_comparison(), turn)
+        *_, final = chats.ask(self._studio, sides, messages, sampling, f"api-{secrets.token_hex(8)}")
+        answers = [
             {
                 "who": side.written,
                 "title": side.title,
                 "text": comparisons.clean_text(answer.text),
                 "tokens": answer.tokens,
             }
-            for side, answer in zip(found, final.answers, strict=True)
+            for side, answer in zip(sides, final.answers, strict=True)
         ]
-        return {"answers": told, "notes": list[Any](final.notes)}
+        return {"answers": answers, "notes": list[Any](final.notes)}
 
     def export(self, id: str, to: str = "adapter", quant: str = "Q8_0") -> dict[str, Any]:
-        """Begin to export a run: to adapter, merged or gguf; quant: of a GGUF. Ask `exports` until it is completed."""
+        """Start an export. to: adapter, merged or gguf; quant: type of a GGUF. Ask `exports` until it is completed."""
         return _export(exports.start(self._studio, id, to, ExportRequest(to, quant=quant)))
 
     def exports(self) -> list[Any]:
-        """Your exports; `download` is where a completed one is fetched from."""
+        """Your exports; `download` is the address of a completed one."""
         return [_export(info) for info in exports.list_exports(self._studio)]
 
     def _recipe(self, values: dict[str, Any]) -> Recipe:
-        given = dict(values)
-        preset = given.pop("preset", "")
-        usual = dict(presets.get(self._studio, str(preset)).values) if preset else {}
-        return Recipe().with_values(usual | given)
+        recipe_values = dict(values)
+        preset = recipe_values.pop("preset", "")
+        preset_values = dict(presets.get(self._studio, str(preset)).values) if preset else {}
+        return Recipe().with_values(preset_values | recipe_values)
 
 
 def _run(info: run_service.RunInfo) -> dict[str, Any]:
@@ -163,6 +163,6 @@ def _export(info: exports.ExportInfo) -> dict[str, Any]:
     return _public(asdict(info)) | {"download": f"/download/{info.id}" if ready else None}
 
 
-def _public(told: dict[str, Any]) -> dict[str, Any]:
-    """Without where things lie on this machine, which is nobody's business over the network."""
-    return {name: value for name, value in told.items() if name not in ("path", "source")}
+def _public(payload: dict[str, Any]) -> dict[str, Any]:
+    """Without paths on this machine, which must not leave it."""
+    return {name: value for name, value in payload.items() if name not in ("path", "source")}

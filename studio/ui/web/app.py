@@ -1,6 +1,6 @@
-"""The page as a whole: header, sidebar, five tabs, and how one tab leads to the next.
+"""The whole page: header, sidebar, five tabs, and the links between tabs.
 
-The address keeps what is open (`?tab=runs&run=…&dataset=…`); static/studio.js writes it, `arrive` reads it.
+The address holds what is open (`?tab=runs&run=…&dataset=…`); static/studio.js writes it, `arrive` reads it.
 """
 
 from typing import Any
@@ -33,23 +33,21 @@ _HEADER = """
 <svg viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6.2" fill="none" stroke="currentColor"
  stroke-width="1.5"/><path d="M8 1.8a6.2 6.2 0 0 1 0 12.4z" fill="currentColor"/></svg></button></header>
 """
-_READ_ONLY = (
-    "Another studio owns this home, so this page shows it without changing anything. Close the other one to work here."
-)
+_READ_ONLY = "Another studio is using this home, so this page is read-only. Close the other studio to work here."
 
 
 def build(studio: Studio, desk: VisitorSessions | None = None) -> gr.Blocks:
-    """The whole page for one studio. desk: where visitors are known by, of one that others reach."""
+    """The whole page for one studio. desk: how visitors are identified in a shared studio; None for a single user."""
     if desk is None:
         return _built(studio, None)
-    # What stands in the page before anyone asks is the same for all: only what is everyone's may be in it.
+    # The initial page is the same for all visitors, so it may contain only what belongs to everyone.
     with acting(Visitor(EVERYONE)):
         return _built(studio, desk)
 
 
 def _built(studio: Studio, desk: VisitorSessions | None) -> gr.Blocks:
     with Page(title="LoRA Studio", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
-        api.build(studio)  # first: handlers of the page by the same names get other ones
+        api.build(studio)  # first, so that the API keeps its names and same-named handlers of the page get others
         view("top", _HEADER)
         nowhere = view("nowhere")
         changed = train_tab.waker()
@@ -62,31 +60,31 @@ def _built(studio: Studio, desk: VisitorSessions | None) -> gr.Blocks:
             with gr.Tab("Train", id="train") as tab_train:
                 train = train_tab.build(studio, changed)
             with gr.Tab("Runs", id="runs") as tab_runs:
-                made = runs_tab.build(studio)
+                runs_page = runs_tab.build(studio)
             with gr.Tab("Compare", id="compare") as tab_compare:
-                compare = compare_tab.build(studio, made.run)
+                compare = compare_tab.build(studio, runs_page.run)
             with gr.Tab("Export", id="export") as tab_export:
-                export = export_tab.build(studio, made.run)
+                export = export_tab.build(studio, runs_page.run)
         first_run = gr.State("")  # the sample's run: when it completes in sight, Compare opens
 
         quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
 
         def arrive(request: gr.Request) -> Updates:
-            """What the address says is open."""
+            """Open what the address names."""
             asked = dict(request.query_params)
             tab = "runs" if "run" in asked and "tab" not in asked else asked.get("tab", "data")
             return {
-                # Data is open anyway, unless somebody was quicker than the page and opened another.
+                # Data is open by default, unless the user has already opened another tab.
                 tabs: gr.Tabs(selected=tab) if tab in TABS and tab != "data" else gr.skip(),
-                made.run: asked.get("run", ""),
+                runs_page.run: asked.get("run", ""),
                 data.chosen: asked.get("dataset", ""),
             }
 
         def show_run(run: str) -> Updates:
-            return {tabs: gr.Tabs(selected="runs"), made.run: run}
+            return {tabs: gr.Tabs(selected="runs"), runs_page.run: run}
 
         def after_start(run: str) -> Updates:
-            """A started run is opened; of a first one, the end is awaited."""
+            """Open a started run; for the very first run, remember it so that its end opens Compare."""
             if not run:
                 return {tabs: gr.skip()}
             return show_run(run) | {train.started: "", first_run: run if run_list.count(studio) == 1 else ""}
@@ -95,23 +93,23 @@ def _built(studio: Studio, desk: VisitorSessions | None) -> gr.Blocks:
             return show_run(event.open) if hasattr(event, "open") else {tabs: gr.skip()}
 
         def use_dataset(dataset: str, kept: dict[str, Any], *seen: Any) -> Updates:
-            """The form with this dataset, and the model and formatting by which it was looked at."""
+            """Fill the form with this dataset, and the model and formatting used to view it."""
             values = (kept or form.defaults()) | data_tab.example_as_model_sees_it(studio, dataset, *seen)
             fields = train.form.fields
             filled = {fields[name]: form.for_form(name, value) for name, value in values.items() if name in fields}
             filled[fields["dataset"]] = gr.update(choices=form.names_of("dataset", studio), value=values["dataset"])
-            # The draft too: opening the tab fills the form from it.
+            # Update the draft too, since opening the tab fills the form from it.
             return {tabs: gr.Tabs(selected="train"), train.draft: values, **filled}
 
         def clone(run: str) -> Updates:
-            """The form with the recipe of a run, under no name yet."""
+            """Fill the form with the recipe of a run, without its name."""
             values = form.values_of(runs.recipe_of(studio, run)) | {"name": ""}
             fields = train.form.fields
             filled = {fields[name]: form.for_form(name, value) for name, value in values.items()}
             return {tabs: gr.Tabs(selected="train"), train.draft: values, **filled}
 
         def ask_adapter(event: gr.EventData) -> Updates:
-            """Compare, with an adapter of the store beside its base; a conversation with others is left."""
+            """Open Compare with an adapter next to its base, in a new conversation."""
             if not hasattr(event, "ask"):
                 return {tabs: gr.skip()}
             choices = [("Base", participants.BASE), *participants.choices(studio)]
@@ -119,36 +117,38 @@ def _built(studio: Studio, desk: VisitorSessions | None) -> gr.Blocks:
             chosen = {
                 one: gr.update(choices=choices, value=participants.BASE),
                 other: gr.update(choices=choices, value=event.ask),
-                third: gr.update(choices=[("Nobody", ""), *choices], value=""),
+                third: gr.update(choices=[("None", ""), *choices], value=""),
             }
             return {tabs: gr.Tabs(selected="compare"), compare.past: comparisons.new_comparison(), **chosen}
 
         def when_first_ends(ended: str, first: str) -> Updates:
-            """The first run's end opens Compare with a held-out message, if that run is what is looked at."""
+            """When the first run completes while it is open, open Compare with a held-out prompt."""
             if not first or ended != first or runs.get(studio, first).state != "completed":
                 return {first_run: gr.skip()}
-            asks = chat.held_out_prompts(studio, first)
-            return {first_run: "", tabs: gr.Tabs(selected="compare"), compare.question: asks[0] if asks else ""}
+            prompts = chat.held_out_prompts(studio, first)
+            return {first_run: "", tabs: gr.Tabs(selected="compare"), compare.question: prompts[0] if prompts else ""}
 
         tab_data.select(**data.revisit)
         tab_train.select(**train.recall).then(**train.reopen).then(**train.update)
-        tab_runs.select(**made.reopen)
+        tab_runs.select(**runs_page.reopen)
         tab_compare.select(**compare.begun).then(**compare.reopen)
         tab_export.select(**export.reopen)
-        page.load(arrive, None, [tabs, made.run, data.chosen], **quiet).then(**data.reopen)
+        page.load(arrive, None, [tabs, runs_page.run, data.chosen], **quiet).then(**data.reopen)
         page.load(**side.refresh)
 
-        train.started.change(after_start, train.started, [tabs, made.run, train.started, first_run], **quiet).then(
-            **made.reopen)  # fmt: skip
-        side.now.click(open_name, None, [tabs, made.run], **quiet).then(**made.reopen)
+        train.started.change(after_start, train.started, [tabs, runs_page.run, train.started, first_run], **quiet).then(
+            **runs_page.reopen)  # fmt: skip
+        side.now.click(open_name, None, [tabs, runs_page.run], **quiet).then(**runs_page.reopen)
         cloned = [tabs, train.draft, *train.form.fields.values()]
         taken = [data.chosen, train.draft, *data.seen_by]
         data.train.click(use_dataset, taken, cloned, **quiet).then(**train.update)
-        made.clone.click(clone, made.run, cloned, **quiet).then(**train.update)
-        made.ended.change(when_first_ends, [made.ended, first_run], [first_run, tabs, compare.question], **quiet)
+        runs_page.clone.click(clone, runs_page.run, cloned, **quiet).then(**train.update)
+        runs_page.ended.change(
+            when_first_ends, [runs_page.ended, first_run], [first_run, tabs, compare.question], **quiet
+        )
         export.store.click(ask_adapter, None, [tabs, compare.past, *compare.sides], **quiet)
-        for button, name in ((made.train, "train"), (compare.train, "train"), (export.train, "train"),
-                             (made.compare, "compare"), (made.export, "export")):  # fmt: skip
+        for button, name in ((runs_page.train, "train"), (compare.train, "train"), (export.train, "train"),
+                             (runs_page.compare, "compare"), (runs_page.export, "export")):  # fmt: skip
             button.click(lambda name=name: gr.Tabs(selected=name), None, tabs, **quiet)
     page.asking = desk.asking if desk else None
     page.queue(max_size=64, default_concurrency_limit=4)

@@ -1,9 +1,9 @@
-"""Who sent a request: the doorman of a studio that others reach. A studio of one person has none.
+"""Visitor identification for a shared studio. A single-user studio does not use it.
 
-A visitor is known by one signed cookie: an account, or a random number for who has not signed in. `VisitorMiddleware`
-reads it before anything else and says it in services/core/identity.asking. Gradio runs an event outside of the request
-that asked for it, so `VisitorSessions.asking`, within which the page does every event and every step of a generator,
-says it again (ui/gradio_compat/page.py).
+A visitor is identified by one signed cookie: an account, or a random number for a visitor who has not signed in.
+`VisitorMiddleware` reads it first and sets it as the acting visitor (services/core/identity.py). Gradio runs events
+outside the request that triggered them, so the page runs every event and every step of a generator within
+`VisitorSessions.asking`, which sets the visitor again (ui/gradio_compat/page.py).
 """
 
 import contextlib
@@ -35,16 +35,19 @@ SECRET = "STUDIO_COOKIE_SECRET"  # noqa: S105 the name of a variable
 _DAYS = 7
 _ADMIN = "admin"
 _SCOPE = "studio.visitor"
-_SESSIONS = 10_000  # pages whose visitor is remembered: longer than what they hold
-# What whoever has not signed in to a team's studio is given.
+_SESSIONS = 10_000  # pages whose visitor is remembered: more than the pages whose state is kept
+# Paths of a team's studio that need no sign-in.
 _OPEN = ("/healthz", "/static/", "/sign-in", "/favicon.ico", "/theme.css")
-# Of Gradio's own, by which events come: what tells nothing of anyone.
+# Gradio's own paths that reveal nothing about any visitor.
 _HARMLESS = (protocol.INFO, protocol.STARTUP)
 Mode = Literal["hosted", "team"]
 
 
 class VisitorSessions:
-    """Writes and reads the cookies of one studio. mode: hosted, where one may stay unknown; team, where one may not."""
+    """Writes and reads the visitor cookies of one studio.
+
+    mode: hosted, where visitors may stay anonymous; team, where they must sign in.
+    """
 
     def __init__(self, studio: Studio, mode: Mode) -> None:
         self.studio = studio
@@ -57,35 +60,38 @@ class VisitorSessions:
         self._lock = threading.Lock()
 
     def known(self, headers: Headers) -> Visitor:
-        """The visitor whose cookie this is; NOBODY without one, or with one that is not ours, too old or signed out."""
+        """The visitor of this cookie; NOBODY if it is missing, not ours, expired or signed out."""
         value = _cookies(headers).get(COOKIE, "")
         try:
-            told = self._signer.loads(value, max_age=_DAYS * 86_400)
-            kind, whose, name, session, *rest = map(str, told)
+            payload = self._signer.loads(value, max_age=_DAYS * 86_400)
+            kind, owner, name, session, *rest = map(str, payload)
         except (BadData, ValueError, TypeError):
             return NOBODY
-        if session in self._gone or (self.mode == "team") != whose.startswith(accounts.PREFIX):
+        if session in self._gone or (self.mode == "team") != owner.startswith(accounts.PREFIX):
             return NOBODY
         if kind == "anonymous":
-            return Visitor(whose, "", "anonymous")
-        if self.mode == "team" and not accounts.is_current(self.studio, whose, session):
+            return Visitor(owner, "", "anonymous")
+        if self.mode == "team" and not accounts.is_current(self.studio, owner, session):
             return NOBODY
-        # A team's names are its accounts'; a provider's may be only what someone calls themselves.
+        # A team's names are account names; a provider's name may be self-chosen, so only the admin mark counts.
         named = self.mode == "team" or rest == [_ADMIN]
-        return Visitor(whose, name, "account", admin=named and name.lower() in self.admins)
+        return Visitor(owner, name, "account", admin=named and name.lower() in self.admins)
 
     def new(self) -> Visitor:
-        """Someone who was never here."""
+        """A new anonymous visitor."""
         return Visitor(f"anon-{secrets.token_hex(16)}", "", "anonymous")
 
     def cookie(self, visitor: Visitor, headers: Headers, session: str = "") -> str:
-        """The Set-Cookie that makes a visitor known, under a session of its own unless one is given."""
-        told = [visitor.kind, visitor.owner, visitor.name, session or secrets.token_hex(16)]
-        told += [_ADMIN] if visitor.admin else []
-        return f"{COOKIE}={self._signer.dumps(told)}; Max-Age={_DAYS * 86_400}; {manner(headers)}"
+        """The Set-Cookie value that identifies a visitor, with a new session unless one is given."""
+        payload = [visitor.kind, visitor.owner, visitor.name, session or secrets.token_hex(16)]
+        payload += [_ADMIN] if visitor.admin else []
+        return f"{COOKIE}={self._signer.dumps(payload)}; Max-Age={_DAYS * 86_400}; {manner(headers)}"
 
     def sign_out(self, headers: Headers) -> str:
-        """The Set-Cookie that forgets a visitor; the session is not taken again, should someone have kept it."""
+        """The Set-Cookie value that signs a visitor out.
+
+        The session is rejected from then on, in case someone kept a copy of the cookie.
+        """
         try:
             session = str(self._signer.loads(_cookies(headers).get(COOKIE, ""))[3])
         except (BadData, ValueError, TypeError, IndexError):
@@ -93,39 +99,39 @@ class VisitorSessions:
         if session:
             with self._lock:
                 self._gone[session] = now = time.time()
-                # A cookie that is too old anyway need not be remembered.
+                # Sessions whose cookies have expired need not be remembered.
                 while len(self._gone) > _SESSIONS or now - next(iter(self._gone.values())) > _DAYS * 86_400:
                     self._gone.popitem(last=False)
                 write_json(self._out, self._gone)
         return f"{COOKIE}=; Max-Age=0; {manner(headers)}"
 
     def seal(self, value: dict[str, Any]) -> str:
-        """What must come back unchanged from the browser, within ten minutes."""
+        """Sign a value that must come back from the browser unchanged, within ten minutes."""
         return str(URLSafeTimedSerializer(_secret(self.studio), salt="signing in").dumps(value))
 
     def unseal(self, text: str) -> dict[str, Any]:
-        """What was sealed; nothing where it was not, or too long ago."""
+        """The sealed value; empty if the signature is invalid or older than ten minutes."""
         try:
             return dict(URLSafeTimedSerializer(_secret(self.studio), salt="signing in").loads(text, max_age=600))
         except (BadData, ValueError, TypeError):
             return {}
 
     def holds_page(self, page: str, visitor: Visitor) -> bool:
-        """Whether a page, by Gradio's name for its session, is this visitor's: it is whose it was seen with first."""
+        """Whether a page, by Gradio's session name, belongs to this visitor: the first visitor seen with it owns it."""
         if not page:
             return True
         with self._lock:
-            whose = self._pages.setdefault(page, visitor.owner)
+            owner = self._pages.setdefault(page, visitor.owner)
             self._pages.move_to_end(page)
             while len(self._pages) > _SESSIONS:
                 self._pages.popitem(last=False)
-        return whose == visitor.owner
+        return owner == visitor.owner
 
     @contextlib.contextmanager
     def asking(self, scope: Mapping[str, Any], page: str) -> Iterator[None]:
-        """What is done within is done for whoever sent the request of this scope; NOBODY where that is lost."""
-        found = scope.get(_SCOPE)
-        visitor = found if isinstance(found, Visitor) else NOBODY
+        """Act as the visitor of the request with this scope; as NOBODY if the scope is lost."""
+        scope_visitor = scope.get(_SCOPE)
+        visitor = scope_visitor if isinstance(scope_visitor, Visitor) else NOBODY
         if not self.holds_page(page, visitor):
             raise UnknownVisitor("This page was opened by someone else. Load it again.")
         with identity.acting(visitor):
@@ -133,12 +139,12 @@ class VisitorSessions:
                 yield
             except gr.Error:
                 raise
-            except Exception as error:  # a bug, which Gradio tells to the page
+            except Exception as error:  # a bug, whose message Gradio shows on the page
                 raise gr.Error(access.for_reader(self.studio, error)) from error
 
 
 class VisitorMiddleware:
-    """Says who sends a request, for all that is done in it; who is new at the page is given a cookie."""
+    """Sets the visitor for each request; a new visitor to the page receives a cookie."""
 
     def __init__(self, app: ASGIApp, desk: VisitorSessions) -> None:
         self.app, self.desk = app, desk
@@ -148,13 +154,13 @@ class VisitorMiddleware:
             await self.app(scope, receive, send)
             return
         headers, path = Headers(scope=scope), str(scope["path"])
-        visitor, given = self.desk.known(headers), ""
+        visitor, new_cookie = self.desk.known(headers), ""
         if not visitor.owner and self.desk.mode == "hosted" and path == "/" and scope.get("method") == "GET":
             visitor = self.desk.new()
-            given = self.desk.cookie(visitor, headers)
+            new_cookie = self.desk.cookie(visitor, headers)
         if not visitor.owner and self.desk.mode == "team" and not path.startswith(_OPEN):
-            away = RedirectResponse("/sign-in", 303) if path == "/" else PlainTextResponse("Sign in first.", 401)
-            await away(scope, receive, send)
+            response = RedirectResponse("/sign-in", 303) if path == "/" else PlainTextResponse("Sign in first.", 401)
+            await response(scope, receive, send)
             return
         if (
             not visitor.owner
@@ -164,7 +170,7 @@ class VisitorMiddleware:
             await PlainTextResponse(UNKNOWN, 403)(scope, receive, send)
             return
         if protocol.gives_out_a_file(path):
-            # Files are given out by our own routes, which ask whose they are; Gradio's asks nobody.
+            # Files are served by our own routes, which check the owner; Gradio's file route does not.
             await PlainTextResponse("Not found.", 404)(scope, receive, send)
             return
         if not self.desk.holds_page(protocol.page_of(scope), visitor):
@@ -172,8 +178,8 @@ class VisitorMiddleware:
             return
 
         async def sending(message: Message) -> None:
-            if given and message["type"] == "http.response.start":
-                MutableHeaders(scope=message).append("Set-Cookie", given)
+            if new_cookie and message["type"] == "http.response.start":
+                MutableHeaders(scope=message).append("Set-Cookie", new_cookie)
                 MutableHeaders(scope=message)["Cache-Control"] = "no-store"
             await send(message)
 
@@ -183,7 +189,7 @@ class VisitorMiddleware:
 
 
 def manner(headers: Headers) -> str:
-    """How a cookie is kept. On a Space the page stands in a frame of another site, and the cookie is for that alone."""
+    """The attributes of a cookie. On a Space the page is in a frame of another site, to which the cookie is limited."""
     https = headers.get("x-forwarded-proto", "") == "https"
     if os.environ.get("SPACE_ID") and not is_loopback(headers.get("host", "")):
         return "Path=/; HttpOnly; SameSite=None; Secure; Partitioned"
@@ -191,7 +197,7 @@ def manner(headers: Headers) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a Host header names this machine itself, with a port or without."""
+    """Whether a Host header names this machine itself, with or without a port."""
     return (urlsplit(f"//{host}").hostname or "") in LOOPBACK
 
 
@@ -200,14 +206,14 @@ def _cookies(headers: Headers) -> dict[str, str]:
 
 
 def _secret(studio: Studio) -> str:
-    """What cookies are signed with: of the environment, or made once in the home, for its person only."""
-    told = os.environ.get(SECRET, "")
-    if len(told) >= 16:
-        return told
+    """The key that signs cookies: from the environment, or generated once in the home, readable only by its owner."""
+    secret = os.environ.get(SECRET, "")
+    if len(secret) >= 16:
+        return secret
     path = studio.settings.home / "cookie.secret"
     if not path.is_file():
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
-        aside.replace(path)
+        temporary.replace(path)
     return path.read_text(encoding="utf-8")

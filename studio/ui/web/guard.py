@@ -1,9 +1,9 @@
-"""The guard before everything the studio serves: no page you visit elsewhere can drive it or read from it.
+"""The request guard in front of the whole studio: no other site can drive the studio or read from it.
 
-It answers only under its own host names (a name of somebody else's that leads here is DNS rebinding), takes from other
-sites nothing but a link that opens the page, bounds what a request may bring and how often one client may ask, and
-sends headers with which a browser keeps other sites from showing or reading what is sent. docs/security.md says what
-is refused and why.
+It answers only under its own host names (a foreign name that resolves here is DNS rebinding), accepts from other sites
+only links that open the page, limits the size of requests and how often one client may send them, and sets headers
+with which browsers keep other sites from embedding or reading its responses. docs/security.md lists what is refused
+and why.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from studio.ui.gradio_compat.protocol import UPLOAD
 from studio.ui.web.rate_limits import Bounded, Buckets
 
 SAFE = frozenset({"GET", "HEAD"})
-# What a link from elsewhere may open: the page, and the answer of a login service.
+# What a link from another site may open: the page, and the callback of a login service.
 ENTRANCES = re.compile(r"/|/login/callback/?")
-# Files of the page's own make: a page asks for a hundred of them at once, and they cost nothing.
+# Static files of the page: a page requests a hundred at once, and they are cheap.
 _FILES = ("/assets/", "/static/")
 
 _NOT_HERE = "This studio answers only under its own host name."
@@ -38,13 +38,12 @@ _FORWARDED = (b"forwarded", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwa
 
 @dataclass(frozen=True)
 class Policy:
-    """What one studio lets in.
+    """What one studio accepts.
 
-    hosts: names it answers under. addresses: it is reached over the network, so any address that leads to it is its
-    own; a name is not, for anybody may let theirs lead here. hosted: it is a Space, whose page huggingface.co shows in
-    a frame. proxied: what a proxy says of a request is believed. max_body, max_upload: most bytes of a request and of
-    an upload. rate: requests a second that one client may keep up, of which ten seconds' worth may come at once; 0 for
-    no bound.
+    hosts: names it answers under. addresses: it is reached over the network, so any IP address that leads to it is its
+    own; a name is not, since anyone can point theirs here. hosted: it is a Space, whose page huggingface.co shows in a
+    frame. proxied: the headers of a proxy are trusted. max_body, max_upload: most bytes of a request and of an upload.
+    rate: requests per second that one client may sustain, with a burst of ten seconds' worth; 0 for no limit.
     """
 
     hosts: frozenset[str]
@@ -76,7 +75,7 @@ def _names(text: str) -> set[str]:
 
 @dataclass
 class Guard:
-    """The middleware; `policy` says what it lets in."""
+    """The middleware; `policy` says what it accepts."""
 
     app: ASGIApp
     policy: Policy
@@ -86,7 +85,7 @@ class Guard:
         self.buckets = Buckets(self.policy.rate, 10 * self.policy.rate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":  # the studio has none: whoever knocks there is no page of its own
+        if scope["type"] == "websocket":  # the studio uses no websockets, so this is not one of its pages
             await send({"type": "websocket.close", "code": 1008})
             return
         if scope["type"] != "http":
@@ -102,17 +101,17 @@ class Guard:
         await Bounded(self.app, most)(scope, receive, send)
 
     def verdict(self, scope: Scope) -> tuple[int, str]:
-        """The status and the sentence with which a request is refused; the sentence is empty if it is not."""
+        """The status and message with which a request is refused; the message is empty if it is accepted."""
         headers, path, method = Headers(scope=scope), str(scope["path"]), str(scope["method"])
         reason = self.refusal(headers, method, path)
         if reason:
             return 403, reason
         if not path.startswith(_FILES) and not self.buckets.take(self._client(scope, headers)):
-            return 429, "This studio is asked too often from where you are. Wait a moment."
+            return 429, "Too many requests from your address. Wait a moment."
         length = headers.get("content-length", "0")
         most = self.policy.max_upload if path == UPLOAD else self.policy.max_body
         if not length.isascii() or not length.isdigit():
-            return 400, "The request does not say how long it is."
+            return 400, "The request has no valid Content-Length."
         if int(length) > most:
             return 413, f"At most {most / 2**20:,.0f} MiB may be sent here."
         return 200, ""
@@ -136,21 +135,21 @@ class Guard:
         return "" if self._opens(headers, method, path) else _ELSEWHERE
 
     def _is_here(self, host: str, headers: Headers) -> bool:
-        """Whether a Host header, and the host that a proxy says it was asked under, are ours."""
+        """Whether a Host header, and the host given by a proxy, are ours."""
         asked = [host]
         if self.policy.proxied:
             asked += headers.get("x-forwarded-host", host).split(",")
         return all(self._known(name.strip().lower()) for name in asked)
 
     def _known(self, host: str) -> bool:
-        found = _HOST.fullmatch(host)
-        if found is None or int(found["port"] or 0) > 65535:
+        match = _HOST.fullmatch(host)
+        if match is None or int(match["port"] or 0) > 65535:
             return False
-        name = found["six"] or found["name"]
+        name = match["six"] or match["name"]
         return name in self.policy.hosts or (self.policy.addresses and _is_address(name))
 
     def _opens(self, headers: Headers, method: str, path: str) -> bool:
-        """Whether it is a link from elsewhere that opens the page: in a window, or in the frame of a Space."""
+        """Whether it is a link from another site that opens the page: in a window, or in the frame of a Space."""
         shown = ("document", "iframe") if self.policy.hosted else ("document",)
         return (
             method in SAFE
@@ -160,21 +159,21 @@ class Guard:
         )
 
     def _client(self, scope: Scope, headers: Headers) -> str:
-        """Who asks: the address, and behind a proxy the one it names."""
-        told = headers.get("x-forwarded-for", "") if self.policy.proxied else ""
-        return told.partition(",")[0].strip()[:64] or str((scope.get("client") or ("",))[0])
+        """The client's address; with a trusted proxy, the address the proxy reports."""
+        forwarded_for = headers.get("x-forwarded-for", "") if self.policy.proxied else ""
+        return forwarded_for.partition(",")[0].strip()[:64] or str((scope.get("client") or ("",))[0])
 
     def _told(self, scope: Scope) -> Scope:
-        """The request with what a proxy says of it, or without it where nothing stands before the studio."""
+        """The request with the proxy's scheme and client applied, or without proxy headers if no proxy is trusted."""
         if not self.policy.proxied:
             return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] not in _FORWARDED]}
         headers = Headers(scope=scope)
         scheme = headers.get("x-forwarded-proto", "").partition(",")[0].strip()
-        known = {"scheme": scheme} if scheme in ("http", "https") else {}
-        return {**scope, **known, "client": (self._client(scope, headers), 0)}
+        scheme_update = {"scheme": scheme} if scheme in ("http", "https") else {}
+        return {**scope, **scheme_update, "client": (self._client(scope, headers), 0)}
 
     def _sealed(self, scope: Scope, send: Send) -> Send:
-        """`send`, with the headers that keep other sites out of every answer."""
+        """`send`, with the headers that keep other sites away from every response."""
         frames = "https://huggingface.co" if self.policy.hosted else "'self'"
 
         async def sealed(message: Message) -> None:
@@ -207,10 +206,10 @@ _NO_PAGE = "default-src 'none'; frame-ancestors 'none'; sandbox"
 
 
 def content_policy(frames: str, nonce: str = "") -> str:
-    """What a page may load: only its own, and of scripts written into it only those that bear the nonce.
+    """The content security policy: a page may load only our own files and inline scripts that carry the nonce.
 
-    'unsafe-eval' is Gradio's: it makes functions of the scripts that its HTML components come with. A script that
-    somebody wrote into a name or a row gets nothing by it, for to reach it, it would have to run already.
+    'unsafe-eval' is needed by Gradio, which compiles the scripts of its HTML components. It does not help a script
+    injected through a name or a row, which would have to run already to make use of it.
     """
     scripts = f"'self' 'nonce-{nonce}' 'unsafe-eval'" if nonce else "'self'"
     return "; ".join((

@@ -1,4 +1,4 @@
-"""What one request may bring and how often one client may ask; the guard (guard.py) applies it."""
+"""Limits on the size and duration of one request and on requests per client; applied by the guard (guard.py)."""
 
 import asyncio
 import time
@@ -8,15 +8,15 @@ from collections.abc import Callable
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_CLIENTS = 10_000  # that are remembered at once
-PATIENCE = 30.0  # seconds before a body must have begun; longer ones get more by its length
-SLOWEST = 4096  # bytes a second that a body must come at
+_CLIENTS = 10_000  # clients remembered at once
+PATIENCE = 30.0  # seconds until a body must have started; larger bodies get more time
+SLOWEST = 4096  # minimum bytes per second of a body
 
 
 class Buckets:
-    """A token bucket for each client: `rate` tokens a second, at most `size` of them saved up.
+    """A token bucket for each client: `rate` tokens per second, at most `size` saved up.
 
-    A client that was not heard of for long is forgotten, which gives it a full bucket: it would have one by then.
+    A client that was idle for long is forgotten and gets a full bucket, which it would have had by then.
     """
 
     def __init__(self, rate: float, size: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -24,7 +24,7 @@ class Buckets:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str) -> bool:
-        """Take one token of the client's; False if there is none."""
+        """Take one of the client's tokens; False if there is none."""
         if self.rate <= 0:
             return True
         now = self._clock()
@@ -38,7 +38,7 @@ class Buckets:
 
 
 class Bounded:
-    """An application whose requests end when their body is longer than `most` bytes or comes too slowly."""
+    """An application whose requests end when their body is larger than `most` bytes or too slow."""
 
     def __init__(self, app: ASGIApp, most: int, patience: float = PATIENCE, slowest: int = SLOWEST) -> None:
         self.app, self.most, self.patience, self.slowest = app, most, patience, slowest
@@ -61,7 +61,7 @@ class Bounded:
             nonlocal got, ended
             if over:
                 return {"type": "http.disconnect"}
-            if ended:  # what is waited for now is that the client leaves
+            if ended:  # the only further message is that the client disconnects
                 return await receive()
             until = began + self.patience + got / self.slowest
             try:
@@ -84,5 +84,5 @@ class Bounded:
         try:
             await self.app(scope, taken, given)
         except Exception:
-            if not over:  # what was refused is over; that the rest of it failed says nothing
+            if not over:  # after a refusal, errors of the application are expected
                 raise

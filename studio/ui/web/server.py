@@ -1,12 +1,13 @@
-"""The web server: our own FastAPI application, with Gradio mounted in it.
+"""The web server: our FastAPI application, with Gradio mounted in it.
 
-`/healthz` says that the studio is alive, `/static` serves our files, `/download/<export>` one export (or `/<file>` of
-it), `/rejects/<dataset>.csv` (or .jsonl) the rows of a file that were left out, `/curves` and `/points/<run>.csv` (or
-.zip) what was measured, `/pulse` what changed of what a page shows, `/runs.json`, `/runs/<run>` and `/trash` the list
-of runs, `/machine` how much of this machine is in use,
-`/comparison/<id>.html` and `/evaluation/<id>.html` (or .json) what was compared; everything else is the page. A guard
-stands before all of it (guard.py), so that a page you visit elsewhere cannot drive the studio, and a gate before Gradio
-(ui/gradio_compat/gate.py), of which only what the page needs is there.
+Routes: `/healthz` reports that the studio is alive; `/static` serves our files; `/download/<export>` an export (or
+`/<file>` of it); `/rejects/<dataset>.csv` (or .jsonl) the rows of a file that were left out; `/curves` and
+`/points/<run>.csv` (or .zip) the measured points; `/pulse` live updates of a page; `/runs.json`, `/runs/<run>` and
+`/trash` the list of runs; `/machine` the use of this machine; `/comparison/<id>.html` and `/evaluation/<id>.html` (or
+.json) comparisons and evaluations. Everything else is the page.
+
+A guard in front of all of it (guard.py) keeps other sites from driving the studio. A gate in front of Gradio
+(ui/gradio_compat/gate.py) passes only what the page needs.
 """
 
 import contextlib
@@ -49,7 +50,7 @@ _REJECTS = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 
 
 def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
-    """The application that serves one studio. mode: how visitors are known, if others than its own person reach it."""
+    """The application that serves one studio. mode: how visitors sign in, if it is shared."""
     desk = VisitorSessions(studio.open_to_visitors(), mode) if mode else None
     app = FastAPI(title="LoRA Studio", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Early)
@@ -71,10 +72,10 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
             path = downloads.file_of(studio, export_id, name)
             if path is not None:
                 return FileResponse(path, filename=path.name)
-            called, parts = downloads.archive_of(studio, export_id)
+            name_of_zip, parts = downloads.archive_of(studio, export_id)
         except StudioError as error:
             return PlainTextResponse(access.for_reader(studio, error), status_code=404)
-        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(called)}"}
+        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name_of_zip)}"}
         return StreamingResponse(parts, media_type="application/zip", headers=headers)
 
     @app.get("/evaluation/{evaluation_id}.{form}", response_model=None)
@@ -108,7 +109,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
             found = comparisons.load(studio, key)
         except StudioError as error:
             return PlainTextResponse(access.for_reader(studio, error), status_code=404)
-        # Always a file, never a page of this studio: what a model wrote is in it.
+        # Always a download, never a page of this studio, because it contains text written by a model.
         headers = {
             "Content-Disposition": f'attachment; filename="comparison-{key[:8]}.{form}"',
             "Content-Security-Policy": f"{share.POLICY}; sandbox",
@@ -125,7 +126,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
     reproduce_view.add_routes(app, studio)
     if desk is not None:
         account_panel.add_routes(app, studio)
-    # Gradio asks for a few of its own files under /static as well: ours come first, then those.
+    # Gradio also requests a few of its own files under /static: ours come first, then Gradio's.
     files = StaticFiles(directory=resources.static(), packages=[(frontend.PACKAGE, frontend.STATIC)])
     app.mount("/static", files, name="static")
     gr.mount_gradio_app(
@@ -152,14 +153,14 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
 
 
 def _never_served(studio: Studio) -> list[str]:
-    """What Gradio must not take for a file of its own: all of the home but the folder that uploads come to."""
+    """Paths that Gradio must not serve: everything in the home except the uploads folder."""
     uploads = studio.settings.uploads
     inside = [path for path in studio.settings.home.iterdir() if path != studio.settings.cache]
     return [str(path) for path in (*inside, *studio.settings.cache.iterdir()) if path != uploads]
 
 
 def _name_of(studio: Studio, key: str) -> str:
-    """What a dataset, or a file that was checked, is called."""
+    """The name of a dataset or of a checked file."""
     try:
         return Path(checks.get(studio, key).path).name.partition(".")[0]
     except NotFound:
@@ -177,7 +178,7 @@ def _head() -> str:
 
 
 def listening(studio: Studio, app: FastAPI) -> uvicorn.Config:
-    """How the studio listens: patient, but not for ever, and for many, but not for all of them at once."""
+    """The server's configuration, with limits on connections and shutdown time."""
     return uvicorn.Config(
         app,
         host=studio.settings.host,
@@ -188,14 +189,14 @@ def listening(studio: Studio, app: FastAPI) -> uvicorn.Config:
         ws="none",
         limit_concurrency=ALL,
         server_header=False,
-        proxy_headers=False,  # the guard reads them, where they may be believed
-        timeout_graceful_shutdown=2,  # open pages hold their streams for ever
+        proxy_headers=False,  # the guard reads them, if the proxy is trusted
+        timeout_graceful_shutdown=2,  # open pages never close their streams
     )
 
 
 def serve(studio: Studio, mode: Mode | None = None) -> None:
-    """Serve until interrupted; mode as of make_app."""
-    # Gradio is told so by the environment alone. What an earlier studio left there is of no use to anybody.
+    """Serve until interrupted. mode: as in make_app."""
+    # Gradio takes this folder only from the environment. Files left by an earlier studio are of no use.
     uploads = studio.settings.uploads
     shutil.rmtree(uploads, ignore_errors=True)
     uploads.mkdir(mode=0o700)

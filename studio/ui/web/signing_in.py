@@ -1,8 +1,8 @@
-"""Signing in and out: by OpenID Connect on a Space, by name and password in a team's studio.
+"""Sign-in and sign-out: OpenID Connect on a Space, name and password in a team's studio.
 
-On a Space only where its secrets are (`openid`): never by Gradio's stand-in, which hands every visitor the profile
-of the machine's owner. Whoever signs in becomes another visitor, under a new session; what they made before without
-signing in stays with that browser's cookie and is not seen from the account.
+On a Space only if its secrets are set (`openid`), and never with Gradio's mock, which gives every visitor the profile
+of the machine's owner. Signing in makes someone a different visitor, with a new session; work from before stays with
+the browser's cookie and is not visible to the account.
 """
 
 import html
@@ -27,17 +27,17 @@ _STATE = "studio_signing_in"
 _NEEDED = ("SPACE_ID", "OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "OPENID_PROVIDER_URL")
 _TRIES, _SECONDS, _REMEMBERED = 6, 300.0, 5000
 _LONGEST_FORM = 4096
-# Each holds 64 MiB while it is computed.
+# Each password hash uses 64 MiB while it is computed.
 _hashing = threading.Semaphore(2)
 
 
 def openid() -> bool:
-    """Whether visitors can sign in with their account: on a Space that was given its secrets."""
+    """Whether visitors can sign in with their account: on a Space with its secrets set."""
     return all(os.environ.get(name) for name in _NEEDED)
 
 
 def add_routes(app: FastAPI, desk: VisitorSessions) -> None:
-    """`/sign-in`, `/sign-out`, and on a Space `/login/callback`, where its provider sends people back to."""
+    """`/sign-in`, `/sign-out` and, on a Space, `/login/callback`, to which the provider returns people."""
 
     @app.post("/sign-out")
     def sign_out(request: Request) -> Response:
@@ -63,27 +63,31 @@ def _by_provider(app: FastAPI, desk: VisitorSessions) -> None:
 
     @app.get("/sign-in")
     async def begin(request: Request) -> Response:
-        """To the provider. What must be known again at the way back lies sealed in a cookie of ten minutes."""
+        """Redirect to the provider. The state needed on return is in a sealed cookie, for ten minutes."""
         request.scope["session"] = {}
         try:
             answer: Response = await oauth.provider.authorize_redirect(request, _way_back(request))
         except Exception:
-            return _said("Signing in does not work at the moment: the provider does not answer. Try again later.", 502)
+            return _said(
+                "Signing in is not possible at the moment: the provider does not respond. Try again later.", 502
+            )
         state = f"{_STATE}={desk.seal(request.scope['session'])}; Max-Age=600; {manner(request.headers)}"
         answer.headers.append("Set-Cookie", state)
         return answer
 
     @app.get("/login/callback")
     async def back(request: Request) -> Response:
-        """From the provider: its word is taken only for the very attempt that this browser began."""
+        """Return from the provider: its answer is accepted only for the attempt that this browser started."""
         request.scope["session"] = desk.unseal(request.cookies.get(_STATE, ""))
         try:
-            told = await oauth.provider.authorize_access_token(request)
+            token = await oauth.provider.authorize_access_token(request)
         except OAuthError:
             return _said("Signing in was not finished. Go back to the studio and try again.", 400)
         except Exception:
-            return _said("Signing in does not work at the moment: the provider does not answer. Try again later.", 502)
-        visitor = _visitor(desk, told.get("userinfo") or {})
+            return _said(
+                "Signing in is not possible at the moment: the provider does not respond. Try again later.", 502
+            )
+        visitor = _visitor(desk, token.get("userinfo") or {})
         if visitor is None:
             return _said("The provider did not say who you are. Go back to the studio and try again.", 400)
         answer = RedirectResponse("/", 303)
@@ -92,18 +96,20 @@ def _by_provider(app: FastAPI, desk: VisitorSessions) -> None:
         return answer
 
 
-def _visitor(desk: VisitorSessions, told: dict[str, Any]) -> Visitor | None:
-    """Who the provider says it is; the id of an account never changes, its name may. An admin is known by the name of
-    the account alone: what it calls itself besides, anyone may choose."""
-    subject, account = str(told.get("sub") or ""), str(told.get("preferred_username") or "")
-    name = (account or str(told.get("name") or subject))[:80]
+def _visitor(desk: VisitorSessions, profile: dict[str, Any]) -> Visitor | None:
+    """The visitor of a provider's profile. An account's id never changes, its name may.
+
+    Admins are recognised by the account name only, since anyone may choose their display name.
+    """
+    subject, account = str(profile.get("sub") or ""), str(profile.get("preferred_username") or "")
+    name = (account or str(profile.get("name") or subject))[:80]
     if not subject:
         return None
     return Visitor(f"account-{subject[:120]}", name, "account", admin=account.lower() in desk.admins)
 
 
 def _way_back(request: Request) -> str:
-    """Where the provider is to send people: the Space's own address, which stands behind a proxy."""
+    """The callback address: the Space's own address, which is behind a proxy."""
     host = os.environ.get("SPACE_HOST", "") or request.headers.get("host", "")
     scheme = "http" if is_loopback(host) else "https"
     return f"{scheme}://{host}/login/callback"
@@ -127,11 +133,11 @@ def _by_password(app: FastAPI, desk: VisitorSessions) -> None:
         name, password = given.get("name", [""])[0], given.get("password", [""])[0]
         client = request.client.host if request.client else ""
         if not tries.may(client, name):
-            return _form("Too many tries. Wait a few minutes.", 429)
+            return _form("Too many attempts. Wait a few minutes.", 429)
         visitor = await to_thread.run_sync(_verified, desk, name, password)
         if visitor is None:
             tries.failed(client, name)
-            return _form("This name and password do not belong together.", 401)
+            return _form("Wrong name or password.", 401)
         answer = RedirectResponse("/", 303)
         answer.headers.append("Set-Cookie", desk.cookie(visitor, request.headers, accounts.session()))
         return answer
@@ -143,7 +149,7 @@ def _verified(desk: VisitorSessions, name: str, password: str) -> Visitor | None
 
 
 class _Tries:
-    """Failed tries of the last minutes, by where they came from and by the name that was tried."""
+    """Recent failed attempts, by client address and by name."""
 
     def __init__(self) -> None:
         self._failed: OrderedDict[str, deque[float]] = OrderedDict()
@@ -165,7 +171,7 @@ class _Tries:
 
 
 def _said(text: str, status: int) -> HTMLResponse:
-    body = f'<h1>LoRA Studio</h1><p>{html.escape(text)}</p><p><a href="/">To the studio</a></p>'
+    body = f'<h1>LoRA Studio</h1><p>{html.escape(text)}</p><p><a href="/">Back to the studio</a></p>'
     return HTMLResponse(
         _PAGE.format(body=f'<main class="sign-in">{body}</main>'), status, headers={"Cache-Control": "no-store"}
     )

@@ -1,8 +1,7 @@
-"""Connections that wait: one that sends no whole request, and many from one client, must not keep out the others.
+"""Limits on waiting connections: slow requests, or many from one client, must not keep others out.
 
-The room of uvicorn's inside: it has no option for either, so its class of a connection is taken from where it keeps it.
-RELIES_ON names what of it is used, and what would be broken without it; tests/unit/project/test_contracts.py holds the
-installed uvicorn to that.
+uvicorn has no option for either, so this subclasses its connection class, which is internal. RELIES_ON lists what is
+used of it and what would break without it; tests/unit/project/test_contracts.py checks the installed uvicorn.
 """
 
 import asyncio
@@ -11,29 +10,29 @@ from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-_SLOW = "a connection that sends no whole request would be held for ever"
+_SLOW = "a connection that never completes a request would be kept forever"
 RELIES_ON = {
     "uvicorn.protocols.http.auto.AutoHTTPProtocol": _SLOW,
     "uvicorn.protocols.http.auto.AutoHTTPProtocol.connection_made(self, transport)":
         "connections of one address would not be counted",
     "uvicorn.protocols.http.auto.AutoHTTPProtocol.data_received(self, data)": _SLOW,
     "uvicorn.protocols.http.auto.AutoHTTPProtocol.connection_lost(self, exc)":
-        "connections that ended would be counted for ever, and their address shut out",
+        "closed connections would be counted forever, and their address locked out",
     "uvicorn.protocols.http.auto.AutoHTTPProtocol().cycle": _SLOW,
     "uvicorn.protocols.http.auto.AutoHTTPProtocol().cycle.response_complete": _SLOW,
     "uvicorn.protocols.http.auto.AutoHTTPProtocol().loop": _SLOW,
     "uvicorn.protocols.http.auto.AutoHTTPProtocol().transport": _SLOW,
-    "uvicorn.Server().started": "a port that could not be had would not be told",
+    "uvicorn.Server().started": "a port that is in use would not be reported",
 }  # fmt: skip
-HEADER_SECONDS = 15.0  # that the head of a request may take to come
-EACH = 256  # connections that one address may hold; a page holds up to six
+HEADER_SECONDS = 15.0  # time limit for the head of a request
+EACH = 256  # connections per address; a page uses up to six
 ALL = 1024  # connections in all
 
 _open: Counter[str] = Counter()
 
 
 class TimedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # which of uvicorn's two it is depends on what is installed
-    """uvicorn's connection, ended when the head of a request does not come in time."""
+    """uvicorn's connection, closed if the head of a request does not arrive in time."""
 
     _late: asyncio.TimerHandle | None = None
     _from = ""
