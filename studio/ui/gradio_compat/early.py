@@ -1,4 +1,4 @@
-"""A script of ours at the very start of the page: Gradio puts in what it is given as `head` only when it runs."""
+"""Inserts our script at the very start of the page; Gradio adds its `head` argument only when it runs."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -7,7 +7,7 @@ _SCRIPT = b'<head><script src="/static/early.js"></script>'
 
 
 class Early:
-    """Puts static/early.js before all other scripts of the page."""
+    """Middleware that puts static/early.js before all other scripts of the page."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

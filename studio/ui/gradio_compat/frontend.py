@@ -1,16 +1,16 @@
-"""What the studio reads in Gradio's frontend, the files that a browser gets: its folder, and texts that must be in it.
+"""What the studio relies on in Gradio's frontend files: their folder, and texts they must contain.
 
-static/*.js and theme.css find their way in the page by the names that Gradio's components give to their elements, and
-static/early.js knows a callback by its own text. None of it is documented.
+static/*.js and theme.css find elements by the names that Gradio's components give them, and static/early.js recognises
+a callback by its source. None of this is documented.
 """
 
 PACKAGE = "gradio"
 ASSETS = "templates/frontend/assets"
 INDEX = "templates/frontend/index.html"
-STATIC = "templates/frontend/static"  # what the page asks for under /static
+STATIC = "templates/frontend/static"  # files the page requests under /static
 
-# What the page's scripts and style sheet look for, as a pattern that some script in ASSETS must hold, and what would be
-# broken without it.
+# Patterns that the page's scripts and style sheet rely on and that some script in ASSETS must contain, each with what
+# would break without it.
 TEXTS = {
     r"=>\{[^{}]{0,120}performance\.now\(\)\s*-[^{}]{0,60}(?:1e3|1000)[^{}]{0,60}\}":
         "a sign of loading that left the page would count frames for ever (static/early.js)",
@@ -26,7 +26,7 @@ TEXTS = {
     r"data-testid=.accordion-content": "folds would lose their look (static/theme.css)",
     r"queue/data": "event streams that were aborted would be told as errors (static/early.js)",
 }  # fmt: skip
-# The same for INDEX, the page that Gradio fills in.
+# The same for INDEX, the page template of Gradio.
 PAGE = {
     r"<head>": "early.js would not come before Gradio's scripts (ui/gradio_compat/early.py)",
     r"<script[\s>]": "Gradio's scripts would get no nonce, and none would run (ui/gradio_compat/gate.py)",

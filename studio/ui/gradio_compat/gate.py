@@ -1,8 +1,8 @@
-"""What of Gradio the studio's page needs, and nothing else of it.
+"""A gate in front of Gradio that passes only what the studio's page needs.
 
-Gradio brings routes that fetch addresses, serve files by path, record runs, edit the application and more. The gate
-stands before the mounted Gradio application and lets through what is listed here; the rest is not there. The page
-itself gets a nonce for the scripts that Gradio writes into it, so that no other script in it can run.
+Gradio includes routes that fetch URLs, serve files by path, record runs, edit the application and more. The gate passes
+the requests listed here to the mounted Gradio application and answers all others with 404. The page itself gets a nonce
+for the scripts that Gradio writes into it, so that no other script in it can run.
 """
 
 import re
@@ -28,7 +28,7 @@ RELIES_ON = {
     "gradio.route_utils.FnIndexInferError": "an event of an unknown name would be answered as a fault",
 }
 _NAME = r"[A-Za-z0-9_.-]{1,128}"
-# What the page and gradio_client ask for. tests/security/test_endpoints.py says of each why it is here.
+# Requests of the page and of gradio_client. tests/security/test_endpoints.py explains why each is needed.
 NEEDED = {
     "GET": (
         r"/", r"/config/?", r"/theme\.css", r"/favicon\.ico", r"/robots\.txt", r"/manifest\.json",
@@ -50,13 +50,13 @@ _SCRIPT = re.compile(rb"<script(?=[\s>])", re.IGNORECASE)
 
 
 def needed(method: str, path: str) -> bool:
-    """Whether the page needs this of Gradio."""
+    """Whether the page needs this request."""
     pattern = _PATTERNS.get("GET" if method == "HEAD" else method)
     return pattern is not None and ".." not in path and pattern.fullmatch(path) is not None
 
 
 class Gate:
-    """Gradio's application, of which only what is needed is there."""
+    """Gradio's application, limited to the requests that are needed."""
 
     def __init__(self, app: ASGIApp, policy: Policy) -> None:
         self.app, self.policy = app, policy
@@ -77,11 +77,11 @@ class Gate:
         await self.app(scope, receive, send)
 
     async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The page, with a nonce of its own on the scripts that Gradio wrote into it."""
+        """Serve the page with a nonce on the scripts that Gradio wrote into it."""
         nonce = secrets.token_urlsafe(16)
         start: Message = {}
         parts: list[bytes] = []
-        # Compressed, the page could not be read here.
+        # A compressed page could not be read here.
         headers = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
 
         async def marked(message: Message) -> None:
@@ -97,7 +97,7 @@ class Gate:
             body = b"".join(parts)
             told = MutableHeaders(scope=start)
             if told.get("content-type", "").startswith("text/html"):
-                # What people and models wrote is in the page as JSON, in which `<` is escaped: these tags are Gradio's.
+                # Text from people and models is in the page as JSON with `<` escaped, so these tags are Gradio's.
                 body = _SCRIPT.sub(b'<script nonce="%s"' % nonce.encode(), body)
                 frames = "https://huggingface.co" if self.policy.hosted else "'self'"
                 told["Content-Security-Policy"] = content_policy(frames, nonce)
@@ -110,8 +110,10 @@ class Gate:
 
 
 def restrict(app: FastAPI, policy: Policy) -> FastAPI:
-    """Put the gate before the Gradio application that is mounted in `app`, make its sessions small, and have it refuse
-    what it would fall over."""
+    """Put the gate in front of the Gradio application mounted in `app`.
+
+    Also makes its sessions small and turns requests that would crash it into errors.
+    """
     for route in app.routes:
         if isinstance(route, Mount) and hasattr(route.app, "get_blocks"):
             gradio: Any = route.app
@@ -124,12 +126,12 @@ def restrict(app: FastAPI, policy: Policy) -> FastAPI:
 
 
 def _not_there(_: Request, error: Exception) -> Response:
-    """An event that is asked for by a name or number that there is none of; Gradio would answer 500."""
+    """An event with an unknown name or number; Gradio would answer 500."""
     if all(frame.f_code is not get_fn.__code__ for frame, _line in traceback.walk_tb(error.__traceback__)):
         raise error
     return PlainTextResponse(_NOTHING, status_code=404)
 
 
 def _no_text(_: Request, __: Exception) -> Response:
-    """Half of a character came in as text, and Gradio cannot say it again in its answer."""
+    """A lone surrogate in a text, which Gradio could not encode in its answer."""
     return PlainTextResponse("What was sent is no text: it holds half of a character.", status_code=400)

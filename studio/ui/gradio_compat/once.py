@@ -1,7 +1,7 @@
-"""A choice that is asked for once.
+"""One event per choice in a dropdown.
 
-Gradio (6.31) tells of one choice in a dropdown twice, one behind the other. The second answer, where it is late, would
-come over what was done meanwhile: a number typed behind a preset, a question asked of a side just chosen.
+Gradio (6.31) fires two events for one choice, in sequence. If the second answer is late, it would overwrite what the
+user did meanwhile: a number typed after choosing a preset, a question asked of a side just chosen.
 """
 
 import gradio as gr
@@ -17,7 +17,7 @@ _ON_TOLD = "document.addEventListener('studio-%s', () => trigger('click'));"
 
 
 def choice(name: str, *boxes: gr.Dropdown) -> gr.HTML:
-    """A component without looks, whose `click` comes once for each choice in one of the boxes."""
+    """An invisible component whose `click` fires once for each choice in any of the dropdowns."""
     chosen = gr.HTML(js_on_load=_ON_TOLD % name, elem_id=f"{name}-chosen", apply_default_css=False)
     for box in boxes:
         box.input(None, js=_TELLS % {"name": name}, show_progress="hidden", queue=False, api_visibility=PRIVATE)

@@ -1,7 +1,7 @@
-"""The page as Gradio holds it: `gr.Blocks`, with what the studio changes inside of it.
+"""The page as a `gr.Blocks` subclass, with the studio's changes to Gradio's internals.
 
-Every event goes through one place, so that who asks is known there; no page keeps a connection; and nothing works where
-nothing is to be seen.
+Every event passes through one method, so that its visitor is known there; no page keeps a connection open; and events
+without visible progress do no work in the browser.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -12,8 +12,8 @@ import gradio as gr
 
 _HOLDING = 2_000  # pages whose state Gradio keeps
 
-# Called with the ASGI scope of the request that an event came with and with Gradio's name for its page: the context in
-# which the handler is called, or its next step taken.
+# Called with the ASGI scope of an event's request and Gradio's session name of its page; returns the context in which
+# the handler, or the next step of a generator handler, runs.
 Asking = Callable[[Mapping[str, Any], str], AbstractContextManager[None]]
 
 _LOST = "who asks would be lost between request and event"
@@ -35,7 +35,7 @@ RELIES_ON = {
 
 
 class Page(gr.Blocks):
-    """A page whose events are done within `asking`, if it is given."""
+    """A page whose events run within `asking`, if it is set."""
 
     asking: Asking | None = None
 
@@ -44,9 +44,12 @@ class Page(gr.Blocks):
         self.state_session_capacity = _HOLDING
 
     def get_config_file(self) -> Any:
-        """What a page is told of itself. Without Gradio's heartbeat: each page would keep a connection for it, and a
-        browser has six for one server, so the sixth page would find none. What an event has at work ends all the same
-        when its page is gone, and what a page holds goes when _HOLDING others came since it was used."""
+        """The configuration sent to the browser, without Gradio's heartbeat.
+
+        With the heartbeat, each page would keep a connection open, and a browser allows six per server, so a sixth page
+        would find none. An event in progress still ends when its page is closed, and a page's state is dropped once
+        _HOLDING other pages have been used since.
+        """
         return {**super().get_config_file(), "connect_heartbeat": False}
 
     async def call_function(
@@ -58,7 +61,7 @@ class Page(gr.Blocks):
         *rest: Any,
         **named: Any,
     ) -> Any:
-        """As Gradio's: the one place that calls a handler, or takes the next step of one."""
+        """Override of Gradio's method, the only one that calls a handler or takes a generator's next step."""
         call: Callable[..., Any] = super().call_function
         if self.asking is None:
             return await call(block_fn, processed_input, iterator, requests, *rest, **named)
@@ -69,27 +72,27 @@ class Page(gr.Blocks):
 
 
 def _scope_of(request: gr.Request | None) -> Mapping[str, Any]:
-    """The ASGI scope of the request that an event came with; empty where that is lost."""
+    """The ASGI scope of an event's request; empty if it is lost."""
     return getattr(getattr(request, "request", None), "scope", None) or {}
 
 
 def key_of(part: Any) -> str:
-    """A name for a component that stays the same while the studio runs."""
+    """A key for a component, stable while the studio runs."""
     return str(part._id)
 
 
 def calm(page: gr.Blocks, nowhere: gr.HTML) -> None:
-    """Keep Gradio from working where nothing is to be seen.
+    """Avoid work in the browser for events whose progress is hidden.
 
-    At every event it tells each component that any event ever named how that event is doing, hidden or not, and copies
-    its value for that: a tenth of a second of the browser's work. And a component that leaves the page meanwhile counts
-    animation frames for ever. So the progress of events that show none is kept by one empty component. Every listener
-    takes that as its argument `show_progress_on`, but one that was forgotten would cost all of it and nobody would see.
+    On every event, Gradio updates the status of each component that any event has named, visible or not, and copies its
+    value for that: a tenth of a second of work in the browser. A component that leaves the page meanwhile counts
+    animation frames forever. So the status of events with hidden progress is sent to one empty component. Each listener
+    could set `show_progress_on` itself, but one forgotten listener would cost all of that without being noticed.
     """
     for event in page.fns.values():
         if event.show_progress == "hidden":
             event.show_progress_on = [nowhere]
-    # Its queue looks for work twenty times a second, as on Windows, and not a thousand, which is 5% of a core for ever;
-    # and for progress told through gr.Progress, which nothing here does, not a hundred times.
+    # Poll the queue twenty times a second, as Gradio does on Windows, instead of a thousand times, which takes 5% of a
+    # core; and poll gr.Progress, which is not used here, once a second instead of a hundred times.
     page._queue.sleep_when_free = 0.05
     page._queue.progress_update_sleep_when_free = 1.0

@@ -1,7 +1,7 @@
-"""The addresses and names of Gradio's client protocol that the studio's security hangs on.
+"""The addresses and names of Gradio's client protocol on which the studio's security depends.
 
-What an upload may be, whose page a request comes from and which files are never given out is decided by them. Gradio
-documents `session_hash`, and none of the addresses.
+They determine what counts as an upload, whose page a request comes from and which files are never served. Gradio
+documents `session_hash`, but none of the addresses.
 """
 
 import re
@@ -10,20 +10,20 @@ from urllib.parse import parse_qs
 
 from starlette.types import Scope
 
-API = "/gradio_api/"  # before all that Gradio's pages and clients ask for
+API = "/gradio_api/"  # prefix of all requests of Gradio's pages and clients
 UPLOAD = f"{API}upload"
 INFO = f"{API}info"
 STARTUP = f"{API}startup-events"
 FILE = f"{API}file"
-FILE_MARK = "/file="  # in any address by which Gradio gives out a file
-SESSION = "session_hash"  # of a query: Gradio's name for the session of a page
-HEARTBEAT = "/heartbeat/"  # with that name behind it
+FILE_MARK = "/file="  # in any address from which Gradio serves a file
+SESSION = "session_hash"  # query parameter: Gradio's session name of a page
+HEARTBEAT = "/heartbeat/"  # followed by that name
 _BEAT = re.compile(rf"{HEARTBEAT}([^/]+)$")
 
 RELIES_ON = {
     "gradio.Request().session_hash": "whose page an event comes from would not be known, and none would be refused",
 }
-# Address -> what would be open or closed if Gradio had it no longer. Each is a route of Gradio's application.
+# Address -> what would go wrong if Gradio no longer had it. Each is a route of Gradio's application.
 ADDRESSES = {
     UPLOAD: "uploads would go by the bound of other requests, and what is sent to the new address by none of uploads",
     INFO: "a studio that others reach would refuse its page what tells nothing of anyone",
@@ -34,12 +34,12 @@ ADDRESSES = {
 
 
 def page_of(scope: Scope) -> str:
-    """Gradio's name for the session of a page, where the address of a request tells it."""
+    """Gradio's session name of the page that sent a request, if its address contains it."""
     asked: list[Any] = parse_qs(scope.get("query_string", b"").decode("latin-1")).get(SESSION, [])
     beat = _BEAT.search(str(scope["path"]))
     return str(asked[0]) if asked else beat[1] if beat else ""
 
 
 def gives_out_a_file(path: str) -> bool:
-    """Whether Gradio would answer this address with a file, without asking whose it is."""
+    """Whether Gradio would serve a file at this address, without checking its owner."""
     return FILE_MARK in path or path.startswith(FILE)

@@ -1,7 +1,7 @@
-"""What Gradio keeps of every page that is open, and of every call of the API, made small.
+"""Smaller sessions: what Gradio stores for every open page and every API call.
 
-It keeps the configuration of every part of the page for each, to make deep links of them, of which this page has none:
-0.75 MB and 10 ms a session, up to ten thousand of them, and calls of the API are never closed.
+Gradio copies the configuration of every component for each session, to build deep links, which this page does not
+have: 0.75 MB and 10 ms a session, for up to ten thousand sessions, and sessions of API calls are never closed.
 """
 
 from collections import ChainMap
@@ -23,20 +23,20 @@ RELIES_ON = {
     "gradio.routes.App().state_holder": "the application would go on with sessions of 0.75 MB each",
     "gradio.routes.App().state_holder.blocks": "the application would go on with sessions of 0.75 MB each",
 }
-MOST = 2000  # sessions; of more, those that were used longest ago are forgotten
+MOST = 2000  # sessions; beyond that, the least recently used are dropped
 
 
 class _Session(SessionState):
     def __init__(self, blocks: Any) -> None:
         everyone = blocks.default_config
         super().__init__(SimpleNamespace(default_config=everyone, blocks={}))
-        # What this session changes is its own, and found before what all have.
+        # Changes of this session go to its own layer, which is looked up before the shared one.
         self.blocks_config.blocks = ChainMap({}, everyone.blocks)
         self.blocks_config.fns = ChainMap({}, everyone.fns)
 
 
 class Sessions(StateHolder):
-    """Gradio's sessions, without the copies."""
+    """Gradio's session store without the copies."""
 
     def __getitem__(self, session_id: str) -> SessionState:
         if session_id not in self.session_data:
@@ -45,7 +45,7 @@ class Sessions(StateHolder):
 
 
 def use_small_sessions(app: object) -> None:
-    """Let a Gradio application that was just made keep its sessions here."""
+    """Make a newly created Gradio application store its sessions here."""
     sessions = Sessions()
     sessions.set_blocks(app.state_holder.blocks)  # type: ignore[attr-defined]
     sessions.capacity = MOST

@@ -1,7 +1,7 @@
-"""What the page's uploads may be: files that were uploaded, by the page that sends them, and nothing else.
+"""Restricts the page's uploads to files that the same page has uploaded.
 
-An event says of a file where it lies. Gradio believes any path of this machine in an application that is mounted and
-not launched, and fetches any address that is given for a path; both are closed here.
+An event names a file by its path. In an application that is mounted and not launched, Gradio accepts any path of this
+machine, and downloads any URL given as a path; both are blocked here.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ RELIES_ON = {
 
 
 def only_uploads(page: gr.Blocks) -> gr.Blocks:
-    """Let the page's components take nothing but what was uploaded to them."""
+    """Make the page's components accept only files uploaded to them."""
     page.has_launched = True
     for block in page.blocks.values():
         if isinstance(block, gr.File | gr.UploadButton):
