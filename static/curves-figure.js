@@ -1,4 +1,4 @@
-/* The figure as a file: SVG drawn from the data, PNG painted from that SVG. Both in the page's present theme and zoom. */
+/* The figure as a file: SVG drawn from the data, PNG rendered from that SVG. Both use the page's current theme and zoom. */
 import { AXES, scale, short, ticks } from "/static/curves-maths.js";
 import { css, tables } from "/static/curves-plot.js";
 
@@ -6,7 +6,7 @@ const WIDE = 1200, MAIN = 380, SMALL = 190, LEFT = 62, TOP = 26, BOTTOM = 26;
 const esc = (text) => String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
 
 export function svg(owner) {
-  for (const plot of owner.plots) plot.paint(); // also what is out of sight now
+  for (const plot of owner.plots) plot.paint(); // including plots that are currently off-screen
   const runs = owner.runs.filter((run) => !owner.look.hidden.has(run.id));
   const small = owner.plots.filter((plot) => !plot.panel.main && !plot.place.hidden);
   const head = 30 + 20 * Math.ceil(runs.length / 3);

@@ -1,13 +1,13 @@
-/* What happened to the open run: a thin line of marks under the axis. */
+/* Events of the open run: a thin line of marks below the axis. */
 import { grouped, scale } from "/static/curves-maths.js";
 
 const ICONS = { checkpoint: "◆", eval: "○", resumed: "▲", sample: "■", note: "●", stopping: "✕" };
 const WORDS = { checkpoint: "checkpoint", eval: "evaluation", resumed: "resumed", sample: "samples", note: "note", stopping: "stop" };
 
-/* told: [[x, step, kind, text, count]]; range: of x in sight; log: whether the axis is logarithmic. */
-export function marks(place, key, told, range, log) {
+/* events: [[x, step, kind, text, count]]; range: the visible x range; log: whether the axis is logarithmic. */
+export function marks(place, key, events, range, log) {
   const to = scale(log).to, [low, high] = range.map(to);
-  const seen = told.filter(([x]) => x >= range[0] && x <= range[1]);
+  const seen = events.filter(([x]) => x >= range[0] && x <= range[1]);
   const nodes = [...place.children];
   seen.forEach(([x, step, kind, text, count], at) => {
     const mark = nodes[at] ?? place.appendChild(document.createElement("li"));
@@ -21,10 +21,10 @@ export function marks(place, key, told, range, log) {
   write(key, kinds.map((kind) => `${ICONS[kind] ?? "●"} ${WORDS[kind] ?? kind}`).join("   "));
 }
 
-/* What is there already is not written again: the browser would style and lay out the page anew for it. */
+/* Assign only if the value differs: any assignment makes the browser restyle and lay out the page. */
 export function put(node, name, value) { if (node[name] !== value) node[name] = value; }
 
-/* The text of a node; a text that changes stays the same piece of the page. */
+/* Set the text of a node, keeping its text node. */
 export function write(node, text) {
   if (node.firstChild?.nodeType === Node.TEXT_NODE && text) put(node.firstChild, "data", text);
   else put(node, "textContent", text);

@@ -1,8 +1,8 @@
-/* Numbers of the curves: formats, ticks, nearest points, the moving average that goes on where the server's ended. */
+/* Number helpers of the curves: formats, ticks, nearest points, and the moving average continued from the server's. */
 
 export const last = (list) => list[list.length - 1];
 
-/* Index of the value in rising `list` that is nearest to x; -1 in an empty one. */
+/* Index of the value nearest to x in an ascending `list`; -1 if it is empty. */
 export function nearest(list, x) {
   let low = 0, high = list.length - 1;
   if (high < 0) return -1;
@@ -13,11 +13,11 @@ export function nearest(list, x) {
   return low > 0 && x - list[low - 1] < list[low] - x ? low - 1 : low;
 }
 
-/* Columns over one rising x for several lines [x, y], as uPlot wants them: undefined where a line has no point. What
-   uPlot.join makes with maps, sets and a sort; here lines that rise, as they all do but for a clock that was set back, are
-   merged, and what a line has more than the last time is added to what is there. */
+/* Columns over a common ascending x for several lines [x, y], as uPlot expects them: undefined where a line has no point.
+   uPlot.join does this with maps, sets and a sort. Here ascending lines (all lines are, unless a clock was set back) are
+   merged, and points added since the last call are appended. */
 export class Aligned {
-  /* value: what is drawn of a value, undefined for nothing */
+  /* value: maps a value to what is drawn, undefined for nothing */
   constructor(value) { this.value = value; }
 
   of(lines) {
@@ -29,7 +29,7 @@ export class Aligned {
     return this.columns;
   }
 
-  /* False when a line falls back behind what is there. */
+  /* False if a line has points before the end of those already aligned. */
   merge() {
     const { lines, at, value } = this, [xs, ...columns] = this.columns;
     for (;;) {
@@ -54,7 +54,7 @@ export class Aligned {
   }
 }
 
-/* One more value for a line: s_t = w·s_{t-1} + (1-w)·v_t, shown as s_t / (1 - w^t); see studio/services/curves/downsample.py. */
+/* Append a value to a line: s_t = w·s_{t-1} + (1-w)·v_t, shown as s_t / (1 - w^t); see studio/services/curves/downsample.py. */
 export function append(line, x, y, weight) {
   line.x.push(x);
   line.y.push(y);
@@ -74,7 +74,7 @@ export function short(v) {
   return String(Number(v.toPrecision(3)));
 }
 
-/* A linear axis or a logarithmic one: to its lengths and back. */
+/* A linear or logarithmic axis: value to axis position and back. */
 const LINEAR = { to: (v) => v, back: (v) => v }, LOG = { to: Math.log, back: Math.exp };
 export const scale = (log) => (log ? LOG : LINEAR);
 
@@ -85,7 +85,7 @@ export function clock(seconds) {
   return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 }
 
-const english = new Intl.NumberFormat("en"); // toLocaleString makes one at every call
+const english = new Intl.NumberFormat("en"); // toLocaleString would create one at every call
 export const grouped = (v) => english.format(v);
 export const whole = (v) => grouped(Math.round(v));
 export const AXES = {
@@ -95,7 +95,7 @@ export const AXES = {
   time: { label: "Time", show: clock, tick: clock },
 };
 
-/* Round numbers between min and max, about `count` of them; powers of ten and their 2 and 5 on a log axis. */
+/* About `count` round numbers between min and max; on a log axis, powers of ten and their multiples by 2 and 5. */
 export function ticks(min, max, count, log) {
   if (log && min > 0) {
     const found = [];
@@ -114,10 +114,10 @@ export function ticks(min, max, count, log) {
   return found;
 }
 
-/* Whether two values differ by no more than rounding does: a first point and its average, say. */
+/* Whether two values differ by no more than rounding, such as a first point and its average. */
 function level(min, max) { return !(max - min > 1e-9 * Math.max(Math.abs(min), Math.abs(max))); }
 
-/* A range with some room; never below nothing where nothing is. */
+/* A range with some margin; not below zero if no value is. */
 export function padded(min, max, log) {
   if (min == null) return log ? [0.1, 1] : [0, 1];
   if (log) {

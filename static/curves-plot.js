@@ -1,4 +1,4 @@
-/* One plot of the curves: a uPlot with three lines a run (as logged, smoothed, evaluations), and its range on x. */
+/* One plot of the curves: a uPlot with three lines per run (as logged, smoothed, evaluations) and its x range. */
 import { AXES, Aligned, padded, short, ticks, whole } from "/static/curves-maths.js";
 
 export const PANELS = [
@@ -7,15 +7,15 @@ export const PANELS = [
   { key: "grad_norm", label: "Gradient norm", show: (v) => short(v), log: true },
   { key: "token_accuracy", evals: "eval_token_accuracy", label: "Token accuracy", show: (v) => (100 * v).toFixed(1) + "%" },
   { key: "tokens_per_s", label: "Tokens/s", show: whole },
-  { key: "step_seconds", label: "Seconds a step", show: (v) => v.toFixed(2) + " s" },
+  { key: "step_seconds", label: "Seconds per step", show: (v) => v.toFixed(2) + " s" },
   { key: "memory", label: "Memory", show: (v) => (v / 2 ** 30).toFixed(2) + " GiB", tick: (v) => short(v / 2 ** 30) + "G" },
 ];
 const NONE = { x: [], y: [], sx: [], sy: [] };
-const DOTS = 120; // evaluations in sight up to which each has a dot
+const DOTS = 120; // each evaluation has a dot if at most this many are visible
 
 export const css = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
 
-/* What is drawn of a panel: [{run, kind, x, y}], in the order of the plot's series. */
+/* The lines of a panel: [{run, kind, x, y}], in the order of the plot's series. */
 export function tables(panel, runs) {
   return runs.flatMap((run) => {
     const line = run.data?.lines[panel.key] ?? NONE, evals = run.data?.lines[panel.evals] ?? NONE;
@@ -32,13 +32,13 @@ export class Plot {
   constructor(panel, place, runs, owner, sync) {
     Object.assign(this, { panel, place, runs, owner });
     this.moving = false;
-    this.seen = true; // until we are told that it is out of sight
-    // A logarithm has no place for what is not above zero.
+    this.seen = true; // until reported off-screen
+    // A log axis cannot show values that are not positive.
     this.aligned = new Aligned(this.log ? (v) => (v > 0 ? v : null) : (v) => v);
     this.plot = new uPlot(this.options(sync), this.columns(), place);
   }
 
-  /* A log axis only where values span magnitudes. */
+  /* A log axis only for panels whose values span orders of magnitude. */
   get log() { return Boolean(this.owner.look.log && this.panel.log); }
 
   options(sync) {
@@ -110,13 +110,13 @@ export class Plot {
 
   columns() { return this.aligned.of(tables(this.panel, this.runs).map(({ x, y }) => [x, y])); }
 
-  /* Whether it can be seen: painting costs most of what following a run does. */
+  /* Record whether the plot is visible: painting is most of the cost of following a run. */
   see(seen) {
     this.seen = seen;
     if (seen && this.stale) this.draw();
   }
 
-  /* The current points and range; neither the cursor nor a selection in the making is touched. */
+  /* Draw the current points and range, without touching the cursor or a selection in progress. */
   draw() {
     this.stale = !this.seen;
     if (this.stale) return;

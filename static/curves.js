@@ -1,13 +1,13 @@
-/* The curves of up to eight runs: what is asked of the server, and the reader's axis, zoom, smoothing and choice of lines.
-   A window comes whole, thinned to the width of the page; new points come one by one behind a cursor. What the reader
-   set stays through all of it. */
+/* The curves of up to eight runs: requests to the server, and the user's axis, zoom, smoothing and choice of lines.
+   A window comes as a whole, downsampled to the width of the page; new points are appended after a cursor. The user's
+   settings are kept throughout. */
 import { AXES, append, last, nearest, scale } from "/static/curves-maths.js";
 import { marks, put, write } from "/static/curves-marks.js";
 import { PANELS, Plot } from "/static/curves-plot.js";
 import * as figure from "/static/curves-figure.js";
 import { pulse } from "/static/pulse.js";
 
-const MOST_NEW = 2000; // points added one by one until the window is asked for anew
+const MOST_NEW = 2000; // points appended before the whole window is requested again
 const DASHES = [[], [9, 4], [3, 3], [12, 4, 3, 4], [6, 2], [2, 5], [14, 3], [9, 3, 2, 3, 2, 3]];
 const KEPT = "lora-studio-curves";
 
@@ -17,12 +17,12 @@ const FRAME = `
   <label>Smoothing <input class="curve-weight" type="range" min="0" max="0.99" step="0.01"><output class="curve-weight-read"></output></label>
   <span class="curve-logs" role="group" aria-label="Logarithmic axes"><button type="button" class="curve-log" data-log="logx">Log x</button><button type="button" class="curve-log" data-log="log">Log y</button></span>
   <span class="curve-zoom" role="group" aria-label="Zoom"><button type="button" data-zoom="2" aria-label="Zoom out">−</button><button type="button" data-zoom="0.5" aria-label="Zoom in">+</button><button type="button" class="curve-reset">Whole run</button></span>
-  <span class="curve-out" role="group" aria-label="Download"><button type="button" data-out="png">PNG</button><button type="button" data-out="svg">SVG</button><a data-out="csv" download>CSV</a><a data-out="zip" download title="All points as TensorBoard's event file">TensorBoard</a></span>
+  <span class="curve-out" role="group" aria-label="Download"><button type="button" data-out="png">PNG</button><button type="button" data-out="svg">SVG</button><a data-out="csv" download>CSV</a><a data-out="zip" download title="All points as a TensorBoard event file">TensorBoard</a></span>
 </div>
 <div class="curve-head"><span class="curve-runs" role="group" aria-label="Runs"></span><span class="curve-kinds" role="group" aria-label="Lines"></span><output class="curve-read"></output></div>
 <p class="curve-wrong" role="alert"></p>
 <div class="curve-main" tabindex="0" role="application"></div>
-<ul class="curve-marks" aria-label="What happened on the way"></ul>
+<ul class="curve-marks" aria-label="Events of the run"></ul>
 <p class="curve-key"></p>
 <div class="curve-grid"></div>`;
 
@@ -99,7 +99,7 @@ class Curves {
     marks.addEventListener("pointerout", () => this.say());
   }
 
-  /* Another x axis: all of it, asked for anew. */
+  /* Another x axis: request everything again. */
   turn() {
     this.zoom = this.hover = null;
     this.keep();
@@ -109,25 +109,25 @@ class Curves {
 
   keep() {
     const { x, weight, log, logx } = this.look;
-    try { localStorage.setItem(KEPT, JSON.stringify({ x, weight, log, logx })); } catch { /* private window: it lasts for this page */ }
+    try { localStorage.setItem(KEPT, JSON.stringify({ x, weight, log, logx })); } catch { /* private window: the settings last for this page only */ }
   }
 
   name(ending) { return `${(this.runs[0]?.name ?? "curves").replace(/[^\w.-]+/g, "-")}.${ending}`; }
 
-  /* told: {runs: [{id, name, live}]}, the open one first; the same again changes nothing. */
-  show(told) {
+  /* message: {runs: [{id, name, live}]}, the open one first; showing the same again changes nothing. */
+  show(message) {
     const before = new Map(this.runs.map((run) => [run.id, run]));
-    const same = this.runs.map((run) => run.id + run.name).join() === told.runs.map((run) => run.id + run.name).join();
-    if (told.runs[0]?.id !== this.runs[0]?.id) this.zoom = this.hover = null;
+    const same = this.runs.map((run) => run.id + run.name).join() === message.runs.map((run) => run.id + run.name).join();
+    if (message.runs[0]?.id !== this.runs[0]?.id) this.zoom = this.hover = null;
     // A run keeps its colour while others come and go.
-    const taken = new Set(told.runs.flatMap(({ id }) => before.get(id)?.place ?? []));
+    const taken = new Set(message.runs.flatMap(({ id }) => before.get(id)?.place ?? []));
     const free = () => { let n = 0; while (taken.has(n)) n += 1; taken.add(n); return n; };
-    this.runs = told.runs.map(({ id, name, live }) => {
+    this.runs = message.runs.map(({ id, name, live }) => {
       const known = before.get(id);
       const n = known?.place ?? free();
-      // The same object: questions on their way and the plots know it.
+      // Keep the same object: requests in progress and the plots refer to it.
       const run = Object.assign(known ?? { data: null }, { id, name, place: n, colour: `--run-${n + 1}`, dash: DASHES[n] });
-      if (live && run.data) run.data.live = true; // it goes on: look for news again
+      if (live && run.data) run.data.live = true; // it was resumed: request new points again
       return run;
     });
     if (!same) {
@@ -142,8 +142,8 @@ class Curves {
     this.timer = setTimeout(() => this.ask(this.runs), wait);
   }
 
-  /* The window in sight of some runs, in one question: the server shares out what a page can show. A later question ends
-     an earlier one. */
+  /* Request the visible window of some runs at once: the server divides the number of points among them. A later request
+     aborts an earlier one. */
   async ask(runs) {
     if (!runs.length) return;
     const asking = new AbortController();
@@ -175,13 +175,13 @@ class Curves {
       wrong.textContent = answer.ok ? "" : data.error;
       return answer.ok ? data : null;
     } catch (error) {
-      // A studio that is gone is told by the page itself; a question that was withdrawn needs no answer.
-      if (error.name !== "AbortError") wrong.textContent = "The studio does not answer; the curves wait for it.";
+      // The page itself reports a studio that is gone; an aborted request needs no message.
+      if (error.name !== "AbortError") wrong.textContent = "The studio is not responding. The curves continue when it does.";
       return null;
     }
   }
 
-  /* Of which runs the pulse is to tell what came since. */
+  /* Ask the pulse for new points of these runs. */
   ponder(query, tab) {
     if (tab !== "runs") return;
     const waiting = this.runs.filter((run) => run.data?.live && !run.asking && run.data.axis === this.look.x);
@@ -200,7 +200,7 @@ class Curves {
     if (drawn) this.draw();
   }
 
-  /* Add what came since; whether there is something to draw. */
+  /* Append new points; returns whether anything needs drawing. */
   take(run, news) {
     const data = run.data;
     data.live = news.live;
@@ -216,7 +216,7 @@ class Curves {
       });
     }
     data.marks.push(...news.marks);
-    return data.toEnd; // where the reader has zoomed elsewhere, nothing is in sight of it
+    return data.toEnd; // not visible if the user has zoomed elsewhere
   }
 
   range() {
@@ -224,7 +224,7 @@ class Curves {
     const found = this.runs.filter((run) => run.data?.axis === this.look.x && !this.look.hidden.has(run.id));
     const low = Math.min(...found.map((run) => run.data.extent[0])), high = Math.max(...found.map((run) => run.data.extent[1]));
     if (!found.length || !Number.isFinite(low)) return [0, 5];
-    // A first few points do not fill the whole width; at the left, axes that begin at nothing begin there.
+    // The first few points do not fill the whole width; an axis whose values start near 0 starts at 0.
     const least = { step: 5, tokens: 1000, epoch: 0.01, time: 10 }[this.look.x];
     if (this.look.logx) {
       const first = Math.min(...found.flatMap(({ data: { lines } }) => [lines.loss, lines.eval_loss].map((line) => line.x[0] ?? Infinity)));
@@ -240,7 +240,7 @@ class Curves {
     this.moved();
   }
 
-  /* How lengths go along the x axis. */
+  /* The scale of the x axis. */
   get along() { return scale(this.look.logx); }
 
   zoomBy(factor) {
@@ -270,7 +270,7 @@ class Curves {
     event.preventDefault();
   }
 
-  /* The cursor to the next point of the first line that is shown. */
+  /* Move the cursor to the next point of the first visible line. */
   walk(by) {
     const run = this.runs.find((one) => one.data && !this.look.hidden.has(one.id));
     const main = this.plots[0]?.plot;
@@ -330,7 +330,7 @@ class Curves {
   }
 
   draw() {
-    // A selection in the making is not disturbed: what came is drawn when the pointer is let go.
+    // Do not disturb a selection in progress: draw when the pointer is released.
     this.late = this.held;
     if (this.held || !this.plots.length) return;
     let turned = false;
@@ -340,7 +340,7 @@ class Curves {
       place.hidden = empty;
       turned = true;
     }
-    // Sizes are asked for only where they may have changed: the question has the browser lay out the page at once.
+    // Read sizes only if they may have changed: reading them forces a layout.
     if (turned) this.fit(); else this.margins();
     for (const plot of this.plots) plot.draw();
     this.tell();
@@ -348,7 +348,7 @@ class Curves {
     this.say();
   }
 
-  /* The range in sight, for style sheets, scripts of others and tests. */
+  /* Publish the visible range for style sheets, other scripts and tests. */
   tell() { this.place.dataset.range = this.range().join(" "); }
 
   fit() {
@@ -360,18 +360,18 @@ class Curves {
     this.margins();
   }
 
-  /* The marks stand under the axis. */
+  /* Align the marks with the axis. */
   margins() {
     const { left, width } = this.plots[0].plot.bbox;
     Object.assign(this.find(".curve-marks").style, { marginLeft: `${left / devicePixelRatio}px`, width: `${width / devicePixelRatio}px` });
   }
 
   marks() {
-    const data = this.runs[0]?.data, told = data?.axis === this.look.x ? data.marks : [];
-    marks(this.find(".curve-marks"), this.find(".curve-key"), told, this.range(), this.look.logx);
+    const data = this.runs[0]?.data, events = data?.axis === this.look.x ? data.marks : [];
+    marks(this.find(".curve-marks"), this.find(".curve-key"), events, this.range(), this.look.logx);
   }
 
-  /* The values under the cursor, or the newest. */
+  /* Show the values at the cursor, or the newest ones. */
   say() {
     const seen = this.runs.filter((run) => run.data?.axis === this.look.x && !this.look.hidden.has(run.id));
     const at = (line) => {
@@ -387,7 +387,7 @@ class Curves {
     const axis = AXES[this.look.x];
     const parts = i < 0 ? [] : [`${axis.label.toLowerCase()} ${axis.show(line.x[i])}`, `loss ${PANELS[0].show(line.y[i])}`];
     const evals = open?.data.lines.eval_loss, near = at(evals);
-    // An evaluation is told where the cursor is on it; without a cursor, the last one.
+    // Show an evaluation if the cursor is on it; without a cursor, the last one.
     if (near >= 0 && (this.hover == null || Math.abs(evals.x[near] - line?.x[i]) <= (this.range()[1] - this.range()[0]) / 150)) {
       parts.push(`evaluation ${PANELS[0].show(evals.y[near])}`);
     }
@@ -400,7 +400,7 @@ class Curves {
     }
     const newest = line && last(line.x) !== undefined ? `, newest ${last(line.y).toFixed(3)} at ${axis.label.toLowerCase()} ${axis.show(last(line.x))}` : ": no points yet";
     put(this.find(".curve-main"), "ariaLabel",
-      `Loss of ${this.runs.map((run) => run.name).join(", ")}${newest}. Arrow keys walk along the points, plus and minus zoom, Escape shows all.`);
+      `Loss of ${this.runs.map((run) => run.name).join(", ")}${newest}. Arrow keys move between points, plus and minus zoom, Escape shows the whole run.`);
   }
 }
 

@@ -1,7 +1,7 @@
-/* Before Gradio's own scripts (studio/ui/gradio_compat/early.py).
+/* Runs before Gradio's own scripts (studio/ui/gradio_compat/early.py).
 
-   Gradio's sign that the page is loading counts seconds at every animation frame and goes on when it has left the page:
-   sixty frames a second, for ever. That callback comes once a second here; all others come as they did. */
+   Gradio's loading indicator counts seconds at every animation frame and continues after it has left the page: sixty
+   frames a second, forever. That callback is limited to once a second here; all others run as usual. */
 (() => {
   "use strict";
   const frame = window.requestAnimationFrame.bind(window);
@@ -12,8 +12,8 @@
   window.requestAnimationFrame = (callback) => (counts(callback) ? setTimeout(callback, 1000) : frame(callback));
 })();
 
-/* Gradio's client aborts its event streams while it still reads them: when the last event is over, and when the page is
-   left. The pending read then rejects, which the client logs as an AbortError and reports to its events as a broken
+/* Gradio's client aborts its event streams while still reading them: after the last event, and when the page is left.
+   The pending read then rejects, which the client logs as an AbortError and reports to its events as a broken
    connection. Here an aborted event stream simply ends. */
 (() => {
   "use strict";

@@ -1,5 +1,5 @@
-/* This machine over the last hour: one small chart a figure, with gaps where nobody looked, and a bar of whose memory it is.
-   Asks for what is new every five seconds or so, with the page's pulse and only while it is in sight. */
+/* This machine over the last hour: one small chart per figure, with gaps where there are no samples, and a bar of memory by
+   process. Requests new samples about every five seconds, on the page's pulse and only while visible. */
 import { css } from "/static/curves-plot.js";
 import { pulse } from "/static/pulse.js";
 
@@ -16,7 +16,7 @@ const PANELS = [
 ];
 const NAMES = { trainer: "Training", chat: "Chat", child: "Studio", studio: "Studio", other: "Other programs" };
 const FRAME = `<p class="machine-said" role="status"></p>
-<section class="holders" aria-label="Whose memory it is"><h3>Whose memory it is</h3><div class="holder-bar" aria-hidden="true"></div><ul></ul></section>
+<section class="holders" aria-label="Memory by process"><h3>Memory by process</h3><div class="holder-bar" aria-hidden="true"></div><ul></ul></section>
 <div class="curve-grid machine-grid"></div>`;
 
 class Machine {
@@ -26,7 +26,7 @@ class Machine {
     this.plots = new Map();
     place.innerHTML = FRAME;
     pulse.join(this);
-    new ResizeObserver(() => { this.fit(); this.look(); }).observe(place); // a fold that opens is looked at at once
+    new ResizeObserver(() => { this.fit(); this.look(); }).observe(place); // refresh at once when the fold opens
     this.theme();
     this.look();
   }
@@ -55,19 +55,19 @@ class Machine {
       const answer = await fetch(`/machine?after=${last}`);
       this.asked = performance.now();
       if (answer.ok) this.take(await answer.json());
-    } catch { /* a studio that is gone is told by the page itself */ }
+    } catch { /* the page itself reports a studio that is gone */ }
     this.asking = false;
   }
 
-  take(told) {
-    this.every = told.every;
+  take(answer) {
+    this.every = answer.every;
     const had = this.samples;
-    this.samples = had ? Object.fromEntries(Object.entries(told.samples).map(([key, values]) => [key, [...had[key], ...values]])) : told.samples;
+    this.samples = had ? Object.fromEntries(Object.entries(answer.samples).map(([key, values]) => [key, [...had[key], ...values]])) : answer.samples;
     const old = this.samples.time.findIndex((time) => time > Date.now() / 1000 - HOUR);
     if (old > 0) for (const values of Object.values(this.samples)) values.splice(0, old);
-    const none = this.samples.time.length ? "" : told.keeping ? "The first figures come in a few seconds." : "The studio that keeps this home has the charts; this one only reads along.";
+    const none = this.samples.time.length ? "" : answer.keeping ? "The first measurements arrive in a few seconds." : "The charts are in the studio that manages this home; this page is read-only.";
     this.place.querySelector(".machine-said").textContent = none;
-    this.holders(told.holders);
+    this.holders(answer.holders);
     this.draw();
   }
 
@@ -90,7 +90,7 @@ class Machine {
     }));
   }
 
-  /* The samples of a panel, with nothing where more than two looks are missing. */
+  /* The samples of a panel, with a gap where more than two are missing. */
   columns(key) {
     const { time } = this.samples, x = [], y = [];
     time.forEach((moment, i) => {

@@ -1,13 +1,13 @@
-/* The one clock of an open page: a small question every 1.9 seconds while something is at work, every three otherwise, answered
-   with what changed or with nothing (204). Gradio's own timers would have every part of the page copied at each tick.
+/* Live updates of an open page: a small request every 1.9 seconds while something is running, every three otherwise, answered
+   with what changed or with nothing (204). Gradio's own timers would copy every component of the page at each tick.
 
-   Parts are views of the server's (studio/ui/web/pulse.py) that are put in place here, only where they differ; each carries
-   the mark by which the server knows it. Whoever joins may put something into the question and hears the answer. */
+   Parts are HTML rendered by the server (studio/ui/web/pulse.py) and morphed in here; each carries a mark by which the server
+   recognises it. Members that join may add to the request and receive the answer. */
 import { children } from "/static/morph.js";
 
-// ms from question to question; each takes in the journal, so that a point is seen within 2 s of its logging
+// ms between requests; each request reads the journal, so that a point is shown within 2 s of being logged
 const LIVE = 1900, CALM = 3000, HIDDEN = 10000;
-const AGAIN = 4000; // ms after which a tab that was woken and did not follow is woken again
+const AGAIN = 4000; // ms after which a tab that was woken but did not update is woken again
 const EVERYWHERE = ["machine", "now", "studio-notices", "visit"];
 const OF = { runs: ["run-head", "run-about", "run-verdict", "differ", "run-samples", "run-log"] };
 
@@ -18,12 +18,12 @@ class Pulse {
     this.soon();
   }
 
-  /* member: {ask(query, tab), hear(answer, tab)}, both may be left out; hear gets null when nothing changed. */
+  /* member: {ask(query, tab), hear(answer, tab)}, both optional; hear gets null when nothing changed. */
   join(member) { this.members.add(member); this.soon(); }
 
   leave(member) { this.members.delete(member); }
 
-  /* What makes Gradio look at a tab anew, when what the server tells of it is not what `shown` says. */
+  /* Register a callback that makes Gradio refresh a tab when the server's token differs from `shown`. */
   waking(tab, wake, shown) { this.wakers[tab] = { wake, shown }; this.soon(); }
 
   soon(wait = 30) {
@@ -36,7 +36,7 @@ class Pulse {
     if (this.asking) { this.late = true; return; }
     this.asking = true;
     const began = performance.now();
-    try { await this.look(); } catch { /* a studio that is gone is told by the page itself */ }
+    try { await this.look(); } catch { /* the page itself reports a studio that is gone */ }
     this.asking = false;
     const wait = document.hidden ? HIDDEN : this.live ? LIVE : CALM;
     this.soon(this.late ? 30 : Math.max(30, wait - (performance.now() - began)));
@@ -64,14 +64,14 @@ class Pulse {
     const answer = await fetch(`/pulse?${query}`, { cache: "no-store" });
     if (!answer.ok) return;
     if (answer.status === 204) { for (const member of this.members) member.hear?.(null, this.tab); return; }
-    const told = await answer.json();
-    this.live = told.live;
-    // Meanwhile something else was opened, or Gradio drew something anew: this answers another question.
+    const changes = await answer.json();
+    this.live = changes.live;
+    // Something else was opened meanwhile, or Gradio redrew something: this answers an outdated request.
     if (String(this.question()) !== asked) { this.late = true; return; }
-    for (const [id, [mark, html]] of Object.entries(told.parts)) put(id, mark, html);
-    for (const member of this.members) member.hear?.(told, this.tab);
-    this.wake(told);
-    [this.settled, this.since] = [told.since && String(this.question()), told.since];
+    for (const [id, [mark, html]] of Object.entries(changes.parts)) put(id, mark, html);
+    for (const member of this.members) member.hear?.(changes, this.tab);
+    this.wake(changes);
+    [this.settled, this.since] = [changes.since && String(this.question()), changes.since];
   }
 
   wake({ token }) {
@@ -84,7 +84,7 @@ class Pulse {
   }
 }
 
-/* Where Gradio puts what a view of ours shows; null in a fold that is closed. */
+/* The element in which Gradio shows one of our views; null in a closed fold. */
 const inside = (id) => document.querySelector(`#${id} .html-container > div`);
 
 function put(id, mark, html) {

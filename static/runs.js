@@ -1,21 +1,21 @@
-/* The list of runs: search, filters, order, star, names, trash. Rows come drawn from the server; here they are put in
-   place so that only what changed is touched: focus, scroll and what is being typed stay through every look. */
+/* The list of runs: search, filters, order, stars, labels, trash. The server renders the rows; here only what changed is
+   updated, so that focus, scroll position and typed text stay through every refresh. */
 import { morph } from "/static/morph.js";
 import { pulse } from "/static/pulse.js";
 
-const LOOK = 20000; // ms between two looks for what changed; rows of runs at work come with the pulse
-const TYPED = 120; // ms without a key after which a search is sent
-const PAGE = 50, MOST = 100; // rows in sight: with more, one after the other leaves at the top
+const LOOK = 20000; // ms between two refreshes; rows of running runs come with the pulse
+const TYPED = 120; // ms after the last key before a search is sent
+const PAGE = 50, MOST = 100; // rows per page, and most rows shown; beyond that, pages replace each other
 const KEPT = "lora-studio-runs";
 const FILTERS = { state: "All states", model: "All models", dataset: "All data", tag: "All tags" };
 const COLUMNS = [["state", "State"], ["name", "Name"], ["model", "Model"], ["dataset", "Data"], ["progress", "Progress"], ["loss", "Loss", 1],
   ["eval", "Best eval", 1], ["duration", "Duration", 1], ["disk", "Disk", 1], ["created", "Started"]];
 const WORDS = { state: "State", name: "Name", model: "Model", dataset: "Data", progress: "Progress", loss: "Lowest loss", eval: "Lowest evaluation loss", duration: "Longest", disk: "Most disk", created: "Newest" };
-const DOWN = new Set(["created", "progress", "duration", "disk"]); // the largest first, unless turned round
+const DOWN = new Set(["created", "progress", "duration", "disk"]); // largest first, unless reversed
 
 const FRAME = `
 <div class="run-tools" role="search">
-  <input type="search" class="run-search" placeholder="Search" aria-label="Search runs" title="Words in name, note, tags, id, model or data" maxlength="200" autocomplete="off" spellcheck="false">
+  <input type="search" class="run-search" placeholder="Search" aria-label="Search runs" title="Searches names, notes, tags, ids, models and data" maxlength="200" autocomplete="off" spellcheck="false">
   ${Object.entries(FILTERS).map(([key, all]) => `<select data-filter="${key}" aria-label="${all}"><option value="">${all}</option></select>`).join("")}
   <button type="button" class="filter" data-act="starred" aria-pressed="false" title="Only runs with a star">★ Starred</button>
   <select class="run-sort" aria-label="Sort by">${Object.entries(WORDS).map(([key, word]) => `<option value="${key}">${word}</option>`).join("")}</select>
@@ -34,9 +34,9 @@ const escape = (text) => { const at = document.createElement("i"); at.textConten
 
 async function ask(path, values) {
   const answer = await fetch(path, values && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(values) });
-  const said = await answer.json();
-  if (said.error) throw new Error(said.error);
-  return said;
+  const result = await answer.json();
+  if (result.error) throw new Error(result.error);
+  return result;
 }
 
 class Runs {
@@ -66,7 +66,7 @@ class Runs {
       else if (target.matches(".run-sort")) this.set({ sort: target.value, turned: false });
     });
     this.place.addEventListener("click", (event) => this.click(event));
-    // The open run is drawn elsewhere; its star, tags, Edit and trash are ours.
+    // The open run is drawn elsewhere; its star, tags, Edit and trash buttons are handled here.
     document.addEventListener("click", (event) => {
       const hit = event.target.closest?.("#run-about [data-run-act]");
       if (hit) this.act(hit.dataset.runAct, hit.dataset.run, hit);
@@ -90,7 +90,7 @@ class Runs {
     else if (act === "empty") this.confirm();
   }
 
-  /* Show more rows, and from MOST on others. */
+  /* Show more rows or, at MOST rows, the next or previous page. */
   turn(by) {
     const { limit, offset } = this.look, grows = by > 0 && limit < MOST;
     this.set(grows ? { limit: limit + by } : { offset: Math.max(0, offset + by) }, true);
@@ -98,7 +98,7 @@ class Runs {
   }
 
   choose(id) {
-    if (getSelection().type === "Range" && this.place.contains(getSelection().anchorNode)) return; // a text is being marked
+    if (getSelection().type === "Range" && this.place.contains(getSelection().anchorNode)) return; // the user is selecting text
     this.open = { ...this.open, chosen: id };
     this.paint();
     this.tell({ id });
@@ -119,7 +119,7 @@ class Runs {
     this.load(!stay);
   }
 
-  /* Of which run the pulse is to tell: of none while another one is on its way here. */
+  /* Ask the pulse for the open run, unless another one is just being opened. */
   ponder(query, tab) {
     const { chosen, together, order } = this.told;
     if (tab !== "runs" || (chosen ?? "") !== this.open.chosen) return;
@@ -136,7 +136,7 @@ class Runs {
     if (!this.loading && (moved || performance.now() - this.loaded > LOOK)) this.load();
   }
 
-  /* A row as it is now, if it is in sight. */
+  /* Update a row, if it is shown. */
   renew(id, html) {
     const row = this.rows.get(id);
     if (!row || row.html === html) return;
@@ -146,7 +146,7 @@ class Runs {
     row.html = html;
   }
 
-  /* What the server has now; an answer that is overtaken by a later question is dropped. */
+  /* Load the list; an answer to an outdated request is dropped. */
   async load(top) {
     const { turned, sort, ...rest } = this.look;
     const query = new URLSearchParams(Object.entries({ ...rest, sort, down: DOWN.has(sort) !== turned }).filter(([, value]) => value !== "" && value !== null));
@@ -159,21 +159,21 @@ class Runs {
       const text = await answer.text();
       if (turn !== this.sent) return;
       this.find(".run-tools").classList.remove("lost");
-      if (query + text !== this.last) this.show(JSON.parse(text)); // another question may have the same answer
+      if (query + text !== this.last) this.show(JSON.parse(text)); // different queries may have the same answer
       this.last = query + text;
       if (top) this.find(".run-scroll").scrollTop = 0;
     } catch (error) {
-      if (error.name !== "AbortError") this.find(".run-tools").classList.add("lost"); // it is asked again soon
+      if (error.name !== "AbortError") this.find(".run-tools").classList.add("lost"); // it is requested again soon
     } finally {
       if (turn === this.sent) this.loading = null;
     }
   }
 
-  show(found) {
-    if (found.error) { this.say(found.error); return; }
+  show(listing) {
+    if (listing.error) { this.say(listing.error); return; }
     const held = document.activeElement;
     const rows = new Map();
-    found.rows.forEach(([id, html], at) => {
+    listing.rows.forEach(([id, html], at) => {
       let row = this.rows.get(id);
       if (row?.html !== html) {
         const fresh = drawn(html);
@@ -187,16 +187,16 @@ class Runs {
     while (this.body.children.length > rows.size) this.body.lastElementChild.remove();
     this.rows = rows;
     this.paint();
-    this.frame(found);
+    this.frame(listing);
     if (held !== document.activeElement && held?.isConnected && this.place.contains(held)) held.focus({ preventScroll: true });
   }
 
-  /* What the open run and those beside it make of a row. */
+  /* Mark a row as open or compared. */
   dress(node, id) {
     const { chosen, together, most } = this.open;
     const drawn = id === chosen || together.includes(id), shut = id === chosen || (!drawn && together.length >= most);
     const box = node.querySelector("input"), link = node.querySelector(".link"), pressed = String(id === chosen);
-    // Only what differs: to set the same again has the browser style hundreds of rows anew.
+    // Set only what differs: setting the same value again would restyle hundreds of rows.
     if (node.classList.contains("chosen") !== (id === chosen)) node.classList.toggle("chosen");
     if (link && link.getAttribute("aria-pressed") !== pressed) link.setAttribute("aria-pressed", pressed);
     if (!box) return;
@@ -210,7 +210,7 @@ class Runs {
     const { trashed, sort, turned, starred } = this.look;
     for (const [key, word] of Object.entries(FILTERS)) {
       const values = { ...facets[key] };
-      if (this.look[key] && !(this.look[key] in values)) values[this.look[key]] = 0; // what is chosen stays to be seen
+      if (this.look[key] && !(this.look[key] in values)) values[this.look[key]] = 0; // keep the current choice visible
       const options = [["", word], ...Object.entries(values).map(([value, count]) => [value, `${value} (${count})`])];
       const fresh = document.createElement("select");
       for (const [value, text] of options) fresh.append(new Option(text, value));
@@ -232,12 +232,12 @@ class Runs {
     const of = trashed ? trash : all, number = (count) => count.toLocaleString("en");
     this.find(".run-count").textContent = `${filtered ? `${number(total)} of ` : ""}${number(of.count)} ${of.count === 1 ? "run" : "runs"}${trashed ? " in the trash" : ""} · ${of.size}`;
     this.find('[data-act="clear"]').hidden = !filtered;
-    this.find('[data-act="trash"]').textContent = trashed ? "Back to the runs" : trash.count ? `Trash (${number(trash.count)})` : "Trash";
+    this.find('[data-act="trash"]').textContent = trashed ? "Back to runs" : trash.count ? `Trash (${number(trash.count)})` : "Trash";
     this.find('[data-act="empty"]').hidden = !trashed || !trash.count;
-    this.find(".run-none").textContent = total ? "" : filtered ? "No run matches." : trashed ? "The trash is empty." : "";
+    this.find(".run-none").textContent = total ? "" : filtered ? "No runs match." : trashed ? "The trash is empty." : "";
     const more = this.find(".run-more"), before = this.find(".run-before"), { offset } = this.look;
     const left = total - offset - this.rows.size, grows = this.look.limit < MOST;
-    if (offset && !this.rows.size && total) { this.turn(-PAGE); return; } // the runs of this page are gone
+    if (offset && !this.rows.size && total) { this.turn(-PAGE); return; } // the runs of this page no longer exist
     more.hidden = left <= 0;
     more.textContent = grows ? `Show ${Math.min(PAGE, left)} more` : `Next ${Math.min(PAGE, left)} of ${number(total)}`;
     before.hidden = !offset;
@@ -246,7 +246,7 @@ class Runs {
     this.place.classList.toggle("in-trash", trashed);
   }
 
-  /* What the page says is open; on a narrow screen the open run stands far below the list. */
+  /* The page reports which run is open; on a narrow screen, scroll to it, since it is far below the list. */
   opened(open) {
     this.open = this.told = open;
     pulse.soon();
@@ -265,7 +265,7 @@ class Runs {
     try {
       if (what === "star") {
         const starred = hit.getAttribute("aria-pressed") !== "true";
-        hit.setAttribute("aria-pressed", String(starred)); // seen at once; the next look puts it right
+        hit.setAttribute("aria-pressed", String(starred)); // shown at once; the next refresh corrects it
         hit.textContent = starred ? "★" : "☆";
         await ask(`/runs/${encodeURIComponent(id)}`, { starred });
         this.refresh();
@@ -288,14 +288,14 @@ class Runs {
     const { name } = await ask(`/runs/${encodeURIComponent(id)}`, { trashed: true });
     if (id === this.open.chosen) this.tell({ id: "" });
     await this.load();
-    this.say(`${name} is in the trash.`, ["Undo", () => this.restore(id)]);
+    this.say(`${name} was moved to the trash.`, ["Undo", () => this.restore(id)]);
   }
 
   async restore(id) {
     const { name } = await ask(`/runs/${encodeURIComponent(id)}`, { trashed: false });
     this.tell({ id });
     await this.load();
-    this.say(`${name} is back.`);
+    this.say(`${name} was restored.`);
   }
 
   say(text, button, wrong) {
@@ -309,7 +309,7 @@ class Runs {
     act.focus({ preventScroll: true });
   }
 
-  /* A dialog with a form; `done` says with an error why it stays open. */
+  /* A dialog with a form. If `done` throws, the dialog stays open and shows the error. */
   ask(html, done) {
     const form = this.dialog.querySelector("form");
     form.innerHTML = `${html}<p class="run-wrong" role="alert"></p>`;
@@ -337,7 +337,7 @@ class Runs {
         await ask(`/runs/${encodeURIComponent(id)}`, Object.fromEntries(form));
         await this.refresh();
       });
-    // Enter in a field saves; the first button would cancel.
+    // Enter in a field saves; by default it would press the first button, Cancel.
     for (const field of this.dialog.querySelectorAll("input")) {
       field.addEventListener("keydown", (event) => {
         if (event.key !== "Enter" || event.isComposing) return;
@@ -352,7 +352,7 @@ class Runs {
     const { runs, size } = await ask("/trash.json");
     const items = runs.map((run) => `<li><span>${escape(run.name)}</span><b>${escape(run.size)}</b></li>`).join("");
     const count = runs.length === 1 ? "this run" : `these ${runs.length.toLocaleString("en")} runs`;
-    this.ask(`<h3 id="run-dialog-title">Delete ${count} for good?</h3><p>${runs.length === 1 ? "Its recipe, curves, checkpoints and adapter" : "Their recipes, curves, checkpoints and adapters"} go. Exports stay.</p><ul class="run-doomed" tabindex="0">${items}</ul>
+    this.ask(`<h3 id="run-dialog-title">Delete ${count} for good?</h3><p>${runs.length === 1 ? "Its recipe, curves, checkpoints and adapter" : "Their recipes, curves, checkpoints and adapters"} will be deleted. Exports are kept.</p><ul class="run-doomed" tabindex="0">${items}</ul>
       <p class="run-buttons"><button class="plain-button" value="no">Keep</button><button class="plain-button danger" value="yes">Delete, ${escape(size)}</button></p>`,
       async () => {
         const done = await ask("/trash", { runs: runs.map((run) => run.id) });

@@ -1,4 +1,4 @@
-/* What the page remembers and does without asking the server: theme, address, copy buttons. */
+/* What the page does without the server: theme, address, copy buttons, notifications. */
 (() => {
   "use strict";
   const THEME = "lora-studio-theme";
@@ -9,12 +9,12 @@
   const kept = () => {
     try { return localStorage.getItem(THEME); } catch { return null; }
   };
-  // Gradio sets the system's theme once when it starts; a choice made here is put back when it does.
+  // Gradio applies the system's theme once at start; restore the saved choice when it does.
   const hold = () => { const theme = kept(); if (theme && dark() !== (theme === "dark")) paint(theme); };
   hold();
   new MutationObserver(hold).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 
-  // In a frame of another site the provider's page is not shown: it opens beside it. What deletes asks first.
+  // Inside a frame the sign-in provider's page cannot be shown, so it opens in a new tab. Deleting asks for confirmation.
   document.addEventListener("click", (event) => {
     const sure = event.target.closest("[data-sure]");
     if (sure && !confirm(sure.dataset.sure)) { event.stopPropagation(); event.preventDefault(); }
@@ -24,7 +24,7 @@
 
   const toggle = () => {
     const theme = dark() ? "light" : "dark";
-    try { localStorage.setItem(THEME, theme); } catch { /* private window: the choice lasts for this page */ }
+    try { localStorage.setItem(THEME, theme); } catch { /* private window: the choice lasts for this page only */ }
     paint(theme);
   };
 
@@ -43,7 +43,7 @@
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   };
 
-  // The tokens of an example that was picked from a list stand further up; on a narrow screen a dataset further down.
+  // Scroll to the tokens of an example picked from a list; on a narrow screen, to the dataset picked.
   const reveal = (hit) => {
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const place = hit.closest("#data-steps") ? "see-controls" : narrow.matches && hit.closest("#data-side") && "data-main";
@@ -58,7 +58,7 @@
     else reveal(hit);
   });
 
-  // 1, 2 and 0 vote on the first answers that wait for it, unless someone is writing.
+  // 1, 2 and 0 vote on the first answers that are waiting for a vote, unless the user is typing.
   document.addEventListener("keydown", (event) => {
     if (!["0", "1", "2"].includes(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.closest?.("input, textarea, select, [contenteditable]")) return;
@@ -66,8 +66,8 @@
     ballots.find((ballot) => ballot.offsetParent)?.click();
   });
 
-  // Runs that end while the page is open are told by the browser, once each, to whoever asked for it.
-  const TOLD = "lora-studio-told";
+  // Browser notifications for runs that end while the page is open, once per run, if the user allowed them.
+  const NOTIFIED = "lora-studio-told";
   const opened = Date.now() / 1000;
   let list = "";
   const news = () => {
@@ -77,32 +77,32 @@
     if (permit() !== "granted" || !now) return;
     for (const run of JSON.parse(now)) {
       const end = `${run.id} ${run.at}`; // a resumed run ends more than once
-      if (run.at < opened || told().includes(end)) continue;
-      try { localStorage.setItem(TOLD, JSON.stringify([...told(), end].slice(-50))); } catch { return; }
+      if (run.at < opened || notified().includes(end)) continue;
+      try { localStorage.setItem(NOTIFIED, JSON.stringify([...notified(), end].slice(-50))); } catch { return; }
       new Notification(`${run.name}: ${run.state}`, { body: run.text, tag: end });
     }
   };
-  // The style sheet shows the button that asks while nobody has answered. The question wakes another process: seldom.
+  // The style sheet shows the button until the user has answered. Reading the permission wakes another process: do it rarely.
   const permit = () => document.documentElement.dataset.permission = "Notification" in window ? Notification.permission : "denied";
   permit();
-  const told = () => {
-    try { return JSON.parse(localStorage.getItem(TOLD)) ?? []; } catch { return []; }
+  const notified = () => {
+    try { return JSON.parse(localStorage.getItem(NOTIFIED)) ?? []; } catch { return []; }
   };
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("[data-notify]")) Notification.requestPermission().then(() => { list = ""; permit(); news(); });
   });
   import(`${location.origin}/static/pulse.js`).then(({ pulse }) => pulse.join({ hear: news }));
 
-  // On a narrow screen the sidebar starts folded: open, it would lie over the page.
+  // On a narrow screen the sidebar starts closed, since it would cover the page.
   const narrow = matchMedia("(max-width: 768px)");
   const fold = (tries) => {
     const button = document.querySelector(".sidebar.open .toggle-button");
-    button?.click(); // may come before Gradio listens: try until it is folded
+    button?.click(); // may run before Gradio listens: retry until it is closed
     if (tries && !document.querySelector(".sidebar:not(.open)")) setTimeout(fold, 150, tries - 1);
   };
   if (narrow.matches) fold(60);
 
-  // The address follows what is open, so that a reload or a link shows the same.
+  // Keep the address up to date with what is open, so that a reload or a link shows the same.
   let asked = 0, ready = false;
   const follow = () => {
     asked = 0;
@@ -111,7 +111,7 @@
     const url = new URL(location.href);
     const wanted = url.searchParams.get("tab") ?? (url.searchParams.has("run") ? "runs" : null);
     const name = tab.textContent.trim().toLowerCase();
-    if (!ready && wanted && wanted !== name) return; // the page is still on its way to what the address asks for
+    if (!ready && wanted && wanted !== name) return; // the page has not yet opened what the address asks for
     ready = true;
     url.searchParams.set("tab", name);
     for (const key of ["run", "dataset"]) {

@@ -56,7 +56,7 @@ def test_a_zip_comes_back_and_answers(page: Page, home: Path, start: Callable[[P
     page.locator("#import-name input, #import-name textarea").first.fill("came back")
     expect(page.locator("#import-zip")).to_contain_text("theirs")
     page.locator("#import-go").click()
-    expect(page.locator("#import-notice")).to_contain_text("came back is in the list", timeout=WORKS)
+    expect(page.locator("#import-notice")).to_contain_text("came back was imported", timeout=WORKS)
     made = page.locator("#adapters-store section")
     expect(made).to_contain_text("from theirs.zip")
     made.get_by_role("button", name="Try in Compare").click()
