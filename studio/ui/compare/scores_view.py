@@ -81,13 +81,13 @@ def build(studio: Studio, run: gr.State | gr.Dropdown) -> ScoresView:
         busy = busy_view.build("evaluation")
         notice = view("evaluation-notice")
         chosen = gr.Dropdown([], label="Evaluation", elem_id="evaluation-choice", filterable=False)
-        found = view("scores")
+        scores_html = view("scores")
         ask = gr.Button("Ask the judge", elem_id="ask-judge", size="md") if studio.settings.judge_url else None
 
     def list_all(run_id: str | None, wanted: str | None) -> Updates:
         """The evaluations of a run with one of them selected, and its results."""
         if not run_id:
-            return {chosen: gr.update(choices=[], value=None), found: ""}
+            return {chosen: gr.update(choices=[], value=None), scores_html: ""}
         infos = evaluations.list_evaluations(studio, run_id)
         finished = [item for item in infos if item.final]
         selected = next((item.id for item in finished if item.id == wanted), finished[0].id if finished else None)
@@ -102,7 +102,7 @@ def build(studio: Studio, run: gr.State | gr.Dropdown) -> ScoresView:
         }
 
     def show(evaluation_id: str | None) -> Updates:
-        return {found: _scores(studio, evaluation_id) if evaluation_id else markup.empty(*_WAITING)}
+        return {scores_html: _scores(studio, evaluation_id) if evaluation_id else markup.empty(*_WAITING)}
 
     def begin(run_id: str, wanted: list[str], others: list[str], most: float, request: gr.Request) -> Iterator[Updates]:
         info = evaluations.start(studio, run_id, wanted, others, int(most))
@@ -147,17 +147,20 @@ def build(studio: Studio, run: gr.State | gr.Dropdown) -> ScoresView:
             yield {notice: "", **show(evaluation_id)}
 
     quiet: Step = {"show_progress": "hidden", "api_visibility": PRIVATE}
-    filled = [sets, against, chosen, found]
+    filled = [sets, against, chosen, scores_html]
     parts = [*filled, notice, busy.said]
     start.click(with_notice_while(studio, notice, begin, busy.idle), [run, sets, against, limit], parts, **QUEUED)
     own = [notice, sets, lines, name, file, busy.said]
     add.click(with_notice_while(studio, notice, add_own, busy.idle), [lines, file, name, sets], own, **QUEUED)
     once.choice("scored", chosen).click(
-        with_notice(studio, notice, show), chosen, [notice, found], queue=False, **quiet
+        with_notice(studio, notice, show), chosen, [notice, scores_html], queue=False, **quiet
     )
     if ask is not None:
         ask.click(
-            with_notice_while(studio, notice, have_judged, busy.idle), chosen, [notice, found, busy.said], **QUEUED
+            with_notice_while(studio, notice, have_judged, busy.idle),
+            chosen,
+            [notice, scores_html, busy.said],
+            **QUEUED,
         )
     reopen: Step = {
         "fn": with_notice(studio, notice, open_run), "inputs": [run, chosen], "outputs": [*filled, notice],

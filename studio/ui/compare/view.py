@@ -27,24 +27,25 @@ def empty(sides: Sequence[tuple[str, str]]) -> str:
     return f'<section class="turn"><div class="sides sides-{len(sides)}">{cards}</div></section>'
 
 
-def turn(one: Turn, tell: Tell, status: str = "", marked: bool = False) -> str:
+def turn(item: Turn, tell: Tell, status: str = "", marked: bool = False) -> str:
     """One question with its answers. data-asking, set while answers stream, shows Stop in place of Ask."""
-    asking = not one.finished
+    asking = not item.finished
     progress = f'<p class="doing" role="status">{esc(status)}</p>' if status else ""
     # Notes name their side, so they are hidden while the turn is blind.
-    remarks = [] if one.hidden else list(one.notes)
-    if marked and not asking and text_diff.too_long(*(answer.text for answer in one.answers)):
+    remarks = [] if item.hidden else list(item.notes)
+    if marked and not asking and text_diff.too_long(*(answer.text for answer in item.answers)):
         remarks.append("These answers are too long to mark their differences.")
     notes = "".join(f'<p class="why">{esc(remark)}</p>' for remark in remarks)
-    kinds = _kinds([who.key for who in one.sides])
+    kinds = _kinds([who.key for who in item.sides])
     cards = "".join(
-        _side(one, place, "blind" if one.hidden else kinds[place], number, marked and not asking)
-        for number, place in enumerate(one.order, 1)
+        _side(item, place, "blind" if item.hidden else kinds[place], number, marked and not asking)
+        for number, place in enumerate(item.order, 1)
     )
     shows = " data-asking" if asking else ""
     return (
-        f'<section class="turn" data-turn="{esc(one.id)}"{shows}><p class="asked" dir="auto">{_text(one.question)}</p>'
-        f'{progress}<div class="sides sides-{len(one.sides)}">{cards}</div>{notes}{_votes(one, tell)}</section>'
+        f'<section class="turn" data-turn="{esc(item.id)}"{shows}>'
+        f'<p class="asked" dir="auto">{_text(item.question)}</p>{progress}'
+        f'<div class="sides sides-{len(item.sides)}">{cards}</div>{notes}{_votes(item, tell)}</section>'
     )
 
 
@@ -99,22 +100,22 @@ def _text(text: str) -> str:
     return esc(clean_text(text))
 
 
-def _side(one: Turn, place: int, kind: str, number: int, marked: bool) -> str:
+def _side(item: Turn, place: int, kind: str, number: int, marked: bool) -> str:
     """One answer; `number` names it while the turn is blind."""
-    answer, who = one.answers[place], one.sides[place]
+    answer, who = item.answers[place], item.sides[place]
     waiting = not answer.text and not answer.done
     if waiting:
         body = '<span class="hint">Waiting</span>'
     elif answer.done and not answer.text.strip():
         body = f'<span class="hint">{"Only whitespace" if answer.text else "Empty answer"}</span>'
-    elif marked and len(one.answers) > 1:
-        against = one.answers[1 if place == 0 else 0].text
+    elif marked and len(item.answers) > 1:
+        against = item.answers[1 if place == 0 else 0].text
         body = text_diff.highlight_differences(clean_text(answer.text.rstrip()), clean_text(against.rstrip()))
     else:
         body = _text(answer.text.rstrip() if answer.done else answer.text)
-    title, words = (f"Answer {number}", "") if one.hidden else (who.title, _words(who))
-    figures = "" if one.hidden else _figures(answer)
-    writing = " writing" if not one.finished and not answer.done and not waiting else ""
+    title, words = (f"Answer {number}", "") if item.hidden else (who.title, _words(who))
+    figures = "" if item.hidden else _figures(answer)
+    writing = " writing" if not item.finished and not answer.done and not waiting else ""
     return _card(kind + writing, title, words, body, figures)
 
 
@@ -141,23 +142,23 @@ def _figures(answer: Answer) -> str:
     )
 
 
-def _votes(one: Turn, tell: Tell) -> str:
+def _votes(item: Turn, tell: Tell) -> str:
     """The voting buttons of a blind turn and, after the vote, the vote and the tally of all votes."""
-    if not one.blind or not one.finished or len(one.sides) != 2:
+    if not item.blind or not item.finished or len(item.sides) != 2:
         return ""
-    if one.hidden:
+    if item.hidden:
         choices = (("1", "Answer 1 is better"), ("2", "Answer 2 is better"), ("0", "Tie"))
         buttons = "".join(
-            f'<button type="button" class="ballot" data-pick data-vote="{key}" data-of="{esc(one.id)}">'
+            f'<button type="button" class="ballot" data-pick data-vote="{key}" data-of="{esc(item.id)}">'
             f"<kbd>{key}</kbd>{words}</button>"
             for key, words in choices
         )
         return f'<div class="votes" role="group" aria-label="Which answer is better?">{buttons}</div>'
-    if not one.vote:
+    if not item.vote:
         return '<p class="voted">Revealed without a vote.</p>'
-    names = {who.key: who.title for who in one.sides}
-    verdict = "You voted for a tie." if one.vote == TIE else f"You preferred {names.get(one.vote, one.vote)}."
-    return f'<p class="voted" role="status"><b>{esc(verdict)}</b> {esc(tell(one))}</p>'
+    names = {who.key: who.title for who in item.sides}
+    verdict = "You voted for a tie." if item.vote == TIE else f"You preferred {names.get(item.vote, item.vote)}."
+    return f'<p class="voted" role="status"><b>{esc(verdict)}</b> {esc(tell(item))}</p>'
 
 
 def _shared_start(prompts: Sequence[str]) -> int:

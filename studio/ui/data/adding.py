@@ -24,7 +24,9 @@ from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, with_notice
 
 @dataclass(frozen=True)
 class Keys:
-    """chosen: what is shown; pending: the check waiting to be added; waiting: the path of a file whose encoding must be
+    """The tab's states.
+
+    chosen: what is shown; pending: the check waiting to be added; waiting: the path of a file whose encoding must be
     chosen.
     """
 
@@ -57,19 +59,19 @@ def wire(
             raise BadInput("Enter the dataset's id as OWNER/NAME, for example tatsu-lab/alpaca.")
         return look_at(request, hub_id.strip(), held)
 
-    def look_at(request: gr.Request, kept: str, held: str) -> Iterator[Updates]:
+    def look_at(request: gr.Request, path: str, held: str) -> Iterator[Updates]:
         done = False
         yield {drop.upload: None, drop.notice: ""}
         try:
-            checked = yield from drop.busy.follow(request, _reading(kept), checks.checking(studio, kept))
+            checked = yield from drop.busy.follow(request, _reading(path), checks.checking(studio, path))
             done = True
         except Undecodable as error:
             done = True
-            yield {drop.notice: "", **ask(kept, error, held)}
+            yield {drop.notice: "", **ask(path, error, held)}
             return
         finally:
             if not done:  # cancelled or not a dataset
-                forget(studio, kept)
+                forget(studio, path)
         if previous := data_view.check_of(studio, held):
             _drop(studio, previous)
         yield {drop.notice: "", **show(checked.token)}

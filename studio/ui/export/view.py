@@ -26,18 +26,18 @@ def overview(studio: Studio) -> tuple[str, bool]:
     return markup.name_of(repr((export_infos, adapter_infos, exports.tools_ready(studio)))), busy
 
 
-def target(one: Target, working: ExportInfo | None, tools_ready: bool) -> str:
+def target(item: Target, working: ExportInfo | None, tools_ready: bool) -> str:
     """A target: its size, its purpose, and the progress of its export."""
-    sizes = f"about {units.size(one.size)}" if not one.sizes else "from " + units.size(min(one.sizes.values()))
-    text = f"<h3>{esc(one.title)}<span>{esc(sizes)}</span></h3><p>{esc(one.why)}</p>"
-    if one.kind == "gguf" and not tools_ready:
+    sizes = f"about {units.size(item.size)}" if not item.sizes else "from " + units.size(min(item.sizes.values()))
+    text = f"<h3>{esc(item.title)}<span>{esc(sizes)}</span></h3><p>{esc(item.why)}</p>"
+    if item.kind == "gguf" and not tools_ready:
         text += "<p>The first GGUF export sets up llama.cpp on this machine, which takes a few minutes once.</p>"
     if working is None:
         return text
     left = "" if working.seconds_left is None else f" · about {units.span(working.seconds_left)} left"
     share = f" · {min(100, 100 * working.done // working.of)} %" if working.of else ""
     bar = (
-        markup.progress(working.done, working.of, f"Progress of {one.title}")
+        markup.progress(working.done, working.of, f"Progress of {item.title}")
         if working.of
         else '<span class="bar endless" aria-hidden="true"><i></i></span>'
     )
@@ -46,14 +46,14 @@ def target(one: Target, working: ExportInfo | None, tools_ready: bool) -> str:
     return f'{text}<p class="doing" role="status">{doing}</p>{bar}<div class="acts">{cancel}</div>'
 
 
-def quant_choices(one: Target) -> list[tuple[str, str]]:
+def quant_choices(item: Target) -> list[tuple[str, str]]:
     """The GGUF types, each with its purpose and size."""
-    return [(f"{quant}: {why}, about {units.size(one.sizes[quant])}", quant) for quant, (why, _) in QUANTS.items()]
+    return [(f"{quant}: {why}, about {units.size(item.sizes[quant])}", quant) for quant, (why, _) in QUANTS.items()]
 
 
-def finished(studio: Studio, made: Sequence[ExportInfo]) -> str:
+def finished(studio: Studio, infos: Sequence[ExportInfo]) -> str:
     """Finished exports, newest first."""
-    ended = [item for item in made if item.state in OVER]
+    ended = [item for item in infos if item.state in OVER]
     if not ended:
         return ""
     total = sum(item.size or 0 for item in ended)

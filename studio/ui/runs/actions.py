@@ -98,14 +98,14 @@ def wire(
     studio: Studio,
     acts: RunActions,
     longer: Longer,
-    looked: Sequence[Any],
+    inputs: Sequence[Any],
     notice: gr.HTML,
     show: Callable[..., Updates],
     parts: Sequence[Any],
 ) -> None:
     """Wire the buttons.
 
-    looked: the open run and the other inputs of `show`; show: the tab's updates; parts: their components.
+    inputs: the open run and the other inputs of `show`; show: the tab's updates; parts: their components.
     """
 
     def does(act: Act, describe: Callable[[RunInfo], str]) -> Callable[..., Updates]:
@@ -139,8 +139,8 @@ def wire(
         (acts.first, queue.first, lambda _: "It will start next."),
         (acts.now, queue.start_now, lambda _: "It starts now, alongside the runs in progress."),
     ):
-        button.click(does(act, describe), looked, [notice, *parts], **step)
-    longer.go.click(go_on, [longer.more, longer.unit, *looked], [notice, *parts], **step)
+        button.click(does(act, describe), inputs, [notice, *parts], **step)
+    longer.go.click(go_on, [longer.more, longer.unit, *inputs], [notice, *parts], **step)
 
 
 def _goes_on(info: RunInfo) -> str:

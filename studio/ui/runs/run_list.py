@@ -98,8 +98,8 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
             done = trash.empty(studio, trash_request.runs)
         except StudioError as error:
             return _sent({"error": access.for_reader(studio, error)}, request)
-        kept = [f"{name} stays: {reason}" for name, reason in done.kept]
-        return _sent({"deleted": len(done.deleted), "freed": units.size(done.freed), "kept": kept}, request)
+        kept_reasons = [f"{name} stays: {reason}" for name, reason in done.kept]
+        return _sent({"deleted": len(done.deleted), "freed": units.size(done.freed), "kept": kept_reasons}, request)
 
 
 def _page(page: Listing) -> dict[str, Any]:

@@ -26,19 +26,19 @@ def _answer(sample: dict[str, Any]) -> str:
     return f"<dt>step {int(sample.get('step') or 0):,}</dt><dd>{esc(sample.get('answer', ''))}</dd>"
 
 
-def story(told: Story) -> str:
+def story(history: Story) -> str:
     """States with their times, workers, checkpoints, and predicted and measured memory."""
     return "".join(
         [
-            _engine(told),
-            _memory(told),
+            _engine(history),
+            _memory(history),
             markup.heading("What happened"),
-            markup.table(["When", "State", ""], list(map(_state, told.states)), "States of the run"),
-            markup.heading("Checkpoints", units.size(told.checkpoint_bytes) if told.checkpoints else "none"),
-            _checkpoints(told),
+            markup.table(["When", "State", ""], list(map(_state, history.states)), "States of the run"),
+            markup.heading("Checkpoints", units.size(history.checkpoint_bytes) if history.checkpoints else "none"),
+            _checkpoints(history),
             markup.heading("Workers"),
             markup.table(
-                ["", "Process", "Device", "Started", "End"], list(map(_worker, told.attempts)), "Workers of the run"
+                ["", "Process", "Device", "Started", "End"], list(map(_worker, history.attempts)), "Workers of the run"
             ),
         ]
     )

@@ -122,7 +122,7 @@ def build(studio: Studio) -> RunsTab:
         shown |= {"live": "" if info.final else info.id, "open": info.id}
         if opened or just_ended or not info.final:
             fresh |= {log: renderers["run-log"](), recipe: _recipe(studio, info)}
-        standing = repr(([(one.id, one.state, one.step, one.best_eval) for one in drawn], how))
+        standing = repr(([(item.id, item.state, item.step, item.best_eval) for item in drawn], how))
         if shown.get("standing") != standing:  # computed from points and recipes: only when they changed
             shown["standing"] = standing
             fresh |= {
@@ -150,7 +150,7 @@ def build(studio: Studio) -> RunsTab:
         chosen: str, others: list[str], how: dict[str, Any], shown: dict[str, Any], event: gr.EventData
     ) -> Updates:
         if hasattr(event, "beside"):
-            others = [one for one in others if one != event.beside] + [event.beside] * (event.beside not in others)
+            others = [key for key in others if key != event.beside] + [event.beside] * (event.beside not in others)
             return refresh(chosen, others, how, shown) | {beside: others}
         if hasattr(event, "id"):
             under_way = shown.setdefault("picks", [])
@@ -182,19 +182,19 @@ def build(studio: Studio) -> RunsTab:
     parts += [run, seen, ended]
     # Queued: only queued events notify the browser that a state (here `ended`) has changed.
     tick: Step = {**quiet, "queue": True, "concurrency_limit": None}
-    looked = [run, beside, order, seen]
-    table.submit(with_notice(studio, notice, refresh, clear=False), looked, [notice, *parts], **tick)
+    inputs = [run, beside, order, seen]
+    table.submit(with_notice(studio, notice, refresh, clear=False), inputs, [notice, *parts], **tick)
     # Not queued, since queued answers cost the browser more; `asked` keeps a refresh in progress from undoing it.
     # Multiple: by default a click would be lost while an earlier one is in progress.
-    table.click(with_notice(studio, notice, pick), looked, [notice, beside, *parts], trigger_mode="multiple", **quiet)
-    differ.click(with_notice(studio, notice, arrange), looked, [notice, order, *parts], **tick)
+    table.click(with_notice(studio, notice, pick), inputs, [notice, beside, *parts], trigger_mode="multiple", **quiet)
+    differ.click(with_notice(studio, notice, arrange), inputs, [notice, order, *parts], **tick)
     reopen: Step = {
         "fn": with_notice(studio, notice, anew),
-        "inputs": looked,
+        "inputs": inputs,
         "outputs": [notice, *parts],
         **quiet,
     }
-    run_actions.wire(studio, acts, longer, looked, notice, anew, parts)
+    run_actions.wire(studio, acts, longer, inputs, notice, anew, parts)
     # It reads every checkpoint, so it is computed only when the fold is opened.
     history.expand(with_notice(studio, notice, tell, clear=False), run, [notice, past], **tick)
     return RunsTab(run, ended, reopen, train, acts.compare, acts.export, acts.clone)

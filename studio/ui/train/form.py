@@ -42,7 +42,7 @@ class Form:
 
 def build(studio: Studio) -> Form:
     """Build the form: simple fields first, the rest in folds by theme."""
-    simple = [known for known in all_fields() if known.simple]
+    simple = [field for field in all_fields() if field.simple]
     fields: dict[str, Any] = {}
     with gr.Row(elem_classes="fields two"):
         preset = gr.Dropdown(
@@ -70,12 +70,12 @@ def build(studio: Studio) -> Form:
         elem_classes="quiet-button",
     )
     with gr.Row(elem_classes="fields two"):
-        for known in simple[:2]:
-            fields[known.name] = _field(known, studio)
+        for field in simple[:2]:
+            fields[field.name] = _field(field, studio)
     box = model_box.build(studio)
     with gr.Row(elem_classes="fields three"):
-        for known in simple[2:]:
-            fields[known.name] = _field(known, studio)
+        for field in simple[2:]:
+            fields[field.name] = _field(field, studio)
     scale = view("scale")
     with gr.Column(elem_id="advanced"):
         view("", markup.heading("Advanced", "All other settings, by theme. The defaults work well for most runs."))
@@ -85,35 +85,35 @@ def build(studio: Studio) -> Form:
 
 
 def _fold(theme: str, studio: Studio, fields: dict[str, Any]) -> None:
-    rest = [known for known in all_fields() if known.theme == theme and not known.simple]
+    rest = [field for field in all_fields() if field.theme == theme and not field.simple]
     if not rest:
         return
     title = Recipe.model_fields[theme].title or theme
     with gr.Accordion(title, open=False, elem_classes="fold"), gr.Row(elem_classes="fields three"):
-        for known in rest:
-            fields[known.name] = _field(known, studio)
+        for field in rest:
+            fields[field.name] = _field(field, studio)
 
 
-def _field(known: Known, studio: Studio) -> Any:
+def _field(field: Known, studio: Studio) -> Any:
     """The component for a field's type. Bounds are left to the recipe, which reports them in plain words."""
-    label = f"{known.label} ({known.unit})" if known.unit else known.label
-    common = {"label": label, "info": known.help, "elem_id": f"field-{known.name}", "min_width": 180}
-    if known.name in ("model", "dataset"):
-        options = names_of(known.name, studio)
-        return gr.Dropdown(options, value=first(known.default, options), allow_custom_value=True, **common)
-    if known.name == "target_modules":
+    label = f"{field.label} ({field.unit})" if field.unit else field.label
+    common = {"label": label, "info": field.help, "elem_id": f"field-{field.name}", "min_width": 180}
+    if field.name in ("model", "dataset"):
+        options = names_of(field.name, studio)
+        return gr.Dropdown(options, value=first(field.default, options), allow_custom_value=True, **common)
+    if field.name == "target_modules":
         return gr.Dropdown(modules_of(studio, None), value=["all-linear"], multiselect=True, **common)
-    if known.name == "report_to":
+    if field.name == "report_to":
         return gr.Dropdown(["tensorboard", "trackio", "wandb"], value=[], multiselect=True, **common)
-    if known.choices:
-        kind = gr.Radio if len(known.choices) == 2 else gr.Dropdown
-        return kind(list(known.choices), value=known.default, **common)
-    if known.kind is bool:
-        return gr.Checkbox(value=known.default, **common)
-    if known.kind in (int, float):
-        step = 1 if known.kind is int else _STEPS.get(known.name, 0.01)
-        return gr.Number(value=known.default, step=step, **common)
-    return gr.Textbox(value=for_form(known.name, known.default), lines=3, **common)
+    if field.choices:
+        kind = gr.Radio if len(field.choices) == 2 else gr.Dropdown
+        return kind(list(field.choices), value=field.default, **common)
+    if field.kind is bool:
+        return gr.Checkbox(value=field.default, **common)
+    if field.kind in (int, float):
+        step = 1 if field.kind is int else _STEPS.get(field.name, 0.01)
+        return gr.Number(value=field.default, step=step, **common)
+    return gr.Textbox(value=for_form(field.name, field.default), lines=3, **common)
 
 
 def names_of(field: str, studio: Studio) -> list[str]:
@@ -165,7 +165,7 @@ def _with_cost(preset: Preset, cost: Cost | None) -> str:
 
 def defaults() -> dict[str, Any]:
     """The default of every field, as the form holds it."""
-    return {"name": "", **{known.name: for_form(known.name, known.default) for known in all_fields()}}
+    return {"name": "", **{field.name: for_form(field.name, field.default) for field in all_fields()}}
 
 
 def for_form(name: str, value: Any) -> Any:
@@ -189,7 +189,7 @@ def read(names: Sequence[str], values: Sequence[Any]) -> Recipe:
 
 def values_of(recipe: Recipe) -> dict[str, Any]:
     """Every field of a recipe, as the form holds it."""
-    return {"name": recipe.name, **{known.name: recipe.get(known.name) for known in all_fields()}}
+    return {"name": recipe.name, **{field.name: recipe.get(field.name) for field in all_fields()}}
 
 
 def as_typed(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
@@ -215,15 +215,15 @@ def rules() -> str:
     panel redraws at every edit.
     """
     names = [
-        f"#field-{known.name} {where}::after {{ content: '{known.name}'; }}"
-        for known in all_fields()
-        for where in [".checkbox-container" if known.kind is bool else '[data-testid="block-info"]']
+        f"#field-{field.name} {where}::after {{ content: '{field.name}'; }}"
+        for field in all_fields()
+        for where in [".checkbox-container" if field.kind is bool else '[data-testid="block-info"]']
     ]
     hidden = [
-        f"#train-columns:has([data-method='{method}']) #field-{known.name} {{ display: none; }}"
-        for known in all_fields()
+        f"#train-columns:has([data-method='{method}']) #field-{field.name} {{ display: none; }}"
+        for field in all_fields()
         for method in find_field("method").choices
-        if known.methods and method not in known.methods
+        if field.methods and method not in field.methods
     ]
     own = "#train-columns:not(:has([data-template='custom'])) #field-custom_template { display: none; }"
     return "\n".join([*names, *hidden, own])

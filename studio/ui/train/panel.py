@@ -16,33 +16,33 @@ from studio.ui.train import form
 _FIXES = 4
 
 
-def estimate(found: Estimate, recipe: Recipe) -> str:
+def estimate(result: Estimate, recipe: Recipe) -> str:
     """The estimate as a verdict, one bar and its legend."""
-    verdict = "fits" if found.fits else "does not fit"
-    kind = "good" if found.fits else "bad"
+    verdict = "fits" if result.fits else "does not fit"
+    kind = "good" if result.fits else "bad"
     title = (
         f'<p class="verdict verdict-{kind}"><strong>{verdict.capitalize()}</strong> '
-        f"{esc(units.share_of(found.total, found.available))}<small>{esc(found.device)}</small></p>"
+        f"{esc(units.share_of(result.total, result.available))}<small>{esc(result.device)}</small></p>"
     )
     figures = markup.facts(
         [
-            *([("total time", f"{esc(units.span(60 * found.minutes))}")] if found.minutes else []),
-            ("trainable", f"{esc(units.count(found.trainable))} "
-             f"<small>{units.percent(found.trainable, found.parameters)}</small>"),
-            ("steps", f"{found.steps:,}"),
-            ("examples", f"{found.examples:,}"),
+            *([("total time", f"{esc(units.span(60 * result.minutes))}")] if result.minutes else []),
+            ("trainable", f"{esc(units.count(result.trainable))} "
+             f"<small>{units.percent(result.trainable, result.parameters)}</small>"),
+            ("steps", f"{result.steps:,}"),
+            ("examples", f"{result.examples:,}"),
             ("batch", f"{recipe.effective_batch:,}"),
         ]
     )  # fmt: skip
-    return title + _bar(found) + figures + _measured(found) + _room(found) + _sentences(found)
+    return title + _bar(result) + figures + _measured(result) + _room(result) + _sentences(result)
 
 
-def _measured(found: Estimate) -> str:
+def _measured(result: Estimate) -> str:
     """The result of a dry run of this recipe, or the correction from one of a similar recipe."""
-    dry = found.dry_run
+    dry = result.dry_run
     if dry is None:
         return ""
-    if not found.exact:
+    if not result.exact:
         factor = f"{dry.correction:.2f}"
         text = f"Corrected by a dry run of a similar recipe: temporary memory is multiplied by {factor}."
         return f'<p class="why">{text}</p>'
@@ -54,47 +54,47 @@ def _measured(found: Estimate) -> str:
     )
 
 
-def _room(found: Estimate) -> str:
+def _room(result: Estimate) -> str:
     """The largest batch and length that would fit, and the source of the time estimate."""
-    if found.fits:
+    if result.fits:
         room = (
-            f"With all else unchanged, batches of up to <b>{found.largest_batch:,}</b> fit, "
-            f"or a max_length of up to <b>{found.longest_length:,}</b>."
+            f"With all else unchanged, batches of up to <b>{result.largest_batch:,}</b> fit, "
+            f"or a max_length of up to <b>{result.longest_length:,}</b>."
         )
     else:
         room = ""
-    source = f" The time is {esc(found.minutes_from)}." if found.minutes_from else ""
+    source = f" The time is {esc(result.minutes_from)}." if result.minutes_from else ""
     return f'<p class="why">{room}{source}</p>' if room or source else ""
 
 
-def _bar(found: Estimate) -> str:
+def _bar(result: Estimate) -> str:
     """One bar as long as the machine's memory; what does not fit extends past a mark."""
-    whole = max(found.available, found.total) or 1
-    shown = [item for item in found.items if item.bytes > 0]
+    whole = max(result.available, result.total) or 1
+    shown = [item for item in result.items if item.bytes > 0]
     pieces = "".join(
         f'<i class="part part-{place % 8}" style="width:{100 * item.bytes / whole:.2f}%" title="{esc(item.label)}: '
         f'{esc(units.size(item.bytes))}"></i>'
         for place, item in enumerate(shown)
     )
-    limit = f'<b class="limit" style="left:{100 * found.available / whole:.2f}%"></b>' if not found.fits else ""
+    limit = f'<b class="limit" style="left:{100 * result.available / whole:.2f}%"></b>' if not result.fits else ""
     rows = "".join(
         f'<li title="{esc(item.note)}"><i class="part part-{place % 8}"></i>'
         f"<span>{esc(item.label)}</span><b>{esc(units.size(item.bytes))}</b></li>"
         for place, item in enumerate(shown)
     )
-    label = f"Memory: {units.share_of(found.total, found.available)}"
+    label = f"Memory: {units.share_of(result.total, result.available)}"
     bar = f'<div class="memory" role="img" aria-label="{esc(label)}">{pieces}{limit}</div>'
     return f'{bar}<ul class="legend">{rows}</ul>'
 
 
-def _sentences(found: Estimate) -> str:
+def _sentences(result: Estimate) -> str:
     """Warnings, and changes that would make it fit: the largest savings first, each a button that applies it."""
-    warnings = "".join(markup.note(text, "warn") for text in found.warnings)
+    warnings = "".join(markup.note(text, "warn") for text in result.warnings)
     fixes = "".join(
         f'<li><button type="button" class="fix" data-pick data-fix="{esc(json.dumps(fix.values))}">'
         f"<span>{esc(fix.words[:1].upper() + fix.words[1:])}</span><b>{esc(units.size(fix.saved))} less</b>"
         f"<small>{esc(fix.price)}{'; then it fits' if fix.enough else ''}</small></button></li>"
-        for fix in found.fixes[:_FIXES]
+        for fix in result.fixes[:_FIXES]
     )
     return warnings + (f'<h4>To make it fit</h4><ul class="fixes">{fixes}</ul>' if fixes else "")
 

@@ -65,7 +65,7 @@ def _built(studio: Studio, desk: VisitorSessions | None) -> gr.Blocks:
                 compare = compare_tab.build(studio, runs_page.run)
             with gr.Tab("Export", id="export") as tab_export:
                 export = export_tab.build(studio, runs_page.run)
-        first_run = gr.State("")  # the sample's run: when it completes in sight, Compare opens
+        first_run = gr.State("")  # the sample's run: Compare opens if it completes while shown
 
         quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
 
@@ -113,10 +113,10 @@ def _built(studio: Studio, desk: VisitorSessions | None) -> gr.Blocks:
             if not hasattr(event, "ask"):
                 return {tabs: gr.skip()}
             choices = [("Base", participants.BASE), *participants.choices(studio)]
-            one, other, third = compare.sides
+            first, second, third = compare.sides
             chosen = {
-                one: gr.update(choices=choices, value=participants.BASE),
-                other: gr.update(choices=choices, value=event.ask),
+                first: gr.update(choices=choices, value=participants.BASE),
+                second: gr.update(choices=choices, value=event.ask),
                 third: gr.update(choices=[("None", ""), *choices], value=""),
             }
             return {tabs: gr.Tabs(selected="compare"), compare.past: comparisons.new_comparison(), **chosen}

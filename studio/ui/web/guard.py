@@ -91,12 +91,12 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        send = self._sealed(scope, send)
+        send = self._with_headers(scope, send)
         status, reason = self.verdict(scope)
         if reason:
             await _refuse(status, reason)(scope, receive, send)
             return
-        scope = self._told(scope)
+        scope = self._with_proxy(scope)
         most = self.policy.max_upload if scope["path"] == UPLOAD else self.policy.max_body
         await Bounded(self.app, most)(scope, receive, send)
 
@@ -163,7 +163,7 @@ class Guard:
         forwarded_for = headers.get("x-forwarded-for", "") if self.policy.proxied else ""
         return forwarded_for.partition(",")[0].strip()[:64] or str((scope.get("client") or ("",))[0])
 
-    def _told(self, scope: Scope) -> Scope:
+    def _with_proxy(self, scope: Scope) -> Scope:
         """The request with the proxy's scheme and client applied, or without proxy headers if no proxy is trusted."""
         if not self.policy.proxied:
             return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] not in _FORWARDED]}
@@ -172,7 +172,7 @@ class Guard:
         scheme_update = {"scheme": scheme} if scheme in ("http", "https") else {}
         return {**scope, **scheme_update, "client": (self._client(scope, headers), 0)}
 
-    def _sealed(self, scope: Scope, send: Send) -> Send:
+    def _with_headers(self, scope: Scope, send: Send) -> Send:
         """`send`, with the headers that keep other sites away from every response."""
         frames = "https://huggingface.co" if self.policy.hosted else "'self'"
 

@@ -88,9 +88,9 @@ class Pulse:
         standing = [(run.id, run.state) for run in current], run_list.newest_about(self.studio)
         answer.line = markup.name_of(repr(standing))
         for name, html in sidebar.parts(self.studio, current).items():
-            self._tell(answer, asked, name, functools.partial(str, html))
+            self._add_part(answer, asked, name, functools.partial(str, html))
         if asked.tab == "runs" and asked.run is not None:
-            drawn = self._tell_of_run(answer, asked)
+            drawn = self._add_run(answer, asked)
             answer.rows = [(run.id, runs_view.row(run)) for run in at_work]
             answer.windows = self._news(cursors, x, drawn)
         elif asked.tab == "compare":
@@ -100,7 +100,7 @@ class Pulse:
             answer.live = answer.live or busy
         return answer
 
-    def _tell_of_run(self, answer: _Told, asked: Asked) -> list[RunInfo]:
+    def _add_run(self, answer: _Told, asked: Asked) -> list[RunInfo]:
         """Add the parts of the open run to the answer; returns the runs that are drawn."""
         info = open_run.find(self.studio, asked.run or "")
         together = open_run.compared_runs(self.studio, info, asked.beside) if info else []
@@ -108,15 +108,15 @@ class Pulse:
         if info is None or info.id != asked.run:
             return together  # another run is being opened
         answer.live = answer.live or any(not run.final for run in together)
-        standing = repr(([(one.id, one.state, one.step, one.best_eval) for one in together], asked.order))
+        standing = repr(([(item.id, item.state, item.step, item.best_eval) for item in together], asked.order))
         for name, make in open_run.parts(self.studio, info, together, asked.order).items():
             if name in open_run.SLOW:
-                states = repr([(one.id, one.state) for one in together])  # an end is reported immediately
-                make = self._slowly(answer, (name, states, repr(asked.order)), standing, make)
-            self._tell(answer, asked, name, make)
+                states = repr([(item.id, item.state) for item in together])  # an end is reported immediately
+                make = self._cached(answer, (name, states, repr(asked.order)), standing, make)
+            self._add_part(answer, asked, name, make)
         return together
 
-    def _slowly(self, answer: _Told, key: tuple[str, ...], standing: str, make: Callable[[], str]) -> Callable[[], str]:
+    def _cached(self, answer: _Told, key: tuple[str, ...], standing: str, make: Callable[[], str]) -> Callable[[], str]:
         def html() -> str:
             now, standing_hash = time.monotonic(), hash(standing)
             cached = self._slow.get(key)
@@ -133,17 +133,17 @@ class Pulse:
 
         return html
 
-    def _tell(self, answer: _Told, asked: Asked, name: str, make: Callable[[], str]) -> None:
+    def _add_part(self, answer: _Told, asked: Asked, name: str, make: Callable[[], str]) -> None:
         if name not in asked.have:
             return
         html = make()
-        known = markup.name_of(html) if html else ""
-        if asked.have[name] != known:
-            answer.parts[name] = known, html
+        mark = markup.name_of(html) if html else ""
+        if asked.have[name] != mark:
+            answer.parts[name] = mark, html
 
     def _news(self, cursors: Mapping[str, int], x: str, drawn: Sequence[RunInfo]) -> list[str]:
         windows = []
-        drawn_by_id = {one.id: one for one in drawn}
+        drawn_by_id = {item.id: item for item in drawn}
         for run_id, cursor in cursors.items():
             info = drawn_by_id.get(run_id) or runs.get(self.studio, run_id)
             new = curves.news_of(self.studio, info, WindowRequest.parse(x, None, None, 1000, 0.0).x, cursor)
@@ -165,7 +165,7 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
         since: str = "",
     ) -> Response:  # fmt: skip
         """since: the stamp of the last answer, if the request is otherwise the same."""
-        marks = dict(one.rpartition(":")[::2] for one in have)
+        marks = dict(item.rpartition(":")[::2] for item in have)
         asked = Asked(tab, run, beside, _order(order), marks, shown)
         cursors = _cursors(curve)
         for watched in cursors:
@@ -206,8 +206,8 @@ def _order(text: str) -> dict[str, Any]:
 
 def _cursors(curve: list[str]) -> dict[str, int]:
     cursors = {}
-    for one in curve:
-        run, _, cursor = one.rpartition("@")
+    for item in curve:
+        run, _, cursor = item.rpartition("@")
         if run and cursor.isdecimal():
             cursors[run] = int(cursor[:18])
     return cursors

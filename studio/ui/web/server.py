@@ -72,10 +72,10 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
             path = downloads.file_of(studio, export_id, name)
             if path is not None:
                 return FileResponse(path, filename=path.name)
-            name_of_zip, parts = downloads.archive_of(studio, export_id)
+            file_name, parts = downloads.archive_of(studio, export_id)
         except StudioError as error:
             return PlainTextResponse(access.for_reader(studio, error), status_code=404)
-        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name_of_zip)}"}
+        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(file_name)}"}
         return StreamingResponse(parts, media_type="application/zip", headers=headers)
 
     @app.get("/evaluation/{evaluation_id}.{form}", response_model=None)
@@ -106,7 +106,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
         if form not in ("html", "json"):
             return PlainTextResponse("Comparisons come as .html or .json.", status_code=404)
         try:
-            found = comparisons.load(studio, key)
+            saved = comparisons.load(studio, key)
         except StudioError as error:
             return PlainTextResponse(access.for_reader(studio, error), status_code=404)
         # Always a download, never a page of this studio, because it contains text written by a model.
@@ -116,8 +116,8 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
             "X-Content-Type-Options": "nosniff",
         }
         if form == "json":
-            return JSONResponse(comparisons.as_dict(found), headers=headers)
-        return HTMLResponse(share.page(found, f"LoRA Studio {__version__}"), headers=headers)
+            return JSONResponse(comparisons.as_dict(saved), headers=headers)
+        return HTMLResponse(share.page(saved, f"LoRA Studio {__version__}"), headers=headers)
 
     curves.add_routes(app, studio)
     run_list.add_routes(app, studio)

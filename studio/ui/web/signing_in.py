@@ -178,11 +178,11 @@ def _said(text: str, status: int) -> HTMLResponse:
 
 
 def _form(problem: str = "", status: int = 200) -> HTMLResponse:
-    said = f'<p class="problem" role="alert">{html.escape(problem)}</p>' if problem else ""
-    return HTMLResponse(_PAGE.format(body=_FORM.format(said=said)), status, headers={"Cache-Control": "no-store"})
+    message = f'<p class="problem" role="alert">{html.escape(problem)}</p>' if problem else ""
+    return HTMLResponse(_PAGE.format(body=_FORM.format(message=message)), status, headers={"Cache-Control": "no-store"})
 
 
-_FORM = """<main class="sign-in"><h1>LoRA Studio</h1>{said}<form method="post" action="/sign-in">
+_FORM = """<main class="sign-in"><h1>LoRA Studio</h1>{message}<form method="post" action="/sign-in">
 <label for="name">Name</label><input id="name" name="name" autocomplete="username" required autofocus>
 <label for="password">Password</label><input id="password" name="password" type="password"
  autocomplete="current-password" required><button type="submit">Sign in</button></form></main>"""

@@ -44,28 +44,28 @@ class TimedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # wh
         if _open[self._from] > EACH:
             transport.abort()
             return
-        self._wait()
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
-            self._wait()
+            self._start_timer()
         else:
-            self._come()
+            self._cancel_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._come()
+        self._cancel_timer()
         _open[self._from] -= 1
         if _open[self._from] <= 0:
             del _open[self._from]
         super().connection_lost(exc)
 
-    def _wait(self) -> None:
+    def _start_timer(self) -> None:
         if self._late is None:
             self._late = self.loop.call_later(HEADER_SECONDS, self._give_up)
 
-    def _come(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._late is not None:
             self._late.cancel()
             self._late = None
