@@ -92,7 +92,7 @@ def _person(usage: Use) -> str:
     figures = (
         f"{used.running} running, {used.queued} waiting",
         f"today {used.starts} started, {used.tokens:,} tokens",
-        f"{units.size(used.storage)} of disk",
+        f"{units.size(used.storage)} on disk",
     )
     acts = "".join(
         f'<button type="button" class="link" data-pick data-{act}="{usage.key}" aria-label="{word} {esc(name)}">'

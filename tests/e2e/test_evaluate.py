@@ -81,7 +81,7 @@ def test_an_evaluation_from_the_button_to_the_file(
 
     page.locator("#compare-view").get_by_label("Scores").check()
     with page.expect_download() as download:
-        page.get_by_role("link", name="Save as one page").click()
+        page.get_by_role("link", name="Save as HTML").click()
     path = tmp_path / "evaluation.html"
     download.value.save_as(path)
     text = path.read_text(encoding="utf-8")

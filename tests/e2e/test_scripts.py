@@ -211,7 +211,7 @@ def test_what_a_model_says_is_text(browser: Browser, home: Path, start: Callable
 
         page.locator("#compare-view").get_by_label("Scores").check()
         assert_nothing_ran(page, "the scores")
-        given = page.get_by_role("link", name="Save as one page").get_attribute("href") or ""
+        given = page.get_by_role("link", name="Save as HTML").get_attribute("href") or ""
         page.locator("#compare-view").get_by_label("Table").check()
         table, found = page.locator("#answers-table"), ""
         for offset in range(0, len(SCRIPTS), PAGE):

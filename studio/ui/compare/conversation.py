@@ -69,7 +69,7 @@ def build() -> Talk:
             notice = view("compare-notice")
             with gr.Row(elem_id="talk-acts"):
                 retry = gr.Button("Retry", size="sm", elem_id="retry", min_width=80)
-                edit = gr.Button("Edit the question", size="sm", elem_id="edit-question", min_width=120)
+                edit = gr.Button("Edit question", size="sm", elem_id="edit-question", min_width=120)
                 anew = gr.Button("New conversation", size="sm", elem_id="new-comparison", min_width=120)
                 links = view("comparison-links")
             with gr.Row(elem_id="ask-row", equal_height=False):
@@ -100,7 +100,7 @@ def build() -> Talk:
                     knobs = _sampling()
             with gr.Row(elem_id="memory-row"):
                 memory = view("chat-memory")
-                free = gr.Button("Free the memory", size="sm", elem_id="free-memory", min_width=120)
+                free = gr.Button("Free memory", size="sm", elem_id="free-memory", min_width=120)
     return Talk(
         chosen, blind, marked, earlier, answers, notice, question, ask, stop, retry, edit, anew, links, shelf, system,
         knobs, memory, free, past, memory_seen, draft, kept,

@@ -76,8 +76,8 @@ def build(studio: Studio, run: gr.State | gr.Dropdown) -> ScoresView:
             )  # fmt: skip
             with gr.Row():
                 file = gr.File(label="Or a file", file_count="single", type="filepath", elem_id="own-file", height=90)
-                name = gr.Textbox(label="Name of the set", elem_id="own-name", max_lines=1)
-                add = gr.Button("Add the set", elem_id="add-own", min_width=120)
+                name = gr.Textbox(label="Set name", elem_id="own-name", max_lines=1)
+                add = gr.Button("Add set", elem_id="add-own", min_width=120)
         busy = busy_view.build("evaluation")
         notice = view("evaluation-notice")
         chosen = gr.Dropdown([], label="Evaluation", elem_id="evaluation-choice", filterable=False)
@@ -221,7 +221,7 @@ def _scores(studio: Studio, evaluation_id: str) -> str:
     judgement = evaluations.judgement(studio, info.id)
     links = "".join(
         f'<a class="link" href="/evaluation/{markup.esc(info.id)}.{form}" download>{words}</a>'
-        for form, words in (("html", "Save as one page"), ("json", "Save as JSON"))
+        for form, words in (("html", "Save as HTML"), ("json", "Save as JSON"))
     )
     html = evaluation_page.scores(
         info, evaluations.result(studio, info.id), str(judgement["sentence"]) if judgement else ""

@@ -93,7 +93,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
     @app.get("/rejects/{key}.{form}", response_model=None)
     def rejects(key: str, form: str) -> StreamingResponse | PlainTextResponse:
         if form not in _REJECTS:
-            return PlainTextResponse("Rejects come as .jsonl or .csv.", status_code=404)
+            return PlainTextResponse("Rejects are available as .jsonl or .csv.", status_code=404)
         try:
             name, lines = _name_of(studio, key), checks.rejects(examples.folder_of(studio, key), form)
         except StudioError as error:
@@ -104,7 +104,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
     @app.get("/comparison/{key}.{form}", response_model=None)
     def comparison(key: str, form: str) -> Response:
         if form not in ("html", "json"):
-            return PlainTextResponse("Comparisons come as .html or .json.", status_code=404)
+            return PlainTextResponse("Comparisons are available as .html or .json.", status_code=404)
         try:
             saved = comparisons.load(studio, key)
         except StudioError as error:
