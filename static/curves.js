@@ -36,7 +36,7 @@ class Curves {
     place.innerHTML = FRAME;
     this.read = this.find(".curve-read");
     this.listen();
-    pulse.join({ ask: (query, tab) => this.ponder(query, tab), hear: (answer, tab) => this.hear(answer, tab) });
+    pulse.join({ ask: (query, tab) => this.extendQuery(query, tab), hear: (answer, tab) => this.hear(answer, tab) });
     this.eye = new IntersectionObserver((seen) => {
       for (const { target, isIntersecting } of seen) for (const plot of this.plots) if (plot.place === target) plot.see(isIntersecting);
     });
@@ -182,7 +182,7 @@ class Curves {
   }
 
   /* Ask the pulse for new points of these runs. */
-  ponder(query, tab) {
+  extendQuery(query, tab) {
     if (tab !== "runs") return;
     const waiting = this.runs.filter((run) => run.data?.live && !run.asking && run.data.axis === this.look.x);
     if (waiting.length) query.set("x", this.look.x);
@@ -194,7 +194,7 @@ class Curves {
     this.ask(this.runs.filter((run) => !run.asking && !run.data));
     let drawn = false;
     for (const news of answer?.curves ?? []) {
-      const run = this.runs.find((one) => one.id === news.run);
+      const run = this.runs.find((item) => item.id === news.run);
       if (run?.data && !run.asking && run.data.axis === this.look.x) drawn = this.take(run, news) || drawn;
     }
     if (drawn) this.draw();
@@ -221,13 +221,13 @@ class Curves {
 
   range() {
     if (this.zoom) return this.zoom;
-    const found = this.runs.filter((run) => run.data?.axis === this.look.x && !this.look.hidden.has(run.id));
-    const low = Math.min(...found.map((run) => run.data.extent[0])), high = Math.max(...found.map((run) => run.data.extent[1]));
-    if (!found.length || !Number.isFinite(low)) return [0, 5];
+    const visible = this.runs.filter((run) => run.data?.axis === this.look.x && !this.look.hidden.has(run.id));
+    const low = Math.min(...visible.map((run) => run.data.extent[0])), high = Math.max(...visible.map((run) => run.data.extent[1]));
+    if (!visible.length || !Number.isFinite(low)) return [0, 5];
     // The first few points do not fill the whole width; an axis whose values start near 0 starts at 0.
     const least = { step: 5, tokens: 1000, epoch: 0.01, time: 10 }[this.look.x];
     if (this.look.logx) {
-      const first = Math.min(...found.flatMap(({ data: { lines } }) => [lines.loss, lines.eval_loss].map((line) => line.x[0] ?? Infinity)));
+      const first = Math.min(...visible.flatMap(({ data: { lines } }) => [lines.loss, lines.eval_loss].map((line) => line.x[0] ?? Infinity)));
       return Number.isFinite(first) ? [first, Math.max(high, 2 * first)] : [1, 10];
     }
     const from = low < 0.1 * high ? 0 : low;
@@ -252,7 +252,7 @@ class Curves {
   reset() { this.zoom = null; this.moved(); }
 
   moved() {
-    this.tell();
+    this.publishRange();
     for (const plot of this.plots) plot.scale();
     this.marks();
     this.askSoon(80);
@@ -272,7 +272,7 @@ class Curves {
 
   /* Move the cursor to the next point of the first visible line. */
   walk(by) {
-    const run = this.runs.find((one) => one.data && !this.look.hidden.has(one.id));
+    const run = this.runs.find((item) => item.data && !this.look.hidden.has(item.id));
     const main = this.plots[0]?.plot;
     const x = run?.data.lines.loss.x ?? [];
     if (!main || !x.length) return;
@@ -316,13 +316,13 @@ class Curves {
 
   legend() {
     const button = (key, name, swatch) => {
-      const one = document.createElement("button");
-      one.type = "button";
-      one.dataset.line = key;
-      one.setAttribute("aria-pressed", !this.look.hidden.has(key));
-      one.innerHTML = swatch;
-      one.append(Object.assign(document.createElement("span"), { textContent: name }), document.createElement("b"));
-      return one;
+      const element = document.createElement("button");
+      element.type = "button";
+      element.dataset.line = key;
+      element.setAttribute("aria-pressed", !this.look.hidden.has(key));
+      element.innerHTML = swatch;
+      element.append(Object.assign(document.createElement("span"), { textContent: name }), document.createElement("b"));
+      return element;
     };
     this.find(".curve-runs").replaceChildren(...this.runs.map((run) => button(run.id, run.name,
       `<svg viewBox="0 0 26 8" aria-hidden="true"><path d="M0 4h26" stroke="var(${run.colour})" stroke-dasharray="${run.dash.join(" ")}"/></svg>`)));
@@ -343,13 +343,13 @@ class Curves {
     // Read sizes only if they may have changed: reading them forces a layout.
     if (turned) this.fit(); else this.margins();
     for (const plot of this.plots) plot.draw();
-    this.tell();
+    this.publishRange();
     this.marks();
     this.say();
   }
 
   /* Publish the visible range for style sheets, other scripts and tests. */
-  tell() { this.place.dataset.range = this.range().join(" "); }
+  publishRange() { this.place.dataset.range = this.range().join(" "); }
 
   fit() {
     const [main, ...small] = this.plots;

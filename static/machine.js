@@ -73,19 +73,19 @@ class Machine {
 
   holders(list) {
     const bar = this.place.querySelector(".holder-bar"), rows = this.place.querySelector(".holders ul");
-    const total = this.samples.memory_total.at(-1) ?? list.reduce((sum, one) => sum + one.memory, 0);
-    bar.replaceChildren(...list.map((one) => {
+    const total = this.samples.memory_total.at(-1) ?? list.reduce((sum, holder) => sum + holder.memory, 0);
+    bar.replaceChildren(...list.map((holder) => {
       const part = document.createElement("i");
-      part.className = `holder-${one.kind}`;
-      part.style.width = `${(100 * one.memory) / total}%`;
+      part.className = `holder-${holder.kind}`;
+      part.style.width = `${(100 * holder.memory) / total}%`;
       return part;
     }));
-    rows.replaceChildren(...list.map((one) => {
+    rows.replaceChildren(...list.map((holder) => {
       const row = document.createElement("li");
-      row.className = `holder-${one.kind}`;
-      const name = Object.assign(document.createElement("span"), { textContent: one.kind === "trainer" ? `${NAMES.trainer}: ${one.name}` : one.name[0].toUpperCase() + one.name.slice(1) });
-      const gpu = one.gpu == null ? "" : `, GPU ${size(one.gpu)}`;
-      row.append(document.createElement("i"), name, Object.assign(document.createElement("b"), { textContent: size(one.memory) + gpu }));
+      row.className = `holder-${holder.kind}`;
+      const name = Object.assign(document.createElement("span"), { textContent: holder.kind === "trainer" ? `${NAMES.trainer}: ${holder.name}` : holder.name[0].toUpperCase() + holder.name.slice(1) });
+      const gpu = holder.gpu == null ? "" : `, GPU ${size(holder.gpu)}`;
+      row.append(document.createElement("i"), name, Object.assign(document.createElement("b"), { textContent: size(holder.memory) + gpu }));
       return row;
     }));
   }

@@ -41,7 +41,7 @@ async function ask(path, values) {
 
 class Runs {
   constructor(place, tell) {
-    Object.assign(this, { place, tell, rows: new Map(), open: { chosen: "", together: [] }, told: {}, sent: 0, last: "" });
+    Object.assign(this, { place, tell, rows: new Map(), open: { chosen: "", together: [] }, pageState: {}, sent: 0, last: "" });
     this.look = { search: "", state: "", model: "", dataset: "", tag: "", starred: false, sort: "created", turned: false, trashed: false, limit: PAGE, offset: 0, ...kept() };
     place.innerHTML = FRAME;
     this.body = this.find("tbody");
@@ -50,8 +50,8 @@ class Runs {
     this.dialog = this.find("dialog");
     this.listen();
     this.load();
-    pulse.waking("runs", () => tell({ wake: "1" }, "submit"), () => this.told.standing ?? "none");
-    pulse.join({ ask: (query, tab) => this.ponder(query, tab), hear: (answer, tab) => this.hear(answer, tab) });
+    pulse.waking("runs", () => tell({ wake: "1" }, "submit"), () => this.pageState.standing ?? "none");
+    pulse.join({ ask: (query, tab) => this.extendQuery(query, tab), hear: (answer, tab) => this.hear(answer, tab) });
   }
 
   find(selector) { return this.place.querySelector(selector); }
@@ -120,8 +120,8 @@ class Runs {
   }
 
   /* Ask the pulse for the open run, unless another one is just being opened. */
-  ponder(query, tab) {
-    const { chosen, together, order } = this.told;
+  extendQuery(query, tab) {
+    const { chosen, together, order } = this.pageState;
     if (tab !== "runs" || (chosen ?? "") !== this.open.chosen) return;
     query.set("run", chosen ?? "");
     for (const one of together ?? []) if (one !== chosen) query.append("beside", one);
@@ -248,7 +248,7 @@ class Runs {
 
   /* The page reports which run is open; on a narrow screen, scroll to it, since it is far below the list. */
   opened(open) {
-    this.open = this.told = open;
+    this.open = this.pageState = open;
     pulse.soon();
     this.paint();
     if (!this.reveal) return;
