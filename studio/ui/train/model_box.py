@@ -14,7 +14,7 @@ from studio.services.models import models
 from studio.ui.parts import markup, units
 from studio.ui.parts.handlers import PRIVATE, Updates, view, with_notice_while
 
-_PAUSE = 0.4  # seconds between two looks at the progress
+_PAUSE = 0.4  # seconds between two checks of the progress
 
 
 @dataclass(frozen=True)
