@@ -1,19 +1,19 @@
-"""What it costs to have base and adapted model answer together, and whether they say what plain PEFT says.
+"""Measure the cost of base and adapted model answering together, and compare their answers with plain PEFT's.
 
     python -m benchmarks.compare MODEL_FOLDER [--adapter FOLDER] [--tokens 96] [--rounds 3] [--dtype float32]
                                  [--threads N]
 
-Without --adapter one with random weights is made, rank 16 on all linear layers. Greedy, no end of answer, through the
-chat worker's own loop in this process. Compared in the same process, one after the other in each round:
+Without --adapter, an adapter with random weights is created, rank 16 on all linear layers. Answers are greedy, without
+an end token, through the chat worker's own loop in this process. Each round measures, one after the other:
 
-    alone       one answer, base or adapted, the mean of both
+    alone       one answer, base or adapted; the mean of both
     together    both in one pass
-    in turn     both, one after the other, the adapter toggled between (the same loop)
+    in turn     both, one after the other, with the adapter switched in between (the same loop)
     plain       both, one after the other, by transformers' generate and PEFT's disable_adapter
 
-Told are seconds by the clock, and of processor time: with --threads 1 the latter says what it costs on a machine that
-others use too. Memory is counted from the weights held, which does not depend on what else the process has loaded; the
-peak of the process is told beside it. Prints JSON.
+Reports seconds by the clock and of processor time; with --threads 1 the latter is meaningful on a machine that others
+use too. Memory is counted from the weights in memory, which does not depend on what else the process has loaded; the
+peak of the process is reported too. Prints JSON.
 """
 
 import argparse
@@ -36,7 +36,7 @@ QUESTION = "My parcel has not arrived after nine days. What should I write to th
 
 
 def random_adapter(model: Path, folder: Path) -> Path:
-    """A rank-16 LoRA on all linear layers with random weights on both sides, large enough to change what is said."""
+    """Create a rank-16 LoRA on all linear layers with random A and B, large enough to change the answers."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def random_adapter(model: Path, folder: Path) -> Path:
 
 
 class Table:
-    """Base and adapted model in one memory, asked in different ways."""
+    """Base and adapted model on shared weights, with different ways to generate."""
 
     def __init__(self, model: Path, adapter: Path, dtype: str, tokens: int) -> None:
         device = loading.pick_device()
@@ -62,49 +62,49 @@ class Table:
         self.prompt = self.encoder.prompt_ids([{"role": "user", "content": QUESTION}])
 
     def ask(self, *names: str) -> dict[str, list[int]]:
-        """The tokens that each of them says, by the chat's loop."""
-        said: dict[str, list[int]] = {name: [] for name in names}
+        """Generate with the chat's loop; return the tokens of each."""
+        answers: dict[str, list[int]] = {name: [] for name in names}
         (group,) = self.seats.groups(names)
 
         def take(row: int, token: int) -> bool:
-            said[group.columns[row]].append(token)
-            return len(said[group.columns[row]]) < self.tokens
+            answers[group.columns[row]].append(token)
+            return len(answers[group.columns[row]]) < self.tokens
 
         with group.as_wanted() as leave:
             rows = generation.Rows([self.prompt] * len(names), take, leave=leave)
             generation.answer(group.inner, rows, generation.SamplingOptions(), self.encoder.pad_id)
-        return said
+        return answers
 
     def plain(self, name: str) -> list[int]:
-        """The tokens that transformers' generate makes of it."""
+        """Generate with transformers' generate; return the tokens."""
         import contextlib
 
         (group,) = self.seats.groups([name])
         ids = torch.tensor([self.prompt], device=group.inner.device)
         off = group.model.disable_adapter() if name == BASE else contextlib.nullcontext()
         with torch.inference_mode(), off:
-            made = group.model.generate(
+            output = group.model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=self.tokens, do_sample=False,
                 min_new_tokens=None, eos_token_id=None, pad_token_id=self.encoder.pad_id,
             )  # fmt: skip
-        return [int(token) for token in made[0, len(self.prompt) :]]
+        return [int(token) for token in output[0, len(self.prompt) :]]
 
 
 def held_by(model: Any) -> int:
-    """Bytes of the weights, each counted once."""
+    """Return the bytes of the weights, each counted once."""
     return sum({t.data_ptr(): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}.values())
 
 
 def clock(work: Any) -> tuple[float, float]:
-    """Seconds by the clock, and of processor time."""
-    began, used = time.perf_counter(), time.process_time()
+    """Run `work`; return seconds by the clock and of processor time."""
+    start, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - began, time.process_time() - used
+    return time.perf_counter() - start, time.process_time() - cpu
 
 
 def medians(times: dict[str, list[tuple[float, float]]], which: int) -> dict[str, float]:
-    """The seconds of each way and, by them, how the ways compare."""
-    seconds = {name: statistics.median(some[which] for some in rounds) for name, rounds in times.items()}
+    """Return the median seconds of each way, and ratios between them."""
+    seconds = {name: statistics.median(round_[which] for round_ in rounds) for name, rounds in times.items()}
     one = statistics.mean([seconds["base alone"], seconds["adapted alone"]])
     both = seconds["together"]
     shares = {
@@ -123,13 +123,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int)
-    given = parser.parse_args()
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     loading.quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
-        adapter = given.adapter or random_adapter(given.model, Path(folder))
-        table = Table(given.model, adapter, given.dtype, given.tokens)
+        adapter = args.adapter or random_adapter(args.model, Path(folder))
+        table = Table(args.model, adapter, args.dtype, args.tokens)
     ways = {
         "base alone": lambda: table.ask(BASE),
         "adapted alone": lambda: table.ask("adapted"),
@@ -139,24 +139,24 @@ def main() -> None:
     }
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     table.ask(BASE, "adapted")  # once to warm up
-    for _ in range(given.rounds):
+    for _ in range(args.rounds):
         for name, work in ways.items():
             times[name].append(clock(work))
     both = table.ask(BASE, "adapted")
     wall = medians(times, 0)
-    now = held_by(next(table.seats.groups(["adapted"])).inner)
+    weights = held_by(next(table.seats.groups(["adapted"])).inner)
     print(
         json.dumps(
             {
-                "tokens": given.tokens,
-                "dtype": given.dtype,
+                "tokens": args.tokens,
+                "dtype": args.dtype,
                 "threads": torch.get_num_threads(),
                 "by the clock": wall,
                 "of processor time": medians(times, 1),
-                "tokens/s a side together": round(given.tokens / wall["together"], 1),
-                "weights / base's": round(now / table.alone, 3),
+                "tokens/s a side together": round(args.tokens / wall["together"], 1),
+                "weights / base's": round(weights / table.alone, 3),
                 "peak MiB of the process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                "equal to plain": {name: said == table.plain(name) for name, said in both.items()},
+                "equal to plain": {name: answer == table.plain(name) for name, answer in both.items()},
                 "differ": both[BASE] != both["adapted"],
             },
             indent=1,

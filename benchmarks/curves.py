@@ -1,16 +1,16 @@
-"""How fast the curves of long runs are served, beside TensorBoard's reader of the same points.
+"""Measure how fast the curves of long runs are served, compared with TensorBoard's reader of the same points.
 
     python -m benchmarks.curves [--points 100000] [--runs 8] [--rounds 3] [--peer PYTHON]
 
-Makes a home with so many runs of that many training points, the first with as many evaluations, and asks for what a
-page of 1100 px asks for in one request: one run's nine lines smoothed, over tokens (a tenth column), and all runs laid
-over each other. Ten series of one run are heavier to read than ten runs' losses; eight runs with all lines are heavier
-than both. Times are of what the route does: reading, thinning, smoothing, JSON and gzip; the median of fifteen, and of
-seven studios just started. Ingest: of a journal.
+Creates a home with that many runs and training points, the first run with as many evaluations, and requests what a page
+of 1100 px requests at once: one run's nine lines smoothed, over tokens (a tenth column), and all runs drawn together.
+Ten series of one run are heavier to read than ten runs' losses; eight runs with all lines are heavier than both. Times
+are of what the route does: reading, thinning, smoothing, JSON and gzip; the median of fifteen requests, and of seven
+studios just started. Ingest is measured on a journal.
 
-The peer is given the same ten columns of the first run as the studio's own event file has them, and reads them with
-EventAccumulator under PYTHON, all points and at its default of ten thousand a series; medians of the rounds. A million
-points for both: `--points 1000000 --runs 1`, which takes the peer many minutes.
+The peer gets the same ten columns of the first run, from the studio's own event file, and reads them with
+EventAccumulator under PYTHON, all points and at its default of ten thousand per series; medians of the rounds. For a
+million points on both sides use `--points 1000000 --runs 1`, which takes the peer many minutes.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def run_dir(studio: Studio, name: str) -> RunDir:
 
 
 def fill(studio: Studio, name: str, count: int, every: int) -> None:
-    """A finished run with `count` training points and an evaluation at each `every`-th, straight in its tables."""
+    """Write a finished run straight into the tables: `count` training points, an evaluation at each `every`-th."""
     run = run_dir(studio, name)
     run.events.touch()
     Exit("completed", "It ended.").write(run)
@@ -96,24 +96,24 @@ def fill(studio: Studio, name: str, count: int, every: int) -> None:
 
 
 def timed(ask: Callable[[], object], times: int = 15) -> str:
-    """Milliseconds that pass, and those of this thread's own work."""
+    """Return the median milliseconds by the clock and of this thread's processor time, as text."""
     wall, own = [], []
     for _ in range(times):
-        began, worked = time.perf_counter(), time.thread_time()
+        start, cpu_start = time.perf_counter(), time.thread_time()
         ask()
-        own.append(time.thread_time() - worked)
-        wall.append(time.perf_counter() - began)
+        own.append(time.thread_time() - cpu_start)
+        wall.append(time.perf_counter() - start)
     return f"{1000 * statistics.median(wall):.0f} ms (own work {1000 * statistics.median(own):.0f})"
 
 
 def ask(client: TestClient, runs: list[str], look: WindowRequest) -> tuple[int, int]:
-    """One request as the page makes it; bytes sent and bytes of JSON."""
+    """Make one request as the page does; return bytes sent and bytes of JSON."""
     edges = {name: value for name, value in (("low", look.low), ("high", look.high)) if value is not None}
-    told = {"run": runs, "x": look.x, "width": look.width, "weight": look.weight, **edges}
-    with client.stream("GET", "/curves", params=told) as answer:
+    params = {"run": runs, "x": look.x, "width": look.width, "weight": look.weight, **edges}
+    with client.stream("GET", "/curves", params=params) as answer:
         assert answer.status_code == 200, answer.status_code
         sent = sum(map(len, answer.iter_raw()))
-    return sent, len(client.get("/curves", params=told).content) if sent else 0
+    return sent, len(client.get("/curves", params=params).content) if sent else 0
 
 
 def served(client: TestClient, runs: list[str], look: WindowRequest) -> str:
@@ -122,36 +122,36 @@ def served(client: TestClient, runs: list[str], look: WindowRequest) -> str:
 
 
 def serve(studio: Studio, runs: list[str], look: WindowRequest) -> bytes:
-    """What the route does for one GET, without the web server around it."""
+    """Do what the route does for one GET, without the web server."""
     return gzip.compress(("[" + ",".join(one(studio, run, look) for run in runs) + "]").encode(), 4)
 
 
 def restarted(home: Path, runs: list[str], look: WindowRequest) -> tuple[float, str]:
-    """The first paint of a studio just started, seven times: median seconds of own work, and all of it in words."""
+    """Measure the first paint of seven studios just started; return the median seconds, and all figures as text."""
     wall, own = [], []
     for _ in range(7):
         with Keeper(Settings(home=home, offline=True)) as studio:
-            began, worked = time.perf_counter(), time.thread_time()
+            start, cpu_start = time.perf_counter(), time.thread_time()
             serve(studio, runs, look)
-            own.append(time.thread_time() - worked)
-            wall.append(time.perf_counter() - began)
-    words = (f"{1000 * statistics.median(wall):.0f} ms ({1000 * min(wall):.0f} to {1000 * max(wall):.0f}; "
-             f"own work {1000 * statistics.median(own):.0f})")  # fmt: skip
-    return statistics.median(wall), words
+            own.append(time.thread_time() - cpu_start)
+            wall.append(time.perf_counter() - start)
+    text = (f"{1000 * statistics.median(wall):.0f} ms ({1000 * min(wall):.0f} to {1000 * max(wall):.0f}; "
+            f"own work {1000 * statistics.median(own):.0f})")  # fmt: skip
+    return statistics.median(wall), text
 
 
 def ours(home: Path, count: int, together: int) -> float:
-    """Prints what a page asks for; returns seconds of the first paint of a studio just started."""
+    """Print the times of a page's requests; return the seconds of the first paint of a studio just started."""
     eight = [f"run-{number}" for number in range(1, together + 1)]
     with Keeper(Settings(home=home, offline=True)) as studio:
         for name in eight:
             if rows.find(studio.database, studio.owner, name):
-                continue  # of a home that was kept
-            began = time.perf_counter()
+                continue  # left from an earlier --home
+            start = time.perf_counter()
             fill(studio, name, count, 1 if name == "run-1" else 100)
-            print(f"{name} made in {time.perf_counter() - began:.0f} s", file=sys.stderr)
+            print(f"{name} created in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     first = 0.0
-    for words, runs, weight in (
+    for label, runs, weight in (
         ("one run", eight[:1], 0.6),
         ("one run", eight[:1], 0.99),
         (f"{together} runs", eight, 0.6),
@@ -160,7 +160,7 @@ def ours(home: Path, count: int, together: int) -> float:
         look = WindowRequest("tokens", None, None, 1100, weight, len(runs))
         fresh = restarted(home, runs, look)
         first = first or fresh[0]
-        print(f"{words}, {series} lines over tokens, smoothing {weight}:")
+        print(f"{label}, {series} lines over tokens, smoothing {weight}:")
         print(f"  first paint of a studio just started: {fresh[1]}")
         with (
             Keeper(Settings(home=home, offline=True)) as studio,
@@ -171,19 +171,19 @@ def ours(home: Path, count: int, together: int) -> float:
                 ("zoom to 1000 steps", 0.4, 0.4 + 1000 / count),
             ):  # fmt: skip
                 edges = [None if edge is None else edge * count * 300 for edge in (low, high)]
-                part = WindowRequest("tokens", edges[0], edges[1], 1100, weight, len(runs))
-                serve(studio, runs, part)
-                taken = timed(lambda part=part, runs=runs: serve(studio, runs, part))  # type: ignore[misc]
-                print(f"  {name}: {taken}, {served(client, runs, part)}")
+                window = WindowRequest("tokens", edges[0], edges[1], 1100, weight, len(runs))
+                serve(studio, runs, window)
+                taken = timed(lambda window=window, runs=runs: serve(studio, runs, window))  # type: ignore[misc]
+                print(f"  {name}: {taken}, {served(client, runs, window)}")
     with Keeper(Settings(home=home, offline=True)) as studio:
         cursor = curves.window(studio, "run-1", WindowRequest()).cursor
         print(f"three new points: {timed(lambda: encode(curves.news(studio, 'run-1', 'step', cursor - 3)))}")
         print(f"verdict: {timed(lambda: curves.verdict(studio, 'run-1'))}")
         series_sync.drop(studio.database, "run-1")
     with Keeper(Settings(home=home, offline=True)) as studio:
-        began = time.perf_counter()
+        start = time.perf_counter()
         serve(studio, ["run-1"], WindowRequest("tokens", None, None, 1100, 0.6))
-        print(f"first paint after the file was deleted: {time.perf_counter() - began:.1f} s")
+        print(f"first paint after the file was deleted: {time.perf_counter() - start:.1f} s")
     return first
 
 
@@ -193,25 +193,25 @@ def ingest_rate(studio: Studio, count: int) -> None:
         for step in range(1, count + 1):
             journal.write("metric", step=step, loss=1 / step, learning_rate=1e-4, grad_norm=0.5, tokens=step * 300,
                           tokens_per_s=900.0, step_seconds=0.3, memory=2**30, token_accuracy=0.5)  # fmt: skip
-    began, worked = time.perf_counter(), time.thread_time()
+    start, cpu_start = time.perf_counter(), time.thread_time()
     studio.refresh()
-    wall, own = time.perf_counter() - began, time.thread_time() - worked
+    wall, own = time.perf_counter() - start, time.thread_time() - cpu_start
     print(f"ingest of a journal of {count:,} points: {count / wall:,.0f} points/s ({count / own:,.0f} by own work)")
 
 
 def event_file(home: Path, folder: Path) -> None:
-    """The first run's ten series as an event file in a folder; prints how long that takes, and others meanwhile."""
-    alone = {kind: {name: tag for name, tag in tags.items() if name != "epoch"}
-             for kind, tags in tensorboard.TAGS.items()}  # fmt: skip
+    """Write the first run's ten series as an event file; print how long that takes, and requests meanwhile."""
+    tags_by_kind = {kind: {name: tag for name, tag in tags.items() if name != "epoch"}
+                    for kind, tags in tensorboard.TAGS.items()}  # fmt: skip
     archive = folder / "events.zip"
-    with Keeper(Settings(home=home, offline=True)) as studio, mock.patch.object(tensorboard, "TAGS", alone):
-        taken: list[float] = []
+    with Keeper(Settings(home=home, offline=True)) as studio, mock.patch.object(tensorboard, "TAGS", tags_by_kind):
+        seconds: list[float] = []
 
         def make() -> None:
             began = time.perf_counter(), time.thread_time()
             with archive.open("wb") as file:
                 file.writelines(tensorboard.archive_of(studio, "run-1")[1])
-            taken.extend((time.perf_counter() - began[0], time.thread_time() - began[1]))
+            seconds.extend((time.perf_counter() - began[0], time.thread_time() - began[1]))
 
         look = WindowRequest("tokens", None, None, 1100, 0.6)
         serve(studio, ["run-1"], look)
@@ -224,34 +224,35 @@ def event_file(home: Path, folder: Path) -> None:
             waits.append(time.perf_counter() - began)
         maker.join()
     size, median = archive.stat().st_size / 1e6, 1000 * statistics.median(waits)
-    print(f"TensorBoard's event file of the run: {taken[0]:.1f} s (own work {taken[1]:.1f}), {size:.1f} MB; meanwhile "
-          f"a whole run is served in {median:.0f} ms (slowest of {len(waits)}: {1000 * max(waits):.0f})")  # fmt: skip
+    print(f"TensorBoard's event file of the run: {seconds[0]:.1f} s (own work {seconds[1]:.1f}), {size:.1f} MB; "
+          f"meanwhile a whole run is served in {median:.0f} ms (slowest of {len(waits)}: "
+          f"{1000 * max(waits):.0f})")  # fmt: skip
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(folder)
 
 
 def peer(python: str, folder: Path, rounds: int) -> float:
-    """Seconds that EventAccumulator takes for all points of an event file; 0 when not measured."""
+    """Return the seconds EventAccumulator takes for all points of an event file; 0 if it was not measured."""
     medians = []
-    for words, guidance in (("all points", {"scalars": 0}), ("at its default", {"scalars": 10_000})):
+    for label, guidance in (("all points", {"scalars": 0}), ("at its default", {"scalars": 10_000})):
         times, own = [], []
         for _ in range(rounds):
             command = [python, "-c", PEER, str(folder), json.dumps(guidance)]
             try:
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                process = subprocess.run(command, capture_output=True, text=True, check=False)
             except OSError as error:
                 print(f"TensorBoard was not measured: {error}.")
                 return 0.0
-            if done.returncode:
-                print(f"TensorBoard was not measured: {done.stderr.strip().splitlines()[-1]}.")
+            if process.returncode:
+                print(f"TensorBoard was not measured: {process.stderr.strip().splitlines()[-1]}.")
                 return 0.0
-            seconds, worked, series, kept = json.loads(done.stdout)
+            seconds, cpu, series, values = json.loads(process.stdout)
             times.append(seconds)
-            own.append(worked)
+            own.append(cpu)
         medians.append(statistics.median(times))
         spread = f"{min(times):.1f} to {max(times):.1f}; own work {statistics.median(own):.1f}"
         print(
-            f"EventAccumulator, {words}: {medians[-1]:.1f} s ({spread}), {series} series, {kept:,} values", flush=True
+            f"EventAccumulator, {label}: {medians[-1]:.1f} s ({spread}), {series} series, {values:,} values", flush=True
         )
     return medians[0]
 
@@ -260,20 +261,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Curves of long runs.")
     parser.add_argument("--points", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3, help="of the peer")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the peer")
     parser.add_argument("--home", type=Path, help="keep the home there for the next time")
     parser.add_argument("--peer", default=sys.executable)
-    told = parser.parse_args()
+    args = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Keeper(Settings(home=folder / "ingest", offline=True)) as studio:
             ingest_rate(studio, 100_000)
-        print(f"{told.points:,} training points a run, as many evaluations in the first:", flush=True)
-        home = told.home or folder / "home"
-        first = ours(home, told.points, told.runs)
+        print(f"{args.points:,} training points a run, as many evaluations in the first:", flush=True)
+        home = args.home or folder / "home"
+        first = ours(home, args.points, args.runs)
         event_file(home, folder)
-        theirs = peer(told.peer, folder / "run-1", told.rounds)
+        theirs = peer(args.peer, folder / "run-1", args.rounds)
     if theirs:
         print(f"EventAccumulator needs {theirs / first:,.0f} times as long for the same points as our first paint")
     print(f"load average {os.getloadavg()[0]:.1f}")

@@ -1,11 +1,11 @@
-"""Checking 50,000 rows with exact token counts, beside `datasets` and `map` with the same tokenizer.
+"""Check 50,000 rows with exact token counts, compared with `datasets` and `map` with the same tokenizer.
 
     python benchmarks/data_check.py MODEL_FOLDER QUESTIONS.jsonl [--rows 50000] [--rounds 3]
 
 QUESTIONS has the fields question and answer (GSM8K); its rows are repeated with their numbers varied. Each side runs in
-processes of its own, in turn, so that noise hits all alike; memory is the highest sum of resident sizes of the process
-and its children. The peers count tokens and nothing else: `map` row by row with the chat template (as TRL prepares a
-dataset) and `map` in batches of 1,000 with the texts rendered first (the quickest plain way). Ours also says what is
+separate processes, in turn, so that noise affects all sides equally; memory is the highest sum of resident sizes of the
+process and its children. The peers only count tokens: `map` row by row with the chat template (as TRL prepares a
+dataset) and `map` in batches of 1,000 with the texts rendered first (the fastest plain way). Ours also reports what is
 wrong with the rows, finds exact and near repeats and writes the dataset.
 """
 
@@ -39,7 +39,7 @@ def make_rows(source: Path, out: Path, count: int) -> None:
 
 
 def measured(command: list[str]) -> tuple[float, float, str]:
-    """Seconds, peak MiB of the process tree, and the last line printed."""
+    """Run a command; return seconds, peak MiB of the process tree, and the last line printed."""
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
     peak, over = [0], threading.Event()
@@ -64,7 +64,7 @@ def measured(command: list[str]) -> tuple[float, float, str]:
 
 
 def peer(model: str, path: str, batched: bool, cache: str) -> None:
-    """One peer, in this process: prints its number of tokens."""
+    """Run one peer in this process and print its number of tokens."""
     from datasets import load_dataset
     from transformers import AutoTokenizer
 
@@ -91,12 +91,12 @@ def peer(model: str, path: str, batched: bool, cache: str) -> None:
         before = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
         return {"total": totals, "trained": [all_ - some for all_, some in zip(totals, before, strict=True)]}
 
-    made = rows.map(many, batched=True) if batched else rows.map(one)
-    print(json.dumps({"total": sum(made["total"]), "trained": sum(made["trained"])}))
+    counts = rows.map(many, batched=True) if batched else rows.map(one)
+    print(json.dumps({"total": sum(counts["total"]), "trained": sum(counts["trained"])}))
 
 
 def ours(model: str, path: str, home: str) -> None:
-    """The check and the counts, as the page and the command line make them; then the counts again, from the cache."""
+    """Check and count as the page and the command line do; then count again, from the cache."""
     from studio.services.core.keeper import Keeper
     from studio.services.data import checks, examples
     from studio.services.models import models
@@ -131,26 +131,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", choices=["ours", "map", "batched"], help=argparse.SUPPRESS)
     parser.add_argument("--scratch", help=argparse.SUPPRESS)
-    told = parser.parse_args()
-    if told.side == "ours":
-        ours(told.model, str(told.questions), told.scratch)
+    args = parser.parse_args()
+    if args.side == "ours":
+        ours(args.model, str(args.questions), args.scratch)
         return
-    if told.side:
-        peer(told.model, str(told.questions), told.side == "batched", told.scratch)
+    if args.side:
+        peer(args.model, str(args.questions), args.side == "batched", args.scratch)
         return
     results: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         rows = Path(scratch) / "rows.jsonl"
-        make_rows(told.questions, rows, told.rows)
-        print(f"{told.rows:,} rows, {rows.stat().st_size / 2**20:.1f} MiB")
-        for turn in range(told.rounds):
+        make_rows(args.questions, rows, args.rows)
+        print(f"{args.rows:,} rows, {rows.stat().st_size / 2**20:.1f} MiB")
+        for turn in range(args.rounds):
             for side in ("ours", "map", "batched"):
                 folder = Path(scratch) / f"{side}-{turn}"
-                command = [sys.executable, __file__, told.model, str(rows), "--side", side, "--scratch", str(folder)]
-                seconds, peak, said = measured(command)
+                command = [sys.executable, __file__, args.model, str(rows), "--side", side, "--scratch", str(folder)]
+                seconds, peak, line = measured(command)
                 results.setdefault(side, []).append((seconds, peak))
                 print(
-                    f"{side:8} {seconds:6.1f} s {peak:6.0f} MiB {told.rows / seconds:8.0f} rows/s  {said}", flush=True
+                    f"{side:8} {seconds:6.1f} s {peak:6.0f} MiB {args.rows / seconds:8.0f} rows/s  {line}", flush=True
                 )
     base = statistics.median(seconds for seconds, _ in results["ours"])
     for side, values in results.items():

@@ -1,9 +1,9 @@
-"""How long the studio's process takes to answer an edit of the form: the estimate, with everything beside it.
+"""Measure how long the studio takes to answer an edit of the form: the estimate and everything that goes with it.
 
     python -m benchmarks.form HOME MODEL DATASET [--edits 200]
 
-Works on a home that has the model and the dataset. Prints median and 95th percentile, on this machine and where the
-recipe does not fit (then it also works out what would make it fit).
+Needs a home with the model and the dataset. Prints median and 95th percentile, on this machine and for a device where
+the recipe does not fit (then the fixes are computed as well).
 """
 
 import argparse
@@ -32,14 +32,14 @@ EDITS: dict[str, list[Any]] = {
 
 
 def answer(studio: Studio, recipe: Recipe, edits: int, device_memory: int | None) -> list[float]:
-    """Milliseconds of each edit; the first answer, which reads the model's header, is left out."""
-    dice, times = random.Random(0), []
+    """Return the sorted milliseconds of the edits, without the first one, which reads the model's header."""
+    rng, times = random.Random(0), []
     for _ in range(edits + 1):
-        name = dice.choice(list(EDITS))
-        recipe = recipe.with_values({name: dice.choice(EDITS[name])})
-        began = time.perf_counter()
+        name = rng.choice(list(EDITS))
+        recipe = recipe.with_values({name: rng.choice(EDITS[name])})
+        start = time.perf_counter()
         estimates.estimate(studio, recipe, device_memory)
-        times.append(1000 * (time.perf_counter() - began))
+        times.append(1000 * (time.perf_counter() - start))
     return sorted(times[1:])
 
 
@@ -49,13 +49,13 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("dataset")
     parser.add_argument("--edits", type=int, default=200)
-    given = parser.parse_args()
-    with Keeper(Settings.from_env(home=given.home)) as studio:
-        recipe = Recipe().with_values({"model": given.model, "dataset": given.dataset})
-        for words, room in (("this machine", None), ("a GPU of 1/4 GiB, which is too little", 2**28)):
-            times = answer(studio, recipe, given.edits, room)
+    args = parser.parse_args()
+    with Keeper(Settings.from_env(home=args.home)) as studio:
+        recipe = Recipe().with_values({"model": args.model, "dataset": args.dataset})
+        for label, device_memory in (("this machine", None), ("a GPU of 1/4 GiB, too small", 2**28)):
+            times = answer(studio, recipe, args.edits, device_memory)
             print(
-                f"{words}: median {times[len(times) // 2]:.1f} ms, 95th percentile {times[int(0.95 * len(times))]:.1f} "
+                f"{label}: median {times[len(times) // 2]:.1f} ms, 95th percentile {times[int(0.95 * len(times))]:.1f} "
                 f"ms, slowest {times[-1]:.1f} ms of {len(times)} edits"
             )
 

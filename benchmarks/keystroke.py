@@ -1,9 +1,9 @@
-"""From a keystroke in the form to the new memory bar, in Chromium, without and with a run that trains beside it.
+"""Time from a keystroke in the form to the new memory bar, in Chromium, with and without a training run.
 
     python -m benchmarks.keystroke HOME MODEL DATASET [--edits 40]
 
-Works on a home that has the model and the dataset and no unfinished run; the run it starts is cancelled at the end. The
-time is taken in the page: from the input event of the field r to the change of the estimate's markup.
+Needs a home with the model and the dataset and without an unfinished run; the run it starts is cancelled at the end.
+The time is taken in the page: from the input event of the field r to the change of the estimate's markup.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from studio.settings import Settings
 from tests.browser import FLAGS, ensure
 from tests.e2e.conftest import serve
 
-# One edit at a time: the next begins when the bar of the last is drawn.
+# One edit at a time: the next starts when the bar of the previous one is drawn.
 MEASURE = """
 async (edits) => {
   const field = document.querySelector('#field-r input');
@@ -43,13 +43,13 @@ async (edits) => {
 
 
 def measure(page: Page, url: str, edits: int) -> str:
-    """Median and 95th percentile of the edits, in words."""
+    """Return median, 95th percentile and slowest of the edits as text."""
     page.goto(f"{url}/?tab=train")
     page.locator("#estimate .legend").wait_for()
     page.wait_for_timeout(1500)
     times = sorted(page.evaluate(MEASURE, edits))
-    late = times[int(0.95 * len(times))]
-    return f"median {times[len(times) // 2]:.0f} ms, 95th percentile {late:.0f} ms, slowest {times[-1]:.0f} ms"
+    p95 = times[int(0.95 * len(times))]
+    return f"median {times[len(times) // 2]:.0f} ms, 95th percentile {p95:.0f} ms, slowest {times[-1]:.0f} ms"
 
 
 def main() -> None:
@@ -58,17 +58,17 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("dataset")
     parser.add_argument("--edits", type=int, default=40)
-    given = parser.parse_args()
-    served = serve(given.home)
+    args = parser.parse_args()
+    served = serve(args.home)
     try:
-        with sync_playwright() as playwright, Keeper(Settings.from_env(home=given.home)) as reader:
+        with sync_playwright() as playwright, Keeper(Settings.from_env(home=args.home)) as reader:
             page = playwright.chromium.launch(executable_path=ensure(), args=FLAGS).new_page()
-            print("nothing trains:", measure(page, served.url, given.edits), flush=True)
-            recipe = Recipe().with_values({"model": given.model, "dataset": given.dataset, "max_steps": 100_000})
+            print("nothing trains:", measure(page, served.url, args.edits), flush=True)
+            recipe = Recipe().with_values({"model": args.model, "dataset": args.dataset, "max_steps": 100_000})
             run = runs.start(reader, recipe)
             while runs.get(reader, run.id).step < 2:
                 time.sleep(1)
-            print("a run trains:", measure(page, served.url, given.edits), flush=True)
+            print("a run trains:", measure(page, served.url, args.edits), flush=True)
             reader.run_dir(run.id).ask("cancel")
     finally:
         served.process.terminate()

@@ -1,12 +1,13 @@
-"""Many people at once on a shared studio, beside a training: errors, mixed-up answers, waiting times, memory.
+"""Load a shared studio with many people while a run trains: errors, mixed-up answers, waiting times, memory.
 
     python -m benchmarks.load [--people 50] [--minutes 10] [--floods]
 
-Serves a hosted studio on loopback with the tiny model of the tests. One person's run is being trained; everyone has the
-page's pulse, looks at the list, has examples checked and kept, and asks an adapter of their own. Everything a person
-makes carries their mark: an answer with another's mark in it is cross-talk. `--floods`: in the last third of the time
-somebody opens slow connections, uploads more than may be, and starts more than may wait. Talks to loopback only, with
-at most 200 people, for at most an hour, and with at most one question of a kind at a time for each person.
+Serves a hosted studio on loopback with the tiny model of the tests. One run is training; every person requests the
+page's pulse and the list of runs, has examples checked and stored, and asks an adapter of their own. Everything that a
+person creates contains their mark: an answer with another person's mark is cross-talk. `--floods`: in the last third of
+the time one client opens slow connections, uploads more than allowed, and starts more runs than may wait. It connects
+to loopback only, with at most 200 people, for at most an hour, and with at most one request of each kind at a time per
+person.
 """
 
 import argparse
@@ -40,21 +41,21 @@ from tests.tiny import tiny_model
 
 MARK = re.compile(r"\bmark(\d{3})\b")
 MOST_PEOPLE, MOST_MINUTES = 200, 60
-PULSE = (1.7, 3.0)  # seconds between two questions, as the page asks them
-EVERY = {"list": 10.0, "check": 30.0, "chat": 60.0}  # seconds between two of a person's
-# The server lets go of connections that were idle for 5 s; a browser would ask again where that crosses a question.
+PULSE = (1.7, 3.0)  # seconds between two pulses, as on the page
+EVERY = {"list": 10.0, "check": 30.0, "chat": 60.0}  # seconds between two requests of a person
+# The server closes connections after 5 s of idling; a browser would retry if a request crosses that.
 LIMITS = httpx.Limits(keepalive_expiry=3)
-PHASES = ("beside a training", "beside floods")
-WHOLE = 120.0  # seconds that anything may take
+PHASES = ("during a training", "during floods")
+WHOLE = 120.0  # timeout of a request, seconds
 
 
 @dataclass
 class Seen:
-    """What became of the questions."""
+    """Counters of one phase: times, errors, refusals and cross-talk."""
 
     times: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     errors: Counter[str] = field(default_factory=Counter)
-    told: Counter[str] = field(default_factory=Counter)  # sentences by which the studio said no
+    told: Counter[str] = field(default_factory=Counter)  # messages of refusals
     mixed: list[str] = field(default_factory=list)
 
     def say(self, name: str) -> None:
@@ -66,7 +67,7 @@ class Seen:
 
 
 class Person:
-    """One page: its cookie, its mark, its run."""
+    """One visitor with an open page: cookie, mark and run."""
 
     def __init__(self, number: int, cookie: str, run: str, url: str) -> None:
         self.mark, self.run = f"mark{number:03}", run
@@ -75,34 +76,34 @@ class Person:
         self.answer = ""
 
     async def look(self, seen: Seen, kind: str, path: str, **query: str) -> None:
-        began = time.perf_counter()
-        answer = await self.client.get(path, params=query)
-        self.note(seen, kind, time.perf_counter() - began, answer.status_code in (200, 204), answer.text)
+        start = time.perf_counter()
+        response = await self.client.get(path, params=query)
+        self.note(seen, kind, time.perf_counter() - start, response.status_code in (200, 204), response.text)
 
     async def call(self, seen: Seen, kind: str, *values: object) -> dict[str, object] | None:
-        """A call of the public API, as Gradio's clients make it."""
-        began = time.perf_counter()
-        asked = await self.client.post(f"/gradio_api/call/{kind}", json={"data": list(values)})
-        if asked.status_code != 200:
-            self.note(seen, kind, time.perf_counter() - began, False, asked.text)
+        """Call the public API as Gradio's clients do; return the answer, or None if it was refused or failed."""
+        start = time.perf_counter()
+        posted = await self.client.post(f"/gradio_api/call/{kind}", json={"data": list(values)})
+        if posted.status_code != 200:
+            self.note(seen, kind, time.perf_counter() - start, False, posted.text)
             return None
-        answer = await self.client.get(f"/gradio_api/call/{kind}/{asked.json()['event_id']}")
-        event, _, data = answer.text.strip().rpartition("event: ")[2].partition("\ndata: ")
-        fine = event == "complete"
-        told = json.loads(data) if data else None
-        if not fine and isinstance(told, dict) and told.get("error"):
-            seen.told[str(told["error"])[:90]] += 1
+        stream = await self.client.get(f"/gradio_api/call/{kind}/{posted.json()['event_id']}")
+        event, _, data = stream.text.strip().rpartition("event: ")[2].partition("\ndata: ")
+        complete = event == "complete"
+        payload = json.loads(data) if data else None
+        if not complete and isinstance(payload, dict) and payload.get("error"):
+            seen.told[str(payload["error"])[:90]] += 1
             return None
-        self.note(seen, kind, time.perf_counter() - began, fine, answer.text)
-        return dict(told[0]) if fine and isinstance(told[0], dict) else None
+        self.note(seen, kind, time.perf_counter() - start, complete, stream.text)
+        return dict(payload[0]) if complete and isinstance(payload[0], dict) else None
 
     def note(self, seen: Seen, kind: str, seconds: float, fine: bool, text: str) -> None:
         seen.times[kind].append(seconds)
         if not fine:
             seen.errors[f"{kind}: {text[:80]}"] += 1
-        others = {found for found in MARK.findall(text) if f"mark{found}" != self.mark}
-        if others:
-            seen.mixed.append(f"{self.mark} was told of {others} by {kind}")
+        other_marks = {mark for mark in MARK.findall(text) if f"mark{mark}" != self.mark}
+        if other_marks:
+            seen.mixed.append(f"{self.mark} received {other_marks} from {kind}")
 
     async def pulse(self, seen: Seen) -> None:
         await self.look(seen, "pulse", "/pulse", tab="runs", run=self.run, have="now:?")
@@ -114,30 +115,30 @@ class Person:
         rows = [{"instruction": f"{self.mark} asks {n}", "input": "", "output": f"{self.mark} {n}"} for n in range(20)]
         checked = await self.call(seen, "check", rows, None)
         if checked and checked["ok"] != 20:
-            seen.errors["check: other rows than were sent"] += 1
+            seen.errors["check: rows differ from those sent"] += 1
         await self.call(seen, "datasets")
 
     async def chat(self, seen: Seen) -> None:
-        told = await self.call(seen, "chat", self.run, f"{self.mark} asks", "base", "", 4, 0.0)
-        if not told:
+        answer = await self.call(seen, "chat", self.run, f"{self.mark} asks", "base", "", 4, 0.0)
+        if not answer:
             return
-        words = json.dumps([side["text"] for side in told["answers"]])  # type: ignore[index,attr-defined]
-        if self.answer and words != self.answer:
-            seen.mixed.append(f"{self.mark} was given another answer than before")
-        self.answer = words
+        texts = json.dumps([side["text"] for side in answer["answers"]])  # type: ignore[index,attr-defined]
+        if self.answer and texts != self.answer:
+            seen.mixed.append(f"{self.mark} received a different answer than before")
+        self.answer = texts
 
 
 async def again(
     act: Callable[[Seen], Awaitable[None]], seen: list[Seen], between: tuple[float, float], end: float
 ) -> None:
-    """`act` now and then until the end; what it meets is noted with the newest of `seen`."""
+    """Repeat `act` at random intervals until the end; results are counted in the newest entry of `seen`."""
     await asyncio.sleep(random.uniform(0, between[1]))
     while time.monotonic() < end:
-        now = seen[-1]
+        phase = seen[-1]
         try:
-            await act(now)
+            await act(phase)
         except httpx.HTTPError as error:
-            now.errors[f"{act.__name__}: {error!r}"[:100]] += 1
+            phase.errors[f"{act.__name__}: {error!r}"[:100]] += 1
         await asyncio.sleep(random.uniform(*between))
 
 
@@ -150,11 +151,11 @@ async def everyone(people: list[Person], minutes: float, floods: bool, url: str,
         for kind in ("list", "check", "chat"):
             every = EVERY[kind]
             tasks.append(again(getattr(person, kind), seen, (0.7 * every, 1.3 * every), end))
-    grown = asyncio.create_task(resident(studio, seen, end))
+    memory = asyncio.create_task(resident(studio, seen, end))
     if floods:
         tasks.append(flood(url, seen, 60 * minutes * 2 / 3, end))
     await asyncio.gather(*tasks)
-    for name, sizes in zip(PHASES, await grown, strict=False):
+    for name, sizes in zip(PHASES, await memory, strict=False):
         print(f"{name}, the studio's memory: {sizes[0] / 2**20:.0f} MiB at first, {sizes[-1] / 2**20:.0f} at the end, "
               f"most {max(sizes) / 2**20:.0f}")  # fmt: skip
     for person in people:
@@ -163,8 +164,8 @@ async def everyone(people: list[Person], minutes: float, floods: bool, url: str,
 
 
 async def resident(studio: psutil.Process, seen: list[Seen], end: float) -> list[list[int]]:
-    """Its bytes every five seconds, in a list for each of what becomes of `seen`."""
-    await asyncio.sleep(30)  # what the first questions load is not growth
+    """Sample the studio's resident bytes every five seconds, in one list per phase of `seen`."""
+    await asyncio.sleep(30)  # memory for the first requests is not growth
     sizes: list[list[int]] = []
     while time.monotonic() < end:
         if len(sizes) < len(seen):
@@ -175,7 +176,7 @@ async def resident(studio: psutil.Process, seen: list[Seen], end: float) -> list
 
 
 async def flood(url: str, seen: list[Seen], after: float, end: float) -> None:
-    """One who means no good, with a cookie of their own: what the others then meet goes into a new `Seen`."""
+    """Flood the studio as a client with its own cookie; the others' requests are counted in a new `Seen`."""
     await asyncio.sleep(after)
     seen.append(Seen())
     host, port = urlsplit(url).hostname, urlsplit(url).port
@@ -208,17 +209,17 @@ async def flood(url: str, seen: list[Seen], after: float, end: float) -> None:
 
 
 def made(folder: Path, count: int) -> tuple[Path, list[str], list[str]]:
-    """A home where each of `count` people has a run: the home, their cookies, their runs' ids."""
+    """Create a home in which each of `count` people has a run; return home, cookies and run ids."""
     home = folder / "home"
-    # The cookies are signed as the served studio will read them.
+    # The served studio reads this secret to verify the cookies.
     os.environ[SECRET] = os.urandom(32).hex()
     with Keeper(Settings(home=home, offline=True)) as studio:
         models.add(studio, str(tiny_model(folder / "tiny")), lambda *_: None)
         datasets.add(studio, write_jsonl(folder / "little.jsonl", little_rows()))
     served = serve(home)
     try:
-        words = ("train", "--model", "tiny", "--dataset", "little", "--set", "max_steps=1", "--set", "dtype=float32")
-        first = RunDir(home / "runs" / str(served.cli(*words)["id"]))
+        command = ("train", "--model", "tiny", "--dataset", "little", "--set", "max_steps=1", "--set", "dtype=float32")
+        first = RunDir(home / "runs" / str(served.cli(*command)["id"]))
         while not first.exit.exists():
             time.sleep(0.2)
     finally:
@@ -226,10 +227,10 @@ def made(folder: Path, count: int) -> tuple[Path, list[str], list[str]]:
         served.process.wait(30)
     cookies, runs = [], []
     with Keeper(Settings(home=home, offline=True, hosted=True)) as studio:
-        desk = VisitorSessions(studio, "hosted")
+        sessions = VisitorSessions(studio, "hosted")
         for number in range(count):
-            visitor = desk.new()
-            cookies.append(desk.cookie(visitor, httpx.Headers()).partition(";")[0].partition("=")[2])  # type: ignore[arg-type]
+            visitor = sessions.new()
+            cookies.append(sessions.cookie(visitor, httpx.Headers()).partition(";")[0].partition("=")[2])  # type: ignore[arg-type]
             copy = first.path.with_name(f"{first.path.name[:-6]}{number:06x}")
             shutil.copytree(first.path, copy)
             about = json.loads((copy / "about.json").read_text())
@@ -239,33 +240,33 @@ def made(folder: Path, count: int) -> tuple[Path, list[str], list[str]]:
 
 
 def trainer(served: Served) -> RunDir:
-    """A run of the studio's own that lasts."""
-    words = [f"--set={one}" for one in ("max_steps=100000", "dtype=float32", "eval_steps=0", "save_steps=0")]
-    told = served.cli("train", "--model", "tiny", "--dataset", "little", *words)
-    run = RunDir(served.home / "runs" / str(told["id"]))
+    """Start a long run and wait until it trains."""
+    settings = [f"--set={setting}" for setting in ("max_steps=100000", "dtype=float32", "eval_steps=0", "save_steps=0")]
+    started = served.cli("train", "--model", "tiny", "--dataset", "little", *settings)
+    run = RunDir(served.home / "runs" / str(started["id"]))
     while not any(event.kind == "metric" for event in read_events(run.events).events):
         time.sleep(0.5)
     return run
 
 
 def wished(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """What is asked for on the command line; anything without bound ends the program with a sentence."""
-    parser = argparse.ArgumentParser(description="Many people beside a training.")
+    """Parse the command line; values out of bounds end the program with a message."""
+    parser = argparse.ArgumentParser(description="Load a shared studio while a run trains.")
     parser.add_argument("--people", type=int, default=50, help=f"1 to {MOST_PEOPLE}")
     parser.add_argument("--minutes", type=float, default=10, help=f"above 0, up to {MOST_MINUTES}")
     parser.add_argument("--floods", action="store_true")
-    asked = parser.parse_args(words)
-    if not 0 < asked.people <= MOST_PEOPLE:
-        parser.error(f"--people is a number from 1 to {MOST_PEOPLE}, not {asked.people}.")
-    if not 0 < asked.minutes <= MOST_MINUTES:
-        parser.error(f"--minutes is a number above 0 and up to {MOST_MINUTES}, not {asked.minutes:g}.")
-    return asked
+    args = parser.parse_args(words)
+    if not 0 < args.people <= MOST_PEOPLE:
+        parser.error(f"--people is a number from 1 to {MOST_PEOPLE}, not {args.people}.")
+    if not 0 < args.minutes <= MOST_MINUTES:
+        parser.error(f"--minutes is a number above 0 and up to {MOST_MINUTES}, not {args.minutes:g}.")
+    return args
 
 
 def main() -> None:
-    asked = wished()
+    args = wished()
     with tempfile.TemporaryDirectory() as folder:
-        home, cookies, runs = made(Path(folder), asked.people)
+        home, cookies, runs = made(Path(folder), args.people)
         os.environ["STUDIO_HOSTED"] = "1"
         os.environ["STUDIO_HOSTED_MODELS"] = "tiny"
         served = serve(home)
@@ -273,14 +274,14 @@ def main() -> None:
             run = trainer(served)
             people = [Person(n, cookie, runs[n], served.url) for n, cookie in enumerate(cookies)]
             studio = psutil.Process(served.process.pid)
-            began = time.time()
-            seen = asyncio.run(everyone(people, asked.minutes, asked.floods, served.url, studio))
-            for name, one in zip(PHASES, seen, strict=False):
-                one.say(name)
-                for words in one.mixed[:5]:
-                    print("  ", words)
+            start = time.time()
+            seen = asyncio.run(everyone(people, args.minutes, args.floods, served.url, studio))
+            for name, phase in zip(PHASES, seen, strict=False):
+                phase.say(name)
+                for text in phase.mixed[:5]:
+                    print("  ", text)
             steps = [event.time for event in read_events(run.events).events if event.kind == "metric"]
-            since = [at for at in steps if at > began]
+            since = [at for at in steps if at > start]
             print(f"trained meanwhile: {len(since)} steps, still at work: {not run.exit.exists()}")
             run.ask("stop")
             while not run.exit.exists():

@@ -1,10 +1,11 @@
-"""The list of 500 runs in Chromium: from a key, a click or a star to the list as it should be, and the server's share.
+"""Time the list of 500 runs in Chromium: from a key, a click or a star to the updated list, and the server's share.
 
     python -m benchmarks.run_list [--runs 500] [--times 30]
 
-Makes a home with real run directories (recipe, about.json, a journal of 60 points, a checkpoint), serves it and drives
-the Runs page. Times are taken in the page, from the event to the frame in which what it brings is there. Beside them is
-the processor time, of the page's main thread and of the studio's process: on a busy machine only that compares.
+Creates a home with real run directories (recipe, about.json, a journal of 60 points, a checkpoint), serves it and
+drives the Runs page. Times are taken in the page, from the event to the frame in which its result is visible. It also
+prints the processor time of the page's main thread and of the studio's process: on a busy machine only that is
+comparable.
 """
 
 import argparse
@@ -34,7 +35,7 @@ WORDS = ("tickets", "poems", "gsm8k", "support-bot", "sql", "summaries")
 MODELS = ("smollm2-135m-instruct", "qwen/qwen3-0.6b", "google/gemma-3-1b-it")
 TAGS = ([], ["baseline"], ["lr-sweep", "night"], ["keep"])
 
-# Does `act`, waits until `done` holds in a frame, and gives the milliseconds.
+# Run `act`, wait until `done` is true in a frame, and return the milliseconds.
 MEASURE = """
 async ([act, done]) => {
   const holds = new Function('return ' + done), begin = performance.now();
@@ -51,32 +52,32 @@ TYPE = "const at = document.querySelector('.run-search'); at.value = {0!r}; at.d
 
 
 def furnish(home: Path, count: int) -> None:
-    """Run directories as trainings leave them."""
-    dice = random.Random(6)
+    """Write run directories as trainings leave them."""
+    rng = random.Random(6)
     for number in range(count):
         run = RunDir(home / "runs" / f"26{number:04d}-120000-{number:06x}")
         (run.path / "control").mkdir(parents=True)
-        name = f"{dice.choice(WORDS)}-{number}"
-        run.recipe.write_text(Recipe().with_values({"name": name, "model": dice.choice(MODELS)}).to_yaml())
-        write_json(run.dataset, {"id": "d" * 64, "name": dice.choice(("tickets", "poems-of-the-sea"))})
+        name = f"{rng.choice(WORDS)}-{number}"
+        run.recipe.write_text(Recipe().with_values({"name": name, "model": rng.choice(MODELS)}).to_yaml())
+        write_json(run.dataset, {"id": "d" * 64, "name": rng.choice(("tickets", "poems-of-the-sea"))})
         about = {
             "name": name,
             "owner": "local",
             "created": time.time() - 3600 * (number + 1),
             "starred": number % 9 == 0,
         }
-        write_json(run.about, about | {"tags": dice.choice(TAGS), "notes": "worth a second look" * (number % 5 == 0)})
+        write_json(run.about, about | {"tags": rng.choice(TAGS), "notes": "worth a second look" * (number % 5 == 0)})
         with Journal(run.events) as journal:
             journal.write("state", state="running")
             journal.write("plan", total_steps=60, device="CPU")
             for step in range(1, 61):
-                loss = 2.5 * math.exp(-step / 20) + 0.1 * dice.random()
+                loss = 2.5 * math.exp(-step / 20) + 0.1 * rng.random()
                 journal.write("metric", step=step, loss=loss, learning_rate=1e-4, tokens_per_s=200.0, step_seconds=1.2)
-            journal.write("eval", step=60, eval_loss=0.3 + dice.random())
+            journal.write("eval", step=60, eval_loss=0.3 + rng.random())
         checkpoint = run.checkpoints / "step-60"
         checkpoint.mkdir(parents=True)
-        (checkpoint / "adapter_model.safetensors").write_bytes(b"\0" * dice.randrange(200_000))
-        state = dice.choice(("completed", "completed", "stopped", "failed"))
+        (checkpoint / "adapter_model.safetensors").write_bytes(b"\0" * rng.randrange(200_000))
+        state = rng.choice(("completed", "completed", "stopped", "failed"))
         Exit(state, "It ended.", time=about["created"] + 60 + number).write(run)
 
 
@@ -91,15 +92,15 @@ def words(times: Sequence[Took]) -> str:
 
 
 def browse(page: Page, served: psutil.Process, times: int, count: int) -> None:
-    """Every interaction, one at a time, on a list that shows as many rows as it wants to and on the whole list."""
+    """Measure every interaction, one at a time, with 50 rows shown and then with 100."""
 
     inside = page.context.new_cdp_session(page)
     inside.send("Performance.enable", {"timeDomain": "threadTicks"})
 
     def used() -> tuple[float, float]:
-        found = {one["name"]: one["value"] for one in inside.send("Performance.getMetrics")["metrics"]}
+        metrics = {metric["name"]: metric["value"] for metric in inside.send("Performance.getMetrics")["metrics"]}
         taken = served.cpu_times()
-        return 1000 * found["TaskDuration"], 1000 * (taken.user + taken.system)
+        return 1000 * metrics["TaskDuration"], 1000 * (taken.user + taken.system)
 
     def measure(act: str, done: str) -> Took:
         before = used()
@@ -154,21 +155,21 @@ def browse(page: Page, served: psutil.Process, times: int, count: int) -> None:
             page.locator(".run-more").click()
             page.wait_for_function(f"{ROWS}.length > {before}")
         print(f"{shown} rows shown | median ms | 95th percentile | page's processor time | studio's processor time")
-        # Search, filter and order begin with the first page again: they are the same on a longer list.
+        # Search, filter and sorting go back to the first page, so they cost the same on a longer list.
         for what, act in acts if shown == 50 else acts[3:]:
             print(f"{what} | {words([act(at) for at in range(times)])}", flush=True)
 
 
 def services(home: Path, times: int) -> None:
-    """What the list asks of the services, without web server and browser; one look of the keeper."""
+    """Time the service calls behind the list, without web server and browser, and one look of the keeper."""
 
     def timed(act: Callable[[], Any]) -> str:
-        found = []
+        times_ms = []
         for _ in range(times):
-            began = time.perf_counter()
+            start = time.perf_counter()
             act()
-            found.append(1000 * (time.perf_counter() - began))
-        return f"{statistics.median(found):.1f} ms, slowest {max(found):.1f}"
+            times_ms.append(1000 * (time.perf_counter() - start))
+        return f"{statistics.median(times_ms):.1f} ms, slowest {max(times_ms):.1f}"
 
     keeper = Keeper(Settings(home=home, offline=True))
     with keeper as studio:
@@ -177,7 +178,7 @@ def services(home: Path, times: int) -> None:
         print("a page of 50:", timed(lambda: run_list.find(studio, Query())))
         print("a search:", timed(lambda: run_list.find(studio, Query(search="second tick", sort="disk"))))
         print("all:", timed(lambda: run_list.find(studio, Query(limit=5000))))
-        print("what is in the sidebar:", timed(lambda: run_list.current(studio)))
+        print("the sidebar:", timed(lambda: run_list.current(studio)))
         print("the trash:", timed(lambda: trash.contents(studio)))
 
 
@@ -185,18 +186,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run_list")
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--times", type=int, default=30)
-    given = parser.parse_args()
+    args = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     try:
         home = folder / "home"
-        furnish(home, given.runs)
-        began = time.perf_counter()
+        furnish(home, args.runs)
+        start = time.perf_counter()
         with Keeper(Settings(home=home, offline=True)) as studio:
-            print(f"{given.runs} runs taken in, once: {time.perf_counter() - began:.1f} s")
-            began = time.perf_counter()
+            print(f"{args.runs} runs ingested, once: {time.perf_counter() - start:.1f} s")
+            start = time.perf_counter()
             run_list.find_every(studio, Query(sort="disk"))
-            print(f"all sizes counted and listed: {time.perf_counter() - began:.2f} s")
-        services(home, given.times)
+            print(f"all sizes counted and listed: {time.perf_counter() - start:.2f} s")
+        services(home, args.times)
         served = serve(home)
         try:
             with sync_playwright() as playwright:
@@ -206,7 +207,7 @@ def main() -> None:
                 page.locator("#run-head h2").wait_for()
                 page.wait_for_function(f"{ROWS}.length === 50")
                 page.wait_for_timeout(3000)
-                browse(page, psutil.Process(served.process.pid), given.times, given.runs)
+                browse(page, psutil.Process(served.process.pid), args.times, args.runs)
         finally:
             served.process.terminate()
             served.process.wait(60)

@@ -1,11 +1,12 @@
-"""What a page that is open costs the processor: CPU seconds a minute of each process of Chromium and of the studio.
+"""Measure what an open page costs: CPU seconds per minute of each Chromium process and of the studio.
 
     python -m benchmarks.watched [--tab runs ...] [--seconds 30] [--every 0.3] [--quiet] [--nobody]
 
-Serves a studio in which a run is being trained: nobody computes, but its journal gets a point every `--every` seconds
-and its heartbeat moves, as by a trainer. Then a headless Chromium has one tab of the page after the other open. CPU
-seconds hardly depend on what else the machine does, unlike the rates of `benchmarks.watching`. `--quiet`: no run is
-trained. `--nobody`: the studio alone. Of the page also: what its main thread did, its requests, how late a point was.
+Serves a studio with a simulated training: nothing is computed, but the run's journal gets a point every `--every`
+seconds and its heartbeat moves, as with a trainer. Then a headless Chromium opens one tab of the page after the other.
+CPU seconds hardly depend on the machine's other work, unlike the rates of `benchmarks.watching`. `--quiet`: no run
+trains. `--nobody`: the studio without a page. For the page it also prints what its main thread did, its requests, and
+how late a point was shown.
 """
 
 import argparse
@@ -53,7 +54,7 @@ RUNNING = """document.getAnimations().filter((one) => one.playState === 'running
 
 
 class Trainer:
-    """A run whose journal grows by a point now and then, with an evaluation at every fiftieth."""
+    """A run whose journal gets a point every `every` seconds, with an evaluation at every fiftieth."""
 
     def __init__(self, home: Path, every: float) -> None:
         self.run, self.every = make_run(home, "live", 2e-4, time.time()), every
@@ -101,67 +102,70 @@ def used(process: psutil.Process) -> float:
 
 
 def kind(process: psutil.Process) -> str:
-    """What a process of Chromium is for."""
+    """Return the type of a Chromium process."""
     with contextlib.suppress(psutil.Error):
-        words = process.cmdline()
-        found = [word.partition("=")[2] for word in words if word.startswith(("--type=", "--utility-sub-type="))]
-        return " ".join(found).replace("utility ", "") or "browser"
+        command = process.cmdline()
+        types = [word.partition("=")[2] for word in command if word.startswith(("--type=", "--utility-sub-type="))]
+        return " ".join(types).replace("utility ", "") or "browser"
     return "gone"
 
 
 def browser_processes() -> list[psutil.Process]:
-    """All below this process but the studio and the trainer: Chromium's."""
-    return [one for one in psutil.Process().children(True) if "chrom" in one.name()]
+    """Return the Chromium processes among this process's descendants."""
+    return [process for process in psutil.Process().children(True) if "chrom" in process.name()]
 
 
 def figures(client: CDPSession) -> dict[str, float]:
-    return {one["name"]: one["value"] for one in client.send("Performance.getMetrics")["metrics"]}
+    return {metric["name"]: metric["value"] for metric in client.send("Performance.getMetrics")["metrics"]}
 
 
 def watch(served: Served, browser: Browser | None, tab: str, seconds: float, trainer: Trainer | None) -> None:
     studio = psutil.Process(served.process.pid)
-    page, client, asked = None, None, Counter()
+    page, client, requests = None, None, Counter()
     if browser is not None:
         page = browser.new_page(viewport={"width": 1440, "height": 1000})
-        page.on("request", lambda request: asked.update([urlsplit(request.url).path]))
+        page.on("request", lambda request: requests.update([urlsplit(request.url).path]))
         page.goto(f"{served.url}/?tab={tab}")
         page.wait_for_selector("#tabs")
-        page.wait_for_timeout(8000)  # what opening costs is another matter
+        page.wait_for_timeout(8000)  # opening the page is not part of the measurement
         if tab == "runs" and trainer:
             page.wait_for_selector(".curves canvas")
             page.evaluate(WHEN)
         client = page.context.new_cdp_session(page)
         client.send("Performance.enable", {"timeDomain": "threadTicks"})
-        asked.clear()
+        requests.clear()
     processes = browser_processes() if browser else []
-    before, studio_before = {one.pid: used(one) for one in processes}, used(studio)
-    inside = figures(client) if client else {}
-    began = time.monotonic()
+    before, studio_before = {process.pid: used(process) for process in processes}, used(studio)
+    before_page = figures(client) if client else {}
+    start = time.monotonic()
     if page:
         page.wait_for_timeout(1000 * seconds)
     else:
         time.sleep(seconds)
-    minute = 60 / (time.monotonic() - began)
+    minute = 60 / (time.monotonic() - start)
     shares = Counter()
-    for one in processes:
-        shares[kind(one)] += (used(one) - before[one.pid]) * minute
+    for process in processes:
+        shares[kind(process)] += (used(process) - before[process.pid]) * minute
     own = (used(studio) - studio_before) * minute
-    told = ", ".join(f"{name} {value:.2f}" for name, value in shares.most_common() if value >= 0.05)
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in shares.most_common() if value >= 0.05)
     total = sum(shares.values())
     whole = f"together {own + total:.2f} s/min"
-    print(f"{tab if page else 'nobody'}: studio {own:.2f}, chromium {total:.2f} ({told}); {whole}")
+    print(f"{tab if page else 'nobody'}: studio {own:.2f}, chromium {total:.2f} ({parts}); {whole}")
     if page and client:
         after = figures(client)
-        print("   page:", ", ".join(f"{name} {(after[name] - inside[name]) * minute:.2f}" for name in PARTS + COUNTS))
-        print("   asked/min:", ", ".join(f"{path} {count * minute:.0f}" for path, count in asked.most_common(8)))
+        print(
+            "   page:", ", ".join(f"{name} {(after[name] - before_page[name]) * minute:.2f}" for name in PARTS + COUNTS)
+        )
+        print("   asked/min:", ", ".join(f"{path} {count * minute:.0f}" for path, count in requests.most_common(8)))
         running = page.evaluate(RUNNING)
         print("   animations:", running)
         if tab == "runs" and trainer:
             seen = dict(page.evaluate("[...window.seenSteps]"))
-            late = sorted(at - trainer.times[int(step)] for step, at in seen.items() if int(step) in trainer.times)
-            if late:
+            delays = sorted(at - trainer.times[int(step)] for step, at in seen.items() if int(step) in trainer.times)
+            if delays:
                 print(
-                    f"   newest point late: median {statistics.median(late):.2f} s, most {late[-1]:.2f} s ({len(late)})"
+                    f"   newest point late: median {statistics.median(delays):.2f} s, "
+                    f"most {delays[-1]:.2f} s ({len(delays)})"
                 )
         page.close()
     sys.stdout.flush()
@@ -195,17 +199,17 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=0.3)
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--nobody", action="store_true")
-    given = parser.parse_args()
+    args = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; CPU seconds a minute")
-    with tempfile.TemporaryDirectory() as name, house(Path(name), not given.quiet, given.every) as (served, trainer):
-        if given.nobody:
+    with tempfile.TemporaryDirectory() as name, house(Path(name), not args.quiet, args.every) as (served, trainer):
+        if args.nobody:
             time.sleep(5)
-            watch(served, None, "", given.seconds, trainer)
+            watch(served, None, "", args.seconds, trainer)
             return
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=ensure(), args=FLAGS)
-            for tab in given.tab:
-                watch(served, browser, tab, given.seconds, trainer)
+            for tab in args.tab:
+                watch(served, browser, tab, args.seconds, trainer)
             browser.close()
 
 

@@ -1,4 +1,4 @@
-"""Homes, models and datasets for tests. Every test has a home of its own; models are made once."""
+"""Homes, models and datasets for tests. Every test has its own home; models are created once."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from filelock import FileLock
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Tests run side by side: were each to compute on every core, they would mostly wait for each other.
+    # Tests run in parallel: if each used every core, they would mostly wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from studio.launch.forkserver import ForkServer
@@ -30,18 +30,18 @@ from tests.tiny import tiny_model
 REPOSITORY = Path(__file__).parent.parent
 
 with contextlib.suppress(ImportError):
-    # rouge-score and TensorBoard bring absl, whose log handler closes the stream it was made with, pytest's own, when
-    # logging is configured anew. The process's own it leaves alone.
+    # rouge-score and TensorBoard import absl, whose log handler closes the stream it was created with (pytest's) when
+    # logging is configured again. It does not close the process's own stderr.
     from absl import logging as absl_logging
 
     absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
-# How long an example takes says something about the machine, not about the code.
+# How long an example takes depends on the machine, not on the code.
 hypothesis.settings.register_profile("studio", deadline=None)
 hypothesis.settings.load_profile("studio")
 
 
-# Files that take minutes: beside others they come first, so that no worker is left alone with one at the end.
+# Files that take minutes: in parallel runs they come first, so that no worker is left with one at the end.
 MINUTES = (
     *("test_data.py", "test_space.py", "test_pages.py", "test_whole_path.py", "test_two_users.py", "test_train.py"),
     *("test_matrix.py", "test_run_list.py", "test_scripts.py", "test_at_rest.py", "test_methods.py", "test_export.py"),
@@ -50,7 +50,7 @@ MINUTES = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first, browsers last, so that a mistake shows early; side by side, what takes longest first."""
+    """Sort fast tests first, browser tests last, so that mistakes show early; in parallel runs, slowest files first."""
     order = {"unit": 0, "integration": 1, "gpu": 2, "e2e": 3}
     items.sort(key=lambda item: order.get(item.path.parent.name, 0))
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -64,7 +64,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def reading() -> Iterator[ForkServer]:
-    """What reads files for the studios of all tests, imported once."""
+    """The file reader of all tests' studios, imported once."""
     server = ForkServer(FILE_READER)
     yield server
     server.close()
@@ -82,26 +82,26 @@ def studio(keeper: Keeper, reading: ForkServer) -> Iterator[Studio]:
     opened = keeper.studio
     own, opened.file_reader = opened.file_reader, reading
     yield opened
-    opened.file_reader = own  # which ends with it
+    opened.file_reader = own  # it is closed with the studio
     chat.unload(opened)
 
 
 @pytest.fixture
 def nothing_starts(settings: Settings) -> Iterator[None]:
-    """Runs made by hand stay as they were made: the device is taken, as by a dry run, so the queue starts nothing."""
+    """Keep runs that a test creates from starting: hold the dry-run lock, so that the queue starts nothing."""
     with FileLock(settings.prepare().dry_run_lock, thread_local=False):
         yield
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny random model, called `tiny` wherever it is added."""
+    """The folder of a tiny random model, named `tiny` in every home."""
     return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def little(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a dataset called `little`, made once as a user would: it is the same in every home."""
+    """The folder of a dataset called `little`, created once as a user would: it is the same in every home."""
     folder = tmp_path_factory.mktemp("little")
     with Keeper(Settings(home=folder / "home", offline=True)) as opened:
         return Path(datasets.add(opened, write_jsonl(folder / "little.jsonl", little_rows())).path)
@@ -118,7 +118,7 @@ def ready(studio: Studio, tiny: Path, little: Path) -> Studio:
 
 @pytest.fixture(scope="session")
 def sample_model() -> Path:
-    """The real sample model, prepared once and kept in `.cache` beside the code."""
+    """The folder of the real sample model, prepared once and kept in `.cache` of the repository."""
     settings = Settings(home=REPOSITORY / ".cache" / "home", offline=True)
     settings.home.parent.mkdir(exist_ok=True)
     with FileLock(settings.home.parent / "tests.lock"), Keeper(settings) as opened:
@@ -126,7 +126,7 @@ def sample_model() -> Path:
 
 
 def little_rows(count: int = 24) -> list[dict[str, str]]:
-    """Short Alpaca rows, all different."""
+    """Make `count` short Alpaca rows, all different."""
     return [
         {"instruction": f"Add {n} and {n + 1}.", "input": "Answer briefly." if n % 2 else "", "output": str(2 * n + 1)}
         for n in range(count)
@@ -140,7 +140,7 @@ def write_jsonl(path: Path, rows: list[dict[str, object]] | list[dict[str, str]]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
-    """write(name, content): a file in the test's folder."""
+    """write(name, content): create a file in the test's folder and return its path."""
 
     def put(name: str, content: str | bytes) -> Path:
         path = tmp_path / name

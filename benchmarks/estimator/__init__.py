@@ -1,1 +1,1 @@
-"""The memory estimate against measured peaks: `python -m benchmarks.estimator [SMOLLM2_FOLDER]`."""
+"""Compare the memory estimate with measured peaks: `python -m benchmarks.estimator [SMOLLM2_FOLDER]`."""

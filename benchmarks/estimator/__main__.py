@@ -1,9 +1,9 @@
-"""The memory estimate against measured peaks, configuration by configuration.
+"""Compare the memory estimate with measured peaks, configuration by configuration.
 
     python -m benchmarks.estimator [SMOLLM2_FOLDER] [--subset] [--models FOLDER] [--json FILE]
 
-On a CPU it counts live tensor storage, on CUDA torch.cuda.max_memory_allocated; predicted is the estimate without the
-runtime's share. Beside it stands `accelerate estimate-memory`'s rule for training with Adam (accelerate 1.15,
+Measured is live tensor storage on a CPU, torch.cuda.max_memory_allocated on CUDA; predicted is the estimate without the
+runtime's share. For comparison it prints `accelerate estimate-memory`'s rule for training with Adam (accelerate 1.15,
 commands/estimate.py, estimate_training_usage): four times the model in float32, twice it in 16 bits.
 """
 
@@ -28,7 +28,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Result:
-    """One configuration: bytes predicted, measured, and by accelerate's rule."""
+    """Peak bytes of one configuration: predicted, measured, and by accelerate's rule."""
 
     configuration: Configuration
     predicted: int
@@ -41,33 +41,37 @@ class Result:
         return self.predicted / self.measured - 1
 
 
-def recipe_of(one: Configuration) -> Recipe:
-    """The recipe of a configuration; dropout is 0 unless it says otherwise."""
-    usual = {"per_device_train_batch_size": one.batch, "per_device_eval_batch_size": one.batch, "held_out": 0.1}
-    return Recipe().with_values({**usual, "lora_dropout": 0, "max_length": one.length, **one.values})
+def recipe_of(case: Configuration) -> Recipe:
+    """Build the recipe of a configuration; dropout is 0 unless the configuration sets it."""
+    usual = {"per_device_train_batch_size": case.batch, "per_device_eval_batch_size": case.batch, "held_out": 0.1}
+    return Recipe().with_values({**usual, "lora_dropout": 0, "max_length": case.length, **case.values})
 
 
 def accelerate_rule(shape: ModelShape, recipe: Recipe) -> int:
-    """What `accelerate estimate-memory` says for training this model with Adam."""
+    """Return the bytes that `accelerate estimate-memory` gives for training this model with Adam."""
     fp32 = 4 * shape.parameters
     return 4 * fp32 if recipe.model.dtype == "float32" else 2 * fp32
 
 
-def run(one: Configuration, folder: Path, cuda: bool) -> Result:
+def run(case: Configuration, folder: Path, cuda: bool) -> Result:
     """Measure one configuration on the model in `folder`."""
-    recipe = recipe_of(one)
-    measured = measure.measure(folder, recipe, one.length, one.share)
+    recipe = recipe_of(case)
+    measured = measure.measure(folder, recipe, case.length, case.share)
     shape = read_shape(folder)
-    share = measure.trained_share(recipe, one.length, one.share)
-    here = machine_facts.found_by_training()
-    found = footprint(shape, recipe, "cuda" if cuda else "cpu", one.length, share, here)
+    share = measure.trained_share(recipe, case.length, case.share)
+    facts = machine_facts.found_by_training()
+    estimate = footprint(shape, recipe, "cuda" if cuda else "cpu", case.length, share, facts)
     return Result(
-        one, found.allocated, measured.peak, accelerate_rule(shape, recipe), found.trainable == measured.trainable
+        case,
+        estimate.allocated,
+        measured.peak,
+        accelerate_rule(shape, recipe),
+        estimate.trainable == measured.trainable,
     )
 
 
 def summary(results: Sequence[Result]) -> str:
-    """Median, 95th percentile and worst errors, and those of accelerate's rule."""
+    """Summarise the errors of the estimate and of accelerate's rule: median, 95th percentile, largest."""
     errors = sorted(abs(result.error) for result in results)
     rule = sorted(abs(result.accelerate / result.measured - 1) for result in results)
     under = sum(result.error < -0.05 for result in results)
@@ -83,45 +87,46 @@ def summary(results: Sequence[Result]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.estimator")
-    parser.add_argument("smollm2", type=Path, nargs="?", help="folder of SmolLM2-135M; without it, it is left out")
-    parser.add_argument("--subset", action="store_true", help="eight configurations instead of all")
-    parser.add_argument("--models", type=Path, help="where the random models are kept; by default a temporary folder")
-    parser.add_argument("--json", type=Path, help="write the figures into this file")
-    given = parser.parse_args()
-    chosen = subset() if given.subset else all_configurations()
-    chosen = [one for one in chosen if one.model != SMOLLM2 or given.smollm2]
+    parser.add_argument("smollm2", type=Path, nargs="?", help="folder of SmolLM2-135M; without it SmolLM2 is skipped")
+    parser.add_argument("--subset", action="store_true", help="run eight configurations instead of all")
+    parser.add_argument("--models", type=Path, help="where to keep the random models; default: a temporary folder")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    args = parser.parse_args()
+    configurations = subset() if args.subset else all_configurations()
+    configurations = [case for case in configurations if case.model != SMOLLM2 or args.smollm2]
     with tempfile.TemporaryDirectory() as scratch:
-        results = _table(chosen, given.models or Path(scratch), given.smollm2)
+        results = _table(configurations, args.models or Path(scratch), args.smollm2)
     print("\n" + summary(results))
     worst = sorted(results, key=lambda result: -abs(result.error))[:8]
     print(
-        "Worst: " + "; ".join(f"{one.configuration.model} {one.configuration.words} {one.error:+.1%}" for one in worst)
+        "Worst: "
+        + "; ".join(f"{item.configuration.model} {item.configuration.words} {item.error:+.1%}" for item in worst)
     )
-    if given.json:
+    if args.json:
         figures = [[result.configuration.model, result.configuration.batch, result.configuration.length,
                     result.configuration.words, result.predicted, result.measured] for result in results]  # fmt: skip
-        given.json.write_text(json.dumps(figures))
+        args.json.write_text(json.dumps(figures))
 
 
-def _table(chosen: Sequence[Configuration], models: Path, smollm2: Path | None) -> list[Result]:
+def _table(configurations: Sequence[Configuration], models: Path, smollm2: Path | None) -> list[Result]:
     from studio.engine.inference import loading
 
-    cuda, began, results = loading.pick_device().is_cuda, time.monotonic(), []
+    cuda, start, results = loading.pick_device().is_cuda, time.monotonic(), []
     print("| model | batch | length | recipe | predicted MiB | measured MiB | error | accelerate MiB |")
     print("|---|---|---|---|---|---|---|---|")
-    for one in chosen:
-        folder = smollm2 if one.model == SMOLLM2 and smollm2 else shapes.make(models, one.model)
+    for case in configurations:
+        folder = smollm2 if case.model == SMOLLM2 and smollm2 else shapes.make(models, case.model)
         try:
-            result = run(one, folder, cuda)
+            result = run(case, folder, cuda)
         except Exception as error:
-            # One that cannot be trained is no measurement; the others still are.
-            print(f"{one.model} {one.words}: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr, flush=True)
+            # A configuration that cannot be trained is skipped; the others are still measured.
+            print(f"{case.model} {case.words}: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr, flush=True)
             continue
         results.append(result)
         figures = f"{result.predicted / MIB:,.1f} | {result.measured / MIB:,.1f} | {result.error:+.1%}"
-        print(f"| {one.model} | {one.batch} | {one.length} | {one.words} | {figures} | "
+        print(f"| {case.model} | {case.batch} | {case.length} | {case.words} | {figures} | "
               f"{result.accelerate / MIB:,.0f} |", flush=True)  # fmt: skip
-    print(f"\nIn {time.monotonic() - began:.0f} s on {'CUDA' if cuda else 'a CPU'}.", file=sys.stderr)
+    print(f"\nIn {time.monotonic() - start:.0f} s on {'CUDA' if cuda else 'a CPU'}.", file=sys.stderr)
     return results
 
 

@@ -1,4 +1,4 @@
-"""What is measured: models, methods, types, lengths and batches, as the form offers them."""
+"""Configurations to measure: models, methods, types, lengths and batches that the form offers."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ SMOLLM2 = "smollm2"
 
 @dataclass(frozen=True)
 class Configuration:
-    """One measurement: a model by name, rows of a batch, their tokens, the trained share, and what else differs."""
+    """One configuration: model name, rows per batch, tokens per row, share of trained tokens, other recipe values."""
 
     model: str
     batch: int
@@ -18,8 +18,8 @@ class Configuration:
 
     @property
     def words(self) -> str:
-        said = ", ".join(f"{name} {value}" for name, value in self.values.items())
-        return said or "LoRA r 16, all linear"
+        settings = ", ".join(f"{name} {value}" for name, value in self.values.items())
+        return settings or "LoRA r 16, all linear"
 
 
 _MODELS = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "mistral", "phi3", "gpt_neox", "gpt2")
@@ -32,8 +32,8 @@ def _every(batch: int, length: int, share: float = 0.3, **values: Any) -> list[C
 
 
 def all_configurations() -> list[Configuration]:
-    """More than a hundred."""
-    found = [
+    """Return all configurations, more than a hundred."""
+    configurations = [
         *_every(2, 300),
         *_every(3, 160, 0.1),
         *_every(1, 420, 0.05, lora_dropout=0.05),
@@ -71,11 +71,11 @@ def all_configurations() -> list[Configuration]:
         {"per_device_eval_batch_size": 12, **_CHECKPOINTED},
         {"neftune_noise_alpha": 5.0},
     ):
-        found.append(Configuration("llama", 2, 320, 0.1, values))
+        configurations.append(Configuration("llama", 2, 320, 0.1, values))
     for values in ({"quantization": "int8"}, {"method": "prompt"}, {"method": "prefix"}, {"packing": True}):
-        found.append(Configuration("qwen3", 2, 288, 0.1, values))
-        found.append(Configuration("gpt_neox", 2, 200, 0.1, values))
-    found += [
+        configurations.append(Configuration("qwen3", 2, 288, 0.1, values))
+        configurations.append(Configuration("gpt_neox", 2, 200, 0.1, values))
+    configurations += [
         Configuration("llama", 8, 64, 0.5),
         Configuration("llama", 1, 1024, 0.02),
         Configuration("llama", 1, 1024, 0.02, _CHECKPOINTED),
@@ -86,11 +86,11 @@ def all_configurations() -> list[Configuration]:
         Configuration(SMOLLM2, 1, 128, 0.1, _NF4),
         Configuration(SMOLLM2, 2, 128, 0.1, {"quantization": "int8", **_CHECKPOINTED}),
     ]
-    return found
+    return configurations
 
 
 def subset() -> list[Configuration]:
-    """A few of different kinds, for the tests."""
+    """Return eight configurations of different kinds, for the tests."""
     return [
         Configuration("llama", 2, 300, 0.1),
         Configuration("llama", 2, 300, 0.1, {"quantization": "nf4", **_CHECKPOINTED}),

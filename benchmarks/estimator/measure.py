@@ -1,7 +1,8 @@
-"""Measures one configuration: the peak bytes of tensors on the device in a real step and in an evaluation.
+"""Measure one configuration: the peak bytes of tensors on the device in a real step and in an evaluation.
 
-The trainer is the engine's own (`studio.engine.workers.train.build_trainer`), on rows of exactly the wanted length. On
-CUDA it is torch.cuda.max_memory_allocated, on a CPU the same quantity counted (studio.engine.training.peak_memory).
+The trainer is the engine's own (`studio.engine.workers.train.build_trainer`), on rows of exactly the requested length.
+On CUDA it reads torch.cuda.max_memory_allocated, on a CPU it counts the same quantity
+(studio.engine.training.peak_memory).
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from studio.recipe import Recipe
 TRAINED = 0.1
 
 
-PACKED = 4  # examples to a packed row
+PACKED = 4  # examples per packed row
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,18 @@ class Measured:
 
 
 def measure(folder: Path, recipe: Recipe, length: int, share: float) -> Measured:
-    """Train two steps of `recipe` on the model in `folder`, rows of `length` tokens; the second is counted.
+    """Train two steps of `recipe` on the model in `folder` with rows of `length` tokens; the second is measured.
 
-    share: of the tokens of an example that have a label.
+    share: fraction of an example's tokens that have a label.
     """
     from studio.engine.inference import loading
     from studio.engine.training.peak_memory import Meter, live_bytes
 
-    # CUDA's counter counts from what is allocated; a CPU's counts whatever an earlier configuration left behind.
+    # CUDA's counter starts at what is allocated; the CPU's also counts what an earlier configuration did not free.
     before = 0 if loading.pick_device().is_cuda else live_bytes()
     with tempfile.TemporaryDirectory() as work, _quiet():
         trainer = _trainer(folder, recipe, length, share, Path(work))
-        meter = next(one for one in trainer.callback_handler.callbacks if isinstance(one, Meter))
+        meter = next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, Meter))
         trainer.train()
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         if hasattr(trainer.model, "get_nb_trainable_parameters"):
@@ -63,33 +64,33 @@ def _quiet() -> Iterator[None]:
 
 
 def rows(count: int, batch: int, length: int, share: float, seed: int = 0) -> list[Any]:
-    """Examples of which the first of each batch has `length` tokens and the others somewhat fewer, as real ones do.
+    """Make `count` examples: the first of each batch has `length` tokens, the others somewhat fewer, like real data.
 
-    The last `share` of each is trained.
+    The last `share` of each example is trained.
     """
     import random
 
     from studio.dataset.tokens.encode import Example
 
-    dice = random.Random(seed)
-    made = []
+    rng = random.Random(seed)
+    examples = []
     for row in range(count):
-        own = length - (row % batch) * max(1, length // (4 * batch))
-        prompt = own - round(own * share)
-        ids = [dice.randrange(3, 250) for _ in range(own)]
-        made.append(Example(row, ids, [-100] * prompt + ids[prompt:]))
-    return made
+        tokens = length - (row % batch) * max(1, length // (4 * batch))
+        prompt = tokens - round(tokens * share)
+        ids = [rng.randrange(3, 250) for _ in range(tokens)]
+        examples.append(Example(row, ids, [-100] * prompt + ids[prompt:]))
+    return examples
 
 
 def trained_share(recipe: Recipe, length: int, share: float) -> float:
-    """Share of the tokens of one batch, padding included, that have a label."""
+    """Return the share of one batch's tokens, padding included, that have a label."""
     batch = recipe.schedule.per_device_train_batch_size
     if recipe.schedule.packing:
-        made, times = rows(1, 1, length // PACKED, share), PACKED
+        examples, per_row = rows(1, 1, length // PACKED, share), PACKED
     else:
-        made, times = rows(batch, batch, length, share), 1
-    trained = times * sum(label != -100 for row in made for label in row.labels[1:])
-    return float(trained / (len(made) * length))
+        examples, per_row = rows(batch, batch, length, share), 1
+    trained = per_row * sum(label != -100 for row in examples for label in row.labels[1:])
+    return float(trained / (len(examples) * length))
 
 
 def _trainer(folder: Path, recipe: Recipe, length: int, share: float, work: Path) -> Any:

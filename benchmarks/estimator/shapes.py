@@ -1,4 +1,4 @@
-"""Small models of true shape: several architectures with random weights, made once in a folder."""
+"""Small models with real proportions: several architectures with random weights, created once per folder."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 _ROPE = {"rope_theta": 10000.0, "rope_type": "default"}
 
-# name -> (configuration class, its arguments): the proportions of the published models, made small.
+# name -> (configuration class, its arguments): the proportions of the published models, scaled down.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {
         "hidden_size": 512, "intermediate_size": 1792, "num_hidden_layers": 6, "num_attention_heads": 8,
@@ -40,7 +40,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def make(folder: Path, name: str, torch_dtype: str = "bfloat16") -> Path:
-    """Write model `name` with random weights and a byte tokenizer into `folder`, unless it is there; returns it."""
+    """Write model `name` with random weights and a byte tokenizer into `folder`, if missing; return its folder."""
     import torch
     import transformers
 
@@ -60,9 +60,9 @@ def _tokenizer(target: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     alphabet = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE(vocab={token: place for place, token in enumerate(alphabet)}, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.save(str(target / "tokenizer.json"))
-    told = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "bos_token": "<s>",
-            "eos_token": "</s>"}  # fmt: skip
-    (target / "tokenizer_config.json").write_text(json.dumps(told))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "bos_token": "<s>",
+              "eos_token": "</s>"}  # fmt: skip
+    (target / "tokenizer_config.json").write_text(json.dumps(config))
