@@ -47,6 +47,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="LoRA Studio: fine-tune language models with LoRA and QLoRA. Without a command: serve.",
 )
+RecipeFile = Annotated[Path | None, typer.Argument(help="A recipe file (YAML).")]
+DatasetName = Annotated[str | None, typer.Option(help="A dataset of this home, by name or id.")]
+Preset = Annotated[str | None, typer.Option(help="A preset whose values come before --model, --dataset and --set.")]
 models_app = typer.Typer(help="Base models of this home.", no_args_is_help=True)
 app.command()(dataset_commands.check)
 app.add_typer(dataset_commands.app, name="datasets")
@@ -70,7 +73,9 @@ app.add_typer(user_commands.app, name="users")
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
-    home: Annotated[Path | None, typer.Option(help="Where runs, datasets and models live (STUDIO_HOME).")] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Folder of runs, datasets and models. Default: STUDIO_HOME.")
+    ] = None,
 ) -> None:
     settings = Settings.from_env(home=home.expanduser().absolute() if home else None)
     context.obj = settings
@@ -83,11 +88,13 @@ def serve(
     context: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    sample: Annotated[
-        bool, typer.Option("--sample", help="Prepare the sample model first if it is not there.")
-    ] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="Prepare the sample model first, if it is missing.")] = False,
     is_open: Annotated[
-        bool, typer.Option("--i-know-this-is-open", help="Listen beyond this machine though anyone may then use it.")
+        bool,
+        typer.Option(
+            "--i-know-this-is-open",
+            help="Listen beyond this machine without accounts. Anyone who can reach the studio can then use it.",
+        ),
     ] = False,
 ) -> None:
     """Serve the studio in the browser (the default)."""
@@ -101,22 +108,25 @@ def _serve(settings: Settings, sample: bool = False, is_open: bool = False) -> N
     with Keeper(settings).start() as studio:
         if mode:
             studio.open_to_visitors()
-        serve_pages = _pages_and(lambda: welcome(studio))
+        serve_pages = _import_pages_during(lambda: welcome(studio))
         if sample and mode == "hosted":
             if model_service.SAMPLE in settings.hosted_models:
                 threading.Thread(target=_prepare_meanwhile, args=(studio,), name="sample", daemon=True).start()
         elif sample:
             _prepare_sample(studio)
-        print(f"LoRA Studio: http://{settings.host}:{settings.port} (home {settings.home}; Ctrl-C ends it, runs go on)")
+        address = f"http://{settings.host}:{settings.port}"
+        print(f"LoRA Studio: {address} (home {settings.home}; Ctrl-C stops it, runs continue)")
         serve_pages(studio, mode)
 
 
-def _pages_and(beside: Callable[[], None]) -> Callable[..., None]:
-    """What serves the pages; Gradio takes a second to import, no other command needs it, and `beside` is done
-    meanwhile."""
+def _import_pages_during(task: Callable[[], None]) -> Callable[..., None]:
+    """Import the page server while `task` runs, and return its `serve`.
+
+    Importing Gradio takes a second, and no other command needs it.
+    """
     with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(beside)
-        gc.disable()  # the collector would walk Gradio's objects again and again, all of which stay
+        done = pool.submit(task)
+        gc.disable()  # Gradio's objects are permanent: collecting during the import would only cost time
         try:
             from studio.ui.web.server import serve
         finally:
@@ -127,8 +137,8 @@ def _pages_and(beside: Callable[[], None]) -> Callable[..., None]:
 
 
 def serve_space() -> None:
-    """What app.py does: the settings are the environment's, and the sample model is prepared meanwhile."""
-    _say_notices()
+    """Serve a hosted space (app.py): settings from the environment, the sample model prepared in the background."""
+    _print_notices()
     try:
         _serve(Settings.from_env(), sample=True)
     except StudioError as error:
@@ -137,29 +147,32 @@ def serve_space() -> None:
 
 
 def _mode(settings: Settings, is_open: bool) -> Literal["hosted", "team"] | None:
-    """How visitors are known. Raises BadInput where others could reach a studio that takes them for its own person."""
+    """How visitors are identified: `hosted`, `team` (by account), or None when only the local person can connect.
+
+    Raises BadInput when others could reach the studio without signing in.
+    """
     if settings.hosted:
         return "hosted"
     if accounts.every(settings):
         return "team"
     if settings.host not in LOOPBACK and not is_open:
         raise BadInput(
-            f"On {settings.host} others can reach this studio, and nobody would have to sign in. Make accounts first "
-            "(studio users add NAME), or say --i-know-this-is-open."
+            f"On {settings.host} others could use this studio without signing in. Add accounts first "
+            "(studio users add NAME), or pass --i-know-this-is-open."
         )
     return None
 
 
 def _prepare_meanwhile(studio: Studio) -> None:
-    """The sample model, while the pages are served already; how far it is stands in the sidebar."""
+    """Prepare the sample model while the pages are already served; the sidebar shows the progress."""
     asking.set(LOCAL)
 
-    def said(what: str, done: int, of: int) -> None:
+    def report(what: str, done: int, of: int) -> None:
         share = f" ({done * 100 // of} %)" if of else ""
         studio.notice("all", f"The sample model is being prepared: {what}{share}.")
 
     try:
-        model_service.add(studio, model_service.SAMPLE, said)
+        model_service.add(studio, model_service.SAMPLE, report)
     except StudioError as error:
         studio.notice("all", f"The sample model is not ready: {error}")
     else:
@@ -167,7 +180,7 @@ def _prepare_meanwhile(studio: Studio) -> None:
 
 
 def _prepare_sample(studio: Studio) -> None:
-    """The sample model, or a sentence on why not: the studio is of use without it."""
+    """Prepare the sample model, or print why that failed: the studio is useful without it."""
     try:
         with out.progress(quiet=False) as progress:
             model_service.add(studio, model_service.SAMPLE, progress)
@@ -176,6 +189,7 @@ def _prepare_sample(studio: Studio) -> None:
 
 
 def _port_is_free(settings: Settings) -> None:
+    """Raise Unavailable when the port cannot be bound."""
     with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -189,8 +203,12 @@ def _port_is_free(settings: Settings) -> None:
 
 
 @models_app.command("add")
-def models_add(context: typer.Context, source: str, as_json: Json = False) -> None:
-    """Add the sample model (smollm2-135m-instruct), a local folder, or a hub id."""
+def models_add(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="smollm2-135m-instruct (the sample), a local folder, or a hub id.")],
+    as_json: Json = False,
+) -> None:
+    """Add a base model: the sample model, a local folder, or a model of the hub."""
     with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
         info = model_service.add(studio, source, progress)
     out.show(info, f"{info.id} is ready: {info.parameters / 1e6:.1f} M parameters in {info.path}", as_json)
@@ -198,7 +216,7 @@ def models_add(context: typer.Context, source: str, as_json: Json = False) -> No
 
 @models_app.command("list")
 def models_list(context: typer.Context, as_json: Json = False) -> None:
-    """List the models."""
+    """List the base models."""
     with Keeper(context.obj) as studio:
         out.table(
             model_service.list_models(studio), ("id", "architecture", "parameters", "dtype", "path"), as_json, "models"
@@ -208,17 +226,24 @@ def models_list(context: typer.Context, as_json: Json = False) -> None:
 @app.command()
 def estimate(
     context: typer.Context,
-    recipe: Annotated[Path | None, typer.Argument()] = None,
-    model: Annotated[str | None, typer.Option(help="A model of this home, or a hub id: no weights needed.")] = None,
-    dataset: str | None = None,
-    preset: str | None = None,
-    method: Annotated[str | None, typer.Option(help="lora, qlora (LoRA on NF4), full, ia3, prompt or prefix.")] = None,
+    recipe: RecipeFile = None,
+    model: Annotated[
+        str | None, typer.Option(help="A base model of this home, or a hub id; no weights are needed.")
+    ] = None,
+    dataset: DatasetName = None,
+    preset: Preset = None,
+    method: Annotated[
+        str | None, typer.Option(help="Method: lora, qlora (LoRA on NF4), full, ia3, prompt or prefix.")
+    ] = None,
     device_memory: Annotated[
-        float | None, typer.Option(help="GiB of a GPU to answer for, instead of this machine.")
+        float | None, typer.Option(help="Estimate for a GPU with this many GiB instead of this machine.")
     ] = None,
     sets: Sets = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Train a few steps on the longest examples first, and correct by that.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Train a few steps on the longest examples first, and correct the estimate by them."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -226,7 +251,7 @@ def estimate(
     if dry_run and device_memory is not None:
         raise BadInput("--dry-run measures this machine; leave --device-memory out.")
     if device_memory is not None and not 0 < device_memory <= 1e6:
-        raise BadInput(f"--device-memory is a number of GiB above 0, not {device_memory:g}.")
+        raise BadInput(f"--device-memory must be a number of GiB above 0, not {device_memory:g}.")
     with Keeper(context.obj) as studio:
         wanted = _recipe(studio, recipe, model, dataset, preset, [*_method(method), *(sets or [])])
         room = None if device_memory is None else int(device_memory * 2**30)
@@ -237,7 +262,7 @@ def estimate(
 
 
 def _method(name: str | None) -> list[str]:
-    """What a method's name sets; qlora is the paper's name for LoRA on a base in NF4."""
+    """Recipe settings for a method's name; qlora is the QLoRA paper's name for LoRA on a base in NF4."""
     if name is None:
         return []
     if name == "qlora":
@@ -248,14 +273,14 @@ def _method(name: str | None) -> list[str]:
 @app.command()
 def train(
     context: typer.Context,
-    recipe: Annotated[Path | None, typer.Argument()] = None,
-    model: str | None = None,
-    dataset: str | None = None,
-    preset: str | None = None,
+    recipe: RecipeFile = None,
+    model: Annotated[str | None, typer.Option(help="A base model of this home (see studio models list).")] = None,
+    dataset: DatasetName = None,
+    preset: Preset = None,
     sets: Sets = None,
-    name: str | None = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run. Default: the recipe's.")] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Wait and show progress; the run goes on if you leave.")
+        bool, typer.Option("--follow", help="Wait and show progress. The run continues if you leave with Ctrl-C.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -274,14 +299,14 @@ def train(
 
 @app.command()
 def doctor(context: typer.Context, as_json: Json = False) -> None:
-    """Say what this machine can do and what is missing."""
+    """Check what this machine can do and what is missing."""
     with Keeper(context.obj) as studio:
         out.show_doctor(doctor_service.examine(studio), as_json)
 
 
 @app.command()
 def machine(context: typer.Context, as_json: Json = False) -> None:
-    """Say how much of this machine is in use, and whose memory it is."""
+    """Show how much of this machine is in use, and what uses its memory."""
     with Keeper(context.obj) as studio:
         out.show_usage(usage.now(studio), as_json)
 
@@ -294,7 +319,7 @@ def _recipe(
     preset: str | None,
     sets: list[str] | None,
 ) -> Recipe:
-    """A recipe from a file or from flags: preset first, then model and dataset, then each --set."""
+    """Build a recipe from a file and flags: the preset first, then model and dataset, then each --set."""
     if file is None and model is None and preset is None:
         raise BadInput("Give a recipe file, or --model and --dataset (see studio train --help).")
     recipe = Recipe.load(file) if file else Recipe()
@@ -304,18 +329,18 @@ def _recipe(
     return recipe.with_values(values) if values else recipe
 
 
-def _say_notices() -> None:
-    """What a studio notices of its home (a damaged database) is said on stderr."""
-    saying = logging.StreamHandler(sys.stderr)
-    saying.setFormatter(logging.Formatter("studio: %(message)s"))
-    noticed = logging.getLogger("studio.services.core")
-    noticed.handlers, noticed.propagate = [saying], False
+def _print_notices() -> None:
+    """Print what a studio logs about its home (such as a damaged database) to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("studio: %(message)s"))
+    logger = logging.getLogger("studio.services.core")
+    logger.handlers, logger.propagate = [handler], False
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry of the `studio` command."""
+    """Entry point of the `studio` command."""
     guard_logs()
-    _say_notices()
+    _print_notices()
     try:
         app(arguments)
     except StudioError as error:

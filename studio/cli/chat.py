@@ -1,4 +1,4 @@
-"""The chat command: it calls the same services as the Compare page."""
+"""The chat command; it calls the same services as the Compare page."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -16,41 +16,46 @@ from studio.services.core.keeper import Keeper
 
 def chat(
     context: typer.Context,
-    run: Annotated[str, typer.Argument(help="A run, or RUN@STEP for what it had learned at a checkpoint.")],
+    run: Annotated[str, typer.Argument(help="A run, or RUN@STEP for one of its checkpoints.")],
     prompt: Annotated[str, typer.Option(help="The question.")],
-    against: Annotated[
-        str, typer.Option(help="Who else answers: base, RUN or RUN@STEP, with commas between.")
-    ] = "base",
-    system: Annotated[str, typer.Option(help="A system prompt, in place of the recipe's.")] = "",
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=8192)] = 256,
-    temperature: Annotated[float, typer.Option(min=0, max=5)] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0)] = 0,
-    repetition_penalty: Annotated[float, typer.Option(min=0.1, max=5)] = 1.0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    against: Annotated[str, typer.Option(help="Compare with: base, RUN or RUN@STEP, separated by commas.")] = "base",
+    system: Annotated[str, typer.Option(help="System prompt to use instead of the recipe's.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=8192, help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=5, help="0 takes the most likely token each time; higher values vary more.")
+    ] = 0.0,
+    top_p: Annotated[
+        float,
+        typer.Option(min=0.01, max=1, help="0.9 samples from the smallest set of tokens with 90% probability."),
+    ] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample from this many most likely tokens; 0 for all.")] = 0,
+    repetition_penalty: Annotated[
+        float, typer.Option(min=0.1, max=5, help="Above 1, tokens that already occurred become less likely.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Ask a run and others of the same base the same question; without --against, its base."""
+    """Ask a run and others on the same base the same question; by default the run and its base."""
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
     with Keeper(context.obj) as studio:
-        found = participants.resolve(studio, [*against.split(","), run])
-        turn = comparisons.ask(found, prompt, sampling, system)
+        sides = participants.resolve(studio, [*against.split(","), run])
+        turn = comparisons.ask(sides, prompt, sampling, system)
         talks = comparisons.messages(comparisons.new_comparison(), turn)
-        *_, final = chats.ask(studio, found, talks, sampling, "command line")
-    show_answers(found, final, as_json)
+        *_, final = chats.ask(studio, sides, talks, sampling, "command line")
+    show_answers(sides, final, as_json)
 
 
-def show_answers(found: list[Side], state: ChatState, as_json: bool) -> None:
-    """The answers. In JSON by who was asked: base, adapted for the run itself, and the others as they were given."""
+def show_answers(sides: list[Side], state: ChatState, as_json: bool) -> None:
+    """Print the answers. JSON keys: the names given to --against (such as base), and `adapted` for the run itself."""
     if as_json:
-        names = [*(side.written for side in found[:-1]), "adapted"]
+        names = [*(side.written for side in sides[:-1]), "adapted"]
         answers: dict[str, Any] = {
             name: {"side": side.key, "title": side.title, **asdict(answer)}
-            for name, side, answer in zip(names, found, state.answers, strict=True)
+            for name, side, answer in zip(names, sides, state.answers, strict=True)
         }
         out.show_json({"answers": answers, "notes": list(state.notes)})
         return
-    for side, answer in zip(found, state.answers, strict=True):
+    for side, answer in zip(sides, state.answers, strict=True):
         print(f"[{side.title}, {answer.tokens} tokens, {answer.tokens_per_s:.1f} tokens/s]")
         print(f"{comparisons.clean_text(answer.text)}\n")
     for note in state.notes:

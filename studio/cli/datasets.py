@@ -1,4 +1,4 @@
-"""The commands about data: `check`, and `datasets add|list|show`; and the options that commands share."""
+"""The dataset commands, `check` and `datasets add|list|show`, and the options that commands share."""
 
 import time
 from pathlib import Path
@@ -16,13 +16,15 @@ from studio.services.data.checks import FORMATS, Options
 from studio.services.models import models as model_service
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Maps = Annotated[list[str] | None, typer.Option("--map", help="Which column is which: instruction=question.")]
-Encoding = Annotated[str, typer.Option(help="The file's encoding, if it is not UTF-8: cp1252.")]
-Delimiter = Annotated[str, typer.Option(help="What separates the columns of a csv file, if it is not found.")]
-HeldOut = Annotated[Path | None, typer.Option(help="A second file of examples to measure on.")]
-Form = Annotated[str, typer.Option("--format", help=f"Read it as one of: {', '.join(FORMATS)}.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="A recipe field by its own name: max_steps=30.")]
-# More findings than a file can have: all of them.
+Maps = Annotated[
+    list[str] | None, typer.Option("--map", help="Field and column: instruction=question. Repeat for several.")
+]
+Encoding = Annotated[str, typer.Option(help="Encoding of the file if it is not UTF-8, such as cp1252.")]
+Delimiter = Annotated[str, typer.Option(help="Column separator of a csv file, if it is not detected.")]
+HeldOut = Annotated[Path | None, typer.Option(help="A second file with held-out examples, to evaluate on.")]
+Form = Annotated[str, typer.Option("--format", help=f"Read the file as one of: {', '.join(FORMATS)}.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Set a recipe field: max_steps=30. Repeat for several.")]
+# A limit that no file reaches: all findings.
 _ALL = 2**31
 
 app = typer.Typer(help="Datasets of this home.", no_args_is_help=True)
@@ -31,20 +33,22 @@ app = typer.Typer(help="Datasets of this home.", no_args_is_help=True)
 def check(
     context: typer.Context,
     file: Path,
-    model: Annotated[str | None, typer.Option(help="Count the tokens of this model; by default of the newest.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Count tokens with this model's tokenizer. Default: the first model listed.")
+    ] = None,
     form: Form = "",
     maps: Maps = None,
-    template: Annotated[str, typer.Option(help="chat, alpaca, or a template of your own (text or file).")] = "chat",
-    max_length: Annotated[int, typer.Option(help="Tokens after which an example is cut.")] = 1024,
+    template: Annotated[str, typer.Option(help="chat, alpaca, or your own template (its text or a file).")] = "chat",
+    max_length: Annotated[int, typer.Option(help="Examples are cut after this many tokens.")] = 1024,
     rejects: Annotated[
-        Path | None, typer.Option(help="Write the rows that are left out, with reasons (.jsonl or .csv).")
+        Path | None, typer.Option(help="Write the rows that are left out, with reasons, to this .jsonl or .csv file.")
     ] = None,
     encoding: Encoding = "",
     delimiter: Delimiter = "",
     held_out: HeldOut = None,
     as_json: Json = False,
 ) -> None:
-    """Look at a dataset file without adding it: its format, what is wrong with it, how long its examples are."""
+    """Check a dataset file without adding it: its format, what is wrong with it, how long its examples are."""
     started = time.monotonic()
     options = Options(form, pairs(maps), encoding, delimiter, str(held_out or ""))
     with Keeper(context.obj) as studio, out.progress(as_json, watched=True) as progress:
@@ -58,10 +62,10 @@ def check(
             models = model_service.list_models(studio)
             model = model or (models[0].id if models else None)
             lengths = examples.measure(studio, checked.token, model, shape, progress) if model else None
-            found = examples.findings(studio, checked.token, limit=_ALL).items
+            page_items = examples.findings(studio, checked.token, limit=_ALL).items
         finally:
             checks.discard(studio, checked.token)
-    findings = [item.finding for item in found]
+    findings = [item.finding for item in page_items]
     out.show_check(checked, findings, lengths, (model, time.monotonic() - started), as_json)
 
 
@@ -78,16 +82,18 @@ def _write_rejects(studio: Studio, token: str, path: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _template(told: str) -> dict[str, str]:
-    """--template: the name of one, else a text or a file of one's own."""
-    if told in ("chat", "alpaca"):
-        return {"template": told}
-    if "{" not in told:
+def _template(text: str) -> dict[str, str]:
+    """Recipe values for --template: a template's name, its text, or a file that contains it."""
+    if text in ("chat", "alpaca"):
+        return {"template": text}
+    if "{" not in text:
         try:
-            told = Path(told).read_text(encoding="utf-8")
+            text = Path(text).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
-            raise BadInput(f"--template is chat, alpaca, a template's text, or a file with it; not {told!r}.") from None
-    return {"template": "custom", "custom_template": told}
+            raise BadInput(
+                f"--template must be chat, alpaca, the text of a template, or a file that contains it, not {text!r}."
+            ) from None
+    return {"template": "custom", "custom_template": text}
 
 
 @app.command("add")
@@ -102,7 +108,7 @@ def datasets_add(
     delimiter: Delimiter = "",
     as_json: Json = False,
 ) -> None:
-    """Add a dataset file (jsonl, json, csv, tsv, parquet, also gzipped); `sample` adds the bundled one."""
+    """Add a dataset file (jsonl, json, csv, tsv or parquet, also gzipped); `sample` adds the bundled dataset."""
     options = Options(form, pairs(maps), encoding, delimiter, str(held_out or ""))
     with Keeper(context.obj) as studio, out.progress(as_json, watched=True) as progress:
         if str(file) == "sample":
@@ -130,6 +136,7 @@ def datasets_show(context: typer.Context, dataset: str, rows: int = 3, as_json: 
 
 
 def pairs(texts: list[str] | None) -> dict[str, str]:
+    """Parse repeated name=value options; raises BadInput for any other form."""
     pairs = {}
     for text in texts or []:
         name, mark, value = text.partition("=")

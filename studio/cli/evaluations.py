@@ -1,4 +1,4 @@
-"""The commands about evaluations and prompt sets: each calls the same service as the page."""
+"""The commands for evaluations and prompt sets; each calls the same service as the page."""
 
 import json
 import sys
@@ -28,22 +28,23 @@ def evaluate(
     run: str,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", help="held-out, general, or a set of your own; more than once for several."),
+        typer.Option("--set", help="Prompt set: held-out, general, or one of your own. Repeat for several."),
     ] = None,
     against: Annotated[
-        list[str] | None, typer.Option(help="Another run, or a checkpoint as RUN@STEP, in the same table.")
+        list[str] | None,
+        typer.Option(help="Compare with another run, or a checkpoint as RUN@STEP. Repeat for several."),
     ] = None,
-    limit: Annotated[int, typer.Option(help="Most prompts of a set.")] = evaluation_service.LIMIT,
-    ask_judge: Annotated[bool, typer.Option("--judge", help="Ask the judge in STUDIO_JUDGE_URL as well.")] = False,
-    to_file: Annotated[Path | None, typer.Option("--out", help="Write it to a file.html or file.json.")] = None,
+    limit: Annotated[int, typer.Option(help="Prompts per set, at most.")] = evaluation_service.LIMIT,
+    ask_judge: Annotated[bool, typer.Option("--judge", help="Also ask the judge at STUDIO_JUDGE_URL.")] = False,
+    to_file: Annotated[Path | None, typer.Option("--out", help="Write it to a .html or .json file.")] = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a run (or a checkpoint, RUN@STEP) against its base: loss, answers, and what was forgotten."""
     if to_file is not None and to_file.suffix not in _FORMS:
         raise BadInput(f"--out takes a name that ends in {' or '.join(_FORMS)}, not {to_file.name}.")
     with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
-        begun = evaluation_service.start(studio, run, sets or (), against or (), limit)
-        info = jobs.drive(evaluation_service.following(studio, begun.id), progress)
+        started = evaluation_service.start(studio, run, sets or (), against or (), limit)
+        info = jobs.drive(evaluation_service.following(studio, started.id), progress)
         if info.state != "completed":
             raise StudioError(f"{info.message} {info.remedy}".strip())
         if ask_judge:
@@ -53,8 +54,8 @@ def evaluate(
 
 def evaluations(
     context: typer.Context,
-    evaluation: Annotated[str, typer.Argument(help="Show this one; without, list all.")] = "",
-    to_file: Annotated[Path | None, typer.Option("--out", help="Write it to a file.html or file.json.")] = None,
+    evaluation: Annotated[str, typer.Argument(help="Show this evaluation. Default: list all.")] = "",
+    to_file: Annotated[Path | None, typer.Option("--out", help="Write it to a .html or .json file.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the evaluations, or show one."""
@@ -64,8 +65,8 @@ def evaluations(
         if evaluation:
             _show(studio, evaluation_service.get(studio, evaluation), to_file, as_json)
             return
-        found = evaluation_service.list_evaluations(studio)
-        out.table(found, ("id", "name", "state", "columns", "sets"), as_json, "evaluations")
+        infos = evaluation_service.list_evaluations(studio)
+        out.table(infos, ("id", "name", "state", "columns", "sets"), as_json, "evaluations")
 
 
 def _show(studio: Studio, info: EvaluationInfo, to_file: Path | None, as_json: bool) -> None:
@@ -78,21 +79,21 @@ def _show(studio: Studio, info: EvaluationInfo, to_file: Path | None, as_json: b
         print(f"Evaluation {info.id} of {info.name} is {info.state}. {info.message} {info.remedy}".rstrip())
         return
     print(f"Evaluation {info.id} of {info.name}, in {info.path}")
-    for one in evaluation_service.result(studio, info.id).sets:
-        print(f"\n{one.title} ({one.prompts} prompts)")
-        for column, sentence in one.sentences.items():
+    for prompt_set in evaluation_service.result(studio, info.id).sets:
+        print(f"\n{prompt_set.title} ({prompt_set.prompts} prompts)")
+        for column, sentence in prompt_set.sentences.items():
             print(f"  {info.columns[column]}: {sentence}")
-        for score in one.scores:
+        for score in prompt_set.scores:
             for column, difference in score.differences.items():
                 figures = f"{describe(score, 'base')} -> {describe(score, column)}"
                 print(f"    {score.label:<12} {figures:<24} {difference.word:<12} {evidence(score, column)}")
-    told = evaluation_service.judgement(studio, info.id)
-    if told:
-        print(f"\nJudge: {told['sentence']}")
+    judgement = evaluation_service.judgement(studio, info.id)
+    if judgement:
+        print(f"\nJudge: {judgement['sentence']}")
 
 
 def _write(studio: Studio, info: EvaluationInfo, path: Path) -> None:
-    """One self-contained file to give away."""
+    """Write one self-contained file to share."""
     try:
         path.write_text(evaluation_page.share(studio, info.id, path.suffix[1:]), encoding="utf-8")
     except OSError as error:
@@ -104,11 +105,11 @@ def _write(studio: Studio, info: EvaluationInfo, path: Path) -> None:
 def prompts_add(
     context: typer.Context,
     file: Path,
-    name: Annotated[str, typer.Option(help="What to call it; by default the file's name.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the set. Default: the file's name.")] = "",
     maps: Maps = None,
     as_json: Json = False,
 ) -> None:
-    """Add a prompt set: a file of any format that datasets have, or a .txt with one prompt a line."""
+    """Add a prompt set: a file in any format that datasets can have, or a .txt file with one prompt per line."""
     with Keeper(context.obj) as studio, out.progress(as_json, watched=True) as progress:
         if file.suffix == ".txt":
             info = prompt_sets.add_typed(studio, _text(file), name or file.stem)
@@ -122,7 +123,7 @@ def prompts_add(
 
 @prompts_app.command("list")
 def prompts_list(context: typer.Context, as_json: Json = False) -> None:
-    """List the prompt sets; a run's held-out rows are one more, called held-out."""
+    """List the prompt sets. A run's held-out rows are one more set, called held-out."""
     with Keeper(context.obj) as studio:
         columns = ("name", "prompts", "with_reference", "with_check", "source", "id")
         out.table(prompt_sets.list_sets(studio), columns, as_json, "prompts")

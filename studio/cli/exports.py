@@ -1,4 +1,4 @@
-"""The commands about exports and adapters: each calls the same service as the Export page."""
+"""The commands for exports and adapters; each calls the same service as the Export page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,22 +15,22 @@ from studio.services.exports import exports as export_service
 from studio.services.exports.exports import ExportRequest
 from studio.services.models import adapters, combining
 
-app = typer.Typer(help="Adapters that no run of this home trained.", no_args_is_help=True)
+app = typer.Typer(help="Adapters that were combined or imported, not trained by a run.", no_args_is_help=True)
 
 
 def export(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="A run, RUN@STEP for a checkpoint, or an adapter.")],
-    to: Annotated[str, typer.Option("--to", help="adapter, merged or gguf.")],
-    quant: Annotated[str, typer.Option(help="Of a GGUF: F16, Q8_0, Q6_K or Q4_K_M.")] = "Q8_0",
+    to: Annotated[str, typer.Option("--to", help="What to make: adapter, merged or gguf.")],
+    quant: Annotated[str, typer.Option(help="Type of a GGUF: F16, Q8_0, Q6_K or Q4_K_M.")] = "Q8_0",
     dtype: Annotated[
         str, typer.Option(help="Type the weights are merged in: float32, bfloat16 or float16. Default: the run's own.")
     ] = "",
-    shard: Annotated[str, typer.Option(help="Largest file of a merged model, like 5GB or 500MB.")] = "5GB",
-    to_folder: Annotated[Path | None, typer.Option("--out", help="Copy the artefact into this folder.")] = None,
+    shard: Annotated[str, typer.Option(help="Size limit for each file of a merged model: 5GB or 500MB.")] = "5GB",
+    to_folder: Annotated[Path | None, typer.Option("--out", help="Copy the result into this folder.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Export an adapter as a zip, base and adapter merged, or a GGUF; each is proved against the model in the chat."""
+    """Export an adapter (zip), a merged model or a GGUF, checked against the answers of the model in the chat."""
     with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
         info = export_service.start(studio, source, to, ExportRequest(to, dtype, shard, quant))
         try:
@@ -49,23 +49,23 @@ def export(
 def exports(
     context: typer.Context,
     delete: Annotated[str, typer.Option("--delete", help="Delete this export and its files.")] = "",
-    again: Annotated[str, typer.Option("--again", help="Start this one again, which did not finish.")] = "",
+    again: Annotated[str, typer.Option("--again", help="Restart this export, which did not finish.")] = "",
     as_json: Json = False,
 ) -> None:
-    """List what was exported."""
+    """List the exports."""
     with Keeper(context.obj) as studio:
         if delete:
             export_service.delete(studio, delete)
         if again:
             export_service.wait(studio, export_service.again(studio, again).id)
-        every = export_service.list_exports(studio)
+        items = export_service.list_exports(studio)
         columns = ("id", "source", "kind", "about", "state", "size", "path", "message")
-        out.table(every, columns, as_json, "exports")
+        out.table(items, columns, as_json, "exports")
 
 
 @app.command("list")
 def listed(context: typer.Context, as_json: Json = False) -> None:
-    """List the adapters that are no run's: combined, or brought here."""
+    """List the combined and imported adapters."""
     with Keeper(context.obj) as studio:
         columns = ("id", "name", "kind", "state", "model", "draft", "size")
         out.table(adapters.list_adapters(studio), columns, as_json, "adapters")
@@ -75,16 +75,19 @@ def listed(context: typer.Context, as_json: Json = False) -> None:
 def combine(
     context: typer.Context,
     sources: Annotated[list[str], typer.Argument(help="Two or three of RUN, RUN@STEP or an adapter, of one base.")],
-    weights: Annotated[str, typer.Option(help="A number for each, with commas between: 0.7,0.3.")] = "",
+    weights: Annotated[str, typer.Option(help="One number per source, separated by commas: 0.7,0.3.")] = "",
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(combining.METHODS)}.")] = "cat",
     density: Annotated[
-        float | None, typer.Option(help="Share of the weights that is kept, for ties, dare and magnitude_prune.")
+        float | None,
+        typer.Option(help="Share of the weights to keep, for ties, dare and magnitude_prune. Default: 0.5."),
     ] = None,
-    name: Annotated[str, typer.Option(help="What it is called.")] = "",
-    draft: Annotated[bool, typer.Option("--draft", help="To try it: it can be kept later, or removed.")] = False,
+    name: Annotated[str, typer.Option(help="Name of the new adapter.")] = "",
+    draft: Annotated[
+        bool, typer.Option("--draft", help="Make a draft to try; keep or remove it later (studio adapters keep).")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Combine adapters by weight into a new one, which is chatted with, evaluated and exported like a run."""
+    """Combine adapters by weight into a new one, which can be chatted with, evaluated and exported like a run."""
     with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
         info = combining.start(
             studio,
@@ -105,12 +108,12 @@ def _numbers(text: str, count: int) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise BadInput(f"--weights are numbers with commas between, like 0.7,0.3; not {text!r}.") from None
+        raise BadInput(f"--weights must be numbers separated by commas, like 0.7,0.3, not {text!r}.") from None
 
 
 @app.command("keep")
 def keep(context: typer.Context, adapter: str, name: str = "", as_json: Json = False) -> None:
-    """Keep a draft, perhaps under another name."""
+    """Keep a draft, under another name if --name is given."""
     with Keeper(context.obj) as studio:
         info = adapters.keep(studio, adapter, name)
     out.show(info, f"{info.name} is kept.", as_json)
@@ -118,7 +121,7 @@ def keep(context: typer.Context, adapter: str, name: str = "", as_json: Json = F
 
 @app.command("remove")
 def remove(context: typer.Context, adapter: str, as_json: Json = False) -> None:
-    """Delete an adapter; what was exported of it stays."""
+    """Delete an adapter; its exports stay."""
     with Keeper(context.obj) as studio:
         info = adapters.remove(studio, adapter)
     out.show(info, f"{info.name} is deleted.", as_json)

@@ -1,4 +1,4 @@
-"""What the command line prints: plain lines for people, one JSON object for programs."""
+"""Output of the command line: plain lines for people, one JSON object for programs."""
 
 import contextlib
 import json
@@ -31,17 +31,17 @@ def _json(value: Any) -> None:
 
 
 def show_json(value: Any) -> None:
-    """One object for programs."""
+    """Print one JSON object."""
     _json(value)
 
 
 def show(info: Any, words: str, as_json: bool, extra: dict[str, Any] | None = None) -> None:
-    """One thing: its JSON or its sentence."""
+    """Print one item: its JSON (with `extra`), or the sentence `words`."""
     _json(asdict(info) | (extra or {})) if as_json else print(words)
 
 
 def table(items: Sequence[Any], columns: Sequence[str], as_json: bool, name: str) -> None:
-    """A list of things as aligned columns."""
+    """Print items as aligned columns, or as JSON under the key `name`."""
     rows = [asdict(item) for item in items]
     if as_json:
         _json({name: rows})
@@ -70,11 +70,11 @@ def show_check(
     checked: Checked,
     findings: Sequence[Finding],
     lengths: LengthView | None,
-    told: tuple[str | None, float],
+    measured: tuple[str | None, float],
     as_json: bool,
 ) -> None:
-    """What `check` found in a file; told: the model whose tokens were counted, and the seconds it all took."""
-    report, (model, seconds) = checked.report, told
+    """Print the result of `check`. measured: the model whose tokens were counted, and the seconds the check took."""
+    report, (model, seconds) = checked.report, measured
     verdict = lengths.verdict if lengths else verdict_of(checked)
     if as_json:
         extra = {"model": model, "verdict": asdict(verdict), "seconds": round(seconds, 3)}
@@ -86,7 +86,7 @@ def show_check(
         place = f"held-out row {item.row}" if item.held_out else f"row {item.row}"
         print(f"  {place}{where}: {item.reason}; {item.fix}")
     if len(findings) > _SHOWN:
-        print(f"  and {len(findings) - _SHOWN:,} more; write all that are left out with --rejects FILE.csv")
+        print(f"  and {len(findings) - _SHOWN:,} more; --rejects FILE.csv writes all rows that are left out")
     if lengths:
         sizes = lengths.tokens
         print(
@@ -122,7 +122,7 @@ def _check_json(checked: Checked, findings: Sequence[Finding], lengths: LengthVi
 
 
 def show_dataset(info: DatasetInfo, as_json: bool, rows: Sequence[dict[str, Any]] | None = None) -> None:
-    """A dataset, with rows if given."""
+    """Print a dataset, and its rows if given."""
     if as_json:
         _json(asdict(info) | ({"first": list(rows)} if rows is not None else {}))
         return
@@ -134,33 +134,32 @@ def show_dataset(info: DatasetInfo, as_json: bool, rows: Sequence[dict[str, Any]
         print(f"\n#{row['row']}\n{row['prompt']}\n  -> {row['answer']}")
 
 
-def show_estimate(found: Estimate, as_json: bool) -> None:
-    """An estimate by item."""
+def show_estimate(estimate: Estimate, as_json: bool) -> None:
+    """Print a memory estimate item by item, with warnings and fixes."""
     if as_json:
-        _json(asdict(found) | {"items": {item.key: item.bytes for item in found.items}})
+        _json(asdict(estimate) | {"items": {item.key: item.bytes for item in estimate.items}})
         return
-    for item in found.items:
+    for item in estimate.items:
         print(f"{item.label:20} {item.bytes / GIB:8.3f} GiB  {item.note}")
-    verdict = "fits" if found.fits else "does not fit"
-    room = f"{found.available / GIB:.1f} GiB free on {found.device}"
-    print(f"{'Total':20} {found.total / GIB:8.3f} GiB  {verdict} in the {room}")
-    print(
-        f"{found.trainable:,} of {found.parameters:,} parameters are trained ({found.trainable / found.parameters:.2%})"
-    )
-    if (dry := found.dry_run) and found.exact:
+    verdict = "fits" if estimate.fits else "does not fit"
+    room = f"{estimate.available / GIB:.1f} GiB free on {estimate.device}"
+    print(f"{'Total':20} {estimate.total / GIB:8.3f} GiB  {verdict} in the {room}")
+    share = estimate.trainable / estimate.parameters
+    print(f"{estimate.trainable:,} of {estimate.parameters:,} parameters are trained ({share:.2%})")
+    if (dry := estimate.dry_run) and estimate.exact:
         print(
             f"Measured in a dry run: {dry.measured / GIB:.3f} GiB (predicted {dry.predicted / GIB:.3f}), "
             f"{dry.step_seconds:.2f} s for a step of {dry.rows} of the longest examples, {dry.length} tokens"
         )
     elif dry:
-        print(f"Corrected by a dry run of a like recipe: what comes and goes is multiplied by {dry.correction:.2f}")
-    if found.minutes:
-        print(f"About {found.minutes:,.1f} minutes for {found.steps:,} steps ({found.minutes_from})")
-    if found.fits:
-        print(f"Batches up to {found.largest_batch:,} fit, or max_length up to {found.longest_length:,}")
-    for line in found.warnings:
+        print(f"Corrected by a dry run of a similar recipe: temporary memory is multiplied by {dry.correction:.2f}")
+    if estimate.minutes:
+        print(f"About {estimate.minutes:,.1f} minutes for {estimate.steps:,} steps ({estimate.minutes_from})")
+    if estimate.fits:
+        print(f"Batches up to {estimate.largest_batch:,} fit, or max_length up to {estimate.longest_length:,}")
+    for line in estimate.warnings:
         print(f"- {line}")
-    for fix in found.fixes:
+    for fix in estimate.fixes:
         enough = " It then fits." if fix.enough else ""
         settings = " ".join(f"--set {name}={_setting(value)}" for name, value in fix.values.items())
         print(f"- {fix.words}: {fix.saved / GIB:.1f} GiB less, {fix.price}.{enough}  {settings}")
@@ -177,7 +176,7 @@ def _run_json(info: RunInfo) -> dict[str, Any]:
 
 
 def show_run(info: RunInfo, as_json: bool) -> None:
-    """One run."""
+    """Print one run."""
     if as_json:
         _json(_run_json(info))
         return
@@ -189,40 +188,44 @@ def show_run(info: RunInfo, as_json: bool) -> None:
         print(info.remedy)
 
 
-def show_story(told: Story, as_json: bool) -> None:
-    """The whole story of a run."""
+def show_story(story: Story, as_json: bool) -> None:
+    """Print everything about a run: states, workers, checkpoints, samples, recipe, log."""
     if as_json:
-        _json(history.as_dict(told))
+        _json(history.as_dict(story))
         return
-    show_run(told.run, as_json=False)
-    if told.run.cause:
-        print(f"cause {told.run.cause}; {told.run.resume_hint}".rstrip("; "))
-    print(f"dataset sha256 {told.dataset.get('sha256', '-')}")
-    if told.predicted or told.measured:
-        print(f"memory: predicted {_gib(told.predicted)}, measured {_gib(told.measured)}")
-    if told.run.plan.get("engine"):
-        print(f"engine {told.run.plan['engine']}: {told.run.plan.get('engine_why', '')}")
+    show_run(story.run, as_json=False)
+    if story.run.cause:
+        print(f"cause {story.run.cause}; {story.run.resume_hint}".rstrip("; "))
+    print(f"dataset sha256 {story.dataset.get('sha256', '-')}")
+    if story.predicted or story.measured:
+        print(f"memory: predicted {_gib(story.predicted)}, measured {_gib(story.measured)}")
+    if story.run.plan.get("engine"):
+        print(f"engine {story.run.plan['engine']}: {story.run.plan.get('engine_why', '')}")
     print("\nWhat happened")
-    for event in told.states:
+    for event in story.states:
         print(f"  {_when(event.time)}  {event.state}  {event.message}".rstrip())
     print("\nWorkers")
-    for one in told.attempts:
-        state = "alive" if one.alive else one.state or "not started"
-        where = f"pid {one.pid} on {one.host or 'this machine'}, {one.device or 'no device yet'}" if one.pid else ""
-        where += f", {_gib(one.memory)} of RAM when last seen" if one.memory else ""
-        print(f"  {one.number}: {state}  {where}  {one.message}".rstrip())
-        if one.versions:
-            print("     " + ", ".join(f"{name} {version}" for name, version in one.versions.items()))
-    print("\nCheckpoints" if told.checkpoints else "\nNo checkpoints")
-    for point in told.checkpoints:
+    for attempt in story.attempts:
+        state = "alive" if attempt.alive else attempt.state or "not started"
+        where = (
+            f"pid {attempt.pid} on {attempt.host or 'this machine'}, {attempt.device or 'no device yet'}"
+            if attempt.pid
+            else ""
+        )
+        where += f", {_gib(attempt.memory)} of RAM when last seen" if attempt.memory else ""
+        print(f"  {attempt.number}: {state}  {where}  {attempt.message}".rstrip())
+        if attempt.versions:
+            print("     " + ", ".join(f"{name} {version}" for name, version in attempt.versions.items()))
+    print("\nCheckpoints" if story.checkpoints else "\nNo checkpoints")
+    for point in story.checkpoints:
         print(f"  step {point.step}: {point.bytes / 2**20:.1f} MiB, {point.fault or 'whole'}")
-    for sample in told.samples:
+    for sample in story.samples:
         print(f"\nSample at step {sample.get('step')}\n  {sample.get('prompt')}\n  -> {sample.get('answer')}")
-    if told.webhook:
-        print(f"\nWebhook: {told.webhook}")
-    print(f"\nRecipe\n{told.recipe.rstrip()}")
-    if told.log:
-        print("\nLast lines of the log\n" + "\n".join(told.log))
+    if story.webhook:
+        print(f"\nWebhook: {story.webhook}")
+    print(f"\nRecipe\n{story.recipe.rstrip()}")
+    if story.log:
+        print("\nLast lines of the log\n" + "\n".join(story.log))
 
 
 def _gib(value: int | None) -> str:
@@ -234,7 +237,7 @@ def _when(moment: float) -> str:
 
 
 def show_runs(infos: Sequence[RunInfo], as_json: bool, notices: Sequence[str] = ()) -> None:
-    """The list of runs; notices are on stderr already and go into the JSON for programs."""
+    """Print a list of runs. Notices are on stderr already; the JSON includes them for programs."""
     if as_json:
         _json({"runs": [_run_json(info) for info in infos]} | ({"notices": list(notices)} if notices else {}))
         return
@@ -243,7 +246,7 @@ def show_runs(infos: Sequence[RunInfo], as_json: bool, notices: Sequence[str] = 
 
 
 def show_labels(info: RunInfo, as_json: bool) -> None:
-    """What is said of a run now."""
+    """Print a run's name, star, tags and notes."""
     if as_json:
         _json(_run_json(info))
         return
@@ -254,7 +257,7 @@ def show_labels(info: RunInfo, as_json: bool) -> None:
 
 
 def show_moved(infos: Sequence[RunInfo], words: str, as_json: bool) -> None:
-    """Runs that went into the trash or out of it."""
+    """Print runs that were moved into the trash or out of it."""
     if as_json:
         show_runs(infos, True)
         return
@@ -263,21 +266,21 @@ def show_moved(infos: Sequence[RunInfo], words: str, as_json: bool) -> None:
 
 
 def show_trash(infos: Sequence[RunInfo]) -> None:
-    """What is in the trash, and how much of the disk it takes."""
+    """Print the runs in the trash and how much disk space they take."""
     for info in infos:
         print(f"{info.name} ({info.id}): {_size(info.bytes)}")
     print(f"{len(infos):,} runs, {_size(sum(info.bytes or 0 for info in infos))}")
 
 
 def show_emptied(emptied: Emptied, as_json: bool) -> None:
-    """What was deleted, and what had to stay."""
+    """Print which runs were deleted, and which were kept and why."""
     if as_json:
         kept = [{"name": name, "reason": reason} for name, reason in emptied.kept]
         _json({"freed": emptied.freed, "deleted": emptied.deleted, "kept": kept})
         return
     print(f"{len(emptied.deleted):,} runs deleted, {_size(emptied.freed)} freed.")
     for name, reason in emptied.kept:
-        print(f"{name} stays: {reason}")
+        print(f"{name} was kept: {reason}")
 
 
 def _size(count: int | None) -> str:
@@ -287,7 +290,7 @@ def _size(count: int | None) -> str:
 
 
 def follow(studio: Studio, run_id: str, quiet: bool) -> RunInfo:
-    """Wait for a run to end and say each step on stderr. Leaving (Ctrl-C) does not touch the run."""
+    """Wait for a run to end and print each step to stderr. Leaving with Ctrl-C does not affect the run."""
     cursor, doing = 0, ""
     while True:
         info = run_service.get(studio, run_id)
@@ -309,7 +312,10 @@ def follow(studio: Studio, run_id: str, quiet: bool) -> RunInfo:
 
 @contextlib.contextmanager
 def progress(quiet: bool, watched: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress(what, done, of) that writes one line on stderr, rewritten on a terminal; watched: there only."""
+    """A progress(what, done, of) callback that writes one line to stderr, rewritten in place on a terminal.
+
+    quiet: write nothing; watched: write only on a terminal.
+    """
     last = ""
     terminal = sys.stderr.isatty()
     quiet = quiet or (watched and not terminal)
@@ -337,7 +343,7 @@ def progress(quiet: bool, watched: bool = False) -> Iterator[Callable[[str, int,
 
 
 def show_doctor(findings: Sequence[MachineFinding], as_json: bool) -> None:
-    """What the doctor found."""
+    """Print the doctor's findings."""
     if as_json:
         _json({"findings": [asdict(item) for item in findings]})
         return
@@ -345,18 +351,18 @@ def show_doctor(findings: Sequence[MachineFinding], as_json: bool) -> None:
         print(f"{'ok ' if item.ok else '!! '} {item.name}: {item.text}")
 
 
-def show_usage(found: Usage, as_json: bool) -> None:
-    """How much of the machine is in use now, and by whom."""
-    one = found.samples[-1]
+def show_usage(usage: Usage, as_json: bool) -> None:
+    """Print how much of the machine is in use now, and by which processes."""
+    sample = usage.samples[-1]
     if as_json:
-        _json(asdict(one) | {"holders": [asdict(holder) for holder in found.holders]})
+        _json(asdict(sample) | {"holders": [asdict(holder) for holder in usage.holders]})
         return
-    print(f"processor  {100 * one.cpu:.0f} % in use")
-    lines = [("memory", one.memory_used, one.memory_total), ("disk", one.disk_used, one.disk_total)]
-    if one.gpu_used is not None and one.gpu_total is not None:
-        lines.insert(0, ("GPU memory", one.gpu_used, one.gpu_total))
+    print(f"processor  {100 * sample.cpu:.0f} % in use")
+    lines = [("memory", sample.memory_used, sample.memory_total), ("disk", sample.disk_used, sample.disk_total)]
+    if sample.gpu_used is not None and sample.gpu_total is not None:
+        lines.insert(0, ("GPU memory", sample.gpu_used, sample.gpu_total))
     for name, used, total in lines:
         print(f"{name:10} {used / GIB:.1f} of {total / GIB:.1f} GiB")
-    for holder in found.holders:
+    for holder in usage.holders:
         gpu = "" if holder.gpu is None else f", GPU {holder.gpu / GIB:.1f} GiB"
         print(f"  {holder.memory / GIB:6.1f} GiB  {holder.name}{gpu}")

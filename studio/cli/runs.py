@@ -14,54 +14,54 @@ from studio.services.runs import runs as run_service
 from studio.services.runs.run_list import Query
 
 app = typer.Typer(help="Runs of this home.")
-queue_app = typer.Typer(help="The runs that wait.", no_args_is_help=True)
+queue_app = typer.Typer(help="Runs waiting in the queue.", no_args_is_help=True)
 
 
 @app.callback(invoke_without_command=True)
 def runs(
     context: typer.Context,
     as_json: Json = False,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Build the database again from the run directories.")
-    ] = False,
-    search: Annotated[str, typer.Option(help="Words in name, notes, tags, id, model or dataset.")] = "",
-    state: Annotated[str, typer.Option(help="Only these states: failed,interrupted.")] = "",
-    model: Annotated[str, typer.Option(help="Only runs of this model.")] = "",
-    dataset: Annotated[str, typer.Option(help="Only runs on the dataset of this name.")] = "",
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild the database from the run directories.")] = False,
+    search: Annotated[
+        str, typer.Option(help="Only runs with these words in their name, notes, tags, id, model or dataset.")
+    ] = "",
+    state: Annotated[str, typer.Option(help="Only runs in these states, such as failed,interrupted.")] = "",
+    model: Annotated[str, typer.Option(help="Only runs of this base model.")] = "",
+    dataset: Annotated[str, typer.Option(help="Only runs on the dataset with this name.")] = "",
     tag: Annotated[str, typer.Option(help="Only runs with this tag.")] = "",
     starred: Annotated[bool, typer.Option("--starred", help="Only runs with a star.")] = False,
-    in_trash: Annotated[bool, typer.Option("--trash", help="The runs in the trash instead.")] = False,
-    sort: Annotated[str, typer.Option(help=f"By: {', '.join(run_list.SORTS)}.")] = "created",
+    in_trash: Annotated[bool, typer.Option("--trash", help="List the runs in the trash instead.")] = False,
+    sort: Annotated[str, typer.Option(help=f"Sort by: {', '.join(run_list.SORTS)}.")] = "created",
 ) -> None:
-    """List the runs: all, or those that were searched for."""
+    """List the runs: all, or those that match the options."""
     if context.invoked_subcommand is not None:
         return
     with Keeper(context.obj) as studio:
         if rebuild:
             count = run_service.rebuild(studio)
-            print(f"Built the index of {count} runs again.", file=sys.stderr)
+            print(f"Rebuilt the index of {count} runs.", file=sys.stderr)
         query = Query(search, state, model, dataset, tag, starred, in_trash, sort, limit=run_list.MOST)
-        found = run_list.find_every(studio, query)
-        out.show_runs(found, as_json, studio.notices)
+        infos = run_list.find_every(studio, query)
+        out.show_runs(infos, as_json, studio.notices)
 
 
 @app.command("show")
 def show(context: typer.Context, run: str, as_json: Json = False) -> None:
-    """Tell the whole story of a run: recipe, states, workers, checkpoints, memory, its last words."""
+    """Show everything about a run: recipe, states, workers, checkpoints, memory, last log lines."""
     with Keeper(context.obj) as studio:
         out.show_story(history.story_of(studio, run), as_json)
 
 
 @app.command("rename")
 def rename(context: typer.Context, run: str, name: str, as_json: Json = False) -> None:
-    """Give a run another name."""
+    """Rename a run."""
     with Keeper(context.obj) as studio:
         out.show_labels(labels.rename(studio, run, name), as_json)
 
 
 @app.command("note")
 def note(context: typer.Context, run: str, text: str, as_json: Json = False) -> None:
-    """Put a note to a run; an empty one ("") takes it away."""
+    """Set the note of a run; an empty one ("") removes it."""
     with Keeper(context.obj) as studio:
         out.show_labels(labels.note(studio, run, text), as_json)
 
@@ -70,10 +70,10 @@ def note(context: typer.Context, run: str, text: str, as_json: Json = False) -> 
 def tag(
     context: typer.Context,
     run: str,
-    tags: Annotated[list[str] | None, typer.Argument(help="Plain words; none takes all tags away.")] = None,
+    tags: Annotated[list[str] | None, typer.Argument(help="Plain words; without any, all tags are removed.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Give a run these tags and no others."""
+    """Set the tags of a run, replacing the ones it has."""
     with Keeper(context.obj) as studio:
         out.show_labels(labels.tag(studio, run, ",".join(tags or [])), as_json)
 
@@ -82,17 +82,17 @@ def tag(
 def star(
     context: typer.Context,
     run: str,
-    off: Annotated[bool, typer.Option("--off", help="Take the star away.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Remove the star.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Give a run a star."""
+    """Star a run."""
     with Keeper(context.obj) as studio:
         out.show_labels(labels.star(studio, run, not off), as_json)
 
 
 @app.command("trash")
 def throw(context: typer.Context, runs: list[str], as_json: Json = False) -> None:
-    """Put runs that are over into the trash; `studio runs --trash` lists it, `restore` takes out of it."""
+    """Move finished runs into the trash; `studio runs --trash` lists it, `studio runs restore` takes them out."""
     with Keeper(context.obj) as studio:
         out.show_moved([trash.throw(studio, run) for run in runs], "is in the trash", as_json)
 
@@ -107,28 +107,30 @@ def restore(context: typer.Context, runs: list[str], as_json: Json = False) -> N
 @app.command("empty-trash")
 def empty_trash(
     context: typer.Context,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete the runs in the trash for good; says first which, and how much they take."""
+    """Delete the runs in the trash for good, after listing them with their sizes and asking."""
     with Keeper(context.obj) as studio:
-        there = trash.contents(studio)
-        if there and not yes:
+        trashed = trash.contents(studio)
+        if trashed and not yes:
             if as_json or not sys.stdin.isatty():
-                raise BadInput("Deleting runs for good wants a yes: studio runs empty-trash --yes")
-            out.show_trash(there)
+                raise BadInput("Deleting runs for good needs a yes: studio runs empty-trash --yes")
+            out.show_trash(trashed)
             if not typer.confirm("Delete them for good?"):
                 return
-        out.show_emptied(trash.empty(studio, [info.id for info in there]), as_json)
+        out.show_emptied(trash.empty(studio, [info.id for info in trashed]), as_json)
 
 
 def stop(
     context: typer.Context,
     run: str,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Do not save what it learned since its checkpoint.")] = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Stop without saving; training since the last checkpoint is lost.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask a run to save what it learned and stop; `studio resume` lets it go on."""
+    """Ask a run to save a checkpoint and stop; `studio resume` continues it."""
     with Keeper(context.obj) as studio:
         out.show_run((run_service.cancel if cancel else run_service.stop)(studio, run), as_json)
 
@@ -136,12 +138,14 @@ def stop(
 def resume(
     context: typer.Context,
     run: str,
-    force: Annotated[bool, typer.Option("--force", help="Also with other versions of the libraries.")] = False,
-    epochs: Annotated[float | None, typer.Option(help="Train so many epochs more than was meant.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Train so many steps more than was meant.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Resume even if the installed library versions differ from the run's.")
+    ] = False,
+    epochs: Annotated[float | None, typer.Option(help="Train this many epochs more than planned.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Train this many steps more than planned.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Let a run go on from its newest whole checkpoint, or, with --epochs or --steps, longer than it was meant to."""
+    """Continue a run from its newest whole checkpoint; with --epochs or --steps, beyond its planned length."""
     with Keeper(context.obj) as studio:
         if epochs is None and steps is None:
             info = resuming.resume(studio, run, force)
@@ -154,15 +158,17 @@ def resume(
 def move(
     context: typer.Context,
     run: str,
-    first: Annotated[bool, typer.Option("--first", help="The next to start.")] = False,
-    last: Annotated[bool, typer.Option("--last", help="After all others.")] = False,
-    before: Annotated[str | None, typer.Option(help="Before this run.")] = None,
-    now: Annotated[bool, typer.Option("--now", help="Start it at once, beside what runs, if memory allows.")] = False,
+    first: Annotated[bool, typer.Option("--first", help="Move it to the front.")] = False,
+    last: Annotated[bool, typer.Option("--last", help="Move it to the end.")] = False,
+    before: Annotated[str | None, typer.Option(help="Move it in front of this run.")] = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="Start it at once, alongside running ones, if memory allows.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Give a waiting run another place in the queue, or start it now."""
+    """Move a waiting run in the queue, or start it now."""
     if sum((first, last, now, before is not None)) != 1:
-        raise BadInput("Say where to: one of --first, --last, --before RUN, --now.")
+        raise BadInput("Give one of --first, --last, --before RUN, --now.")
     with Keeper(context.obj) as studio:
         if now:
             info = queue.start_now(studio, run)
@@ -175,7 +181,7 @@ def move(
 
 @queue_app.command("list")
 def waiting(context: typer.Context, as_json: Json = False) -> None:
-    """List the runs that wait, the next to start first."""
+    """List the waiting runs, the next to start first."""
     with Keeper(context.obj) as studio:
-        line = [info for info in run_service.list_runs(studio) if info.state == "queued"]
-        out.show_runs(sorted(line, key=lambda info: info.position), as_json, studio.notices)
+        queued = [info for info in run_service.list_runs(studio) if info.state == "queued"]
+        out.show_runs(sorted(queued, key=lambda info: info.position), as_json, studio.notices)

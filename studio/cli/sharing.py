@@ -1,4 +1,4 @@
-"""The commands that bring in and give away: adapters add, publish, reproduce. They call what the page calls."""
+"""The commands for importing and sharing (adapters add, publish, reproduce); they call the pages' services."""
 
 import getpass
 import sys
@@ -21,12 +21,14 @@ from studio.services.models import imports
 @app.command("add")
 def add(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(help="The folder or zip of a PEFT adapter or merged model, or a hub id.")],
-    base: Annotated[str, typer.Option(help="The model of this home that it belongs to. Default: what it says.")] = "",
-    name: Annotated[str, typer.Option(help="What it is called. Default: its own name.")] = "",
+    source: Annotated[str, typer.Argument(help="Folder or zip of a PEFT adapter or merged model, or a hub id.")],
+    base: Annotated[
+        str, typer.Option(help="Base model of this home that it belongs to. Default: the one its config names.")
+    ] = "",
+    name: Annotated[str, typer.Option(help="Name in this home. Default: its own name.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Bring in someone's adapter: safetensors only, checked before it joins the list."""
+    """Import an adapter or merged model: safetensors only, checked before it is added to the list."""
     with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
         info = _followed(imports.add(studio, source, imports.ImportRequest(base, name), folders=True), progress)
     out.show(info, f"{info.name} ({info.id}) {info.words}, on {info.model}", as_json)
@@ -34,48 +36,53 @@ def add(
 
 def publish(
     context: typer.Context,
-    export: Annotated[str, typer.Argument(help="The id of an export (studio exports).")],
-    repo: Annotated[str, typer.Option(help="NAME or OWNER/NAME on the hub.")],
-    public: Annotated[bool, typer.Option("--public", help="For everyone to see. Default: private.")] = False,
-    update: Annotated[bool, typer.Option("--update", help="The repository is there already.")] = False,
-    preview: Annotated[bool, typer.Option("--preview", help="Only say what would go up.")] = False,
+    export: Annotated[str, typer.Argument(help="Id of an export (see studio exports).")],
+    repo: Annotated[str, typer.Option(help="Repository on the hub: NAME or OWNER/NAME.")],
+    public: Annotated[bool, typer.Option("--public", help="Make it visible to everyone. Default: private.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Update a repository that already exists.")] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Only show what would be uploaded.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Publish an export on the Hugging Face hub. The token is HF_TOKEN, or asked for; it is never kept."""
-    wish = publishing.PublishRequest(repo, public, update)
+    """Publish an export on the Hugging Face hub, with the token in HF_TOKEN or one you type; it is never stored."""
+    request = publishing.PublishRequest(repo, public, update)
     with Keeper(context.obj) as studio:
-        told = publishing.preview(studio, export, wish)
+        upload = publishing.preview(studio, export, request)
         if preview and as_json:
-            out.show_json(asdict(told))
+            out.show_json(asdict(upload))
         if not as_json:
-            _show(told)
+            _show(upload)
         if preview:
             return
         token = _ask() if publishing.needs_token(studio) else ""
         with out.progress(quiet=as_json) as progress:
-            made = _followed(publishing.publish(studio, export, wish, token), progress)
-    out.show(made, f"Published: {made.url}", as_json)
+            published = _followed(publishing.publish(studio, export, request, token), progress)
+    out.show(published, f"Published: {published.url}", as_json)
 
 
 def reproduce(
     context: typer.Context,
-    run: Annotated[str, typer.Argument(help="The run to give away.")],
-    to_folder: Annotated[Path, typer.Option("--out", help="Where its folder is written.")] = Path(),
+    run: Annotated[str, typer.Argument(help="The run to reproduce.")],
+    to_folder: Annotated[Path, typer.Option("--out", help="Write a new folder in this one.")] = Path(),
     as_json: Json = False,
 ) -> None:
-    """Write a run as recipe, rows, a script and a notebook in plain TRL and PEFT, which give the same run."""
+    """Write a run as recipe, rows, and a script and notebook in plain TRL and PEFT that give the same run."""
     with Keeper(context.obj) as studio:
         path = reproducing.write(studio, run, to_folder)
-        found = reproducing.of(studio, run)
+        reproduction = reproducing.of(studio, run)
     if as_json:
-        told = {"run": found.run, "path": str(path), "command": found.command, "plain": found.plain}
-        out.show_json(told | {"notes": list(found.notes)})
+        info = {
+            "run": reproduction.run,
+            "path": str(path),
+            "command": reproduction.command,
+            "plain": reproduction.plain,
+        }
+        out.show_json(info | {"notes": list(reproduction.notes)})
         return
-    print(f"{path}\nWithout the studio: {found.plain}\nWith it: {found.command}")
+    print(f"{path}\nWithout the studio: {reproduction.plain}\nWith it: {reproduction.command}")
 
 
 def _followed(steps: Any, progress: Any) -> Any:
-    """The result of a step-by-step task, whose steps are shown."""
+    """Run a step-by-step task, showing its progress, and return its result."""
     try:
         while True:
             step = next(steps)
@@ -84,17 +91,17 @@ def _followed(steps: Any, progress: Any) -> Any:
         return end.value
 
 
-def _show(told: publishing.Preview) -> None:
-    who = "private" if told.private else "PUBLIC"
-    print(f"To {told.hub}/{told.repo} ({who}), {told.size:,} bytes:", file=sys.stderr)
-    for name, size in told.files:
+def _show(preview: publishing.Preview) -> None:
+    visibility = "private" if preview.private else "PUBLIC"
+    print(f"To {preview.hub}/{preview.repo} ({visibility}), {preview.size:,} bytes:", file=sys.stderr)
+    for name, size in preview.files:
         print(f"  {name}  {size:,}", file=sys.stderr)
-    for warning in told.warnings:
+    for warning in preview.warnings:
         print(f"  Note: {warning}", file=sys.stderr)
 
 
 def _ask() -> str:
-    """The token, from the person at the terminal; it is not shown."""
+    """Ask for the token at the terminal, without showing it."""
     if not sys.stdin.isatty():
         raise BadInput("Publishing needs a token with write access: set HF_TOKEN, or run this in a terminal.")
-    return getpass.getpass("Token with write access (not shown, not kept): ")
+    return getpass.getpass("Token with write access (not shown, not stored): ")

@@ -1,4 +1,4 @@
-"""`studio users`: who may sign in to a studio that a team reaches. Takes effect at once where it is being served."""
+"""`studio users`: the accounts of a studio shared by a team. Changes take effect at once in a running studio."""
 
 import sys
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from studio.services.core import accounts
 from studio.services.core.accounts import Account
 from studio.settings import Settings
 
-app = typer.Typer(help="Accounts of a studio that a team reaches.", no_args_is_help=True)
+app = typer.Typer(help="Accounts of a studio shared by a team.", no_args_is_help=True)
 FromStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input, one line.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An account without its hash."""
+    """An account as it is printed, without its password hash."""
 
     name: str
     created: float
@@ -27,30 +27,30 @@ class Shown:
 
 @app.command()
 def add(context: typer.Context, name: str, password_stdin: FromStdin = False, as_json: Json = False) -> None:
-    """Make an account; the password is asked for."""
+    """Add an account; the command asks for its password."""
     settings: Settings = context.obj
-    made = accounts.add(settings, name, _password(password_stdin))
-    out.show(_shown(made), f"{made.name} can sign in. From the next start on, everyone has to.", as_json)
+    account = accounts.add(settings, name, _password(password_stdin))
+    out.show(_shown(account), f"{account.name} can sign in. From the next start on, everyone must.", as_json)
 
 
 @app.command("list")
 def list_users(context: typer.Context, as_json: Json = False) -> None:
     """List the accounts."""
-    out.table([_shown(one) for one in accounts.every(context.obj)], ("name", "created"), as_json, "users")
+    out.table([_shown(account) for account in accounts.every(context.obj)], ("name", "created"), as_json, "users")
 
 
 @app.command()
 def remove(context: typer.Context, name: str, as_json: Json = False) -> None:
-    """Take an account away; what it made stays in the home."""
-    gone = accounts.remove(context.obj, name)
-    out.show(_shown(gone), f"{gone.name} cannot sign in any more. What it made stays in the home.", as_json)
+    """Remove an account; what it made stays in the home."""
+    account = accounts.remove(context.obj, name)
+    out.show(_shown(account), f"{account.name} cannot sign in any more. What it made stays in the home.", as_json)
 
 
 @app.command()
 def passwd(context: typer.Context, name: str, password_stdin: FromStdin = False, as_json: Json = False) -> None:
-    """Change a password; whoever is signed in with the old one is signed out."""
-    changed = accounts.change_password(context.obj, name, _password(password_stdin))
-    out.show(_shown(changed), f"The password of {changed.name} is changed.", as_json)
+    """Change a password; anyone signed in with the old one is signed out."""
+    account = accounts.change_password(context.obj, name, _password(password_stdin))
+    out.show(_shown(account), f"The password of {account.name} is changed.", as_json)
 
 
 def _shown(account: Account) -> Shown:
@@ -61,5 +61,5 @@ def _password(from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\n")
     if not sys.stdin.isatty():
-        raise BadInput("There is no terminal to ask for the password at. Give it with --password-stdin.")
+        raise BadInput("There is no terminal to ask for the password. Pass it with --password-stdin.")
     return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))

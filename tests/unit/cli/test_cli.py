@@ -64,7 +64,7 @@ def test_the_path_of_a_dataset(cli: Run, tmp_path: Path, tiny: Path) -> None:
         (["check", "{qa}", "--encoding", "klingon"], "klingon"),
         (
             ["check", "{qa}", "--map", "instruction=q", "--map", "output=a", "--template", "nothing"],
-            "--template is chat",
+            "--template must be chat",
         ),
         (["check", "{qa}", "--map", "text=q", "--rejects", "{folder}/r.xlsx"], ".jsonl or .csv, not as .xlsx"),
         (["check", "{qa}", "--map", "text=q", "--rejects", "{folder}/none/r.csv"], "cannot be written"),

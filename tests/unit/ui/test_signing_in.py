@@ -270,7 +270,7 @@ def test_users_are_kept_by_command(tmp_path: Path) -> None:
 
 def test_others_are_let_in_only_when_it_is_known_who_they_are(settings: Settings) -> None:
     reachable = replace(settings, host="0.0.0.0")
-    with pytest.raises(BadInput, match="nobody would have to sign in"):
+    with pytest.raises(BadInput, match="without signing in"):
         cli._mode(reachable, is_open=False)
     assert cli._mode(reachable, is_open=True) is None and cli._mode(settings, is_open=False) is None
     assert cli._mode(replace(reachable, hosted=True), is_open=False) == "hosted"
