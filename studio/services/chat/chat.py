@@ -1,8 +1,8 @@
-"""Asking a base model and what was trained on it the same question.
+"""Ask a base model and models trained on it the same question.
 
-One chat worker a studio, one base in it; it is loaded at the first question and kept for the next, whoever asks.
-Adapters come and go beside it. It gives its memory back when idle, when told to, and when a run needs it. What it does
-not do: keep conversations (comparisons.py).
+A studio has one chat worker with one base in it, loaded at the first question and kept for the next one from anyone.
+Adapters are loaded onto it and dropped as needed. It frees its memory when idle, on request, and when a run needs it.
+Conversations are stored by comparisons.py.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from studio.services.core.studio import Studio
 from studio.services.models import models, trained_weights
 from studio.services.runs import logs
 
-# Longest silence: loading a large base from a slow disk.
+# Longest wait for a reply, in seconds: a large base may load from a slow disk.
 _PATIENCE = 600.0
-# How long a worker may take to hear that nobody wants its answer any more.
+# Seconds a worker may take to notice that its answer was stopped.
 _HEARS = 60.0
-# Adapters that stay loaded beside those in use: switching back costs nothing.
+# Adapters that may stay loaded, counting those in use: switching back costs nothing.
 _SEATS = 4
 _KINDS = ("loaded", "dropped", "end")
 
@@ -35,7 +35,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How answers are drawn; temperature 0 takes the likeliest token each time."""
+    """How answers are sampled; temperature 0 takes the most likely token each time."""
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -47,7 +47,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One side's answer so far; reason is why it ended: end, length or stopped. prompt: tokens it was asked with."""
+    """One side's answer so far. reason: why it ended: end, length or stopped. prompt: tokens in the prompt."""
 
     text: str = ""
     done: bool = False
@@ -60,7 +60,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ChatState:
-    """All answers at one moment, in the order of the sides; a sentence on what is going on, and remarks."""
+    """All answers at one moment, in the order of the sides. status: a sentence on what is happening; notes: remarks."""
 
     status: str
     answers: tuple[Answer, ...]
@@ -70,7 +70,7 @@ class ChatState:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What is in memory. made_room: what it last had to make room for, in words."""
+    """What is in memory. made_room: what the memory was last freed for, in words."""
 
     model: str = ""
     adapters: int = 0
@@ -78,7 +78,7 @@ class Loaded:
 
 
 def worker_pid(studio: Studio) -> int | None:
-    """The process of the chat worker, while it lives."""
+    """Process id of the chat worker, or None when it is not running."""
     talker = studio.state(ChatSession).talker
     return talker.pid if talker is not None and talker.alive else None
 
@@ -90,7 +90,7 @@ def ask(
     sampling: Sampling | None = None,
     session: str = "",
 ) -> Iterator[ChatState]:
-    """Ask; yields the state of all answers as tokens arrive. conversations: what each side is told, question last.
+    """Ask; yields the state of all answers as tokens arrive. conversations: each side's messages, question last.
 
     `session` names the asker, who alone may stop the answer. Raises Conflict when this session's last question is still
     being answered, Unavailable when the worker dies.
@@ -99,13 +99,13 @@ def ask(
         raise BadInput("Write a question first.")
     quotas.check_chat(studio)
     room, visitor = studio.state(ChatSession), studio.visitor
-    whose = visitor.owner
+    owner = visitor.owner
     state = ChatState("", tuple(Answer() for _ in sides))
-    with room.line.join(_asker(whose, session)) as ticket:
-        said = -1
+    with room.line.join(_asker(owner, session)) as ticket:
+        reported = -1
         while (ahead := room.line.ahead(ticket)) and not ticket.stopped:
-            if ahead != said:
-                said = ahead
+            if ahead != reported:
+                reported = ahead
                 yield replace(state, status=f"{_before(ahead)} before yours.")
             room.line.wait(ticket, 1.0)
         if ticket.stopped:
@@ -114,31 +114,31 @@ def ask(
         room.made_room = ("", "")
         room.answering = frozenset(side.key.partition("@")[0] for side in sides)
         try:
-            told = _answered(studio, sides, conversations, sampling or Sampling(), ticket, state)
-            with contextlib.closing(told):
-                for state in told:
+            states = _answered(studio, sides, conversations, sampling or Sampling(), ticket, state)
+            with contextlib.closing(states):
+                for state in states:
                     yield state
         except Unavailable:
-            if made_room := _made_room(room, whose):
+            if made_room := _made_room(room, owner):
                 raise Unavailable(f"The model made room for {made_room}; ask again to load it.") from None
             raise
         finally:
             room.answering = frozenset()
             room.used = time.monotonic()
-            # One that was left early has no count yet: some four letters are a token.
+            # An answer that was left early has no count yet: estimate four characters per token.
             spent = sum(answer.tokens or len(answer.text) // 4 for answer in state.answers)
             quotas.note(studio, visitor, tokens=spent)
 
 
-def _asker(whose: str, session: str) -> str:
-    """A session of one owner: nobody stops another's answer by naming their session."""
-    return f"{whose}\0{session}"
+def _asker(owner: str, session: str) -> str:
+    """A session's name with its owner, so that no one can stop another's answer by naming their session."""
+    return f"{owner}\0{session}"
 
 
-def _made_room(room: ChatSession, whose: str) -> str:
-    """For what the memory was given back, in words; another's run is told without its name."""
+def _made_room(room: ChatSession, asker: str) -> str:
+    """What the memory was freed for, in words; another person's run is not named."""
     owner, name = room.made_room
-    return "" if not name else f"the run {name}" if owner == whose else "another person's run"
+    return "" if not name else f"the run {name}" if owner == asker else "another person's run"
 
 
 def _before(ahead: int) -> str:
@@ -146,7 +146,7 @@ def _before(ahead: int) -> str:
 
 
 def _stopped(state: ChatState) -> ChatState:
-    """As it stands when it was stopped before it began."""
+    """The final state of a question that was stopped before it was answered."""
     answers = tuple(replace(answer, done=True, reason="stopped") for answer in state.answers)
     return replace(state, status="", answers=answers, finished=True)
 
@@ -159,7 +159,7 @@ def _answered(
     ticket: Ticket,
     state: ChatState,
 ) -> Generator[ChatState, None, None]:
-    """What happens once it is this question's turn."""
+    """Load what is needed and ask, once it is this question's turn."""
     room = studio.state(ChatSession)
     base = sides[0].model, sides[0].dtype
     if room.base != base or not room.awake:
@@ -179,7 +179,7 @@ def _answered(
         return
     yield state
     room.asked += 1
-    who = [
+    payload = [
         {
             "column": str(place),
             "name": room.seated[side.identity][0] if side.folder is not None else "base",
@@ -188,14 +188,14 @@ def _answered(
         }
         for place, (side, talk) in enumerate(zip(sides, conversations, strict=True))
     ]
-    talker.tell({"op": "ask", "id": room.asked, "sides": who, **asdict(sampling)})
-    if ticket.stopped:  # it was stopped before the worker knew of it
+    talker.tell({"op": "ask", "id": room.asked, "sides": payload, **asdict(sampling)})
+    if ticket.stopped:  # stopped before the worker received the question
         talker.tell({"op": "stop", "id": room.asked})
     yield from _listen(room, talker, state)
 
 
 def _open(studio: Studio, base: tuple[str, str]) -> None:
-    """Start a worker for a base in place of the one there is, and wait until it is ready."""
+    """Start a worker for a base in place of the current one, and wait until it is ready."""
     room = studio.state(ChatSession)
     room.close()
     arguments = ["--model", str(models.folder_of(studio, base[0])), "--dtype", base[1]]
@@ -210,7 +210,7 @@ def _open(studio: Studio, base: tuple[str, str]) -> None:
 
 
 def _seat(room: ChatSession, side: Side, in_use: set[tuple[str, int]]) -> None:
-    """Load what a side has learned; what was not used for longest makes way for it."""
+    """Load the weights of a side; the least recently used ones are dropped for it."""
     for key in [key for key in room.seated if key not in in_use][: max(0, len(room.seated) + 1 - _SEATS)]:
         _do(room, {"op": "drop", "name": room.seated.pop(key)[0]})
     name = f"{room.asked}.{len(room.seated)}.{side.key}"
@@ -219,7 +219,7 @@ def _seat(room: ChatSession, side: Side, in_use: set[tuple[str, int]]) -> None:
 
 
 def _take_seat(room: ChatSession, side: Side) -> str:
-    """Note that a side is used now; returns why it has a pass of its own, or nothing."""
+    """Mark a side as used now; returns why it needs a separate forward pass, or an empty string."""
     if side.folder is None:
         return ""
     room.seated[side.identity] = seat = room.seated.pop(side.identity)
@@ -227,7 +227,7 @@ def _take_seat(room: ChatSession, side: Side) -> str:
 
 
 def _do(room: ChatSession, message: dict[str, Any]) -> dict[str, Any]:
-    """Have the worker do something other than answer. What fails leaves it in no known state: it is ended."""
+    """Send the worker a command other than a question. A failure leaves its state unknown, so it is then closed."""
     talker = room.talker
     if talker is None:
         raise Unavailable("The chat worker ended.")
@@ -243,7 +243,7 @@ def _do(room: ChatSession, message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _listen(room: ChatSession, talker: ChatProcess, state: ChatState) -> Iterator[ChatState]:
-    """The answers as they come. An asker who leaves before the end stops them."""
+    """Yield the answers as they arrive. If the asker leaves before the end, they are stopped."""
     ours, over = room.asked, False
     try:
         for reply in talker.replies(_PATIENCE):
@@ -266,7 +266,7 @@ def _listen(room: ChatSession, talker: ChatProcess, state: ChatState) -> Iterato
 
 
 def _hush(room: ChatSession, talker: ChatProcess, asked: int) -> None:
-    """Have the worker stop, so that the next question finds it listening; one that does not is ended."""
+    """Have the worker stop, so that it is ready for the next question; a worker that does not respond is closed."""
     try:
         talker.tell({"op": "stop", "id": asked})
         for reply in talker.replies(_HEARS):
@@ -298,7 +298,7 @@ def _updated(answers: tuple[Answer, ...], reply: dict[str, Any]) -> tuple[Answer
 
 
 def stop(studio: Studio, session: str) -> None:
-    """Stop the answer that `session` is being given, or waits for; nobody else's."""
+    """Stop the answer that the asker's `session` is receiving or waiting for."""
     room = studio.state(ChatSession)
     if room.line.stop(_asker(studio.owner, session)) and room.talker is not None:
         with contextlib.suppress(Unavailable):
@@ -306,50 +306,51 @@ def stop(studio: Studio, session: str) -> None:
 
 
 def stop_all(studio: Studio) -> int:
-    """Stop every answer that the asker is being given or waits for, in whatever session; returns how many."""
-    mine = [one for one in studio.state(ChatSession).line.sessions() if one.startswith(_asker(studio.owner, ""))]
+    """Stop every answer that the asker is receiving or waiting for, in any session; returns how many."""
+    prefix = _asker(studio.owner, "")
+    mine = [session for session in studio.state(ChatSession).line.sessions() if session.startswith(prefix)]
     for session in mine:
-        stop(studio, session.removeprefix(_asker(studio.owner, "")))
+        stop(studio, session.removeprefix(prefix))
     return len(mine)
 
 
 def loaded(studio: Studio) -> Loaded:
-    """What is in memory for answers."""
+    """What is loaded for chat."""
     room = studio.state(ChatSession)
     return Loaded(room.base[0], len(room.seated)) if room.awake else Loaded(made_room=_made_room(room, studio.owner))
 
 
 def unload(studio: Studio) -> None:
-    """Give the chat worker's memory back; raises Conflict while someone is being answered."""
+    """Free the chat worker's memory; raises Conflict while someone is being answered."""
     if not studio.state(ChatSession).close_if_free():
         raise Conflict("A question is being answered. The memory can be freed after it, or stop it first.")
     studio.state(ChatSession).made_room = ("", "")
 
 
 def let_go(studio: Studio, run_id: str) -> bool:
-    """Drop what is loaded of a run; False while it is being asked."""
+    """Unload the weights of a run; returns False while it is being asked."""
     room, folder = studio.state(ChatSession), studio.run_dir(run_id).path
     with room.line.when_free() as free:
         if not free:
             return run_id not in room.answering
         for key in [key for key in room.seated if Path(key[0]).is_relative_to(folder)]:
-            with contextlib.suppress(StudioError):  # a worker that is gone holds nothing
+            with contextlib.suppress(StudioError):  # a worker that has ended has nothing loaded
                 _do(room, {"op": "drop", "name": room.seated.pop(key)[0]})
     return True
 
 
 def unload_if_idle(studio: Studio) -> None:
-    """Give the memory back when nobody has asked for a while."""
+    """Free the memory when no one has asked for a while."""
     studio.state(ChatSession).close_if_idle(studio.settings.chat_idle)
 
 
 def close(studio: Studio) -> None:
-    """End the chat worker of a studio that closes; an answer that is being given is cut short."""
+    """End the chat worker because the studio closes; an answer in progress is cut short."""
     studio.state(ChatSession).end()
 
 
 def held_out_prompts(studio: Studio, run_id: str, limit: int = 12) -> list[str]:
-    """Questions that the run or adapter was not trained on, ready to ask."""
+    """Held-out questions that the run or adapter was not trained on."""
     return [
         next(m["content"] for m in reversed(record.messages[:-1]) if m["role"] == "user")
         for record in trained_weights.held_out(studio, run_id, limit)

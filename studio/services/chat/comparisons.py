@@ -1,8 +1,7 @@
-"""Comparisons: conversations that several sides had beside each other, kept in the home so that a reload finds them.
+"""Comparisons: conversations with several sides, stored in the home so that a reload finds them.
 
-comparisons/<id>.json, written whole after each turn, with its owner; another's is not found. Of an owner's old ones,
-the last `_KEPT` stay. Who gave which answer stands in the file; what is hidden from a person who judges blindly is
-hidden by the page.
+comparisons/<id>.json, written whole after each turn, with its owner; another owner's is not found. Of each owner, the
+newest `_KEPT` are kept. The file records who gave which answer; in a blind comparison, the page hides it.
 """
 
 import random
@@ -26,13 +25,13 @@ from studio.services.core.studio import Studio
 TIE = "tie"
 _KEPT = 200
 _ID = re.compile(r"[0-9a-f]{32}")
-# What steers a terminal or hides text, but for line breaks and tabs.
+# Characters that control a terminal or hide text, except line breaks and tabs.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """A side as it was when it answered. written: as it was asked for, by which it is known again."""
+    """A side as it was when it answered. written: as requested, which identifies it in later turns."""
 
     written: str
     key: str
@@ -45,8 +44,8 @@ class Who:
 class Turn:
     """One question and its answers, in the order of the sides.
 
-    order: the places of the sides as they are shown; blind: nobody is told who is who before a vote. vote: the key of
-    the side that was found better, `tie`, or nothing yet. shown: who is who was shown without a vote.
+    order: positions of the sides as shown; blind: the sides are not named before a vote. vote: key of the preferred
+    side, `tie`, or empty before a vote. shown: the sides were named without a vote.
     """
 
     id: str
@@ -65,13 +64,13 @@ class Turn:
 
     @property
     def hidden(self) -> bool:
-        """Whether who is who is not to be seen yet."""
+        """Whether the sides are still not named."""
         return self.blind and not self.shown and not self.vote
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A conversation with several sides; each sees its own answers only."""
+    """A conversation with several sides; each side sees only its own answers."""
 
     id: str
     created: float
@@ -84,21 +83,21 @@ class Comparison:
 
 
 _READ = TypeAdapter(Comparison)
-_GONE = "This comparison is not kept here any more."
+_GONE = "This comparison is no longer stored here."
 
 
 def new_comparison() -> Comparison:
-    """An empty one."""
+    """An empty comparison with a new id."""
     return Comparison(secrets.token_hex(16), time.time())
 
 
 def clean_text(text: str) -> str:
-    """A model's text with what could steer a terminal made visible."""
+    """A model's text with terminal control characters replaced by visible ones."""
     return _CONTROLS.sub("\ufffd", text)
 
 
 def ask(sides: Sequence[Side], question: str, sampling: Sampling, system: str = "", blind: bool = False) -> Turn:
-    """A turn that has just begun; blind, its sides are shown in an order drawn by chance."""
+    """A new turn without answers; if blind, its sides are shown in a random order."""
     order = list(range(len(sides)))
     if blind:
         random.SystemRandom().shuffle(order)
@@ -116,20 +115,20 @@ def ask(sides: Sequence[Side], question: str, sampling: Sampling, system: str = 
 
 
 def with_answers(turn: Turn, state: ChatState) -> Turn:
-    """The turn with its answers as far as they are."""
+    """The turn with the answers so far."""
     return replace(turn, answers=state.answers, notes=state.notes, finished=state.finished)
 
 
 def messages(comparison: Comparison, turn: Turn) -> list[list[Message]]:
-    """What each side of a new turn is told: the system prompt, what it was asked and said before, the question."""
+    """Messages for each side of a new turn: the system prompt, its earlier questions and answers, the question."""
     talks = []
     for who in turn.sides:
         talk: list[Message] = [{"role": "system", "content": turn.system}] if turn.system.strip() else []
         for past in comparison.turns:
             pairs = zip(past.sides, past.answers, strict=True)
-            said = next((answer.text for one, answer in pairs if one.written == who.written), None)
-            if said is not None:
-                talk += [{"role": "user", "content": past.question}, {"role": "assistant", "content": said}]
+            previous = next((answer.text for side, answer in pairs if side.written == who.written), None)
+            if previous is not None:
+                talk += [{"role": "user", "content": past.question}, {"role": "assistant", "content": previous}]
         talks.append([*talk, {"role": "user", "content": turn.question}])
     return talks
 
@@ -147,23 +146,23 @@ def take_back(comparison: Comparison) -> tuple[Comparison, Turn]:
 
 
 def change(comparison: Comparison, turn: Turn) -> Comparison:
-    """The comparison with one of its turns as it is now."""
-    return replace(comparison, turns=tuple(turn if one.id == turn.id else one for one in comparison.turns))
+    """The comparison with one of its turns replaced."""
+    return replace(comparison, turns=tuple(turn if old.id == turn.id else old for old in comparison.turns))
 
 
 def reveal(comparison: Comparison) -> Comparison:
-    """The comparison with nothing hidden any more."""
+    """The comparison with all sides named."""
     turns = tuple(replace(turn, shown=True) if turn.hidden else turn for turn in comparison.turns)
     return replace(comparison, turns=turns)
 
 
 def save(studio: Studio, comparison: Comparison) -> None:
-    """Keep it; the oldest make way."""
+    """Store a comparison and delete the owner's oldest ones beyond `_KEPT`."""
     folder = _folder(studio)
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{comparison.id}.json"
     if path.is_file() and _read(path, studio.owner) is None:
-        raise NotFound(_GONE)  # another's, or no comparison any more: it is not written over
+        raise NotFound(_GONE)  # another owner's, or not a comparison: not overwritten
     write_json(path, asdict(comparison) | {"owner": studio.owner})
     newest = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     if len(newest) > _KEPT:
@@ -173,37 +172,37 @@ def save(studio: Studio, comparison: Comparison) -> None:
 
 
 def load(studio: Studio, key: str) -> Comparison:
-    """The comparison that goes by this id."""
+    """The comparison with this id; raises NotFound."""
     path = _folder(studio) / f"{key}.json"
-    found = _read(path, studio.owner) if _ID.fullmatch(key) else None
-    if found is None:
+    comparison = _read(path, studio.owner) if _ID.fullmatch(key) else None
+    if comparison is None:
         raise NotFound(_GONE)
-    return found
+    return comparison
 
 
 def delete(studio: Studio, key: str) -> None:
-    """Delete a comparison; raises NotFound for another's."""
+    """Delete a comparison; raises NotFound for another owner's."""
     load(studio, key)
     (_folder(studio) / f"{key}.json").unlink(missing_ok=True)
 
 
 def mine(studio: Studio) -> list[str]:
-    """The ids of all that are the asker's."""
-    found = sorted(_folder(studio).glob("*.json"))
-    return [path.stem for path in found if _read(path, studio.owner) is not None]
+    """Ids of all comparisons of the asker."""
+    paths = sorted(_folder(studio).glob("*.json"))
+    return [path.stem for path in paths if _read(path, studio.owner) is not None]
 
 
-def _read(path: Path, whose: str) -> Comparison | None:
+def _read(path: Path, owner: str) -> Comparison | None:
     """A comparison of this owner; None for any other file."""
     try:
-        found = _READ.validate_json(path.read_bytes())
+        comparison = _READ.validate_json(path.read_bytes())
     except (ValidationError, OSError):
         return None
-    return found if found.owner == whose else None
+    return comparison if comparison.owner == owner else None
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as others get it: all there is, with the program that made it."""
+    """A comparison for other people: everything except the owner, with the program that made it."""
     entry = {name: value for name, value in asdict(comparison).items() if name != "owner"}
     return {"made_by": f"LoRA Studio {__version__}", **entry}
 

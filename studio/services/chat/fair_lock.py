@@ -1,6 +1,6 @@
-"""Whose turn it is with the one model in memory: first come, first served, and one question a session at a time.
+"""Fair lock on the one model in memory: first come, first served, one question per session at a time.
 
-Nobody can ask a second question before the first is answered, so that who asks much does not keep others waiting.
+No session can ask a second question before the first is answered, so that frequent askers do not block others.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from studio.errors import Conflict
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A place in the line. stopped: its owner does not want the answer any more."""
+    """A place in the queue. stopped: its session no longer needs the answer."""
 
     session: str
     stopped: bool = False
@@ -21,17 +21,17 @@ class Ticket:
 
 @dataclass(slots=True)
 class FairLock:
-    """Those who wait; the first of them has the model."""
+    """The queue of tickets; the first has the model."""
 
     _tickets: list[Ticket] = field(default_factory=list)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     @contextlib.contextmanager
     def join(self, session: str) -> Iterator[Ticket]:
-        """A place at the end, left again with the context. Raises Conflict for a session that has one."""
+        """Take a place at the end of the queue for this context. Raises Conflict for a session that already has one."""
         with self._changed:
             if any(ticket.session == session for ticket in self._tickets):
-                raise Conflict("Your last question is still being answered. Stop it, or wait for its end.")
+                raise Conflict("Your last question is still being answered. Stop it, or wait for it to end.")
             ticket = Ticket(session)
             self._tickets.append(ticket)
         try:
@@ -43,7 +43,7 @@ class FairLock:
 
     @contextlib.contextmanager
     def when_free(self) -> Iterator[bool]:
-        """The model without waiting: True while in this context, or False when someone has it."""
+        """Take the model without waiting: yields True and keeps it for this context, or False when someone has it."""
         with self._changed:
             ticket = None if self._tickets else Ticket("\0free")
             if ticket is not None:
@@ -57,23 +57,23 @@ class FairLock:
                     self._changed.notify_all()
 
     def ahead(self, ticket: Ticket) -> int:
-        """How many are before this one."""
+        """Number of tickets before this one."""
         with self._changed:
             return self._tickets.index(ticket)
 
     def wait(self, ticket: Ticket, seconds: float) -> None:
-        """Wait until the line moves, or so long."""
+        """Wait until the queue moves, or this many seconds."""
         with self._changed:
             if self._tickets[0] is not ticket and not ticket.stopped:
                 self._changed.wait(seconds)
 
     def sessions(self) -> list[str]:
-        """Who has the model, and who waits, in their order."""
+        """The sessions in the order of the queue; the first has the model."""
         with self._changed:
             return [ticket.session for ticket in self._tickets]
 
     def stop(self, session: str) -> bool:
-        """Mark the place of a session as not wanted any more; True when it has the model now."""
+        """Mark the ticket of a session as stopped; True when it has the model now."""
         with self._changed:
             for place, ticket in enumerate(self._tickets):
                 if ticket.session == session:

@@ -1,7 +1,6 @@
-"""Who can answer in a comparison: a base model, or what was learned on it.
+"""Sides of a comparison: a base model, or a model trained on it.
 
-Written as `base`, or as sources are (services/models/trained_weights.py): `RUN`, `RUN@STEP`, or an adapter of the
-store.
+Written as `base`, or as a source (services/models/trained_weights.py): `RUN`, `RUN@STEP`, or an adapter of the store.
 """
 
 from collections.abc import Sequence
@@ -20,9 +19,11 @@ MOST = 3
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Who answers. written: as it was asked for; key: `base` or the source's, the same for the same weights; title and
-    words: for people; dtype: the type it answers in; data: the formatting in which it is asked; folder: what was
-    trained, None for the base."""
+    """One side of a comparison.
+
+    written: as requested; key: `base` or the source's key, the same for the same weights; title and words: for people;
+    dtype: the type it answers in; data: the formatting of its prompts; folder: the trained weights, None for the base.
+    """
 
     written: str
     key: str
@@ -35,17 +36,17 @@ class Side:
 
     @property
     def identity(self) -> tuple[str, int]:
-        """What tells these weights from others that lay in the same folder before."""
+        """Identifies these weights, also against earlier ones in the same folder."""
         return ("", 0) if self.folder is None else (str(self.folder), (self.folder / MANIFEST).stat().st_mtime_ns)
 
 
 def choices(studio: Studio) -> list[tuple[str, str]]:
-    """Everything that can answer beside a base, as label and written form."""
+    """Everything that can be compared with a base, as label and written form."""
     return trained_weights.choices(studio)
 
 
 def resolve(studio: Studio, written: Sequence[str]) -> list[Side]:
-    """The sides of a comparison; raises BadInput or Conflict with the reason when they cannot stand side by side."""
+    """The sides of a comparison; raises BadInput or Conflict with the reason when they cannot be compared."""
     wanted = [text.strip() for text in written if text and text.strip()]
     if not wanted:
         raise BadInput("Choose who answers first.")
@@ -53,7 +54,7 @@ def resolve(studio: Studio, written: Sequence[str]) -> list[Side]:
         raise BadInput(f"At most {MOST} can answer side by side, not {len(wanted)}.")
     adapted = {text: _adapted(studio, text) for text in dict.fromkeys(wanted) if text != BASE}
     if not adapted:
-        raise BadInput("Choose a run: the base answers beside what was trained on it.")
+        raise BadInput("Choose a run: the base answers only next to a model trained on it.")
     first = next(iter(adapted.values()))
     other = next((side for side in adapted.values() if side.model != first.model), None)
     if other is not None:
@@ -69,6 +70,6 @@ def resolve(studio: Studio, written: Sequence[str]) -> list[Side]:
 
 
 def _adapted(studio: Studio, written: str) -> Side:
-    found = trained_weights.find(studio, written)
-    dtype = models.answers_in(studio, found.model, found.recipe.model.dtype)
-    return Side(written, found.key, found.title, found.words, found.model, dtype, found.recipe.data, found.folder)
+    source = trained_weights.find(studio, written)
+    dtype = models.answers_in(studio, source.model, source.recipe.model.dtype)
+    return Side(written, source.key, source.title, source.words, source.model, dtype, source.recipe.data, source.folder)

@@ -1,6 +1,6 @@
-"""The one chat worker of a studio: what is loaded in it, who may talk to it, and when it must go.
+"""The one chat worker of a studio: what is loaded in it, who may use it, and when it must end.
 
-What it does not do: ask (chat.py). The keeper of runs knows this module and nothing of questions.
+Asking questions is in chat.py; the keeper of runs uses only this module.
 """
 
 import time
@@ -12,9 +12,12 @@ from studio.services.chat.fair_lock import FairLock
 
 @dataclass(slots=True)
 class ChatSession:
-    """base: the model and the type its weights are held in. seated: what is loaded beside it, the last used last, with
-    its name in the worker and why it has a pass of its own. answering: the runs that are being asked. made_room: owner
-    and name of the run that it made room for."""
+    """State of the chat worker.
+
+    base: the model and the dtype of its weights. seated: loaded adapters, most recently used last, each with its name
+    in the worker and why it needs a separate forward pass. answering: the runs that are being asked. made_room: owner
+    and name of the run that the memory was freed for.
+    """
 
     line: FairLock = field(default_factory=FairLock)
     talker: ChatProcess | None = None
@@ -31,33 +34,33 @@ class ChatSession:
         return self.talker is not None and self.talker.alive
 
     def close(self) -> None:
-        """Give the memory back; only for who has the model."""
+        """Free the memory; only for the caller that has the model."""
         if self.talker is not None:
             self.talker.close()
         self.talker, self.base = None, ("", "")
         self.seated.clear()
 
     def close_if_free(self) -> bool:
-        """Give the memory back unless someone is being answered; whether it was done."""
+        """Free the memory unless someone is being answered; returns whether it was freed."""
         with self.line.when_free() as free:
             if free:
                 self.close()
             return free
 
     def close_if_idle(self, seconds: float) -> None:
-        """Give the memory back when nobody has asked for so long."""
+        """Free the memory when no one has asked for this many seconds."""
         if self.talker is not None and time.monotonic() - self.used > seconds:
             self.close_if_free()
 
     def make_room(self, owner: str, run: str) -> None:
-        """Give the memory back at once for a run of this owner and name; an answer that is being given is cut short."""
+        """Free the memory at once for the run with this owner and name; an answer in progress is cut short."""
         talker = self.talker
         if talker is not None:
             self.made_room = owner, run
-            talker.close(grace=0.0)  # it keeps nothing that could be lost
+            talker.close(grace=0.0)  # it has no state that could be lost
             self.close_if_free()
 
     def end(self) -> None:
-        """The studio closes; an answer that is being given is cut short."""
+        """End the worker because the studio closes; an answer in progress is cut short."""
         if self.talker is not None:
             self.talker.close(grace=0.0)

@@ -1,7 +1,7 @@
-"""Votes: which of two answers a person found better, kept for each pair of sides, and what they amount to.
+"""Votes: which of two answers a person preferred, stored for each pair of sides, and their tally.
 
-votes/<pair>.jsonl, one vote a line, only ever appended to. The files are all there is: nothing of it is in the
-database. A later vote with the same id takes the place of an earlier one; a line that a power cut tore is passed over.
+votes/<pair>.jsonl, one vote per line, append-only. The files are the only record: nothing is in the database. A later
+vote with the same id replaces an earlier one; a line torn by a power cut is skipped.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ from studio.services.chat.participants import BASE
 from studio.services.core.identity import LOCAL
 from studio.services.core.studio import Studio
 
-_Z = 1.959964  # of a normal, two-sided 95%
-WHOSE = "owner.json"  # beside a visitor's votes: whose they are
+_Z = 1.959964  # normal quantile for a two-sided 95% interval
+WHOSE = "owner.json"  # next to a visitor's votes: their owner
 _writing = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One judgement. better: the key of a side, or `tie`; blind: it was not known who is who."""
+    """One vote. better: the key of a side, or `tie`; blind: the sides were not named."""
 
     id: str
     time: float
@@ -41,7 +41,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What the votes of a pair amount to. `second` is the side that the words are about: never the base."""
+    """The tally of a pair's votes. `second` is the side that the words are about: never the base."""
 
     first: str
     second: str
@@ -54,14 +54,14 @@ class Tally:
 
 
 def cast(studio: Studio, turn: Turn, better: str) -> Tally:
-    """Take down a vote on a turn with two sides; better: the key of a side, or `tie`."""
+    """Record a vote on a turn with two sides; better: the key of a side, or `tie`."""
     keys = [who.key for who in turn.sides]
     if len(keys) != 2:
         raise BadInput("Votes compare two sides. Leave the third one out.")
     if better not in (*keys, TIE):
         raise BadInput(f"A vote is for one of the two sides or a tie, not for {better!r}.")
     if not turn.finished:
-        raise Conflict("Vote when both answers are there.")
+        raise Conflict("Wait until both answers are finished before you vote.")
     path = _path(studio, keys)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.parent.name != "votes" and not (path.parent / WHOSE).exists():
@@ -71,7 +71,7 @@ def cast(studio: Studio, turn: Turn, better: str) -> Tally:
 
 
 def tally(studio: Studio, turn: Turn) -> Tally:
-    """The votes on the two sides of a turn so far."""
+    """The tally of the votes on the two sides of a turn so far."""
     first, second = _pair([who.key for who in turn.sides])
     names = {who.key: who.title for who in turn.sides}
     better = [vote.better for vote in of_pair(studio, [first, second])]
@@ -87,24 +87,24 @@ def of_pair(studio: Studio, keys: list[str]) -> list[Vote]:
         lines = _path(studio, keys).read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    found: dict[str, Vote] = {}
+    votes: dict[str, Vote] = {}
     for line in lines:
         try:
             vote = Vote(**json.loads(line))
         except (ValueError, TypeError):
             continue
         if sorted(vote.sides) == sorted(keys):
-            found[vote.id] = vote
-    return list(found.values())
+            votes[vote.id] = vote
+    return list(votes.values())
 
 
 def files(studio: Studio) -> list[Path]:
-    """The files of all the asker's votes."""
+    """The files with the asker's votes."""
     return sorted(_folder(studio).glob("*.jsonl"))
 
 
 def delete(studio: Studio, name: str) -> None:
-    """Delete one of the files of the asker's votes, by its name."""
+    """Delete one file of the asker's votes, by its name."""
     path = next((path for path in files(studio) if path.name == name), None)
     if path is None:
         raise NotFound("There are no such votes.")
@@ -112,7 +112,7 @@ def delete(studio: Studio, name: str) -> None:
 
 
 def wilson(wins: int, of: int) -> tuple[float, float]:
-    """The 95% interval of a share by Wilson's score: good for few votes and for shares near 0 and 1."""
+    """The 95% Wilson score interval of a share: accurate for few votes and for shares near 0 and 1."""
     if not of:
         return 0.0, 1.0
     share, square = wins / of, _Z * _Z / of
@@ -135,7 +135,7 @@ def _words(names: dict[str, str], pair: tuple[str, str], wins: int, losses: int,
 
 
 def _pair(keys: list[str]) -> list[str]:
-    """Two keys in the order in which they are always told: the base first."""
+    """Two keys in the order in which they are always named: the base first."""
     return sorted(keys, key=lambda key: (key != BASE, key))
 
 
@@ -145,14 +145,14 @@ def _path(studio: Studio, keys: list[str]) -> Path:
 
 
 def _folder(studio: Studio) -> Path:
-    """Where an owner's votes lie; those of this machine's own person, as ever, at the top."""
+    """Folder of an owner's votes; those of the local person are at the top level."""
     folder = studio.settings.home / "votes"
-    whose = studio.owner
-    return folder if whose == LOCAL.owner else folder / hashlib.sha256(whose.encode()).hexdigest()[:32]
+    owner = studio.owner
+    return folder if owner == LOCAL.owner else folder / hashlib.sha256(owner.encode()).hexdigest()[:32]
 
 
 def _append(path: Path, value: dict[str, Any]) -> None:
-    """One line more, on disk when this returns; a line that a power cut left without its end is closed first."""
+    """Append one line, on disk when this returns; a line left unfinished by a power cut is ended first."""
     line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
     with _writing, path.open("a+b") as file:
         end = file.seek(0, os.SEEK_END)

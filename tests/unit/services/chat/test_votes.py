@@ -71,7 +71,7 @@ def test_what_is_no_vote_is_refused(studio: Studio) -> None:
         votes.cast(studio, turn("base", "run@3"), "nobody")
     with pytest.raises(BadInput, match="compare two sides"):
         votes.cast(studio, turn("base", "a@1", "b@1"), "base")
-    with pytest.raises(Conflict, match="when both answers are there"):
+    with pytest.raises(Conflict, match="both answers are finished"):
         votes.cast(studio, replace(turn("base", "run@3"), finished=False), "base")
     votes.cast(studio, turn("base", "../../etc/passwd@1"), "base")
     assert all(path.parent == Path(studio.settings.home / "votes") for path in studio.settings.home.rglob("*.jsonl"))
