@@ -1,7 +1,7 @@
-"""Checking a file before it becomes a dataset: what it is, what is wrong with it, and the rejects to take away.
+"""Check a file before it becomes a dataset: its format, what is wrong with it, and the rows it rejects.
 
-A check is done by a child process with bounded memory and time. Its result waits in the home's staging folder,
-under a token, until it is added (datasets.py) or a day has passed.
+A check runs in a child process with bounded memory and time. Its result waits in the home's staging folder, under a
+token, until it is added (datasets.py) or a day has passed.
 """
 
 import contextlib
@@ -37,17 +37,17 @@ __all__ = ["FAULTS", "FORMATS", "Finding", "Undecodable"]  # for pages, which im
 T = TypeVar("T")
 _TOKEN = re.compile(r"[0-9a-f]{1,64}")
 _DAY, _HOUR = 86_400.0, 3600.0
-_WHOSE = "whose.json"  # beside an uploaded file: whose it is
+_WHOSE = "whose.json"  # next to an uploaded file: its owner
 _HUB_ID = re.compile(r"[\w.-]+/(?!\S+\.(?:jsonl?|ndjson|[ct]sv|parquet|gz)$)[\w.-]+(:[^@]+)?(@[0-9a-f]+)?")
-# What the download needs of our environment beside a worker's usual: the token stays out of every other child.
+# Environment variables for the download, besides a worker's usual ones; no other child process gets the token.
 _HUB_NAMES = ("HF_TOKEN", "HF_ENDPOINT", "HTTPS_PROXY", "https_proxy")
-# A cell that begins like this is run as a formula by spreadsheets (OWASP, CSV injection); a quote before it is not.
+# Spreadsheets run a cell that begins like this as a formula (OWASP, CSV injection), unless a quote precedes it.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a file is to be read; what is left empty is found out. held_out: a second file, to measure on."""
+    """How to read a file; empty values are detected. held_out: a second file, to evaluate on."""
 
     format: str = ""
     mapping: Mapping[str, str] = field(default_factory=dict)
@@ -58,9 +58,9 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A file that was checked. path: the file, or the hub dataset and its revision.
+    """A checked file. path: the file, or the hub dataset and its revision.
 
-    token: the name of the result, by which `examples` shows it and `datasets.keep` adds it.
+    token: name of the result, with which `examples` shows it and `datasets.keep` adds it.
     """
 
     token: str
@@ -71,7 +71,7 @@ class Checked:
 
 def take_in(studio: Studio, path: str | Path) -> str:
     """Move an uploaded file to where no page can read it; returns its new path."""
-    # What lies elsewhere in the home is no upload: it is somebody's.
+    # Other files of the home are not uploads: they belong to someone.
     place, settings = Path(path).resolve(), studio.settings
     foreign = place.is_relative_to(settings.home.resolve()) and not place.is_relative_to(settings.uploads.resolve())
     if not Path(path).is_file() or foreign:
@@ -84,10 +84,10 @@ def take_in(studio: Studio, path: str | Path) -> str:
 
 
 def _refuse_foreign(studio: Studio, path: str) -> None:
-    """Visitors name no files of this machine: only what they uploaded themselves, which lies where take_in put it."""
+    """Raise BadInput unless this is the asker's own upload, where take_in put it: visitors may name no other file."""
     folder = Path(path).absolute().parent
-    told = read_json(folder / _WHOSE) if folder.parent == studio.settings.staging.absolute() else None
-    mine = told is not None and told.get("owner") == studio.owner and Path(path).name != _WHOSE
+    upload = read_json(folder / _WHOSE) if folder.parent == studio.settings.staging.absolute() else None
+    mine = upload is not None and upload.get("owner") == studio.owner and Path(path).name != _WHOSE
     if not mine or Path(path).is_symlink():
         raise BadInput("Files can be named only by the person at this machine. Upload the file instead.")
 
@@ -95,7 +95,7 @@ def _refuse_foreign(studio: Studio, path: str) -> None:
 def checking(studio: Studio, path: str | Path, options: Options | None = None) -> Generator[Progress, None, Checked]:
     """Check a file, or a hub dataset by its id (owner/name or owner/name:part), step by step.
 
-    Closing the generator cancels the check and leaves nothing.
+    Closing the generator cancels the check and leaves no files.
 
     Raises BadInput that names what is wrong, where, and what to do; Undecodable with proposals when the encoding has
     to be chosen.
@@ -136,16 +136,16 @@ def _order(paths: Sequence[Path], options: Options) -> dict[str, Any]:
     }
 
 
-def _from_hub(studio: Studio, folder: Path, told: str) -> Generator[Progress, None, tuple[list[Path], str]]:
-    """The data files of a hub dataset (owner/name[:part][@revision]), and what to call their source."""
+def _from_hub(studio: Studio, folder: Path, source: str) -> Generator[Progress, None, tuple[list[Path], str]]:
+    """The data files of a hub dataset (owner/name[:part][@revision]), and the name of their source."""
     if studio.settings.offline:
         raise Unavailable(
-            f"There is no file {told}. As the id of a dataset it would be asked for on the Hugging Face hub, and this "
-            "studio is set to stay offline."
+            f"There is no file {source}. It may be the id of a dataset on the Hugging Face hub, but this studio is set "
+            "to stay offline."
         )
-    named, _, revision = told.partition("@")
+    named, _, revision = source.partition("@")
     hub_id, _, part = named.partition(":")
-    # Kept for a day: the next check of it, with a mapping, need not download it again.
+    # Kept for a day, so that the next check, with a mapping, need not download it again.
     target = studio.settings.cache / "hub" / hub_id.replace("/", "+")
     target.mkdir(parents=True, exist_ok=True)
     names = [name for name in _HUB_NAMES if name != "HF_TOKEN" or access.is_local(studio)]
@@ -166,12 +166,12 @@ def check(
     options: Options | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Checked:
-    """As `checking`, in one go."""
+    """Run `checking` to its end."""
     return jobs.drive(checking(studio, path, options), progress)
 
 
 def check_rows(studio: Studio, rows: Sequence[object], options: Options | None = None) -> Checked:
-    """As `check`, of rows that come without a file, each as it would stand in a line of JSON."""
+    """Check rows that do not come from a file, each as the value of a JSON line."""
     folder = _new_folder(studio)
     write_json(folder / _WHOSE, {"owner": studio.owner})
     path = folder / "rows.jsonl"
@@ -184,7 +184,7 @@ def check_rows(studio: Studio, rows: Sequence[object], options: Options | None =
 
 
 def get(studio: Studio, token: str) -> Checked:
-    """The result of a check, by its token; raises NotFound when it has been added, discarded or a day has passed."""
+    """The result of a check, by its token; raises NotFound when it was added, discarded or is older than a day."""
     value = read_json(_folder(studio, token) / "checked.json")
     if value is None or value.get("owner") != studio.owner:
         raise NotFound("This check is no longer here. Check the file again.")
@@ -193,7 +193,7 @@ def get(studio: Studio, token: str) -> Checked:
 
 
 def needs_mapping(checked: Checked) -> BadInput:
-    """What to say of a file whose columns mean nothing yet: with the mapping to try, where one can be guessed."""
+    """The error for a file whose columns are not recognised, with a mapping to try if one can be guessed."""
     report = checked.report
     maps = report.mapping if {"instruction", "output"} <= set(report.mapping) else {}
     tried = " ".join(f"--map {field}={name}" for field, name in maps.items())
@@ -202,27 +202,27 @@ def needs_mapping(checked: Checked) -> BadInput:
 
 
 def preview(checked: Checked, mapping: Mapping[str, str]) -> list[list[dict[str, str]]]:
-    """The first rows by a mapping that is still being made, as messages ({"role", "content"}), texts shortened.
+    """The first rows under an unfinished mapping, as messages ({"role", "content"}) with shortened texts.
 
-    Plain text comes as one message of the role text. Raises BadInput that says what the mapping lacks.
+    Plain text becomes one message with the role `text`. Raises BadInput that says what the mapping lacks.
     """
     layout = Layout("mapped", mapping, checked.report.choices)
     shown = []
     for number, values in enumerate(checked.report.samples, start=1):
-        made = layout.record(Row(number, dict(values)))
-        if isinstance(made, Finding):
-            raise BadInput(f"Row {made.row}, field {made.field}: {made.reason}; {made.fix}.")
-        shown.append(made.messages or [{"role": "text", "content": made.text}])
+        record = layout.record(Row(number, dict(values)))
+        if isinstance(record, Finding):
+            raise BadInput(f"Row {record.row}, field {record.field}: {record.reason}; {record.fix}.")
+        shown.append(record.messages or [{"role": "text", "content": record.text}])
     return shown
 
 
 def discard(studio: Studio, token: str) -> None:
-    """Forget a check and what it made."""
+    """Delete a check and its files."""
     shutil.rmtree(_folder(studio, get(studio, token).token), ignore_errors=True)
 
 
 def folder_of(studio: Studio, token: str) -> Path:
-    """The folder that a check made, as a dataset's."""
+    """The folder that a check made, laid out like a dataset's."""
     report = get(studio, token).report
     if not report.id:
         raise BadInput("This file needs a mapping before there is anything to look at.")
@@ -230,8 +230,7 @@ def folder_of(studio: Studio, token: str) -> Path:
 
 
 def clean_up(studio: Studio) -> None:
-    """Remove results of checks and downloads that nobody came back for within a day, and uploads that no page took
-    within an hour."""
+    """Remove checks and downloads older than a day, and uploads that no page took within an hour."""
     settings = studio.settings
     for place, seconds in ((settings.staging, _DAY), (settings.cache / "hub", _DAY), (settings.uploads, _HOUR)):
         for path in place.iterdir() if place.is_dir() else ():
@@ -243,9 +242,9 @@ def clean_up(studio: Studio) -> None:
 
 
 def rejects(folder: Path, form: str) -> Iterator[str]:
-    """The rows of a folder that were left out, with reasons, as text of a jsonl or csv file."""
-    out = (finding for finding in files.iter_findings(folder) if FAULTS[finding.kind].left_out)
-    values = (_reject(finding) for finding in out)
+    """The rows of a folder that were left out, with reasons, as lines of a jsonl or csv file."""
+    left_out = (finding for finding in files.iter_findings(folder) if FAULTS[finding.kind].left_out)
+    values = (_reject(finding) for finding in left_out)
     if form == "jsonl":
         yield from (json.dumps(value, ensure_ascii=False) + "\n" for value in values)
         return
@@ -279,7 +278,7 @@ def _csv_line(cells: Sequence[str]) -> str:
 
 
 def work(studio: Studio, folder: Path, order: dict[str, Any], name: str) -> Generator[Progress, None, dict[str, Any]]:
-    """Have a child process do data work in `folder`; name: the file, for messages. Returns its report."""
+    """Run data work in `folder` in a child process and return its report. name: the file, for messages."""
     settings = studio.settings
     order |= {
         "folder": str(folder),
@@ -324,7 +323,7 @@ def _too_large(name: str) -> BadInput:
 
 @contextlib.contextmanager
 def staged(studio: Studio) -> Iterator[Path]:
-    """A folder to work in, gone afterwards."""
+    """A working folder that is removed afterwards."""
     folder = _new_folder(studio)
     try:
         yield folder
@@ -339,7 +338,7 @@ def _new_folder(studio: Studio) -> Path:
 
 
 def is_here(studio: Studio, token: str) -> bool:
-    """Whether this is the token of a check that waits, or the name of nothing."""
+    """Whether this is the token of a waiting check."""
     return _TOKEN.fullmatch(token) is not None and (studio.settings.staging / token).is_dir()
 
 

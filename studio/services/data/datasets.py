@@ -1,4 +1,4 @@
-"""Datasets: add a checked file, list them, make a new version without some rows or with one mended."""
+"""Datasets: add a checked file, list them, make a new version without some rows or with one corrected."""
 
 import hashlib
 import re
@@ -34,7 +34,7 @@ _FEW = 5  # numbers of examples that are spelled out
 class DatasetInfo:
     """A dataset as lists show it; size in bytes, created in seconds since the epoch.
 
-    findings: how many of each kind; rejected: rows of the file that were left out; mark and verdict: from these.
+    findings: number of each kind; rejected: rows of the file that were left out; mark and verdict: from these counts.
     """
 
     id: str
@@ -71,7 +71,7 @@ def add(
 
 
 def keep(studio: Studio, token: str, name: str | None = None) -> DatasetInfo:
-    """Add what a check made. The same examples added again are found, not doubled.
+    """Add a checked file as a dataset. Adding the same examples again returns the dataset that has them.
 
     Raises BadInput when the check needs a mapping first.
     """
@@ -115,14 +115,14 @@ def list_datasets(studio: Studio) -> list[DatasetInfo]:
 
 
 def get(studio: Studio, key: str) -> DatasetInfo:
-    """The dataset with this name, id or beginning of an id; raises NotFound with the way out."""
+    """The dataset with this name, id or id prefix; raises NotFound that lists the known ones."""
     row = rows_index.find(studio.database, identity.shared(studio.owner), key) if key else None
     if row is not None:
         return _info_of_row(studio, row)
-    may = identity.shared(studio.owner)
+    owners = identity.shared(studio.owner)
     for provenance in files.list_all(studio.settings.datasets):
-        # A dataset added a moment ago, while another studio keeps the index.
-        if provenance.owner in may and key and (provenance.name == key or provenance.id.startswith(key)):
+        # A dataset added a moment ago, which the studio that keeps the index has not indexed yet.
+        if provenance.owner in owners and key and (provenance.name == key or provenance.id.startswith(key)):
             return _info(studio, provenance)
     known = ", ".join(item.name for item in list_datasets(studio)) or "none yet"
     if not key:
@@ -131,9 +131,9 @@ def get(studio: Studio, key: str) -> DatasetInfo:
 
 
 def owner_of(studio: Studio, dataset_id: str) -> str:
-    """Whose a dataset is that the asker may read: theirs, or everyone's."""
-    found = files.load(folder_of(studio, dataset_id))
-    return found.owner if found is not None else ""
+    """The owner of a dataset that the asker may read: the asker, or everyone; empty if it cannot be read."""
+    provenance = files.load(folder_of(studio, dataset_id))
+    return provenance.owner if provenance is not None else ""
 
 
 def folder_of(studio: Studio, dataset_id: str) -> Path:
@@ -142,24 +142,24 @@ def folder_of(studio: Studio, dataset_id: str) -> Path:
 
 
 def users(studio: Studio) -> dict[str, set[Path]]:
-    """The directories of runs, adapters and evaluations, whoever owns them, that need a dataset, by its id."""
-    found: dict[str, set[Path]] = {}
+    """Directories of all owners' runs, adapters and evaluations that need a dataset, by the dataset's id."""
+    folders: dict[str, set[Path]] = {}
     settings = studio.settings
     for root in (settings.runs, settings.adapters, settings.evaluations):
         for folder in root.glob("[!.]*"):
-            told = read_json(folder / "dataset.json") or {}
+            pointer = read_json(folder / "dataset.json") or {}
             order = read_json(folder / ORDER) or {} if root == settings.evaluations else {}
-            name = str(told.get("id") or Path(str(order.get("dataset_folder") or "")).name)
+            name = str(pointer.get("id") or Path(str(order.get("dataset_folder") or "")).name)
             if name:
-                found.setdefault(name, set()).add(folder)
-    return found
+                folders.setdefault(name, set()).add(folder)
+    return folders
 
 
 def delete(studio: Studio, dataset_id: str) -> DatasetInfo:
-    """Delete one's own dataset; raises Conflict while a run, adapter or evaluation is here that was made with it."""
+    """Delete one's own dataset; raises Conflict while a run, adapter or evaluation of this home needs it."""
     info = get(studio, dataset_id)
     if owner_of(studio, info.id) != studio.owner:
-        raise NotFound(f"{info.name} is everybody's: it stays.")
+        raise NotFound(f"{info.name} is shared with everyone: it cannot be deleted.")
     if needed := len(users(studio).get(info.id, ())):
         many = "1 thing" if needed == 1 else f"{needed} things"
         raise Conflict(f"{many} here (runs, adapters, evaluations) need the dataset {info.name}. Delete them first.")
@@ -172,25 +172,25 @@ def delete(studio: Studio, dataset_id: str) -> DatasetInfo:
 
 
 def rejects(studio: Studio, dataset_id: str, form: str) -> Iterator[str]:
-    """The rows of the source that were left out, with reasons: the text of a jsonl or csv file."""
+    """The rows of the source that were left out, with reasons, as text of a jsonl or csv file."""
     return checks.rejects(folder_of(studio, dataset_id), form)
 
 
 def excluding(
     studio: Studio, dataset_id: str, kinds: Collection[Kind] = (), examples: Collection[int] = ()
 ) -> Generator[Progress, None, DatasetInfo]:
-    """A new version without some examples (numbers from 1), or without those that have findings of these kinds."""
+    """Make a new version without some examples (numbered from 1), or without those with findings of these kinds."""
     info = get(studio, dataset_id)
     folder = studio.settings.datasets / info.id
     if beyond := [place for place in examples if not 1 <= place <= info.rows]:
         raise BadInput(f"{info.name} has the examples 1 to {info.rows}; there is no example {beyond[0]}.")
-    told = {(item.row, item.held_out) for item in files.iter_findings(folder) if item.kind in kinds}
+    flagged = {(item.row, item.held_out) for item in files.iter_findings(folder) if item.kind in kinds}
     drop = set(examples)
     place = 0
     for chunk in files.iter_records(folder):
         for record in chunk:
             place += 1
-            if (record.row, record.held_out) in told:
+            if (record.row, record.held_out) in flagged:
                 drop.add(place)
     if not drop:
         raise BadInput(f"There is nothing to leave out of {info.name}.")
@@ -203,25 +203,25 @@ def excluding(
 def editing(
     studio: Studio, dataset_id: str, example: int, values: Mapping[str, Any]
 ) -> Generator[Progress, None, DatasetInfo]:
-    """A new version with one example (from 1) mended.
+    """Make a new version with one example (numbered from 1) corrected.
 
-    values: a row of any format the studio reads by itself ({"messages": […]}, {"instruction", "input", "output"},
-    {"text"}). Raises BadInput when it is none.
+    values: a row of any format that needs no mapping ({"messages": […]}, {"instruction", "input", "output"},
+    {"text"}). Raises BadInput for anything else.
     """
     info = get(studio, dataset_id)
     if not 1 <= example <= info.rows:
         raise BadInput(f"{info.name} has the examples 1 to {info.rows}; there is no example {example}.")
     old = files.read_records(studio.settings.datasets / info.id, example - 1, 1)[0]
     form = "messages" if "messages" in values else "text" if "text" in values else "alpaca"
-    made = Layout(form, {}, list(values)).record(Row(old.row, dict(values)))  # type: ignore[arg-type]
-    if isinstance(made, Finding):
-        raise BadInput(f"Example {example}, field {made.field or form}: {made.reason}; {made.fix}.")
-    edited = replace(made, held_out=old.held_out)
-    return (yield from _revise(studio, info, set(), {example: edited}, f"example {example} mended"))
+    record = Layout(form, {}, list(values)).record(Row(old.row, dict(values)))  # type: ignore[arg-type]
+    if isinstance(record, Finding):
+        raise BadInput(f"Example {example}, field {record.field or form}: {record.reason}; {record.fix}.")
+    edited = replace(record, held_out=old.held_out)
+    return (yield from _revise(studio, info, set(), {example: edited}, f"example {example} corrected"))
 
 
 def as_values(studio: Studio, dataset_id: str, example: int) -> dict[str, Any]:
-    """An example as `editing` takes it."""
+    """An example in the form that `editing` takes."""
     info = get(studio, dataset_id)
     if not 1 <= example <= info.rows:
         raise BadInput(f"{info.name} has the examples 1 to {info.rows}; there is no example {example}.")
@@ -230,14 +230,15 @@ def as_values(studio: Studio, dataset_id: str, example: int) -> dict[str, Any]:
         return {"text": record.text}
     if record.instruction:
         first, last = record.messages[0], record.messages[-1]
-        told = {"instruction": record.instruction, "input": record.input, "output": last["content"]}
-        return {"system": first["content"], **told} if first["role"] == "system" else told
+        values = {"instruction": record.instruction, "input": record.input, "output": last["content"]}
+        return {"system": first["content"], **values} if first["role"] == "system" else values
     return {"messages": record.messages}
 
 
 def _revise(
     studio: Studio, info: DatasetInfo, drop: set[int], edits: Mapping[int, Record], changes: str
 ) -> Generator[Progress, None, DatasetInfo]:
+    """Make a new version of a dataset without the examples in `drop` and with `edits`, by number from 1."""
     base = studio.settings.datasets / info.id
     old = files.load(base)
     if old is None:
@@ -266,37 +267,37 @@ def _revise(
 
 
 def name_for(path: str) -> str:
-    """What to call a dataset by its file (train.jsonl.gz) or its hub id and revision (owner/name:part@0123abcd)."""
+    """Name for a dataset from its file (train.jsonl.gz) or its hub id and revision (owner/name:part@0123abcd)."""
     name = Path(path).name
     return re.split(r"[:@]", name)[0] if "@" in name else name.partition(".")[0] or name
 
 
-def _commit(studio: Studio, made: Path, provenance: files.Provenance, wish: str) -> DatasetInfo:
-    """Give a finished folder its place among the datasets, under a name that is free; or find it there already."""
-    address = _address(studio.owner, made.name)
+def _commit(studio: Studio, folder: Path, provenance: files.Provenance, name: str) -> DatasetInfo:
+    """Move a finished folder to the datasets under a free name, or return the dataset that is already there."""
+    address = _address(studio.owner, folder.name)
     final = studio.settings.datasets / address
     existing = files.load(final) if final.is_dir() else None
     if existing is None:
-        existing = replace(provenance, id=address, sha256=made.name, name=_free_name(studio, wish))
-        write_json(made / "provenance.json", files.as_dict(existing))
-        commit_folder(made, final)
+        existing = replace(provenance, id=address, sha256=folder.name, name=_free_name(studio, name))
+        write_json(folder / "provenance.json", files.as_dict(existing))
+        commit_folder(folder, final)
     if studio.keeping:
         dataset_index.put(studio, existing)
     return _info(studio, existing)
 
 
-def _address(whose: str, content: str) -> str:
-    """The name of a dataset's folder. By content alone it would tell a visitor who else has the same examples."""
-    if whose in (identity.LOCAL.owner, identity.EVERYONE):
+def _address(owner: str, content: str) -> str:
+    """Name of a dataset's folder. By content alone, it would reveal to a visitor who else has the same examples."""
+    if owner in (identity.LOCAL.owner, identity.EVERYONE):
         return content
-    return hashlib.sha256(f"{whose}\0{content}".encode()).hexdigest()
+    return hashlib.sha256(f"{owner}\0{content}".encode()).hexdigest()
 
 
-def _free_name(studio: Studio, wish: str) -> str:
-    """The wished name, or the first free one of name-2, name-3, …"""
-    clean = wish.strip()[:80] or "dataset"
-    may = identity.shared(studio.owner)
-    taken = {item.name for item in files.list_all(studio.settings.datasets) if item.owner in may}
+def _free_name(studio: Studio, wanted: str) -> str:
+    """The wanted name, or the first free one of name-2, name-3, …"""
+    clean = wanted.strip()[:80] or "dataset"
+    owners = identity.shared(studio.owner)
+    taken = {item.name for item in files.list_all(studio.settings.datasets) if item.owner in owners}
     if clean not in taken:
         return clean
     stem, mark, number = clean.rpartition("-")
@@ -305,34 +306,34 @@ def _free_name(studio: Studio, wish: str) -> str:
 
 
 def verdict_of(checked: Checked) -> Verdict:
-    """The verdict on a file that was checked and not yet added, from the file alone."""
+    """The verdict on a checked file that is not added yet, from the file alone."""
     report = checked.report
     return verdict(report.rows, report.ok, report.counts)
 
 
-def _info(studio: Studio, found: files.Provenance) -> DatasetInfo:
-    folder = studio.settings.datasets / found.id
-    said = verdict(found.rows + files.left_out(found.findings), found.rows, found.findings)
+def _info(studio: Studio, provenance: files.Provenance) -> DatasetInfo:
+    folder = studio.settings.datasets / provenance.id
+    assessment = verdict(provenance.rows + files.left_out(provenance.findings), provenance.rows, provenance.findings)
     return DatasetInfo(
-        id=found.id,
-        name=found.name,
-        rows=found.rows,
-        held_out=found.held_out,
-        format=found.format,
-        why=found.why,
-        columns=found.columns,
-        mapping=found.mapping,
-        source=found.source,
-        created=found.created,
+        id=provenance.id,
+        name=provenance.name,
+        rows=provenance.rows,
+        held_out=provenance.held_out,
+        format=provenance.format,
+        why=provenance.why,
+        columns=provenance.columns,
+        mapping=provenance.mapping,
+        source=provenance.source,
+        created=provenance.created,
         size=sum(path.stat().st_size for path in folder.iterdir()),
-        sha256=found.sha256 or found.id,
-        rejected=found.rejected_count,
-        findings=found.findings,
-        note=found.note,
-        parent=found.parent,
-        changes=found.changes,
-        mark=said.mark,
-        verdict=said.text,
+        sha256=provenance.sha256 or provenance.id,
+        rejected=provenance.rejected_count,
+        findings=provenance.findings,
+        note=provenance.note,
+        parent=provenance.parent,
+        changes=provenance.changes,
+        mark=assessment.mark,
+        verdict=assessment.text,
         path=str(folder),
     )
 

@@ -1,6 +1,6 @@
-"""Examples of a dataset, or of a file just checked: as rows, token by token, and how long they are.
+"""Examples of a dataset or of a checked file: as rows, token by token, and their lengths.
 
-What is shown of an example is made by the code that makes what is trained (dataset/tokens/encode.py).
+What is shown of an example comes from the code that builds the training data (dataset/tokens/encode.py).
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -26,16 +26,16 @@ from studio.services.data import checks, datasets
 from studio.services.data.datasets import DatasetInfo
 from studio.services.models import models
 
-# Fewer examples than this are counted at once; more by a child process, with progress.
+# Up to this many examples are counted at once; more are counted by a child process, with progress.
 _AT_ONCE = 2000
-# Enough examples to see whether a template fits; a run would only find out later.
+# Examples tried before a run starts, enough to see whether the template fits.
 _TRIED = 100
 _OF_LENGTH: tuple[Kind, ...] = ("untrained", "answer_cut", "cut")
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token as the model sees it. text: what it stands for; cut: beyond max_length, so never seen."""
+    """One token as the model sees it. text: its decoded text; cut: beyond max_length, so never seen."""
 
     text: str
     id: int
@@ -60,7 +60,7 @@ class ExampleView:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A finding, and the number of the example it is about; 0 when the row was left out."""
+    """A finding and the number of its example; 0 when the row was left out."""
 
     finding: Finding
     example: int
@@ -68,7 +68,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class FoundPage:
-    """Some findings; total: how many there are of the kinds asked for."""
+    """A page of findings; total: number of findings of the requested kinds."""
 
     items: list[Found]
     total: int
@@ -76,11 +76,11 @@ class FoundPage:
 
 @dataclass(frozen=True, slots=True)
 class LengthView:
-    """How long the examples are, in tokens, and what max_length does to them.
+    """Lengths of the examples in tokens, and what max_length does to them.
 
     tokens: min, p50, p95, max, total and trained, before the cut. edges and counts: a histogram, counts[i] examples
-    from edges[i] up to edges[i + 1]. rows_cut, tokens_lost, answers_lost, rows_untrained: at max_length. verdict: of
-    file and lengths together. counts_by_kind: findings of all kinds, those of length included.
+    from edges[i] up to edges[i + 1]. rows_cut, tokens_lost, answers_lost, rows_untrained: at max_length. verdict: on
+    file and lengths together. counts_by_kind: findings of all kinds, including those about length.
     """
 
     max_length: int
@@ -94,12 +94,12 @@ class LengthView:
     verdict: Verdict
     counts_by_kind: dict[str, int]
 
-    # Gradio asks by its hash whether there is a new one; those of lists and dicts there are not.
+    # Gradio detects a new value by its hash; the lists and dicts in this class have none.
     __hash__ = object.__hash__
 
 
 def folder_of(studio: Studio, key: str) -> Path:
-    """The folder behind a dataset's id or name, or behind the token of a check."""
+    """The folder of a dataset, by its id or name, or of a check, by its token."""
     if checks.is_here(studio, key):
         return checks.folder_of(studio, key)
     return datasets.folder_of(studio, key)
@@ -107,22 +107,22 @@ def folder_of(studio: Studio, key: str) -> Path:
 
 def rows(studio: Studio, key: str, offset: int = 0, limit: int = 50) -> list[dict[str, Any]]:
     """A page of examples: number (from 1), row in the file, prompt and answer as plain text."""
-    found = files.read_records(folder_of(studio, key), offset, limit)
-    return [{"example": offset + at, **_as_row(record)} for at, record in enumerate(found, start=1)]
+    records = files.read_records(folder_of(studio, key), offset, limit)
+    return [{"example": offset + at, **_as_row(record)} for at, record in enumerate(records, start=1)]
 
 
 def tokens_of(
     studio: Studio, key: str, example: int, model_id: str, values: Mapping[str, Any] | None = None
 ) -> ExampleView:
-    """What the model sees of an example (numbers from 1), by the recipe values that shape it."""
+    """What the model sees of an example (numbered from 1), under these recipe values."""
     recipe = Recipe().with_values(values or {})
-    found = files.read_records(folder_of(studio, key), example - 1, 1) if example >= 1 else []
-    if not found:
+    records = files.read_records(folder_of(studio, key), example - 1, 1) if example >= 1 else []
+    if not records:
         raise BadInput(f"There is no example {example}; they are numbered from 1.")
     encoder = Encoder(models.folder_of(studio, model_id), recipe.data)
-    whole = encoder.encode(found)[0]
+    encoded = encoder.encode(records)[0]
     length = recipe.data.max_length
-    trained_at = {index for start, end in whole.spans for index in range(start, end)}
+    trained_at = {index for start, end in encoded.spans for index in range(start, end)}
     tokens = [
         Token(
             text,
@@ -131,35 +131,35 @@ def tokens_of(
             special=id_ in encoder.special_ids,
             cut=index >= length,
         )
-        for index, (text, id_) in enumerate(zip(encoder.pieces(whole), whole.input_ids, strict=True))
+        for index, (text, id_) in enumerate(zip(encoder.pieces(encoded), encoded.input_ids, strict=True))
     ]
     trained = sum(token.trained for token in tokens)
     cut = sum(token.cut for token in tokens)
     note = _note(trained, cut, length)
-    return ExampleView(example, found[0].row, whole.text, tokens, len(tokens), trained, cut, note)
+    return ExampleView(example, records[0].row, encoded.text, tokens, len(tokens), trained, cut, note)
 
 
 def try_out(studio: Studio, dataset: DatasetInfo, recipe: Recipe) -> None:
-    """Raise BadInput when template, tokenizer and data do not go together: nothing of the first examples is trained."""
-    found = files.read_records(Path(dataset.path), 0, _TRIED)
+    """Raise BadInput when template, tokenizer and data do not fit: nothing of the first examples would be trained."""
+    records = files.read_records(Path(dataset.path), 0, _TRIED)
     refused = Refused()
-    counted = Encoder(models.folder_of(studio, recipe.model.model), recipe.data).count(found, refused)
+    counted = Encoder(models.folder_of(studio, recipe.model.model), recipe.data).count(records, refused)
     if any(start < recipe.data.max_length for item in counted for start, _ in item.spans):
         return
-    if refused.total == len(found):
+    if refused.total == len(records):
         raise BadInput(refused.rows[0][1])
-    several = f"the first {len(found)} examples" if len(found) < dataset.rows else "the examples"
+    several = f"the first {len(records)} examples" if len(records) < dataset.rows else "the examples"
     raise BadInput(
-        f"Of {several} of {dataset.name} no answer is left within {recipe.data.max_length} tokens: raise max_length."
+        f"In {several} of {dataset.name} no answer is left within {recipe.data.max_length} tokens: raise max_length."
     )
 
 
 def measuring(
     studio: Studio, key: str, model_id: str, values: Mapping[str, Any] | None = None
 ) -> Generator[Progress, None, LengthView]:
-    """Count the tokens of all examples, exactly, and say what max_length does to them.
+    """Count the tokens of all examples exactly, and report what max_length does to them.
 
-    The counts are kept by dataset, tokenizer and template, so asking again with another max_length is quick.
+    Counts are cached by dataset, tokenizer and template, so another max_length is quick.
     """
     recipe = Recipe().with_values(values or {})
     counts = yield from _counts(studio, key, model_id, recipe)
@@ -190,7 +190,7 @@ def measure(
     values: Mapping[str, Any] | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> LengthView:
-    """As `measuring`, in one go."""
+    """Run `measuring` to its end."""
     return jobs.drive(measuring(studio, key, model_id, values), progress)
 
 
@@ -202,54 +202,54 @@ def findings(
     limit: int = 50,
     lengths: tuple[str, Mapping[str, Any]] | None = None,
 ) -> FoundPage:
-    """A page of what was found about examples and left-out rows, of some kinds or of all.
+    """A page of findings about examples and left-out rows, of some kinds or all.
 
-    lengths: model id and recipe values by which examples that are too long are found as well.
+    lengths: model id and recipe values; with them, examples that are too long are included.
     """
     folder = folder_of(studio, key)
     wanted = kinds or tuple(FAULTS)
     of_file = [kind for kind in wanted if kind not in _OF_LENGTH]
     items, total = files.read_findings(folder, of_file, offset, limit) if of_file else ([], 0)
     at = files.places(folder, {(item.row, item.held_out) for item in items if not FAULTS[item.kind].left_out})
-    found = [Found(item, at.get((item.row, item.held_out), 0)) for item in items]
+    page = [Found(item, at.get((item.row, item.held_out), 0)) for item in items]
     if lengths is None or not set(wanted) & set(_OF_LENGTH):
-        return FoundPage(found, total)
+        return FoundPage(page, total)
     recipe = Recipe().with_values(lengths[1])
     counts = jobs.drive(_counts(studio, key, lengths[0], recipe), lambda *_: None)
     length = recipe.data.max_length
     long = [
         (kind, int(place)) for kind, places in _too_long(counts, length).items() if kind in wanted for place in places
     ]
-    for kind, place in long[max(0, offset - total) :][: limit - len(found)]:
-        found.append(Found(_long(kind, counts, place, length), place + 1))
-    return FoundPage(found, total + len(long))
+    for kind, place in long[max(0, offset - total) :][: limit - len(page)]:
+        page.append(Found(_long(kind, counts, place, length), place + 1))
+    return FoundPage(page, total + len(long))
 
 
 def _too_long(counts: Counts, length: int) -> dict[Kind, Any]:
-    """Positions (from 0) of the examples that max_length cuts, each under the gravest of its kinds."""
+    """Positions (from 0) of the examples that max_length cuts, each under its most serious kind."""
     untrained = counts.untrained(length)
     lost = np.setdiff1d(counts.lost(length), untrained)
     return {"untrained": untrained, "answer_cut": lost, "cut": np.setdiff1d(counts.cut(length), [*untrained, *lost])}
 
 
 def _long(kind: Kind, counts: Counts, place: int, length: int) -> Finding:
-    """What max_length, or the template, does to the example at a place (from 0)."""
+    """A finding on what max_length, or the template, does to the example at position `place` (from 0)."""
     row, total, held_out = int(counts.rows[place]), int(counts.totals[place]), bool(counts.held_out[place])
     if total <= length:
         refused = dict(counts.refused.rows).get(row, "the template leaves nothing of it to train on")
-        fix = "mend it, leave it out or choose another template"
+        fix = "correct it, leave it out or choose another template"
         return Finding(row, kind, "", refused.rstrip("."), fix, held_out=held_out)
     lost = {
         "untrained": "none of its answer is left within",
-        "answer_cut": "one of its answers lies wholly beyond",
-        "cut": f"{total - length:,} of them lie beyond",
+        "answer_cut": "one of its answers is entirely beyond",
+        "cut": f"{total - length:,} of them are beyond",
     }[kind]
     fix = f"raise max_length to {total:,}, shorten it or leave it out"
     return Finding(row, kind, "", f"has {total:,} tokens; {lost} max_length {length:,}", fix, held_out=held_out)
 
 
 def _counts(studio: Studio, key: str, model_id: str, recipe: Recipe) -> Generator[Progress, None, Counts]:
-    """Exact token counts, from the cache, at once, or by a child process."""
+    """Exact token counts: from the cache, counted at once, or counted by a child process."""
     folder, model = folder_of(studio, key), models.folder_of(studio, model_id)
     cache = studio.settings.cache / "tokens"
     if files.size(folder) > _AT_ONCE and not is_counted(folder, model, recipe.data, cache):
@@ -283,5 +283,5 @@ def _note(trained: int, cut: int, length: int) -> str:
     if trained == 0:
         return f"Nothing of the answer is left within {length} tokens: this example would be left out."
     if cut:
-        return f"{cut} tokens lie beyond {length} and are cut."
+        return f"{cut} tokens are beyond {length} and are cut."
     return ""
