@@ -269,7 +269,7 @@ def test_a_spoilt_copy_is_counted_filtered_downloaded_and_mended(
     area.fill("#### <b>one</b>")
     page.locator("#editor").get_by_role("button", name="Save as a new version").click()
     expect(page.locator("#editor-notice")).to_contain_text(
-        "spoilt-3 is a new version: example 1 mended", timeout=CHECKS
+        "spoilt-3 is a new version: example 1 corrected", timeout=CHECKS
     )
     expect(page.locator(".tokens")).to_contain_text("<b>one</b>")
 

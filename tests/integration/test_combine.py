@@ -92,7 +92,7 @@ def test_combined(two: Studio, parents: tuple[str, str], method: str, rank: int,
     [
         (CombineRequest(("one",), (1,)), "Two or three"),
         (CombineRequest(("one", "two"), (1,)), "as many weights"),
-        (CombineRequest(("one", "two"), (0, 0)), "at least one is not 0"),
+        (CombineRequest(("one", "two"), (0, 0)), "at least one must not be 0"),
         (CombineRequest(("one", "two"), (1, 1), "soup"), "no method 'soup'"),
         (CombineRequest(("one", "two"), (1, 1), "ties", 1.5), "share above 0"),
         (CombineRequest(("one", "one"), (1, 1)), "chosen twice"),

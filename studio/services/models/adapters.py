@@ -1,19 +1,19 @@
-"""Adapters of this home that are no run's: combined from several, or brought from elsewhere.
+"""Adapters of this home that no run trained: combined from several, or imported.
 
-Each lies in a directory of a run's make, so that all that reads a run directory reads it too:
+Each has a directory laid out like a run's, so that code that reads a run directory can read it too:
 
     adapters/<id>/
       about.json     name, owner, created, notes; kind: combined | imported; draft: not kept yet
       origin.json    where it comes from. combined: {"parents": [{"id", "name", "weight"}], "method", "density"};
-                     imported: {"from", "licence", …}, as its importer likes
+                     imported: {"from", "licence", …}, as the importer writes it
       model.json     {"id": the base's name in this home, "path": its folder}
-      recipe.yaml    how it is asked (the data part) and in which type its base is held; not how it was trained
-      dataset.json   the dataset whose held-out rows it is tried on; may be missing
+      recipe.yaml    how it is asked (the data part) and the type of its base's weights; not how it was trained
+      dataset.json   the dataset whose held-out rows it is evaluated on; may be missing
       adapter/       what is loaded: PEFT's layout and the tokenizer, with MANIFEST.json; model/ for a whole model
-      events.jsonl … where a worker made it (engine/workers/combine.py), as in any run directory
+      events.jsonl … if a worker made it (engine/workers/combine.py), as in any run directory
 
-An id begins with `a`, so that it is never a run's; wherever RUN may be written, it may too (trained_weights.py).
-What this does not do: combine (combining.py), check foreign files, or train.
+An id begins with `a`, so it never equals a run's; it is accepted wherever RUN is (trained_weights.py). Combining
+(combining.py), checking foreign files and training are done elsewhere.
 """
 
 import json
@@ -50,8 +50,10 @@ _LONGEST_NAME = 80
 
 @dataclass(frozen=True, slots=True)
 class AdapterInfo:
-    """An adapter of the store as lists show it; size in bytes. origin: origin.json as it stands; has_adapter: it is
-    whole and can be used. draft: it goes unless someone keeps it."""
+    """An adapter of the store as lists show it; size in bytes.
+
+    origin: the content of origin.json; has_adapter: it is whole and can be used. draft: temporary unless it is kept.
+    """
 
     id: str
     name: str
@@ -69,7 +71,7 @@ class AdapterInfo:
 
     @property
     def words(self) -> str:
-        """Where it comes from, in a sentence's part."""
+        """Where it comes from, as part of a sentence."""
         if self.kind == "combined":
             parts = [f"{parent['weight']:g} × {parent['name']}" for parent in self.origin.get("parents", [])]
             return f"{' + '.join(parts)}, {self.origin.get('method', '')}"
@@ -78,8 +80,11 @@ class AdapterInfo:
 
 @dataclass(frozen=True, slots=True)
 class New:
-    """What is put into the store. recipe: how it is asked, with the base's name; dataset: the content of dataset.json,
-    if it is to be tried on a dataset's held-out rows."""
+    """A new entry of the store.
+
+    recipe: how it is asked, with the base's name; dataset: the content of dataset.json, if it is to be evaluated on a
+    dataset's held-out rows.
+    """
 
     name: str
     kind: Kind
@@ -90,14 +95,14 @@ class New:
 
 
 def put(studio: Studio, new: New, contents: Path | None = None, folder: str = "adapter") -> AdapterInfo:
-    """Make a directory of the store, whole or not at all.
+    """Create a directory of the store, whole or not at all.
 
-    contents: a folder whose files become its `folder` (adapter, or model for a whole model); without it a worker is to
-    write that. Names that are in use get a number. Raises NotFound when this home has not the base.
+    contents: a folder whose files become its `folder` (adapter, or model for a whole model); without it, a worker
+    writes that later. Names in use get a number. Raises NotFound when this home does not have the base.
     """
     base = models.get(studio, new.recipe.model.model)
     root = studio.settings.adapters
-    made = f"a{identity.new_id(studio)}"
+    adapter_id = f"a{identity.new_id(studio)}"
     name = _free_name(studio, new.name)
     about = {
         "name": name,
@@ -117,45 +122,45 @@ def put(studio: Studio, new: New, contents: Path | None = None, folder: str = "a
     texts = {name: json.dumps(value, ensure_ascii=False, indent=1) + "\n" for name, value in files.items()}
     texts["recipe.yaml"] = new.recipe.with_values({"name": name}).to_yaml()
     if contents is None:
-        create(root, made, texts)
-        return get(studio, made)
+        create(root, adapter_id, texts)
+        return get(studio, adapter_id)
     free_space_or_raise(root, _size(contents) + 2**20, f"Adding {name}")
-    # Made where nobody looks, so that it is in the list with all of it or not at all.
-    aside = create(root, f".{made}", texts)
+    # Built under a hidden name, so that it appears in the list whole or not at all.
+    aside = create(root, f".{adapter_id}", texts)
     try:
         with whole_folder(aside.path / folder) as inside:
             for path in sorted(contents.iterdir()):
                 if path.is_file():
                     shutil.copyfile(path, inside / path.name)
-        aside.path.rename(root / made)
+        aside.path.rename(root / adapter_id)
     except BaseException:
         shutil.rmtree(aside.path, ignore_errors=True)
         raise
-    return get(studio, made)
+    return get(studio, adapter_id)
 
 
 def list_adapters(studio: Studio) -> list[AdapterInfo]:
-    """All of the store, newest first."""
+    """All adapters of the asker, newest first."""
     workers.reap()
-    found = [
+    entries = [
         _info(studio, RunDir(path), about) for path in studio.settings.adapters.iterdir() if (about := _about(path))
     ]
-    mine = [info for info, whose in found if whose == studio.owner]
+    mine = [info for info, owner in entries if owner == studio.owner]
     return sorted(mine, key=lambda info: info.created, reverse=True)
 
 
 def find(studio: Studio, key: str) -> AdapterInfo | None:
-    """The adapter that goes by this id, the beginning of one, or exactly this name; None if there is none."""
-    every = list_adapters(studio)
+    """The adapter with this id, id prefix, or exact name; None if there is none."""
+    infos = list_adapters(studio)
     if re.fullmatch(r"a[\d-][\w-]*", key):
-        known = [info for info in every if info.id.startswith(key)]
+        known = [info for info in infos if info.id.startswith(key)]
         if known:
             return known[0]
-    return next((info for info in every if info.name == key), None)
+    return next((info for info in infos if info.name == key), None)
 
 
 def get(studio: Studio, key: str) -> AdapterInfo:
-    """As find; raises NotFound."""
+    """As `find`, but raises NotFound if there is none."""
     info = find(studio, key)
     if info is None:
         raise NotFound(f"There is no adapter {key!r}. See them with: studio adapters list")
@@ -181,7 +186,7 @@ def keep(studio: Studio, key: str, name: str = "") -> AdapterInfo:
 
 
 def remove(studio: Studio, key: str) -> AdapterInfo:
-    """Delete an adapter; what was exported of it stays. Raises Conflict while a worker makes it."""
+    """Delete an adapter; its exports stay. Raises Conflict while a worker makes it."""
     info = get(studio, key)
     if info.state not in FINAL:
         raise Conflict(f"{info.name} is being made. Wait until that is over, or cancel it.")
@@ -196,7 +201,7 @@ def cancel(studio: Studio, key: str) -> None:
 
 
 def recipe_of(studio: Studio, key: str) -> Recipe:
-    """How an adapter is asked, and in which type its base is held."""
+    """How an adapter is asked, and the type of its base's weights."""
     return Recipe.load(folder_of(studio, key).recipe)
 
 
@@ -231,10 +236,10 @@ def _size(folder: Path) -> int:
 
 
 def _free_name(studio: Studio, wanted: str) -> str:
-    """The name, with a number behind it if it is in use."""
+    """The name, with a number appended if it is in use."""
     name = " ".join(wanted.split())
     if not name or len(name) > _LONGEST_NAME or "@" in name:
-        raise BadInput(f"A name has 1 to {_LONGEST_NAME} characters and no @; {wanted[:100]!r} is none.")
+        raise BadInput(f"A name must have 1 to {_LONGEST_NAME} characters and no @, not {wanted[:100]!r}.")
     taken = {info.name for info in list_adapters(studio)}
     number = 2
     while (free := name if number == 2 and name not in taken else f"{name}-{number}") in taken:

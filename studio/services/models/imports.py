@@ -1,9 +1,9 @@
-"""Bringing someone else's adapter, or merged model, into the store of adapters.
+"""Import someone else's adapter or merged model into the store of adapters.
 
-From a folder of this machine, a zip, or the hub; only files that are needed, only safetensors, checked by what they
-hold (services/models/foreign/files.py, services/models/foreign/weights.py, services/models/foreign/configs.py,
-services/models/foreign/shapes.py). Everything is done on copies of ours in a folder of its own; the adapter then joins
-the list whole or not at all. What this does not do: load it.
+From a folder of this machine, a zip, or the hub; only needed files, only safetensors, checked by their contents
+(services/models/foreign/files.py, services/models/foreign/weights.py, services/models/foreign/configs.py,
+services/models/foreign/shapes.py). Everything is done on copies in a temporary folder; the adapter is then added to the
+list whole or not at all. Nothing is loaded here.
 """
 
 import os
@@ -43,59 +43,62 @@ _HUB_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class ImportRequest:
-    """base: the model of this home that it belongs to, empty for what it says itself; name: empty for its own."""
+    """How to import. base: the base model in this home, empty for the one it names; name: empty for its own."""
 
     base: str = ""
     name: str = ""
 
 
-def add(studio: Studio, source: str, wish: ImportRequest, *, folders: bool = False) -> Steps:
-    """Add a folder, a zip of this machine or a hub id, step by step. folders: paths may be given, as on the command
-    line; pages ask locality.is_local. Raises BadInput with what is wrong, where and what to do."""
-    told = source.strip()
-    if not told:
+def add(studio: Studio, source: str, request: ImportRequest, *, folders: bool = False) -> Steps:
+    """Import a folder, a zip of this machine or a hub id, step by step.
+
+    folders: whether paths may be given, as on the command line; pages ask locality.is_local. Raises BadInput that says
+    what is wrong, where and what to do.
+    """
+    text = source.strip()
+    if not text:
         raise BadInput("Give the folder of an adapter, a zip, or a hub id such as someone/their-adapter.")
-    path = Path(told).expanduser()
-    if folders and "\0" not in told and path.is_dir():
-        return (yield from from_folder(studio, path.absolute(), wish))
-    if folders and "\0" not in told and path.is_file():
-        return (yield from from_zip(studio, path.absolute(), wish, path.name))
-    if _HUB_ID.fullmatch(told):
-        return (yield from from_hub(studio, told, wish))
+    path = Path(text).expanduser()
+    if folders and "\0" not in text and path.is_dir():
+        return (yield from from_folder(studio, path.absolute(), request))
+    if folders and "\0" not in text and path.is_file():
+        return (yield from from_zip(studio, path.absolute(), request, path.name))
+    if _HUB_ID.fullmatch(text):
+        return (yield from from_hub(studio, text, request))
     where = "neither a folder nor a zip of this machine, nor" if folders else "not"
     more = "" if folders else " Upload a zip instead: folders can be given only on the machine that the studio runs on."
-    raise BadInput(f"{told[:200]!r} is {where} a hub id such as someone/their-adapter.{more}")
+    raise BadInput(f"{text[:200]!r} is {where} a hub id such as someone/their-adapter.{more}")
 
 
-def from_folder(studio: Studio, folder: Path, wish: ImportRequest) -> Steps:
-    """A folder of this machine; it stays as it is."""
-    yield Progress("Copying what is needed of the folder", 0, 0)
+def from_folder(studio: Studio, folder: Path, request: ImportRequest) -> Steps:
+    """Import a folder of this machine; the folder is not changed."""
+    yield Progress("Copying the needed files of the folder", 0, 0)
     with _aside(studio) as into:
         taken = foreign_files.take_folder(folder, into)
-        return (yield from _add(studio, taken, wish, folder.name, {"from": str(folder), "by": "folder"}))
+        return (yield from _add(studio, taken, request, folder.name, {"from": str(folder), "by": "folder"}))
 
 
-def from_zip(studio: Studio, path: Path, wish: ImportRequest, called: str) -> Steps:
-    """A zip; called: its name as its owner knows it."""
+def from_zip(studio: Studio, path: Path, request: ImportRequest, called: str) -> Steps:
+    """Import a zip. called: the name that its owner knows it by."""
     yield Progress("Unpacking the zip", 0, 0)
     with _aside(studio) as into:
         taken = foreign_files.take_zip(path, into, studio.settings.max_compression_ratio)
-        return (yield from _add(studio, taken, wish, Path(called).stem, {"from": called[:200], "by": "zip"}))
+        return (yield from _add(studio, taken, request, Path(called).stem, {"from": called[:200], "by": "zip"}))
 
 
-def from_upload(studio: Studio, path: str, wish: ImportRequest) -> Steps:
-    """A zip that was uploaded; it is gone afterwards, whatever happens."""
-    kept = Path(take_in(studio, path))
+def from_upload(studio: Studio, path: str, request: ImportRequest) -> Steps:
+    """Import an uploaded zip, and delete it afterwards even if the import fails."""
+    stored = Path(take_in(studio, path))
     try:
-        return (yield from from_zip(studio, kept, wish, kept.name))
+        return (yield from from_zip(studio, stored, request, stored.name))
     finally:
-        shutil.rmtree(kept.parent, ignore_errors=True)
+        shutil.rmtree(stored.parent, ignore_errors=True)
 
 
-def from_hub(studio: Studio, hub_id: str, wish: ImportRequest) -> Steps:
-    """A repository of the Hugging Face hub: the same files of it, by their names and sizes there."""
+def from_hub(studio: Studio, hub_id: str, request: ImportRequest) -> Steps:
+    """Import a repository of the Hugging Face hub: the same files, selected by their names and sizes there."""
     if studio.settings.offline:
-        raise Unavailable(f"{hub_id} would come from the Hugging Face hub, and this studio is set to stay offline.")
+        raise Unavailable(f"{hub_id} must come from the Hugging Face hub, but this studio is set to stay offline.")
     with _aside(studio) as into:
         online = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"} | hub_environment(access.own_token(studio))
         log = into.parent / f"{into.name}.log"
@@ -107,26 +110,26 @@ def from_hub(studio: Studio, hub_id: str, wish: ImportRequest) -> Steps:
         try:
             line = yield from job.run()
             kind = foreign_files.kind_of(_names(into), hub_id)
-            told = {"from": hub_id, "by": "hub", "revision": str(line["revision"])}
+            origin = {"from": hub_id, "by": "hub", "revision": str(line["revision"])}
             taken = Taken(into, kind, tuple(map(str, line.get("left", []))))
-            return (yield from _add(studio, taken, wish, hub_id.rpartition("/")[2], told))
+            return (yield from _add(studio, taken, request, hub_id.rpartition("/")[2], origin))
         finally:
             log.unlink(missing_ok=True)
 
 
 def hub_environment(token: str) -> dict[str, str]:
-    """What a child that talks to the hub is told: where it is, and the token, which lives in its environment alone."""
-    told = {
+    """Environment of a child process that talks to the hub: the hub's address, and the token, stored nowhere else."""
+    environment = {
         name: os.environ[name]
         for name in ("HF_ENDPOINT", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
         if name in os.environ
     }
-    # Without one, the client would take what the machine's owner left behind by logging in.
-    return told | ({"HF_TOKEN": token} if token else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"})
+    # Without a token, the client would use the one that the machine's owner saved by logging in.
+    return environment | ({"HF_TOKEN": token} if token else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"})
 
 
-def _add(studio: Studio, taken: Taken, wish: ImportRequest, called: str, origin: dict[str, Any]) -> Steps:
-    """Check our copies and put them into the store."""
+def _add(studio: Studio, taken: Taken, request: ImportRequest, called: str, origin: dict[str, Any]) -> Steps:
+    """Check the copies and put them into the store."""
     yield Progress("Checking the weights", 0, 0)
     folder, where = taken.folder, str(origin["from"]).replace("\\", "/").rstrip("/").rpartition("/")[2] or called
     for name in _names(folder):
@@ -135,43 +138,43 @@ def _add(studio: Studio, taken: Taken, wish: ImportRequest, called: str, origin:
     weights = sorted(name for name in _names(folder) if name.endswith(".safetensors"))
     tensors: list[Tensor] = []
     for name in weights:
-        found = foreign_weights.read(folder / name, f"{name} in {where}")
-        foreign_weights.check_types(found, f"{name} in {where}")
-        tensors += found
+        shard = foreign_weights.read(folder / name, f"{name} in {where}")
+        foreign_weights.check_types(shard, f"{name} in {where}")
+        tensors += shard
     if len({tensor.name for tensor in tensors}) < len(tensors):
-        raise BadInput(f"Two weight files of {where} hold a tensor of one name. Save the model again.")
+        raise BadInput(f"Two weight files of {where} contain tensors with the same name. Save the model again.")
     readme = folder / "README.md"
     if readme.is_file():
         _check_text(readme, where)
     whole = taken.kind == "model"
     if whole:
-        base, config = _model(studio, folder, tensors, wish, where)
+        base, config = _model(studio, folder, tensors, request, where)
     else:
-        base, config = _adapter(studio, folder, tensors, wish, where)
+        base, config = _adapter(studio, folder, tensors, request, where)
     yield Progress("Trying its tokenizer and chat template", 0, 0)
     template = _probed(studio, folder, models.folder_of(studio, base), where)
     recipe = _recipe(studio, base, config, template, whole)
     origin |= {"sha256": sha256(folder / weights[0]), "left": list(taken.left[:100]), "licence": _licence(readme)}
     _complete(folder, models.folder_of(studio, base), template)
     yield Progress("Adding it to the list", 0, 0)
-    name = re.sub(r"[@\s]+", " ", wish.name or called).strip()[:70] or "adapter"
+    name = re.sub(r"[@\s]+", " ", request.name or called).strip()[:70] or "adapter"
     new = New(name, "imported", recipe, origin)
     return adapters.put(studio, new, folder, "model" if whole else "adapter")
 
 
 def _adapter(
-    studio: Studio, folder: Path, tensors: "list[Tensor]", wish: ImportRequest, where: str
+    studio: Studio, folder: Path, tensors: "list[Tensor]", request: ImportRequest, where: str
 ) -> tuple[str, dict[str, Any]]:
-    """The base of an adapter that fits it, and its config, written anew."""
+    """The base that an adapter fits, and the adapter's config, rewritten."""
     path = folder / "adapter_config.json"
     config = foreign_configs.adapter(path, where)
     named = foreign_configs.named_base(path)
-    base = wish.base or _known_base(studio, named)
+    base = request.base or _known_base(studio, named)
     if not base:
         there = ", ".join(info.id for info in models.list_models(studio)) or "none yet"
-        said = f"It says {named[:120]!r}" if named else "It does not say which"
+        hint = f"It names {named[:120]!r}" if named else "It does not name one"
         raise BadInput(
-            f"The base of the adapter in {where} is not among the models of this home ({there}). {said}. Add that "
+            f"The base of the adapter in {where} is not among the models of this home ({there}). {hint}. Add that "
             "model first (studio models add), or choose the base (--base)."
         )
     shape = models.shape_of(studio, base)
@@ -182,36 +185,36 @@ def _adapter(
 
 
 def _model(
-    studio: Studio, folder: Path, tensors: "list[Tensor]", wish: ImportRequest, where: str
+    studio: Studio, folder: Path, tensors: "list[Tensor]", request: ImportRequest, where: str
 ) -> tuple[str, dict[str, Any]]:
-    """The base that a whole model was made from, by its shapes, and its config, written anew."""
-    told = foreign_configs.read(folder / "config.json", where)
+    """The base that a whole model was made from, found by shapes, and the model's config, rewritten."""
+    own = foreign_configs.read(folder / "config.json", where)
     if (folder / foreign_files.INDEX).is_file():
         _check_index(folder, tensors, where)
-    known = [wish.base] if wish.base else [info.id for info in models.list_models(studio)]
+    known = [request.base] if request.base else [info.id for info in models.list_models(studio)]
     differs = ""
     for base in known:
         shape = models.shape_of(studio, base)
-        found = foreign_shapes.same_model(tensors, shape)
-        if not found and (wish.base or shape.architecture == told.get("model_type", shape.architecture)):
+        difference = foreign_shapes.same_model(tensors, shape)
+        if not difference and (request.base or shape.architecture == own.get("model_type", shape.architecture)):
             config = foreign_configs.model(
                 folder / "config.json", read_json(models.folder_of(studio, base) / "config.json") or {}, where
             )
             write_json(folder / "config.json", config)
             return base, config
-        differs = differs or f"{base}: {found}"
+        differs = differs or f"{base}: {difference}"
     raise BadInput(
-        f"The model in {where} has not the shape of {'its base' if wish.base else 'any model here'} "
+        f"The model in {where} does not have the shape of {'its base' if request.base else 'any model here'} "
         f"({differs or 'there is none yet'}). To train it, add it as a base model: studio models add."
     )
 
 
 def _check_index(folder: Path, tensors: "list[Tensor]", where: str) -> None:
-    """The index of a sharded model names files that are there and tensors that are in them."""
+    """Raise BadInput unless the index of a sharded model names existing files and exactly their tensors."""
     named = foreign_configs.read(folder / foreign_files.INDEX, where).get("weight_map")
     if not isinstance(named, dict) or set(named) != {tensor.name for tensor in tensors}:
         raise BadInput(
-            f"{foreign_files.INDEX} of {where} names other tensors than its files hold. Save the model again."
+            f"{foreign_files.INDEX} of {where} names other tensors than its files contain. Save the model again."
         )
     for name in map(str, named.values()):
         if not foreign_files.SHARD.fullmatch(name) or not (folder / name).is_file():
@@ -219,21 +222,21 @@ def _check_index(folder: Path, tensors: "list[Tensor]", where: str) -> None:
 
 
 def _known_base(studio: Studio, named: str) -> str:
-    """The model of this home that others call so; empty if there is none."""
+    """The model of this home that others know by this name; empty if there is none."""
     if not named:
         return ""
     last = named.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
-    found = ""
+    match = ""
     for info in models.list_models(studio):
         if named in (info.source, info.path, info.id):
             return info.id
         if last in (info.id, Path(info.source).name.lower()):
-            found = found or info.id
-    return found
+            match = match or info.id
+    return match
 
 
 def _probed(studio: Studio, folder: Path, base: Path, where: str) -> str:
-    """Its chat template, tried in a bounded child; empty where it brings none, or its base's own."""
+    """An import's chat template, tried in a bounded child process; empty if it has none or its base's."""
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json"):
         if (folder / name).is_file() and name == "tokenizer_config.json":
             foreign_configs.tokenizer(folder / name, where)
@@ -252,14 +255,14 @@ def _probed(studio: Studio, folder: Path, base: Path, where: str) -> str:
         template = str(jobs.drive(job.run(), lambda *_: None)["template"])
         return "" if template == (template_source(base) or "") else template
     except short_tasks.Died as error:
-        why = "takes without end" if error.timed_out else "ended the process that tried it"
+        why = "did not finish in time" if error.timed_out else "ended the process that tried it"
         raise BadInput(f"The tokenizer or chat template of {where} {why}. It is refused.") from None
     finally:
         log.unlink(missing_ok=True)
 
 
 def _recipe(studio: Studio, base: str, config: dict[str, Any], template: str, whole: bool) -> Recipe:
-    """How it is asked: with its own template if it brings one, on its base as that is stored."""
+    """How an import is asked: with its own template if it has one, on its base as stored."""
     info = models.get(studio, base)
     values: dict[str, Any] = {
         "model": base,
@@ -284,7 +287,7 @@ def _recipe(studio: Studio, base: str, config: dict[str, Any], template: str, wh
 
 
 def _complete(folder: Path, base: Path, template: str) -> None:
-    """The base's tokenizer beside the weights, which is what they are asked with; and the template of their own."""
+    """Put the base's tokenizer next to the weights, since they are asked with it, and the import's own template."""
     for name in TOKENIZER:
         (folder / name).unlink(missing_ok=True)
         if (base / name).is_file():
@@ -301,18 +304,18 @@ def _check_text(path: Path, where: str) -> None:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise BadInput(f"{path.name} of {where} is no text in UTF-8. Leave it out or save it again.") from None
+        raise BadInput(f"{path.name} of {where} is not UTF-8 text. Leave it out or save it again.") from None
     if "\0" in text:
-        raise BadInput(f"{path.name} of {where} is no text: it holds a zero byte. Leave it out.")
+        raise BadInput(f"{path.name} of {where} is not text: it contains a zero byte. Leave it out.")
 
 
 def _licence(readme: Path) -> str:
-    """The licence that a model card's head names; empty if it names none."""
+    """The licence that the head of a model card names; empty if it names none."""
     if not readme.is_file():
         return ""
     head = readme.read_text(encoding="utf-8")[:20_000]
-    found = re.search(r"^licen[sc]e:[ \t]*[\"']?([\w.+-]{1,60})", head.partition("\n---")[0], re.MULTILINE)
-    return found[1] if found else ""
+    match = re.search(r"^licen[sc]e:[ \t]*[\"']?([\w.+-]{1,60})", head.partition("\n---")[0], re.MULTILINE)
+    return match[1] if match else ""
 
 
 def _names(folder: Path) -> list[str]:
@@ -321,9 +324,9 @@ def _names(folder: Path) -> list[str]:
 
 @contextmanager
 def _aside(studio: Studio) -> "Iterator[Path]":
-    """An empty folder of ours that goes again whatever happens; what a kill leaves goes after a day."""
-    made = Path(tempfile.mkdtemp(prefix=time.strftime("import-%H%M%S-"), dir=studio.settings.staging))
+    """A temporary folder that is always removed; what a kill leaves is removed after a day."""
+    folder = Path(tempfile.mkdtemp(prefix=time.strftime("import-%H%M%S-"), dir=studio.settings.staging))
     try:
-        yield made
+        yield folder
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)

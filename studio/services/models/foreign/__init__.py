@@ -1,1 +1,1 @@
-"""Weights from elsewhere: what is taken of them, and whether they fit a base."""
+"""Foreign weights: which files are taken, and whether they fit a base."""

@@ -1,8 +1,8 @@
-"""The words beside foreign weights: JSON that is read with bounds, and of which only known settings are taken on.
+"""Config files of foreign weights: JSON read with bounds, of which only known settings are kept.
 
-An adapter's config is written anew from the settings that are listed here. What would make a library import a module,
-fetch something, change the base or match regular expressions of a stranger is refused, not passed on. An empty setting
-that nobody here knows is left out: PEFT writes new ones with every version.
+An adapter's config is rewritten from the settings listed here. A setting that would make a library import a module,
+fetch something, change the base or match foreign regular expressions is refused, not passed on. An empty setting that
+is unknown here is dropped: every version of PEFT writes new ones.
 """
 
 import json
@@ -15,54 +15,55 @@ from typing import Any
 from studio.errors import BadInput
 
 RANK_MOST, TOKENS_MOST = 1024, 1024
-# Settings by which transformers and PEFT load code that is none of theirs.
+# Settings with which transformers and PEFT load code that is not their own.
 _CODE = ("auto_map", "custom_code", "trust_remote_code", "custom_pipelines", "custom_generate")
 _PLAIN = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _MOST_NAMES, _DEEPEST = 4096, 32
-# Starts that move the base while the adapter is loaded: such an adapter fits only the base so moved.
+# Initialisations that change the base while the adapter is loaded: such an adapter fits only the changed base.
 _MOVING = ("pissa", "olora", "corda", "loftq", "lora_ga", "eva")
 
 Check = Callable[[Any], bool]
 
 
 def read(path: Path, where: str) -> dict[str, Any]:
-    """A JSON mapping of a stranger; raises BadInput where it is none, or asks for code to be run."""
+    """Read a foreign JSON mapping; raises BadInput if it is not one, or asks for code to be run."""
     name = f"{path.name} of {where}"
     try:
         value = json.loads(path.read_bytes().decode("utf-8"))
     except (ValueError, RecursionError):
-        raise BadInput(f"{name} is no JSON. Save it again.") from None
+        raise BadInput(f"{name} is not JSON. Save it again.") from None
     if not isinstance(value, dict):
-        raise BadInput(f"{name} is no list of settings. Save it again.")
-    for key, told, depth in _all_settings(value):
+        raise BadInput(f"{name} is not a JSON object of settings. Save it again.")
+    for key, setting, depth in _all_settings(value):
         if depth > _DEEPEST:
             raise BadInput(f"{name} is nested more than {_DEEPEST} deep. It is refused.")
-        if key in _CODE and told:
+        if key in _CODE and setting:
             raise BadInput(
-                f"{name} has {key}: it asks for code to be run that came with it. Only plain models of transformers "
-                "and adapters of PEFT are taken; remove that setting if the model works without it."
+                f"{name} has {key}: it asks to run code that comes with it. Only plain models of transformers and "
+                "adapters of PEFT are accepted; remove that setting if the model works without it."
             )
     return value
 
 
 def _all_settings(value: Any, depth: int = 1) -> Iterator[tuple[str, Any, int]]:
+    """Every key, value and depth in nested JSON, down to one level below the deepest allowed."""
     if depth > _DEEPEST + 1:
         return
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, told in parts:
-        yield str(key), told, depth
-        yield from _all_settings(told, depth + 1)
+    for key, setting in parts:
+        yield str(key), setting, depth
+        yield from _all_settings(setting, depth + 1)
 
 
 def adapter(path: Path, where: str) -> dict[str, Any]:
-    """The config of an adapter with only what is known of it; raises BadInput that names the setting that is odd."""
-    told = read(path, where)
-    kind = told.get("peft_type")
+    """The config of an adapter with only its known settings; raises BadInput that names the faulty setting."""
+    config = read(path, where)
+    kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise BadInput(f"The adapter in {where} is of the type {_short(kind)}. Taken are: {', '.join(_KINDS)}.")
+        raise BadInput(f"The adapter in {where} is of the type {_short(kind)}. Accepted types: {', '.join(_KINDS)}.")
     known = _ALL | _KINDS[kind]
     taken: dict[str, Any] = {}
-    for key, value in told.items():
+    for key, value in config.items():
         if key in _DROPPED:
             continue
         if key in known:
@@ -73,8 +74,8 @@ def adapter(path: Path, where: str) -> dict[str, Any]:
         elif key in _MUST_BE_EMPTY or key in _CODE:
             if _says_something(value):
                 raise BadInput(
-                    f"adapter_config.json of {where} sets {key}, which is not taken: it changes the base or loads what "
-                    "is not in the adapter. Save the adapter without it."
+                    f"adapter_config.json of {where} sets {key}, which is not accepted: it changes the base or loads "
+                    "something that is not in the adapter. Save the adapter without it."
                 )
         elif _says_something(value):
             raise BadInput(f"adapter_config.json of {where} sets {_short(key)}, which is unknown here. Remove it.")
@@ -85,48 +86,51 @@ def adapter(path: Path, where: str) -> dict[str, Any]:
     if isinstance(start, str):
         if start.lower().startswith(_MOVING):
             raise BadInput(
-                f"The adapter in {where} was begun by {_short(start)} and fits only the base as that changed it. Save "
-                "it with path_initial_model_for_weight_conversion, which makes it one for the plain base."
+                f"The adapter in {where} was initialised with {_short(start)} and fits only the base that this "
+                "changed. Save it with path_initial_model_for_weight_conversion, which converts it for the plain base."
             )
         taken["init_lora_weights"] = True
-    # What is only needed to begin a training is not taken on; loading needs none of it.
+    # Settings that only a new training needs are dropped; loading needs none of them.
     return taken | {"inference_mode": True, "task_type": "CAUSAL_LM", "base_model_name_or_path": None, "revision": None}
 
 
 def named_base(path: Path) -> str:
-    """What an adapter's config calls its base; empty where it does not say."""
+    """The name of the base in an adapter's config; empty if it has none."""
     value = json.loads(path.read_bytes().decode("utf-8")).get("base_model_name_or_path")
     return value[:300] if isinstance(value, str) else ""
 
 
 def model(path: Path, base: dict[str, Any], where: str) -> dict[str, Any]:
-    """The config of a whole model: that of its base, with the numbers, switches and words that the model's own has in
-    their place. What the base does not know is not taken on."""
-    told = read(path, where)
-    if told.get("model_type") != base.get("model_type"):
+    """The config of a whole model: its base's, with the numbers, switches and words of the model's own.
+
+    Settings that the base does not have are dropped.
+    """
+    config = read(path, where)
+    if config.get("model_type") != base.get("model_type"):
         raise BadInput(
-            f"The model in {where} is a {_short(told.get('model_type'))} and its base a {base.get('model_type')}. "
+            f"The model in {where} is a {_short(config.get('model_type'))} and its base a {base.get('model_type')}. "
             "Choose the base that it was made from."
         )
-    if told.get("quantization_config"):
+    if config.get("quantization_config"):
         raise BadInput(f"The model in {where} is quantised. Save it in 16 or 32 bits.")
     taken = dict(base)
-    for key, value in told.items():
+    for key, value in config.items():
         plain = not key.startswith("_") and not any(word in key for word in ("path", "file", "attn_impl", "kernel"))
-        if plain and key in base and _same_make(value, base[key]):
+        if plain and key in base and _same_kind(value, base[key]):
             taken[key] = value
     return taken
 
 
 def tokenizer(path: Path, where: str) -> None:
-    """Raise BadInput where a tokenizer's config asks for code or is none."""
-    told = read(path, where)
-    name = told.get("tokenizer_class")
+    """Raise BadInput if a tokenizer's config asks for code to be run or is not valid."""
+    config = read(path, where)
+    name = config.get("tokenizer_class")
     if name is not None and (not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w{0,80}", name)):
         raise BadInput(f"{path.name} of {where} has the odd tokenizer_class {_short(name)}. Save the tokenizer again.")
 
 
-def _same_make(value: Any, base: Any) -> bool:
+def _same_kind(value: Any, base: Any) -> bool:
+    """Whether a foreign value has the type of the base's, is finite and contains only plain words."""
     if isinstance(base, bool) or isinstance(value, bool):
         return isinstance(base, bool) and isinstance(value, bool)
     if isinstance(base, int | float):
@@ -141,7 +145,7 @@ def _same_make(value: Any, base: Any) -> bool:
 
 
 def _says_something(value: Any) -> bool:
-    """Whether a setting is more than empty; {"ephemeral_gpu_offload": false} says nothing."""
+    """Whether a setting is more than empty; {"ephemeral_gpu_offload": false} counts as empty."""
     if isinstance(value, dict):
         return any(_says_something(part) for part in value.values())
     return bool(value)
@@ -175,7 +179,11 @@ def _maybe(check: tuple[Check, str]) -> tuple[Check, str]:
 
 def _layers(value: Any) -> bool:
     whole = [value] if type(value) is int else value
-    return isinstance(whole, list) and len(whole) <= 1000 and all(type(one) is int and 0 <= one < 1000 for one in whole)
+    return (
+        isinstance(whole, list)
+        and len(whole) <= 1000
+        and all(type(layer) is int and 0 <= layer < 1000 for layer in whole)
+    )
 
 
 def _by_name(low: float, high: float, whole: bool) -> tuple[Check, str]:
@@ -246,7 +254,7 @@ _NEEDED = {
     "PROMPT_TUNING": ("num_virtual_tokens", "token_dim"),
     "PREFIX_TUNING": ("num_virtual_tokens", "token_dim", "num_layers"),
 }
-# Written anew by us, or of use only while training begins.
+# Rewritten by the studio, or used only when a training begins.
 _DROPPED = frozenset(
     ("base_model_name_or_path", "revision", "megatron_core", "runtime_config", "qalora_group_size", "loftq_config",
      "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "ensure_weight_tying",

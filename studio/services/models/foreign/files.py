@@ -1,8 +1,8 @@
-"""Files that came from elsewhere: of a folder or a zip only those are taken that an adapter or a model needs.
+"""Foreign files: from a folder or a zip, take only those that an adapter or a model needs.
 
-Everything is decided by lists and bounds before a byte is written: what the names may be, how many entries, how large,
-how much one byte may unpack to. What is taken lands in an empty folder of ours under its plain name. What the files
-hold is checked afterwards (weights.py, configs.py), on our own copies.
+Everything is decided by lists and bounds before a byte is written: allowed names, number of entries, sizes, and how
+much one byte may unpack to. The files taken are written to an empty folder under their plain names. Their contents are
+checked afterwards (weights.py, configs.py), on these copies.
 """
 
 import os
@@ -40,10 +40,10 @@ _BOUNDS = {  # bytes
 }
 _OTHER_BOUND, _LARGEST_WEIGHTS, _LARGEST = 16 * MIB, 64 * 2**30, 512 * 2**30
 _MOST_ENTRIES, _LONGEST_NAME = 2000, 200
-_SMALL = MIB  # whatever it is packed to, this much may be unpacked
+_SMALL = MIB  # this much may be unpacked at any compression ratio
 _CHUNK = MIB
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz", ".h5")
-# What trainers leave beside an adapter. They are pickles; they stay where they are, unread.
+# Files that trainers leave next to an adapter. They are pickles: not read and not copied.
 _LEFTOVERS = re.compile(r"(training_args\.bin|(optimizer|scheduler|scaler|rng_state(_\d+)?)\.(pt|pth|bin))")
 _ARCHIVES = (
     ".zip",
@@ -65,7 +65,7 @@ _ARCHIVES = (
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What was taken into `folder`; kind: adapter or model; left: names of files that were not taken."""
+    """The files taken into `folder`. kind: adapter or model; left: names of files that were not taken."""
 
     folder: Path
     kind: str
@@ -73,7 +73,7 @@ class Taken:
 
 
 def all_wanted(names: Iterable[str]) -> bool:
-    """Whether a file called so is ever taken."""
+    """Whether files of all these names can be taken."""
     return all(_is_wanted(name) for name in names)
 
 
@@ -87,7 +87,7 @@ def kind_of(names: Iterable[str], where: str) -> str:
     pickles = sorted(name for name in known if name.lower().endswith(PICKLES) and not _LEFTOVERS.fullmatch(name))
     if pickles:
         raise BadInput(
-            f"{_short(pickles[0])} in {where} is a pickle: opening one can run foreign code. Bring the weights as "
+            f"{_short(pickles[0])} in {where} is a pickle: opening one can run foreign code. Provide the weights as "
             "safetensors, and leave that file out."
         )
     if ADAPTER[0] in known or ADAPTER[1] in known:
@@ -100,57 +100,57 @@ def kind_of(names: Iterable[str], where: str) -> str:
     if "config.json" in known and any(SHARD.fullmatch(name) for name in known):
         return "model"
     raise BadInput(
-        f"{where} holds neither an adapter ({', '.join(ADAPTER)}) nor a model (config.json, model.safetensors). "
-        "Give the folder in which those files lie."
+        f"{where} contains neither an adapter ({', '.join(ADAPTER)}) nor a model (config.json, model.safetensors). "
+        "Give the folder that contains those files."
     )
 
 
 def bound_of(name: str) -> int:
-    """The most bytes a file of this name may have."""
+    """Largest size in bytes that a file of this name may have."""
     if name == ADAPTER[1] or SHARD.fullmatch(name):
         return _LARGEST_WEIGHTS
     return _BOUNDS.get(name, _OTHER_BOUND)
 
 
 def check_sizes(sizes: dict[str, int], where: str) -> int:
-    """The bytes in all; raises BadInput where one file or all of them are too large."""
+    """Total size in bytes; raises BadInput if one file or all of them together are too large."""
     for name, size in sizes.items():
         if size > bound_of(name):
             raise BadInput(f"{name} in {where} has {size:,} bytes; a file of that name has at most {bound_of(name):,}.")
     total = sum(sizes.values())
     if total > _LARGEST:
-        raise BadInput(f"{where} holds {total / 2**30:,.0f} GiB; at most {_LARGEST // 2**30} are taken.")
+        raise BadInput(f"{where} has {total / 2**30:,.0f} GiB; at most {_LARGEST // 2**30} are allowed.")
     return total
 
 
 def take_folder(source: Path, into: Path) -> Taken:
-    """Copy what is wanted of a folder of this machine into `into`."""
+    """Copy the needed files of a folder of this machine into `into`."""
     where = _short(source.name or str(source))
     if not source.is_dir():
-        raise BadInput(f"{_short(source)} is no folder. Give the folder of an adapter, a zip, or a hub id.")
+        raise BadInput(f"{_short(source)} is not a folder. Give the folder of an adapter, a zip, or a hub id.")
     entries: list[os.DirEntry[str]] = []
     with os.scandir(source) as listing:
         for entry in listing:
             entries.append(entry)
             if len(entries) > _MOST_ENTRIES:
-                raise BadInput(f"{where} has more than {_MOST_ENTRIES:,} entries: that is no adapter's folder.")
+                raise BadInput(f"{where} has more than {_MOST_ENTRIES:,} entries: it is not the folder of an adapter.")
     files = {entry.name: Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False)}
     kind = kind_of(files, where)
     chosen = {name: _inside(path, source, where) for name, path in files.items() if _is_wanted(name)}
     total = check_sizes({name: path.stat().st_size for name, path in chosen.items()}, where)
     free_space_or_raise(into, 2 * total + MIB, f"Adding {where}")
     for name, path in chosen.items():
-        # Not followed and not waited for: what was a file a moment ago may be a pipe now.
+        # Opened without following links or blocking: a file may have been replaced by a link or a pipe.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise BadInput(f"{name} in {where} is no plain file. It is refused.")
+                raise BadInput(f"{name} in {where} is not a plain file. It is refused.")
             _copy(file, into / name, bound_of(name), f"{name} in {where}")
     return Taken(into, kind, tuple(sorted(set(files) - set(chosen))))
 
 
 def _inside(path: Path, folder: Path, where: str) -> Path:
-    """The file itself. A link may lead to another file of the folder, or into the hub cache that the folder is of."""
+    """The real file. A link may lead to another file of the folder, or into the hub cache that contains the folder."""
     try:
         real, home = path.resolve(strict=True), folder.resolve(strict=True)
     except (OSError, RuntimeError):
@@ -160,12 +160,12 @@ def _inside(path: Path, folder: Path, where: str) -> Path:
     if path.is_symlink() and not allowed:
         raise BadInput(f"{path.name} in {where} is a link that leads out of the folder. Copy the file itself there.")
     if not real.is_file():
-        raise BadInput(f"{path.name} in {where} is no plain file. It is refused.")
+        raise BadInput(f"{path.name} in {where} is not a plain file. It is refused.")
     return real
 
 
 def take_zip(source: Path, into: Path, max_ratio: int) -> Taken:
-    """Unpack what is wanted of a zip into `into`. max_ratio: bytes that one byte may unpack to."""
+    """Unpack the needed files of a zip into `into`. max_ratio: bytes that one packed byte may unpack to."""
     where = _short(source.name)
     try:
         with source.open("rb") as file:
@@ -183,19 +183,19 @@ def _unpacked(packed: zipfile.ZipFile, into: Path, max_ratio: int, where: str) -
     entries = packed.infolist()
     if len(entries) > _MOST_ENTRIES:
         raise BadInput(f"{where} has {len(entries):,} entries; {_MOST_ENTRIES:,} are allowed. Pack only the adapter.")
-    seen: dict[str, str] = {}
+    names: dict[str, str] = {}
     for entry in entries:
         _check_entry(entry, max_ratio, where)
         plain = unicodedata.normalize("NFC", entry.filename.rstrip("/")).casefold()
-        if plain in seen:
-            raise BadInput(f"{where} holds {_short(entry.filename)} and {_short(seen[plain])}, which are one name on "
-                           "some systems. Pack it again.")  # fmt: skip
-        seen[plain] = entry.filename
+        if plain in names:
+            raise BadInput(f"{where} contains {_short(entry.filename)} and {_short(names[plain])}, which are the same "
+                           "name on some systems. Pack it again.")  # fmt: skip
+        names[plain] = entry.filename
     files = {PurePosixPath(entry.filename): entry for entry in entries if not entry.is_dir()}
     homes = {path.parent for path in files if path.name in (ADAPTER[0], "config.json", ADAPTER[1])}
     shallow = {home for home in homes if len(home.parts) == min(len(other.parts) for other in homes)}
     if len(shallow) > 1:
-        raise BadInput(f"{where} holds {len(shallow)} adapters or models. Pack one of them.")
+        raise BadInput(f"{where} contains {len(shallow)} adapters or models. Pack one of them.")
     home = next(iter(shallow), None)
     if home is None:
         kind_of({path.name for path in files}, where)
@@ -213,8 +213,8 @@ def _unpacked(packed: zipfile.ZipFile, into: Path, max_ratio: int, where: str) -
 
 
 def _check_entry(entry: zipfile.ZipInfo, max_ratio: int, where: str) -> None:
-    """Raise BadInput for an entry that no adapter's zip needs to have."""
-    # As it is written there: zipfile already cut the name at a NUL and turned the system's separators.
+    """Raise BadInput for an entry that no adapter's zip needs."""
+    # The name as stored: `filename` is already cut at a NUL, with the system's separators converted.
     name = entry.orig_filename
     parts = name.rstrip("/").split("/")
     if "\\" in name or name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in parts:
@@ -225,18 +225,18 @@ def _check_entry(entry: zipfile.ZipInfo, max_ratio: int, where: str) -> None:
     mode = entry.external_attr >> 16
     kind = stat.S_IFMT(mode)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        what = "a link" if kind == stat.S_IFLNK else "no plain file"
+        what = "a link" if kind == stat.S_IFLNK else "not a plain file"
         raise BadInput(f"{_short(name)} in {where} is {what}. Pack the file itself.")
     if entry.flag_bits & 0x1:
         raise BadInput(f"{_short(name)} in {where} is encrypted. Pack it without a password.")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise BadInput(f"{_short(name)} in {where} is packed in a way that is not read here. Pack it as an usual zip.")
+        raise BadInput(f"{_short(name)} in {where} is packed in a way that is not supported. Pack it as a normal zip.")
     if not entry.is_dir() and name.lower().endswith(_ARCHIVES):
-        raise BadInput(f"{where} holds another archive, {_short(name)}. Unpack that one and give what is in it.")
+        raise BadInput(f"{where} contains another archive, {_short(name)}. Unpack that one and give its contents.")
     if entry.file_size > _SMALL and entry.file_size > max_ratio * max(1, entry.compress_size):
         raise BadInput(
-            f"{_short(name)} in {where} would unpack to more than {max_ratio} times its size: that is no weights file. "
-            "It is refused."
+            f"{_short(name)} in {where} would unpack to more than {max_ratio} times its size, unlike any weights "
+            "file. It is refused."
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether foreign weights fit a base: every tensor by its name and its shape, before anything is loaded."""
+"""Check that foreign weights fit a base: every tensor's name and shape, before anything is loaded."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ class _Base:
     def __init__(self, shape: ModelShape) -> None:
         self.name, self.shape = shape.name, shape
         self._sizes = {tensor.name: tensor.shape for tensor in shape.tensors}
-        # Some folders were saved without the outermost name.
+        # Some models were saved without the outermost module's name.
         self._bare = {name.partition(".")[2]: size for name, size in self._sizes.items()}
 
     def size(self, name: str) -> tuple[int, ...] | None:
@@ -27,16 +27,16 @@ class _Base:
         return found
 
     def features(self, path: str) -> tuple[int, int] | None:
-        """Into and out of a layer."""
+        """Input and output size of a layer."""
         size = self.size(f"{path}.weight")
         if size is None or len(size) != 2:
             return None
-        # GPT-2 keeps its layers turned (Conv1D), but not its embeddings.
-        turned = self.shape.architecture == "gpt2" and not path.endswith(("wte", "wpe", "lm_head"))
-        return size if turned else (size[1], size[0])
+        # GPT-2 stores its layers transposed (Conv1D), but not its embeddings.
+        transposed = self.shape.architecture == "gpt2" and not path.endswith(("wte", "wpe", "lm_head"))
+        return size if transposed else (size[1], size[0])
 
     def knows(self, module: str) -> bool:
-        """Whether any layer goes by this name."""
+        """Whether any layer has this name."""
         return module == "lm_head" or any(
             name == f"{module}.weight" or name.endswith(f".{module}.weight") for name in self._sizes
         )
@@ -61,25 +61,27 @@ def check_adapter(config: dict[str, Any], tensors: Sequence[Tensor], shape: Mode
     for tensor in tensors:
         if not tensor.name.startswith(_PREFIX):
             raise BadInput(
-                f"{_short(tensor.name)} is no tensor of an adapter as PEFT saves it. Save it with PEFT again."
+                f"{_short(tensor.name)} is not a tensor of an adapter as PEFT saves it. Save it with PEFT again."
             )
         wanted, why = _wanted(tensor.name.removeprefix(_PREFIX), config, known, base)
         if tensor.shape not in wanted:
             raise BadInput(
-                f"{_short(tensor.name)} is {_by(tensor.shape)}, and {base}{why} wants {_by(wanted[0])}. Choose the "
+                f"{_short(tensor.name)} is {_by(tensor.shape)}, and {base}{why} needs {_by(wanted[0])}. Choose the "
                 "base that it was trained on."
             )
-        for one, other in ((".lora_A.", ".lora_B."), (".lora_embedding_A", ".lora_embedding_B")):
-            for own, partner in ((one, other), (other, one)):
+        for left, right in ((".lora_A.", ".lora_B."), (".lora_embedding_A", ".lora_embedding_B")):
+            for own, partner in ((left, right), (right, left)):
                 if own in tensor.name and "bias" not in tensor.name and tensor.name.replace(own, partner) not in names:
-                    raise BadInput(f"{_short(tensor.name)} stands alone: its other half is missing. Save it again.")
+                    raise BadInput(
+                        f"{_short(tensor.name)} has no counterpart: its other half is missing. Save it again."
+                    )
     mark = "lora_" if config["peft_type"] == "LORA" else "ia3_"
     if not any(mark in name for name in names):
-        raise BadInput(f"The weights hold nothing of a {config['peft_type']} adapter. Save it with PEFT again.")
+        raise BadInput(f"The weights contain nothing of a {config['peft_type']} adapter. Save it with PEFT again.")
 
 
 def _wanted(name: str, config: dict[str, Any], known: _Base, base: str) -> tuple[list[tuple[int, ...]], str]:
-    """The shapes that a tensor of this name may have, and what of the config they follow from."""
+    """The shapes that a tensor of this name may have, and the part of the config that decides them."""
     ending = next((end for end in _LORA if name.endswith(end)), "")
     if config["peft_type"] == "IA3" and name.endswith(".ia3_l"):
         inner, outer = _features(name.removesuffix(".ia3_l"), known, base)
@@ -95,7 +97,7 @@ def _wanted(name: str, config: dict[str, Any], known: _Base, base: str) -> tuple
     shapes: dict[str, tuple[int, ...]] = {
         ".lora_A.weight": (rank, inner),
         ".lora_B.weight": (outer, rank),
-        # An embedding is looked up: what goes in is a token.
+        # An embedding is looked up by token, so input and output are swapped.
         ".lora_embedding_A": (rank, outer),
         ".lora_embedding_B": (inner, rank),
         ".lora_magnitude_vector": (outer,),
@@ -109,7 +111,7 @@ def _wanted(name: str, config: dict[str, Any], known: _Base, base: str) -> tuple
 
 
 def _of_base(name: str, config: dict[str, Any], known: _Base, base: str) -> tuple[int, ...]:
-    """The shape of a tensor that stands for one of the base's own; raises BadInput where the config does not say so."""
+    """The shape of a tensor that replaces one of the base's; raises BadInput if the config does not name it."""
     plain = name.replace(".base_layer.", ".")
     path = plain.rpartition(".")[0]
     targets = config.get("target_modules")
@@ -158,14 +160,14 @@ def _check_tokens(config: dict[str, Any], tensors: Sequence[Tensor], shape: Mode
         if config.get(key) is not None and config[key] not in allowed:
             raise BadInput(f"The adapter was made for {key} {config[key]}, and {base} has {size}. Choose its own base.")
     if [tensor.name for tensor in tensors] != ["prompt_embeddings"] or tensors[0].shape != (count, width):
-        told = ", ".join(f"{_short(tensor.name)} {_by(tensor.shape)}" for tensor in tensors[:3])
+        listing = ", ".join(f"{_short(tensor.name)} {_by(tensor.shape)}" for tensor in tensors[:3])
         raise BadInput(
-            f"{base} and {count} virtual tokens want prompt_embeddings {_by((count, width))}; here is {told}."
+            f"{base} and {count} virtual tokens need prompt_embeddings {_by((count, width))}; the file has {listing}."
         )
 
 
 def same_model(tensors: Sequence[Tensor], shape: ModelShape) -> str:
-    """Where a whole model's tensors differ from those of a base, in words; empty where they do not."""
+    """How a whole model's tensors differ from those of a base, in words; empty if they do not."""
     mine = {tensor.name: tensor.shape for tensor in tensors}
     base = {tensor.name: tensor.shape for tensor in shape.tensors}
     if shape.tied:
@@ -175,7 +177,7 @@ def same_model(tensors: Sequence[Tensor], shape: ModelShape) -> str:
         if name not in mine:
             return f"it lacks {_short(name)}"
         if name not in base:
-            return f"it has {_short(name)}, which the base has not"
+            return f"it has {_short(name)}, which the base does not have"
         if mine[name] != base[name]:
             return f"{_short(name)} is {_by(mine[name])} and the base's {_by(base[name])}"
     return ""

@@ -177,7 +177,7 @@ def test_an_example_can_be_mended(ready: Studio) -> None:
     assert values == {"instruction": "Add 1 and 2.", "input": "Answer briefly.", "output": "3"}
     job = datasets.editing(ready, info.id, 2, values | {"output": "Three."})
     done = jobs.drive(job, lambda *_: None)
-    assert (done.name, done.rows, done.changes) == ("little-2", 24, "example 2 mended")
+    assert (done.name, done.rows, done.changes) == ("little-2", 24, "example 2 corrected")
     assert examples.rows(ready, done.id, 1, 1)[0]["answer"] == "Three."
     assert examples.rows(ready, info.id, 1, 1)[0]["answer"] == "3"
     with pytest.raises(BadInput, match="Example 2, field output: the field is empty"):

@@ -89,7 +89,7 @@ def test_drafts_are_kept_under_a_name_of_ones_own(ready: Studio, contents: Path)
     assert adapters.keep(ready, "one", "mine").name == "mine"
     assert trained_weights.choices(ready)[0][0] == "mine, imported"
     for wrong in ("", "a@b", "x" * 81):
-        with pytest.raises(BadInput, match="A name has"):
+        with pytest.raises(BadInput, match="A name must have"):
             adapters.put(ready, New(wrong, "imported", recipe(), {}), contents)
 
 

@@ -163,7 +163,7 @@ def test_a_folder_of_the_hub_s_cache_is_made_of_links(ready: Studio, tmp_path: P
 
 def test_the_base_is_found_by_its_name_or_asked_for(ready: Studio, tmp_path: Path) -> None:
     assert add(ready, put(tmp_path / "one", base_model_name_or_path="tiny"), base="").model == "tiny"
-    with pytest.raises(BadInput, match=r"not among the models of this home \(tiny\). It says 'who/else'"):
+    with pytest.raises(BadInput, match=r"not among the models of this home \(tiny\). It names 'who/else'"):
         add(ready, put(tmp_path / "two", base_model_name_or_path="who/else"), base="")
 
 
@@ -296,19 +296,19 @@ HOSTILE_FOLDERS: dict[str, tuple[Spoil, str]] = {
     "weights as .pt": (only_pickle("adapter_model.pt"), "is a pickle"),
     "weights as .pkl": (only_pickle("weights.pkl"), "is a pickle"),
     "a pickle beside the weights": (beside("adapter_model.bin"), "is a pickle"),
-    "a pickle for a config": (beside("adapter_config.json"), "is no JSON"),
+    "a pickle for a config": (beside("adapter_config.json"), "is not JSON"),
     "a pickle for a tokenizer": (beside("tokenizer.json"), "not a readable tokenizer"),
-    "a pickle for a template": (beside("chat_template.jinja"), "no text in UTF-8"),
-    "a pickle for a card": (beside("README.md"), "no text in UTF-8"),
+    "a pickle for a template": (beside("chat_template.jinja"), "not UTF-8 text"),
+    "a pickle for a card": (beside("README.md"), "not UTF-8 text"),
     "a header longer than the file": (
         lambda folder, trace: (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", 2**40) + b"{}"),
         "not inside the file",
     ),
-    "a header of nothing": (lambda folder, trace: header(folder, dict.clear), "holds no tensors"),
+    "a header of nothing": (lambda folder, trace: header(folder, dict.clear), "contains no tensors"),
     "a header that is a list": (lambda folder, trace: header(folder, len, text="[]"), "does not begin with a brace"),
     "a header nested without end": (
         lambda folder, trace: header(folder, len, text='{"a":' + "[" * 100_000),
-        "its header is no JSON",
+        "its header is not JSON",
     ),
     "a tensor named twice": (
         lambda folder, trace: header(folder, len, text='{"a":{},"a":{}}'),
@@ -316,11 +316,11 @@ HOSTILE_FOLDERS: dict[str, tuple[Spoil, str]] = {
     ),
     "an offset outside the file": (
         lambda folder, trace: header(folder, lambda told: first(told).update(data_offsets=[0, 10**9])),
-        "lies outside the file",
+        "is outside the file",
     ),
     "a negative offset": (
         lambda folder, trace: header(folder, lambda told: first(told).update(data_offsets=[-4, 4])),
-        "lies outside the file",
+        "is outside the file",
     ),
     "an unknown type": (
         lambda folder, trace: header(folder, lambda told: first(told).update(dtype="PICKLE")),
@@ -328,11 +328,11 @@ HOSTILE_FOLDERS: dict[str, tuple[Spoil, str]] = {
     ),
     "a shape of millions": (
         lambda folder, trace: header(folder, lambda told: first(told).update(shape=[2**40, 2**40])),
-        "takes other bytes than its shape",
+        "number of bytes that its shape",
     ),
     "bytes behind the last tensor": (
         lambda folder, trace: header(folder, len, tail=pickled(trace)),
-        "behind its last tensor",
+        "after its last tensor",
     ),
     "tensors that overlap": (
         lambda folder, trace: header(
@@ -357,7 +357,7 @@ HOSTILE_FOLDERS: dict[str, tuple[Spoil, str]] = {
     "a regular expression": (setting(target_modules="(a+)+$"), "no regular expression"),
     "a regular expression among ranks": (setting(rank_pattern={"(a+)+$": 4}), "plain names"),
     "layers that the base has not": (setting(target_modules=["evil_proj"]), "tiny has none; it has"),
-    "a rank that is not that of the weights": (setting(r=8), "tiny with r 8 wants 8 × 32"),
+    "a rank that is not that of the weights": (setting(r=8), "tiny with r 8 needs 8 × 32"),
     "a start that moves the base": (setting(init_lora_weights="pissa"), "fits only the base"),
     "a base made longer": (setting(layer_replication=[[0, 2], [0, 2]]), "layer_replication"),
     "a template that reaches for Python": (template(""), "Python's own __globals__"),
@@ -379,7 +379,7 @@ HOSTILE_FOLDERS: dict[str, tuple[Spoil, str]] = {
     ),
     "tokens that are not the base's": (foreign_tokens, "not that of tiny"),
     "a link out of the folder": (linked, "leads out of the folder"),
-    "a pipe": (piped, "no plain file"),
+    "a pipe": (piped, "not a plain file"),
     "no adapter at all": (
         lambda folder, trace: (folder / "adapter_config.json").rename(folder / "x.txt"),
         "has no adapter_config.json",
@@ -442,12 +442,12 @@ HOSTILE_ZIPS: dict[str, tuple[Callable[[zipfile.ZipFile], Any], str]] = {
     "a name without end": (more("theirs/" + "a" * 1000), "odd name"),
     "a name of nothing": (more("theirs//evil"), "odd name"),
     "a link": (more("theirs/tokenizer.json", b"/etc/passwd", stat.S_IFLNK | 0o777), "is a link"),
-    "a device": (more("theirs/tokenizer.json", b"", stat.S_IFCHR | 0o666), "no plain file"),
-    "a pipe": (more("theirs/tokenizer.json", b"", stat.S_IFIFO | 0o666), "no plain file"),
+    "a device": (more("theirs/tokenizer.json", b"", stat.S_IFCHR | 0o666), "not a plain file"),
+    "a pipe": (more("theirs/tokenizer.json", b"", stat.S_IFIFO | 0o666), "not a plain file"),
     "another archive": (more("theirs/more.zip", b"PK\x03\x04"), "another archive"),
     "a packed archive": (more("theirs/more.tar.gz"), "another archive"),
-    "a file twice": (more("theirs/adapter_config.json"), "one name on some systems"),
-    "a file in capitals": (more("theirs/ADAPTER_CONFIG.json"), "one name on some systems"),
+    "a file twice": (more("theirs/adapter_config.json"), "same name on some systems"),
+    "a file in capitals": (more("theirs/ADAPTER_CONFIG.json"), "same name on some systems"),
     "two adapters": (more("others/adapter_config.json"), "2 adapters"),
     "a bomb": (more("theirs/tokenizer.json", b"\0" * 2**26), "unpack to more than 200 times"),
     "thousands of files": (
@@ -460,7 +460,7 @@ HOSTILE_ZIPS: dict[str, tuple[Callable[[zipfile.ZipFile], Any], str]] = {
     ),
     "a packing of its own": (
         lambda out: out.writestr(entry("theirs/tokenizer.json", packing=zipfile.ZIP_LZMA), b"{}"),
-        "not read here",
+        "not supported",
     ),
 }
 
@@ -525,7 +525,7 @@ def test_a_template_without_end_is_ended(ready: Studio, tmp_path: Path, monkeypa
     with pytest.raises(BadInput, match=r"more than 1,000,000 steps|takes longer than 20 seconds"):
         add(ready, folder)
     monkeypatch.setattr(imports, "_PROBE_SECONDS", 0.01)  # whatever else it finds to do, its child is ended
-    with pytest.raises(BadInput, match="takes without end"):
+    with pytest.raises(BadInput, match="did not finish in time"):
         add(ready, folder)
     assert not list(ready.settings.staging.iterdir())
 
