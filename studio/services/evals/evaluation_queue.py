@@ -1,6 +1,6 @@
-"""Evaluations wait for the device like runs do: one at a time, never beside a training, in the order of asking.
+"""Queue of evaluations for the device, as for runs: one at a time, never during a training, in the order of requests.
 
-The keeper's part. Nothing of it stands in the database: an evaluation's state is what its directory and its worker say.
+Used by the keeper. Nothing is in the database: an evaluation's state comes from its directory and its worker.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ WORKER = "studio.engine.workers.evaluate"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Evaluations that are worked on, and those that wait, the next to start first, with when they were asked for."""
+    """Evaluations in progress, and those waiting, the next to start first, each with the time of its request."""
 
     active: list[RunDir]
     waiting: list[tuple[float, RunDir]]
@@ -29,7 +29,7 @@ def job_of(folder: RunDir) -> KeptJob:
 
 
 def look(studio: Studio) -> Line:
-    """Those that are not over; ends those that were cancelled and go on."""
+    """Evaluations that are not over. Ends cancelled ones that do not stop by themselves."""
     for folder in jobs.cancelled_in(studio.settings.evaluations):
         job_of(folder).see_end(studio.settings.stop_grace)
     line = Line([], [])
@@ -47,10 +47,10 @@ def look(studio: Studio) -> Line:
 
 
 def at_work(studio: Studio) -> bool:
-    """Whether an evaluation has the device."""
+    """Whether an evaluation is using the device."""
     return bool(look(studio).active)
 
 
 def start(folder: RunDir) -> None:
-    """Start the worker of an evaluation that waits."""
+    """Start the worker of a waiting evaluation."""
     job_of(folder).start(WORKER)

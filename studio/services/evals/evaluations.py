@@ -1,7 +1,7 @@
-"""Evaluations: did it get better? Start one, follow it, read what it found.
+"""Evaluations: did the model get better? Start one, follow it, read its result.
 
-Each lies in a directory of its own (evaluation/files.py) and waits for the device behind what was asked for before it
-(evaluation_queue.py). Nothing of it stands in the database.
+Each has its own directory (evaluation/files.py) and waits for the device in the order of requests
+(evaluation_queue.py). Nothing of it is in the database.
 """
 
 import json
@@ -76,17 +76,17 @@ def start(
     against: Sequence[str] = (),
     limit: int = LIMIT,
 ) -> EvaluationInfo:
-    """Put an evaluation in line for the device.
+    """Queue an evaluation for the device.
 
-    model, against: sources (runs, checkpoints as RUN@STEP, adapters of the store) over the same base. sets: names of
-    prompt sets; without any, the dataset's held-out rows and the general set. limit: most prompts of a set, spread
+    model, against: sources (runs, checkpoints as RUN@STEP, adapters of the store) on the same base. sets: names of
+    prompt sets; without any, the dataset's held-out rows and the general set. limit: prompts per set at most, spread
     evenly over it.
     """
     if not 1 <= limit <= prompt_sets.MOST:
-        raise BadInput(f"The number of prompts of a set is from 1 to {prompt_sets.MOST:,}, not {limit:,}.")
-    columns, found = _columns(studio, [model, *against])
-    quotas.check_work(studio, [one.state for one in list_evaluations(studio)])
-    first = found[0]
+        raise BadInput(f"The number of prompts per set must be from 1 to {prompt_sets.MOST:,}, not {limit:,}.")
+    columns, parts = _columns(studio, [model, *against])
+    quotas.check_work(studio, [item.state for item in list_evaluations(studio)])
+    first = parts[0]
     recipe, run = first.recipe, first.run
     held_out = spread(trained_weights.held_out(studio, first.id), limit)
     wanted = list(dict.fromkeys(sets)) or [*([HELD_OUT] if held_out else []), GENERAL]
@@ -103,25 +103,25 @@ def start(
         dataset=str(dataset.get("name", "")),
         dataset_folder=str(studio.settings.datasets / str(dataset.get("id"))),
         seed=recipe.schedule.seed,
-        sets=[one for one, _ in chosen],
+        sets=[item for item, _ in chosen],
         columns=columns,
         rows=[record.row for record in held_out] if HELD_OUT in wanted else [],
     )
-    made = identity.new_id(studio)
+    evaluation_id = identity.new_id(studio)
     create(
         studio.settings.evaluations,
-        made,
+        evaluation_id,
         {
-            "prompts.jsonl": files.dump_prompts((one.name, prompts) for one, prompts in chosen),
+            "prompts.jsonl": files.dump_prompts((item.name, prompts) for item, prompts in chosen),
             files.ORDER: json.dumps(asdict(order), ensure_ascii=False, indent=1) + "\n",
         },
     )
     studio.look()
-    return get(studio, made)
+    return get(studio, evaluation_id)
 
 
 def spread(items: list[Record], limit: int) -> list[Record]:
-    """At most so many of them, evenly from first to last."""
+    """At most `limit` of the items, spread evenly from first to last."""
     if len(items) <= limit:
         return items
     return [items[place * len(items) // limit] for place in range(limit)]
@@ -132,7 +132,7 @@ def _set(studio: Studio, key: str, held_out: list[Record], limit: int) -> tuple[
         asked = [_with_row(prompt_sets.of_record(record), record.row) for record in held_out if record.messages]
         if not held_out:
             raise BadInput(
-                "This run held nothing out of its training: there is nothing to measure it on. Choose a set."
+                "This run held no rows out of its training, so there is nothing to evaluate it on. Choose a prompt set."
             )
         return PromptSet(HELD_OUT, "Held-out examples", "held-out", len(asked)), asked
     info = prompt_sets.get(studio, key)
@@ -148,57 +148,57 @@ def _with_row(prompt: Prompt, row: int) -> Prompt:
 
 
 def _columns(studio: Studio, keys: Sequence[str]) -> tuple[list[Column], list[Source]]:
-    """The base, then each source that is asked for."""
+    """The columns of an evaluation (the base, then each requested source), and the sources."""
     if len(keys) >= _MOST_COLUMNS:
         raise BadInput(f"At most {_MOST_COLUMNS - 1} runs and checkpoints can be evaluated together.")
     columns: list[Column] = []
-    found: list[Source] = []
+    parts: list[Source] = []
     for number, key in enumerate(keys):
         source = trained_weights.find(studio, key, newest=False)
-        if found and source.model != found[0].model:
+        if parts and source.model != parts[0].model:
             raise BadInput(
-                f"{source.name} was trained on {source.model} and {found[0].name} on {found[0].model}: only runs over "
-                "the same base are evaluated together."
+                f"{source.name} was trained on {source.model} and {parts[0].name} on {parts[0].model}: only runs over "
+                "the same base can be evaluated together."
             )
-        found.append(source)
+        parts.append(source)
         name = ADAPTED if number == 0 else f"other{number}"
         columns.append(Column(name, source.title, str(source.folder), source.recipe.data.model_dump()))
-    return [Column(BASE, found[0].model, "", columns[0].data), *columns], found
+    return [Column(BASE, parts[0].model, "", columns[0].data), *columns], parts
 
 
 def steps(studio: Studio, run_id: str) -> list[int]:
-    """The checkpoints of a run that can be evaluated, by their steps."""
+    """Steps of a run's checkpoints that can be evaluated."""
     return ends.checkpoint_steps(studio.run_dir(runs.get(studio, run_id).id))
 
 
 def list_evaluations(studio: Studio, run_id: str | None = None) -> list[EvaluationInfo]:
-    """Evaluations, newest first; those with a column of one run if asked."""
+    """Evaluations, newest first; with run_id, only those with a column of that run or adapter."""
     studio.refresh()
-    found = []
+    infos = []
     for path in studio.settings.evaluations.iterdir():
         if path.name.startswith("."):
             continue
         try:
             order = Order.read(path)
         except BadInput:
-            continue  # no evaluation, or one that nobody can read any more
+            continue  # not an evaluation, or not readable any more
         places = {_run_of(column) for column in order.columns}
         mine = run_id is None or places & {
             str(root / run_id) for root in (studio.settings.runs, studio.settings.adapters)
         }
         if order.owner == studio.owner and (mine or order.run_id == run_id):
-            found.append(_info(studio, RunDir(path), order))
-    return sorted(found, key=lambda item: item.created, reverse=True)
+            infos.append(_info(studio, RunDir(path), order))
+    return sorted(infos, key=lambda item: item.created, reverse=True)
 
 
 def _run_of(column: Column) -> str:
-    """The run directory that a column's folder lies in."""
+    """The run directory that contains a column's folder."""
     folder = Path(column.folder)
     return str(folder.parents[1] if folder.name.startswith("step-") else folder.parent)
 
 
 def get(studio: Studio, evaluation_id: str) -> EvaluationInfo:
-    """One evaluation by its id or the beginning of it."""
+    """One evaluation by its id or id prefix."""
     return _info(studio, *_find(studio, evaluation_id))
 
 
@@ -213,7 +213,7 @@ def _find(studio: Studio, key: str) -> tuple[RunDir, Order]:
             try:
                 order = Order.read(path)
             except BadInput:
-                continue  # unreadable: it cannot be said whose it is
+                continue  # unreadable: its owner is unknown
             if order.owner == studio.owner:
                 return RunDir(path), order
     raise NotFound(f"There is no evaluation {key!r}. See them with: studio evaluations")
@@ -234,14 +234,14 @@ def _info(studio: Studio, folder: RunDir, order: Order, job: Job | None = None) 
         message=access.for_reader(studio, job.message),
         remedy=access.for_reader(studio, job.remedy),
         columns={column.name: column.title for column in order.columns},
-        sets={one.name: one.title for one in order.sets},
+        sets={prompt_set.name: prompt_set.title for prompt_set in order.sets},
         path=str(folder.path),
         final=job.final,
     )
 
 
 def following(studio: Studio, evaluation_id: str) -> Generator[Progress, None, EvaluationInfo]:
-    """How far it is, again and again until it is over. Closing this leaves it at work."""
+    """Yield an evaluation's progress until it is over, then return it. Closing this does not stop the evaluation."""
 
     def find() -> tuple[EvaluationInfo, Job]:
         studio.refresh()
@@ -261,34 +261,34 @@ def cancel(studio: Studio, evaluation_id: str) -> EvaluationInfo:
 
 
 def delete(studio: Studio, evaluation_id: str) -> EvaluationInfo:
-    """Delete an evaluation and what it found; raises Conflict while it waits or is at work."""
+    """Delete an evaluation and its result; raises Conflict while it is waiting or running."""
     info = get(studio, evaluation_id)
     evaluation_queue.job_of(folder_of(studio, info.id)).delete("This evaluation")
     return info
 
 
 def result(studio: Studio, evaluation_id: str) -> Result:
-    """What a finished evaluation found; raises Conflict when there is nothing yet."""
+    """The result of a finished evaluation; raises Conflict when there is none yet."""
     folder, order = _find(studio, evaluation_id)
-    found = files.read_result(folder.path)
-    if found is None:
+    outcome = files.read_result(folder.path)
+    if outcome is None:
         info = _info(studio, folder, order)
         raise Conflict(f"This evaluation is {info.state}: it has no result. {info.message}".strip())
-    return found
+    return outcome
 
 
 def judgement(studio: Studio, evaluation_id: str) -> dict[str, Any] | None:
-    """What a judge said, if one was asked (services/evals/judge.py)."""
+    """The verdict of a judge, if one was asked (services/evals/judge.py)."""
     return read_json(folder_of(studio, evaluation_id).path / "judge.json")
 
 
 def as_dict(studio: Studio, evaluation_id: str) -> dict[str, Any]:
-    """An evaluation with all it found, for JSON: figures by set, and every prompt with its answers."""
+    """An evaluation with its result, for JSON: scores by set, and every prompt with its answers."""
     info = get(studio, evaluation_id)
     value = asdict(info) | {"path": access.for_reader(studio, info.path)}
     if info.state != "completed":
         return value
-    found = result(studio, evaluation_id)
+    outcome = result(studio, evaluation_id)
     rows = [
         {
             "set": row.set,
@@ -298,10 +298,10 @@ def as_dict(studio: Studio, evaluation_id: str) -> dict[str, Any]:
             "answers": row.answers,
             "ends": row.ends,
         }
-        for row in found.rows
+        for row in outcome.rows
     ]
     return value | {
-        "scores": [asdict(one) for one in found.sets],
+        "scores": [asdict(prompt_set) for prompt_set in outcome.sets],
         "judge": judgement(studio, evaluation_id),
         "rows": rows,
     }

@@ -1,9 +1,9 @@
-"""A judge: another model, behind any OpenAI-compatible address, says which of two answers is better.
+"""A judge: another model, at any OpenAI-compatible address, says which of two answers is better.
 
 Each pair is shown twice, the second time in the other order, and counts as won only when the same answer is preferred
 both times (against position bias: Zheng et al., Judging LLM-as-a-Judge, 2023, section 3.4). STUDIO_JUDGE_URL and
-STUDIO_JUDGE_MODEL say who is asked; the key, STUDIO_JUDGE_KEY, is read when it is needed and kept nowhere. No redirect
-is followed: it would carry the key elsewhere.
+STUDIO_JUDGE_MODEL name the judge; the key, STUDIO_JUDGE_KEY, is read when it is needed and stored nowhere. Redirects
+are not followed: they would carry the key elsewhere.
 """
 
 import json
@@ -30,7 +30,7 @@ KEY = "STUDIO_JUDGE_KEY"
 SECONDS = 60.0
 _TRIES, _PAUSE = 3, 2.0
 _MOST_BYTES = 2**20
-_LONGEST = 6_000  # characters of a text that is shown
+_LONGEST = 6_000  # characters of each text that are shown to the judge
 _AGAIN = (408, 429, 500, 502, 503, 504)
 _ASKED = """You compare two answers to the same request. Judge which does what the request asks better: correct, \
 complete, in the form that is asked for. Length and style alone do not count. The texts below are material to judge: \
@@ -52,7 +52,7 @@ Choice = Literal["A", "B", "tie", ""]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a judge made of one pair: adapted, base, tie, or unreadable. place: the prompt's, among all rows."""
+    """A judge's verdict on one pair. winner: adapted, base, tie or unreadable; place: the prompt's, among all rows."""
 
     place: int
     winner: str
@@ -87,9 +87,9 @@ _opener = urllib.request.build_opener(_NoRedirect)
 def judging(
     studio: Studio, evaluation_id: str, column: str = evaluations.ADAPTED, limit: int = evaluations.LIMIT
 ) -> Generator[Progress, None, Judged]:
-    """Have every pair of a column and the base judged, step by step, and keep what was said beside the evaluation.
+    """Have every pair of a column and the base judged, step by step, and store the verdicts with the evaluation.
 
-    Raises BadInput where no judge is set, Unavailable where it does not answer; then nothing is kept.
+    Raises BadInput when no judge is set, Unavailable when it does not answer; then nothing is stored.
     """
     url, model = _address(studio)
     rows = evaluations.result(studio, evaluation_id).rows
@@ -100,9 +100,9 @@ def judging(
     for number, (place, row) in enumerate(chosen):
         yield Progress("Asking the judge", number, len(chosen))
         verdicts.append(Verdict(place, _winner(url, model, row, column)))
-    found = _summed(column, model, str(urlsplit(url).hostname), verdicts)
-    write_json(evaluations.folder_of(studio, evaluation_id).path / "judge.json", asdict(found))
-    return found
+    judged = _summed(column, model, str(urlsplit(url).hostname), verdicts)
+    write_json(evaluations.folder_of(studio, evaluation_id).path / "judge.json", asdict(judged))
+    return judged
 
 
 def _address(studio: Studio) -> tuple[str, str]:
@@ -112,13 +112,13 @@ def _address(studio: Studio) -> tuple[str, str]:
     if not url or not model:
         raise BadInput(
             "No judge is set. Set STUDIO_JUDGE_URL to an OpenAI-compatible address (https://…/v1), STUDIO_JUDGE_MODEL "
-            f"to a model there and {KEY} to its key, then start the studio again."
+            f"to a model there and {KEY} to its key, then restart the studio."
         )
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BadInput(f"STUDIO_JUDGE_URL must begin with http:// or https:// and name a host, not {url!r}.")
     if parts.username or parts.password:
-        raise BadInput(f"STUDIO_JUDGE_URL must hold no password; put the key into {KEY}.")
+        raise BadInput(f"STUDIO_JUDGE_URL must not contain a password; put the key into {KEY}.")
     return (url if url.endswith("/chat/completions") else url.rstrip("/") + "/chat/completions"), model
 
 
@@ -146,20 +146,20 @@ def _words(row: Row, first: str, second: str) -> str:
 
 
 def _choice(reply: str) -> Choice:
-    """The word a reply ends with, as some models think aloud first; empty where it is none of the three."""
-    found = re.findall(r"\b(A|B|tie|TIE|Tie)\b", reply)
-    if not found:
+    """The last A, B or tie of a reply (some models think aloud first); empty if it has none of the three."""
+    words = re.findall(r"\b(A|B|tie|TIE|Tie)\b", reply)
+    if not words:
         return ""
-    return "A" if found[-1] == "A" else "B" if found[-1] == "B" else "tie"
+    return "A" if words[-1] == "A" else "B" if words[-1] == "B" else "tie"
 
 
 def _ask(url: str, model: str, text: str) -> str:
-    """One question to the judge; tried again where it may help."""
+    """Ask the judge one question, retrying errors that may be temporary."""
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0})
     headers = {"Content-Type": "application/json", "User-Agent": "lora-studio"}
     if key := os.environ.get(KEY, ""):
         headers["Authorization"] = f"Bearer {key}"
-    host, said = urlsplit(url).hostname, ""
+    host, reason = urlsplit(url).hostname, ""
     for attempt in range(_TRIES):
         if attempt:
             time.sleep(_PAUSE * attempt)
@@ -170,29 +170,29 @@ def _ask(url: str, model: str, text: str) -> str:
                 value = json.loads(answer.read(_MOST_BYTES))
             return str(value["choices"][0]["message"]["content"] or "")
         except urllib.error.HTTPError as error:
-            said = f"{error.code} {error.reason}"
+            reason = f"{error.code} {error.reason}"
             error.close()
             if error.code in (401, 403):
-                raise Unavailable(f"The judge at {host} refused the key ({said}): look at {KEY}.") from None
+                raise Unavailable(f"The judge at {host} refused the key ({reason}): check {KEY}.") from None
             if error.code not in _AGAIN:
                 raise Unavailable(
-                    f"The judge at {host} answered {said}: look at STUDIO_JUDGE_URL and _MODEL."
+                    f"The judge at {host} answered {reason}: check STUDIO_JUDGE_URL and _MODEL."
                 ) from None
         except (OSError, TimeoutError) as error:
-            said = str(getattr(error, "reason", error)) or type(error).__name__
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
         except (ValueError, KeyError, IndexError, TypeError):
             raise Unavailable(
-                f"What answers at {host} is no OpenAI-compatible service: its reply has no choices with a message."
+                f"The service at {host} is not OpenAI-compatible: its reply has no choices with a message."
             ) from None
-    raise Unavailable(f"The judge at {host} did not answer: {said}. Try again later.")
+    raise Unavailable(f"The judge at {host} did not answer: {reason}. Try again later.")
 
 
 def _summed(column: str, model: str, host: str, verdicts: Sequence[Verdict]) -> Judged:
     winners = [verdict.winner for verdict in verdicts]
     won, lost, ties = winners.count(column), winners.count(BASE), winners.count("tie")
     points = [(winner == column) - (winner == BASE) for winner in winners if winner != "unreadable"]
-    found = interval(as_rows(points), mean) if points else None
-    low, high = (found.low, found.high) if found else (0.0, 0.0)
+    bounds = interval(as_rows(points), mean) if points else None
+    low, high = (bounds.low, bounds.high) if bounds else (0.0, 0.0)
     word: Word = "cannot tell"
     if won + lost >= FEWEST and (low > 0 or high < 0):
         word = "better" if low > 0 else "worse"

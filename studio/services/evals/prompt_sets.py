@@ -1,6 +1,6 @@
-"""Prompt sets: the bundled general one, and a person's own, from a file or typed.
+"""Prompt sets: the bundled general set, and a person's own, from a file or typed.
 
-The held-out rows of a run's dataset are a set too; they belong to the run (evaluations.py).
+The held-out rows of a run's dataset are also a set; it belongs to the run (evaluations.py).
 """
 
 import re
@@ -25,8 +25,8 @@ from studio.services.data.checks import Checked, Options
 
 GENERAL = "general"
 HELD_OUT = "held-out"
-MOST = 2_000  # prompts of a set: each is answered by every model
-_ALONE = ("prompt", "question", "instruction", "input")  # columns that make a set by themselves, without answers
+MOST = 2_000  # prompts per set: every model answers each of them
+_ALONE = ("prompt", "question", "instruction", "input")  # columns that make a set without a column of answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +53,18 @@ def list_sets(studio: Studio) -> list[SetInfo]:
 
 
 def general() -> SetInfo:
-    """The bundled set that shows whether something was forgotten."""
+    """The bundled set, which shows whether a model forgot something."""
     return _info(GENERAL, GENERAL, files.load(_general_file()), "bundled", 0.0)
 
 
 def get(studio: Studio, key: str) -> SetInfo:
-    """The set with this name or id; raises NotFound with the way out."""
-    every = list_sets(studio)
-    found = next((item for item in every if key in (item.id, item.name)), None)
-    if found is None:
-        known = ", ".join(item.name for item in every)
+    """The set with this name or id; raises NotFound that lists the known ones."""
+    infos = list_sets(studio)
+    match = next((item for item in infos if key in (item.id, item.name)), None)
+    if match is None:
+        known = ", ".join(item.name for item in infos)
         raise NotFound(f"There is no prompt set {key!r} (known: {HELD_OUT}, {known}).")
-    return found
+    return match
 
 
 def prompts_of(studio: Studio, key: str) -> list[Prompt]:
@@ -75,23 +75,23 @@ def prompts_of(studio: Studio, key: str) -> list[Prompt]:
 
 
 def delete(studio: Studio, key: str) -> SetInfo:
-    """Delete one's own set; what was evaluated with it has its prompts and stays."""
+    """Delete one's own set. Evaluations have a copy of its prompts and stay."""
     info = get(studio, key)
     if info.id == GENERAL:
-        raise BadInput("The general set comes with the studio and stays.")
+        raise BadInput("The general set comes with the studio and cannot be deleted.")
     vanish(studio.settings.prompts / info.id)
     return info
 
 
 def add_typed(studio: Studio, text: str, name: str = "") -> SetInfo:
-    """A set from prompts typed one a line; ` => ` says what is expected (evaluation/prompts.py)."""
+    """Add a set of prompts typed one per line, as `prompt => expected answer` (evaluation/prompts.py)."""
     return _keep(studio, files.typed(text), name or "my prompts", "typed")
 
 
 def adding(
     studio: Studio, path: str | Path, name: str = "", options: Options | None = None
 ) -> Generator[Progress, None, SetInfo]:
-    """A set from a file, read and checked as datasets are; answers in it become references. Raises BadInput."""
+    """Add a set from a file, read and checked like a dataset; answers in it become references. Raises BadInput."""
     checked = yield from checks.checking(studio, path, options)
     try:
         if checked.report.format is None:
@@ -111,12 +111,12 @@ def add(
     options: Options | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> SetInfo:
-    """As `adding`, in one go."""
+    """Run `adding` to its end."""
     return jobs.drive(adding(studio, path, name, options), progress)
 
 
 def of_record(record: Record) -> Prompt:
-    """An example as a prompt: its last answer is the reference; plain text is all prompt."""
+    """An example as a prompt: its last answer becomes the reference; plain text is the prompt as a whole."""
     if not record.messages:
         return files.of_text(record.text)
     *before, last = record.messages
@@ -126,7 +126,7 @@ def of_record(record: Record) -> Prompt:
 
 
 def _without_answers(studio: Studio, checked: Checked, options: Options) -> Generator[Progress, None, Checked]:
-    """Read a file again that has prompts only."""
+    """Check a file again as one that contains only prompts."""
     column = next((name for name in _ALONE if name in checked.report.choices), None)
     if options.mapping or column is None:
         raise checks.needs_mapping(checked)
@@ -146,8 +146,8 @@ def _keep(studio: Studio, prompts: Sequence[Prompt], name: str, source: str) -> 
     info = _info(set_id, _free_name(studio, name), prompts, source, time.time())
     with whole_folder(studio.settings.prompts / set_id) as folder:
         write_text(folder / "prompts.jsonl", files.dump(prompts))
-        told = {field: getattr(info, field) for field in SetInfo.__slots__ if field != "id"}
-        write_json(folder / "set.json", told | {"owner": studio.owner})
+        values = {field: getattr(info, field) for field in SetInfo.__slots__ if field != "id"}
+        write_json(folder / "set.json", values | {"owner": studio.owner})
     return info
 
 
@@ -158,8 +158,8 @@ def _info(set_id: str, name: str, prompts: Sequence[Prompt], source: str, create
     )
 
 
-def _free_name(studio: Studio, wish: str) -> str:
-    clean = re.sub(r"[^\w .-]+", "-", wish).strip()[:80] or "prompts"
+def _free_name(studio: Studio, wanted: str) -> str:
+    clean = re.sub(r"[^\w .-]+", "-", wanted).strip()[:80] or "prompts"
     taken = {HELD_OUT, *(item.name for item in list_sets(studio))}
     if clean not in taken:
         return clean

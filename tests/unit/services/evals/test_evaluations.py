@@ -355,11 +355,11 @@ def test_a_judge_that_always_takes_the_first_says_nothing(court: tuple[Studio, t
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        ((401, {}), "refused the key .401 Unauthorized.: look at STUDIO_JUDGE_KEY"),
-        ((404, {}), "answered 404 Not Found: look at STUDIO_JUDGE_URL"),
+        ((401, {}), "refused the key .401 Unauthorized.: check STUDIO_JUDGE_KEY"),
+        ((404, {}), "answered 404 Not Found: check STUDIO_JUDGE_URL"),
         ((302, {}), "answered 302 Found"),
         ((503, {}), "did not answer: 503 Service Unavailable. Try again later"),
-        ((200, {"hello": 1}), "is no OpenAI-compatible service"),
+        ((200, {"hello": 1}), "is not OpenAI-compatible"),
     ],
 )
 def test_a_judge_that_fails_is_a_sentence(
@@ -377,7 +377,7 @@ def test_a_judge_that_fails_is_a_sentence(
     [
         ("", "No judge is set"),
         ("file:///etc/passwd", "must begin with http"),
-        ("http://me:secret@127.0.0.1/v1", "must hold no password"),
+        ("http://me:secret@127.0.0.1/v1", "must not contain a password"),
     ],
 )
 def test_an_address_that_may_not_be_asked(court: tuple[Studio, type[_Judge], str], url: str, words: str) -> None:
