@@ -97,7 +97,7 @@ def test_what_a_plain_script_cannot_do_is_refused_with_the_reason(ready: Studio)
     longer = runs.start(ready, Recipe().with_values({"model": "tiny", "dataset": "little"}))
     (ready.run_dir(longer.id).path / "resume.json").write_text('{"attempt": 2, "max_steps": 99}')
     del ready.look
-    with pytest.raises(BadInput, match="begins by loftq"):
+    with pytest.raises(BadInput, match="initialised with loftq"):
         reproduce.of(ready, loftq.id)
     with pytest.raises(BadInput, match="was made longer"):
         reproduce.of(ready, longer.id)

@@ -1,4 +1,4 @@
-"""Giving an export's files out: the one to download, a folder as a zip while it is read, a copy elsewhere."""
+"""Downloads and copies of an export's files: a single file, or a folder as a zip that is made while it is read."""
 
 import io
 import re
@@ -17,8 +17,10 @@ Member = tuple[str | zipfile.ZipInfo, Iterator[bytes]]
 
 
 def file_of(studio: Studio, export_id: str, name: str = "") -> Path | None:
-    """The file to download of a finished export, or one of its folder by name; None where the whole folder is what is
-    downloaded. Raises Conflict when there is nothing yet."""
+    """The file to download of a finished export, or a named file of its folder; None if the whole folder is downloaded.
+
+    Raises Conflict when there is nothing to download yet.
+    """
     info = exports.get(studio, export_id)
     if info.path is None:
         raise Conflict(f"This export is {info.state}: there is nothing to download.")
@@ -28,7 +30,7 @@ def file_of(studio: Studio, export_id: str, name: str = "") -> Path | None:
     wanted = name or (info.file_name if info.kind == "gguf" else "")
     if not wanted:
         return None
-    # By the folder's own list, never by a path that someone made up.
+    # Looked up in the folder's own listing, never by a path from outside.
     known = {item.name: item for item in path.iterdir() if item.is_file()}
     if wanted not in known:
         raise BadInput(f"This export has no file {wanted[:100]!r}.")
@@ -36,7 +38,7 @@ def file_of(studio: Studio, export_id: str, name: str = "") -> Path | None:
 
 
 def archive_of(studio: Studio, export_id: str) -> tuple[str, Iterator[bytes]]:
-    """A name and the bytes of a zip of an export's folder, made while they are read: nothing is written to disk."""
+    """The name and the bytes of a zip of an export's folder, made while they are read: nothing is written to disk."""
     info = exports.get(studio, export_id)
     if info.path is None or not Path(info.path).is_dir():
         raise Conflict(f"This export is {info.state}: there is no folder to download.")
@@ -44,12 +46,12 @@ def archive_of(studio: Studio, export_id: str) -> tuple[str, Iterator[bytes]]:
 
 
 def ascii_name(name: str) -> str:
-    """A name as files and folders may have it anywhere."""
+    """A name that is valid for files and folders on any system."""
     return re.sub(r"[^\w.-]+", "-", name).strip(".-")[:60] or "run"
 
 
 def zipped(members: Iterable[Member], method: int = zipfile.ZIP_STORED) -> Iterator[bytes]:
-    """A zip of named contents, made while it is read. Stored unless told otherwise, since weights do not compress."""
+    """A zip of named contents, made while it is read. Not compressed by default, since weights do not compress."""
     drain = _Drain()
     with zipfile.ZipFile(drain, "w", method, compresslevel=1) as packed:
         for name, content in members:
@@ -61,7 +63,7 @@ def zipped(members: Iterable[Member], method: int = zipfile.ZIP_STORED) -> Itera
 
 
 class _Drain(io.RawIOBase):
-    """What a zip writes, to be taken away bit by bit."""
+    """A file object that collects what a zip writes, to be taken piece by piece."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -91,7 +93,7 @@ def _content(path: Path) -> Iterator[bytes]:
 
 
 def copy_to(studio: Studio, export_id: str, out: Path) -> Path:
-    """Copy a finished export's artefact to a folder of the user's."""
+    """Copy a finished export's artefact into a folder of the user's."""
     info = exports.get(studio, export_id)
     if info.path is None:
         raise Conflict(f"This export is {info.state}: there is nothing to copy. {info.message}")

@@ -1,7 +1,7 @@
-"""Exports: what was learned, made into files that others load.
+"""Exports: trained weights written as files that other programs load.
 
-Each lies in a directory of a run's make, exports/<id>/; the id is a secret. What it holds, and how it is proved, is
-told in docs/export.md. What this does not do: give the files out (downloads.py).
+Each has a directory laid out like a run's, exports/<id>/; the id is a secret. Its contents, and how an export is
+checked, are described in docs/export.md. Downloads are in downloads.py.
 """
 
 import contextlib
@@ -31,15 +31,18 @@ from studio.services.runs import runs
 
 __all__ = ["Parity", "digits"]  # for pages, which import services only
 _SHARD = re.compile(r"\d{1,6}(KB|MB|GB)")
-_ASKED = 24  # conversations handed to the check; it takes the first that are short enough
+_ASKED = 24  # conversations passed to the parity check; it uses the first that are short enough
 _POLL = 0.3
-_BUILT_TOOLS = 2**29  # bytes that compiling llama.cpp may take meanwhile
+_BUILT_TOOLS = 2**29  # bytes that compiling llama.cpp may take in the meantime
 
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """What is to be exported. dtype: that weights are merged in, empty for the run's own; shard: the largest file of a
-    merged model; quant: of a GGUF."""
+    """What to export.
+
+    dtype: type the weights are merged in, empty for the run's own; shard: size limit for each file of a merged model;
+    quant: type of a GGUF.
+    """
 
     kind: str
     dtype: str = ""
@@ -49,10 +52,10 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True)
 class ExportInfo:
-    """An export; size in bytes. path is where the artefact lies once it is whole; file_name is what is downloaded.
+    """An export; size in bytes. path: the artefact, once it is whole; file_name: the name of the download.
 
-    seconds_left: by earlier exports of its kind, None where there are none; parity: the finding in words; check: its
-    figures; about: type or quant, in a word.
+    seconds_left: estimated from earlier exports of its kind, None without any; parity: result of the parity check in
+    words; check: its figures; about: the dtype or quant.
     """
 
     id: str
@@ -76,31 +79,31 @@ class ExportInfo:
 
 
 def tools_ready(studio: Studio) -> bool:
-    """Whether a GGUF can be made without getting llama.cpp first."""
+    """Whether a GGUF can be made without installing llama.cpp first."""
     return gguf_tools.ready(studio.settings)
 
 
 @quotas.in_turn
-def start(studio: Studio, key: str, kind: str, wish: ExportRequest | None = None) -> ExportInfo:
-    """Begin an export of a source; raises Conflict when there is nothing whole to export yet."""
-    wish = wish or ExportRequest(kind)
+def start(studio: Studio, key: str, kind: str, request: ExportRequest | None = None) -> ExportInfo:
+    """Start an export of a source; raises Conflict when there is nothing whole to export yet."""
+    request = request or ExportRequest(kind)
     if kind not in targets.KINDS:
         raise BadInput(f"There is no export to {kind!r}. Known: {', '.join(targets.KINDS)}.")
-    if wish.dtype not in ("", *targets.DTYPES):
-        raise BadInput(f"There is no type {wish.dtype!r}. Known: {', '.join(targets.DTYPES)}.")
-    if wish.quant not in targets.QUANTS:
-        raise BadInput(f"There is no GGUF of type {wish.quant!r}. Known: {', '.join(targets.QUANTS)}.")
-    if not _SHARD.fullmatch(wish.shard):
-        raise BadInput(f"The largest file is written like 5GB or 500MB, not {wish.shard!r}.")
+    if request.dtype not in ("", *targets.DTYPES):
+        raise BadInput(f"There is no type {request.dtype!r}. Known: {', '.join(targets.DTYPES)}.")
+    if request.quant not in targets.QUANTS:
+        raise BadInput(f"There is no GGUF of type {request.quant!r}. Known: {', '.join(targets.QUANTS)}.")
+    if not _SHARD.fullmatch(request.shard):
+        raise BadInput(f"The largest file size is written like 5GB or 500MB, not {request.shard!r}.")
     source = trained_weights.find(studio, key, newest=False)
-    quotas.check_work(studio, [one.state for one in list_exports(studio)])
+    quotas.check_work(studio, [item.state for item in list_exports(studio)])
     if kind in targets.cannot(source):
-        why = "it trained whole weights" if kind == "adapter" else "its virtual tokens are no change of weights"
+        why = "it trained whole weights" if kind == "adapter" else "virtual tokens cannot be merged into the weights"
         other = "merged" if kind == "adapter" else "adapter"
         method = source.recipe.method.method
         raise BadInput(f"A run with method {method} has no {kind} export: {why}. Export it as {other}.")
-    dtype = wish.dtype or _dtype(studio, source, kind)
-    size = _room(studio, source, wish, dtype)
+    dtype = request.dtype or _dtype(studio, source, kind)
+    size = _room(studio, source, request, dtype)
     free_space_or_raise(studio.settings.exports, size, f"Exporting the {kind} of {source.name}")
     model = models.get(studio, source.model)
     spec = {
@@ -113,17 +116,17 @@ def start(studio: Studio, key: str, kind: str, wish: ExportRequest | None = None
         "source": str(source.folder),
         "name": _file_name(source.name),
         "created": time.time(),
-        "expected": targets.gguf_sizes(studio, source)[wish.quant]
+        "expected": targets.gguf_sizes(studio, source)[request.quant]
         if kind == "gguf"
         else targets.sizes(studio, source, dtype)[kind],
-        # Others load the adapter's base by what they know it by, not by our name for it.
+        # Others load the adapter's base by its public name, not by its name in this home.
         "model": {
             "id": model.source if access.may_name_files(studio) else models.known_as(studio, model.id),
             "path": model.path,
         },
         "dtype": dtype,
-        "shard": wish.shard,
-        "quant": wish.quant,
+        "shard": request.shard,
+        "quant": request.quant,
         "tools": str(gguf_tools.folder_of(studio.settings)),
         "find_links": studio.settings.gguf_find_links,
         "evaluation": _evaluated(studio, source),
@@ -132,35 +135,35 @@ def start(studio: Studio, key: str, kind: str, wish: ExportRequest | None = None
         "export.json": json.dumps(spec, ensure_ascii=False, indent=1),
         "asks.json": json.dumps(_talks(studio, source), ensure_ascii=False),
     }
-    # Nobody puts a run into the trash before the worker is at it.
+    # The run cannot be moved to the trash before its worker has started.
     with contextlib.nullcontext() if source.step is None else about.held(source.run):
         if source.step is not None:
             runs.refuse_trashed(source.run, source.name)
-        made = create(studio.settings.exports, secrets.token_hex(8), files)
-        KeptJob(made).start("studio.engine.workers.export")
-    return get(studio, made.id)
+        folder = create(studio.settings.exports, secrets.token_hex(8), files)
+        KeptJob(folder).start("studio.engine.workers.export")
+    return get(studio, folder.id)
 
 
 def _dtype(studio: Studio, source: Source, kind: str) -> str:
-    """A GGUF is made from a merge in float32 where that fits: 16 bits are then rounded to once, not twice."""
+    """The type to merge in. A GGUF is merged in float32 if memory allows: it is then rounded to 16 bits only once."""
     own = source.recipe.model.dtype
     if kind != "gguf":
         return own
-    seen = machine_facts.look(studio.settings.home)
-    wanted = 5 * models.shape_of(studio, source.model).parameters
-    return "float32" if wanted < seen.memory_total - seen.memory_used else own
+    facts = machine_facts.look(studio.settings.home)
+    needed = 5 * models.shape_of(studio, source.model).parameters
+    return "float32" if needed < facts.memory_total - facts.memory_used else own
 
 
-def _room(studio: Studio, source: Source, wish: ExportRequest, dtype: str) -> int:
-    """Bytes of disk that an export takes at its most."""
+def _room(studio: Studio, source: Source, request: ExportRequest, dtype: str) -> int:
+    """Largest disk space in bytes that an export takes while it is made."""
     sizes = targets.sizes(studio, source, dtype)
-    if wish.kind == "adapter":
+    if request.kind == "adapter":
         return 3 * sizes["adapter"] + 2**26
-    if wish.kind == "merged":
+    if request.kind == "merged":
         return sizes["merged"] + 2**26
     files = targets.gguf_sizes(studio, source)
     tools = 0 if gguf_tools.ready(studio.settings) else _BUILT_TOOLS
-    return sizes["merged"] + files["F16"] + files[wish.quant] + tools + 2**26
+    return sizes["merged"] + files["F16"] + files[request.quant] + tools + 2**26
 
 
 def _file_name(name: str) -> str:
@@ -179,27 +182,31 @@ def _talks(studio: Studio, source: Source) -> list[list[dict[str, str]]]:
 
 
 def _evaluated(studio: Studio, source: Source) -> list[str]:
-    """What the newest evaluation of these very weights found, in sentences."""
+    """The findings of the newest evaluation of exactly these weights, as sentences."""
     try:
-        every = evaluations.list_evaluations(studio, source.id)
-        newest = next(one for one in every if one.state == "completed" and source.title in one.columns.values())
+        infos = evaluations.list_evaluations(studio, source.id)
+        newest = next(info for info in infos if info.state == "completed" and source.title in info.columns.values())
         column = next(name for name, title in newest.columns.items() if title == source.title)
         sets = evaluations.result(studio, newest.id).sets
     except (StopIteration, StudioError):
         return []
-    return [f"{one.title} ({one.prompts} prompts): {one.sentences[column]}" for one in sets if column in one.sentences]
+    return [
+        f"{prompt_set.title} ({prompt_set.prompts} prompts): {prompt_set.sentences[column]}"
+        for prompt_set in sets
+        if column in prompt_set.sentences
+    ]
 
 
 def list_exports(studio: Studio, key: str | None = None) -> list[ExportInfo]:
-    """Exports, newest first; of one run or adapter (its id) if asked."""
+    """Exports, newest first; with a key, only those of the run or adapter with that id."""
     workers.reap()
-    found = []
+    infos = []
     speeds = _speeds(studio)
     for path in studio.settings.exports.iterdir():
         spec = read_json(path / "export.json")
         if spec and spec.get("owner") == studio.owner and key in (None, spec.get("run_id")):
-            found.append(_info(studio, RunDir(path), spec, speeds))
-    return sorted(found, key=lambda item: item.created, reverse=True)
+            infos.append(_info(studio, RunDir(path), spec, speeds))
+    return sorted(infos, key=lambda item: item.created, reverse=True)
 
 
 def get(studio: Studio, export_id: str) -> ExportInfo:
@@ -210,7 +217,7 @@ def get(studio: Studio, export_id: str) -> ExportInfo:
 
 
 def find(studio: Studio, export_id: str) -> tuple[RunDir, dict[str, Any]]:
-    """The directory of an export that the asker owns, and its order."""
+    """The directory of an export that the asker owns, and its export.json."""
     folder = RunDir(studio.settings.exports / export_id)
     spec = read_json(folder.path / "export.json") if re.fullmatch(r"[0-9a-f]{16}", export_id) else None
     if spec is None or spec.get("owner") != studio.owner:
@@ -232,31 +239,31 @@ def delete(studio: Studio, export_id: str) -> ExportInfo:
 
 
 def again(studio: Studio, export_id: str) -> ExportInfo:
-    """Start an export that did not finish once more, in place of it."""
+    """Restart an export that did not finish; the new one replaces it."""
     info = get(studio, export_id)
     if info.state not in FINAL or info.state == "completed":
         raise Conflict(f"This export is {info.state}: there is nothing to start again.")
     _, spec = find(studio, export_id)
     kind = str(spec["kind"])
-    wish = ExportRequest(
+    request = ExportRequest(
         kind, str(spec.get("dtype", "")), str(spec.get("shard", "5GB")), str(spec.get("quant", "Q8_0"))
     )
-    fresh = start(studio, str(spec.get("written") or spec["run_id"]), kind, wish)
+    fresh = start(studio, str(spec.get("written") or spec["run_id"]), kind, request)
     delete(studio, export_id)
     return fresh
 
 
 def _speeds(studio: Studio) -> dict[str, float]:
-    """Seconds a byte of finished exports of each kind, the newest of each."""
-    found: dict[str, tuple[float, float]] = {}
+    """Seconds per byte of the newest finished export of each kind."""
+    speeds: dict[str, tuple[float, float]] = {}
     for path in studio.settings.exports.iterdir():
         spec, end = read_json(path / "export.json"), Exit.read(RunDir(path))
         if spec is None or end is None or end.state != "completed" or not spec.get("expected"):
             continue
         began, over = float(spec["created"]), (path / "exit.json").stat().st_mtime
-        if began > found.get(str(spec["kind"]), (0.0, 0.0))[0]:
-            found[str(spec["kind"])] = began, (over - began) / float(spec["expected"])
-    return {kind: speed for kind, (_, speed) in found.items()}
+        if began > speeds.get(str(spec["kind"]), (0.0, 0.0))[0]:
+            speeds[str(spec["kind"])] = began, (over - began) / float(spec["expected"])
+    return {kind: seconds_per_byte for kind, (_, seconds_per_byte) in speeds.items()}
 
 
 def _info(studio: Studio, folder: RunDir, spec: dict[str, Any], speeds: dict[str, float]) -> ExportInfo:
@@ -297,11 +304,11 @@ def _size(path: Path) -> int:
 
 
 def artefact_of(folder: RunDir, kind: str) -> Path | None:
-    """What an export made: a zip, or a whole folder."""
+    """The artefact of an export: a zip, or a whole folder."""
     if kind == "adapter":
         return next(iter(folder.path.glob("*.zip")), None)
-    made = folder.path / kind
-    return made if (made / "MANIFEST.json").is_file() else None
+    path = folder.path / kind
+    return path if (path / "MANIFEST.json").is_file() else None
 
 
 def _download_name(spec: dict[str, Any], artefact: Path | None) -> str | None:
@@ -315,7 +322,7 @@ def _download_name(spec: dict[str, Any], artefact: Path | None) -> str | None:
 
 
 def _load_lines(spec: dict[str, Any], artefact: Path | None, here: bool) -> str:
-    """here: for the person at this machine; a visitor begins with what was downloaded."""
+    """Lines that load the export. here: with paths of this machine; a visitor starts from the download."""
     if spec["kind"] == "adapter":
         return (
             "from peft import AutoPeftModelForCausalLM\n"
@@ -335,7 +342,7 @@ def _load_lines(spec: dict[str, Any], artefact: Path | None, here: bool) -> str:
 
 
 def pause(studio: Studio, export_id: str) -> ExportInfo:
-    """Where it stands a moment from now."""
+    """The state of an export after a short wait."""
     time.sleep(_POLL)
     return get(studio, export_id)
 

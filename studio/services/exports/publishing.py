@@ -1,8 +1,8 @@
-"""Publishing an export on the Hugging Face hub: what would go up, and sending it.
+"""Publish an export on the Hugging Face hub: preview the upload, then send it.
 
-Private unless it is said otherwise. The token is given for one publishing and lives in the environment of one child
-(hub/upload.py): no file, journal, log, database or command line ever holds it. Where an export went is noted
-beside it, in published.json.
+Private by default. The token is given for one upload and exists only in the environment of one child process
+(hub/upload.py): no file, journal, log, database or command line ever contains it. Uploads are recorded next to the
+export, in published.json.
 """
 
 import json
@@ -36,7 +36,7 @@ _CARD = 2**20
 
 @dataclass(frozen=True, slots=True)
 class PublishRequest:
-    """repo: NAME or OWNER/NAME; public: for everyone to see; update: the repository is there already."""
+    """Where to publish. repo: NAME or OWNER/NAME; public: visible to everyone; update: the repository exists."""
 
     repo: str
     public: bool = False
@@ -45,7 +45,7 @@ class PublishRequest:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What would go up. files: names and sizes in bytes; hub: its address; warnings: what to think of first."""
+    """What would be uploaded. files: names and sizes in bytes; hub: its address; warnings: what to consider first."""
 
     export: str
     repo: str
@@ -59,7 +59,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What went up, where and when."""
+    """What was uploaded, where and when."""
 
     repo: str
     url: str
@@ -73,44 +73,48 @@ class Published:
 Steps = Generator[Progress, None, Published]
 
 
-def preview(studio: Studio, export_id: str, wish: PublishRequest) -> Preview:
-    """What publishing would send; raises BadInput or Conflict where it cannot be."""
+def preview(studio: Studio, export_id: str, request: PublishRequest) -> Preview:
+    """What publishing would upload; raises BadInput or Conflict if the export cannot be published."""
     folder = _folder(studio, export_id)
-    repo = wish.repo.strip()
+    repo = request.repo.strip()
     if not _NAME.fullmatch(repo) or "--" in repo or ".." in repo or repo.endswith((".git", "-", ".")):
         raise BadInput(
-            f"{repo[:100]!r} is no name for a repository: write NAME or OWNER/NAME, with letters, digits, - _ ."
+            f"{repo[:100]!r} is not a repository name: write NAME or OWNER/NAME, with letters, digits, - _ ."
         )
-    if wish.update and "/" not in repo:
-        raise BadInput(f"To update a repository write its owner too: OWNER/{repo}.")
+    if request.update and "/" not in repo:
+        raise BadInput(f"To update a repository, write its owner too: OWNER/{repo}.")
     files = tuple((path.name, path.stat().st_size) for path in _files(folder))
     return Preview(
-        export_id, repo, not wish.public, wish.update, _endpoint(), files, sum(size for _, size in files),
-        tuple(_warnings(folder, wish)),
+        export_id, repo, not request.public, request.update, _endpoint(), files, sum(size for _, size in files),
+        tuple(_warnings(folder, request)),
     )  # fmt: skip
 
 
-def publish(studio: Studio, export_id: str, wish: PublishRequest, token: str = "") -> Steps:
-    """Send it, step by step; closing this ends it. token: empty for the one of this machine's environment, which only
-    its own person is given."""
-    told = preview(studio, export_id, wish)
+def publish(studio: Studio, export_id: str, request: PublishRequest, token: str = "") -> Steps:
+    """Upload an export, step by step; closing this cancels the upload.
+
+    token: empty to use the one in this machine's environment, which only the local person may use.
+    """
+    plan = preview(studio, export_id, request)
     if studio.settings.offline:
         raise Unavailable("Publishing needs the Hugging Face hub, and this studio is set to stay offline.")
     secret = token.strip() or access.own_token(studio)
     if not secret:
         raise BadInput("Publishing needs a token with write access: give one, or set HF_TOKEN on this machine.")
     if not _TOKEN.fullmatch(secret):
-        raise BadInput("This is no token: it has spaces or signs that none has. Copy it from the hub's settings again.")
+        raise BadInput(
+            "This is not a token: it has spaces or characters that no token has. Copy it from the hub's settings again."
+        )
     folder = _folder(studio, export_id)
-    yield Progress(f"Asking the hub for {told.repo}", 0, told.size)
+    yield Progress(f"Asking the hub for {plan.repo}", 0, plan.size)
     work = Path(tempfile.mkdtemp(prefix="publish-", dir=studio.settings.staging))
     try:
         order = {
-            "repo": told.repo,
-            "private": told.private,
-            "update": told.update,
+            "repo": plan.repo,
+            "private": plan.private,
+            "update": plan.update,
             "folder": str(folder),
-            "files": [name for name, _ in told.files],
+            "files": [name for name, _ in plan.files],
             "message": "Published with LoRA Studio",
         }
         (work / "order.json").write_text(json.dumps(order), encoding="utf-8")
@@ -118,42 +122,42 @@ def publish(studio: Studio, export_id: str, wish: PublishRequest, token: str = "
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_HOME": str(work / "hf"),  # nothing of a visitor's is mixed with what the owner has there
+            "HF_HOME": str(work / "hf"),  # keeps a visitor's files apart from the owner's
         }
         job = jobs.ShortJob(
             "studio.hub.upload", [str(work / "order.json")], work / "log.txt", "commit",
-            doing=f"Asking the hub for {told.repo}", seconds=_SECONDS, environment=online,
-            missing="Publishing ended without a result. Look on the hub whether anything appeared, and try again.",
+            doing=f"Asking the hub for {plan.repo}", seconds=_SECONDS, environment=online,
+            missing="Publishing ended without a result. Check on the hub whether anything appeared, and try again.",
         )  # fmt: skip
-        return _note(studio, export_id, told, (yield from job.run()))
+        return _note(studio, export_id, plan, (yield from job.run()))
     except short_tasks.Died as error:
-        # Its last words may be anything: they are not repeated.
+        # The output of the child process may contain anything, so it is not repeated.
         why = "took more than a day" if error.timed_out else "ended before it was done"
-        raise StudioError(f"Publishing {why}. Look on the hub whether anything appeared, and try again.") from None
+        raise StudioError(f"Publishing {why}. Check on the hub whether anything appeared, and try again.") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def published(studio: Studio, export_id: str) -> list[Published]:
-    """Where an export went, newest first."""
+    """The uploads of an export, newest first."""
     folder, _ = exports.find(studio, export_id)
-    told = (read_json(folder.path / _NOTE) or {}).get("published", [])
-    return [Published(**entry) for entry in told]
+    entries = (read_json(folder.path / _NOTE) or {}).get("published", [])
+    return [Published(**entry) for entry in entries]
 
 
 def needs_token(studio: Studio) -> bool:
-    """Whether one has to be given: there is none in the environment for whoever asks."""
+    """Whether a token has to be given, because the environment has none that the asker may use."""
     return not access.own_token(studio)
 
 
-def _note(studio: Studio, export_id: str, told: Preview, line: dict[str, Any]) -> Published:
-    made = Published(
-        str(line["repo"]), str(line["url"]), told.private, str(line["commit"]), time.time(), len(told.files), told.size
+def _note(studio: Studio, export_id: str, plan: Preview, line: dict[str, Any]) -> Published:
+    upload = Published(
+        str(line["repo"]), str(line["url"]), plan.private, str(line["commit"]), time.time(), len(plan.files), plan.size
     )
     folder, _ = exports.find(studio, export_id)
     earlier = (read_json(folder.path / _NOTE) or {}).get("published", [])
-    write_json(folder.path / _NOTE, {"published": [asdict(made), *earlier]})
-    return made
+    write_json(folder.path / _NOTE, {"published": [asdict(upload), *earlier]})
+    return upload
 
 
 def _folder(studio: Studio, export_id: str) -> Path:
@@ -163,7 +167,7 @@ def _folder(studio: Studio, export_id: str) -> Path:
             f"This export is {info.state}: only one that is completed can be published. {info.message}".strip()
         )
     path = Path(info.path)
-    # An adapter's folder lies beside the zip of it.
+    # An adapter's folder is next to its zip.
     folder = path.parent / "adapter" if path.is_file() else path
     if not folder.is_dir():
         raise Conflict("The folder of this export is gone. Export it again.")
@@ -177,8 +181,8 @@ def _files(folder: Path) -> list[Path]:
     )  # fmt: skip
 
 
-def _warnings(folder: Path, wish: PublishRequest) -> Generator[str, None, None]:
-    if wish.public:
+def _warnings(folder: Path, request: PublishRequest) -> Generator[str, None, None]:
+    if request.public:
         yield "Everyone will see it. The base's licence, and any terms of your examples, apply to it."
     if not (folder / "README.md").is_file():
         yield "It has no model card: others will not know what it is made from."

@@ -1,4 +1,4 @@
-"""What a source can be exported to, and how large that will be. What it does not do: export (exports.py)."""
+"""What a source can be exported to, and the expected sizes. Exporting is in exports.py."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,18 @@ from studio.services.models import models, trained_weights
 from studio.services.models.trained_weights import Source
 
 KINDS = {
-    "adapter": ("Adapter", "A few MB in PEFT's layout, to load beside the base model. Many adapters share one base."),
-    "merged": ("Merged model", "Base and adapter as one model in safetensors. Loads anywhere, no PEFT."),
-    "gguf": ("GGUF", "One file for llama.cpp, Ollama and LM Studio, with template and stop tokens in it."),
+    "adapter": (
+        "Adapter",
+        "A few MB in PEFT's layout, to load on top of the base model. Many adapters can share one base.",
+    ),
+    "merged": ("Merged model", "Base and adapter as one model in safetensors. Loads anywhere, without PEFT."),
+    "gguf": ("GGUF", "One file for llama.cpp, Ollama and LM Studio, including template and stop tokens."),
 }
 DTYPES = ("float32", "bfloat16", "float16")
-# Types of a GGUF: what each is for, and its bytes a weight (llama.cpp's blocks with their scales).
+# Types of a GGUF: a description, and the bytes per weight (llama.cpp's blocks with their scales).
 QUANTS = {
     "Q8_0": ("as good as 16 bits, half the size", 1.07),
-    "Q6_K": ("hardly worse, smaller", 0.84),
+    "Q6_K": ("slightly worse, smaller", 0.84),
     "Q4_K_M": ("the usual choice for large models; small ones lose more", 0.62),
     "F16": ("not quantised", 2.0),
 }
@@ -23,7 +26,7 @@ QUANTS = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a source can be exported to; size: bytes expected, by quant for a GGUF."""
+    """One kind of export. size: expected bytes; sizes: expected bytes by quant, for a GGUF."""
 
     kind: str
     title: str
@@ -33,7 +36,7 @@ class Target:
 
 
 def find(studio: Studio, key: str) -> list[Target]:
-    """What a source can be exported to. What its method cannot give is left out."""
+    """What a source can be exported to, without the kinds that its method does not support."""
     source = trained_weights.find(studio, key)
     return [
         Target(kind, *KINDS[kind], size, gguf_sizes(studio, source) if kind == "gguf" else {})
@@ -42,25 +45,25 @@ def find(studio: Studio, key: str) -> list[Target]:
 
 
 def sizes(studio: Studio, source: Source, dtype: str = "") -> dict[str, int]:
-    """Bytes expected of each target; dtype: that weights are merged in, empty for the run's own."""
+    """Expected bytes of each target. dtype: type the weights are merged in, empty for the run's own."""
     recipe = source.recipe
     width = 4 if (dtype or recipe.model.dtype) == "float32" else 2
     parameters = models.shape_of(studio, source.model).parameters
     folder = sum(path.stat().st_size for path in source.folder.glob("adapter_*") if path.is_file())
-    found = {"adapter": folder, "merged": parameters * width, "gguf": gguf_sizes(studio, source)["Q8_0"]}
+    expected = {"adapter": folder, "merged": parameters * width, "gguf": gguf_sizes(studio, source)["Q8_0"]}
     for kind in cannot(source):
-        del found[kind]
-    return found
+        del expected[kind]
+    return expected
 
 
 def gguf_sizes(studio: Studio, source: Source) -> dict[str, int]:
-    """Bytes expected of a GGUF, by quant."""
+    """Expected bytes of a GGUF, by quant."""
     parameters = models.shape_of(studio, source.model).parameters
     return {quant: int(parameters * width) for quant, (_, width) in QUANTS.items()}
 
 
 def cannot(source: Source) -> tuple[str, ...]:
-    """What the method of a source cannot be exported to."""
+    """The kinds that a source's method cannot be exported to."""
     if not (source.folder / "adapter_config.json").is_file():
         return ("adapter",)
     return ("merged", "gguf") if source.recipe.method.method in ("prompt", "prefix") else ()

@@ -1,7 +1,7 @@
-"""A run as a script and as a notebook in plain TRL and PEFT: text made from a recipe, nothing is run here.
+"""Write a run as a script and as a notebook in plain TRL and PEFT. Only text is made; nothing is run here.
 
-Both are made of the same parts. Values that the recipe leaves at nothing are left out; those that the trainer turns
-into others (an optimizer that a CPU has not) are turned in the script by the same rule.
+Both consist of the same parts. Values that the recipe leaves empty are left out; values that the trainer replaces (such
+as an optimizer that does not run on a CPU) are replaced in the script by the same rule.
 """
 
 import json
@@ -17,8 +17,11 @@ from studio.recipe.fields.method import ia3_modules
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a script needs beside the recipe. model: as others load it; packages: with exact versions; linear: names of
-    the base's linear layers; notes: sentences for its head."""
+    """What a script needs besides the recipe.
+
+    model: as others load it; packages: with exact versions; linear: names of the base's linear layers; notes: sentences
+    for its docstring.
+    """
 
     name: str
     model: str
@@ -36,18 +39,18 @@ class _Part:
 
 _DATA = '''
 def read_rows(path):
-    """Token ids and labels: -100 where nothing is trained. Rows stand in the order of the run."""
+    """Read token ids and labels, in the order of the run. Labels are -100 where nothing is trained."""
     rows = []
     with open(path, encoding="utf-8") as file:
         for line in file:
-            told = json.loads(line)
-            ids = tokenizer(told["text"], add_special_tokens=told["special"])["input_ids"]
-            if zlib.crc32(" ".join(map(str, ids)).encode()) != told["check"]:
-                raise SystemExit(f"This tokenizer gives other tokens than the run's: {told['text'][:60]!r}")
+            row = json.loads(line)
+            ids = tokenizer(row["text"], add_special_tokens=row["special"])["input_ids"]
+            if zlib.crc32(" ".join(map(str, ids)).encode()) != row["check"]:
+                raise SystemExit(f"This tokenizer gives other tokens than the run's: {row['text'][:60]!r}")
             labels = [-100] * len(ids)
-            for first, behind in told["trained"]:
-                labels[first:behind] = ids[first:behind]
-            rows.append({"input_ids": ids[:MAX_LENGTH], "labels": labels[:MAX_LENGTH], "pack": told.get("pack")})
+            for start, end in row["trained"]:
+                labels[start:end] = ids[start:end]
+            rows.append({"input_ids": ids[:MAX_LENGTH], "labels": labels[:MAX_LENGTH], "pack": row.get("pack")})
     return rows
 
 
@@ -63,7 +66,7 @@ for row in rows + held_out:
     del row["pack"]
 """
 _PACKED = """
-# Short examples lie behind each other; each sees only itself and counts its positions from 0.
+# Short examples are concatenated; each attends only to itself and counts its positions from 0.
 packed = {}
 for row in rows:
     pack = packed.setdefault(row["pack"], {"input_ids": [], "labels": [], "seq_lengths": []})
@@ -79,13 +82,13 @@ plain_collator = trainer.data_collator
 
 
 def collate(batch):
-    made = plain_collator(batch)
+    collated = plain_collator(batch)
     if "seq_lengths" in batch[0]:
-        made["position_ids"] = torch.zeros_like(made["input_ids"])
+        collated["position_ids"] = torch.zeros_like(collated["input_ids"])
         for number, row in enumerate(batch):
             positions = torch.cat([torch.arange(length) for length in row["seq_lengths"]])
-            made["position_ids"][number, : len(positions)] = positions
-    return dict(made)
+            collated["position_ids"][number, : len(positions)] = positions
+    return dict(collated)
 
 
 def positions_instead_of_a_mask(module, args, kwargs):
@@ -99,14 +102,14 @@ causal = trainer.model.get_base_model() if hasattr(trainer.model, "get_base_mode
 causal.base_model.register_forward_pre_hook(positions_instead_of_a_mask, with_kwargs=True)
 """
 _FLOATS = """
-# A and B may be in 16 bits, near 0 as they are; steps of anything else would be rounded away.
+# LoRA's A and B may stay in 16 bits, since they are near 0; in other parameters, small steps would be rounded away.
 for name, parameter in trainer.model.named_parameters():
     if parameter.requires_grad and "lora_A" not in name and "lora_B" not in name:
         parameter.data = parameter.data.float()
 """
 _RUN = '''
 class Losses(TrainerCallback):
-    """Prints every loss, and ends after STEPS where that is given; the learning rate is that of the whole run."""
+    """Print every loss, and stop after STEPS if it is set. The learning rate follows the schedule of the whole run."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in (logs or {}):
@@ -130,29 +133,29 @@ trainer.model.save_pretrained(OUT)
 tokenizer.save_pretrained(OUT)
 '''
 _ARGUMENTS = """
-parser = argparse.ArgumentParser(description="Train the run once more.")
+parser = argparse.ArgumentParser(description="Train the run again.")
 parser.add_argument("--model", default=MODEL, help="hub id or folder of the base model")
 parser.add_argument("--data", default=os.path.dirname(os.path.abspath(__file__)), help="folder of train.jsonl")
-parser.add_argument("--steps", type=int, default=0, help="end after so many steps; 0: the whole run")
-parser.add_argument("--out", default=OUT, help="where losses and the adapter go")
-given = parser.parse_args()
-MODEL, DATA, STEPS, OUT = given.model, given.data, given.steps, given.out
+parser.add_argument("--steps", type=int, default=0, help="stop after this many steps; 0: the whole run")
+parser.add_argument("--out", default=OUT, help="folder for the losses and the adapter")
+args = parser.parse_args()
+MODEL, DATA, STEPS, OUT = args.model, args.data, args.steps, args.out
 """
 
 
 def script(recipe: Recipe, facts: Facts) -> str:
-    """One file that `uv run` or, with its packages installed, python runs."""
+    """The run as one file for `uv run`, or for python with the packages installed."""
     head = ["# /// script", f'# requires-python = "{facts.python}"', "# dependencies = ["]
     head += [f'#   "{package}",' for package in facts.packages]
     head += ["# ]", "# ///", '"""' + _docstring(facts) + '"""', ""]
     parts = [*_parts(recipe, facts)]
-    parts.insert(2, _Part("What may be given on the command line", _ARGUMENTS))
+    parts.insert(2, _Part("Command line options", _ARGUMENTS))
     body = "\n\n".join(f"# {part.title}\n{part.code.strip()}" for part in parts)
     return "\n".join(head) + "\n" + body.replace("import json\n", "import argparse\nimport json\n", 1) + "\n"
 
 
 def notebook(recipe: Recipe, facts: Facts) -> str:
-    """The same as a notebook of format 4.5."""
+    """The run as a notebook of format 4.5."""
     cells = [_cell("markdown", f"# {facts.name}\n\n" + "\n\n".join(facts.notes))]
     cells.append(_cell("code", "%pip install -q " + " ".join(facts.packages)))
     for part in _parts(recipe, facts):
@@ -178,14 +181,14 @@ def _cell(kind: str, text: str) -> dict[str, Any]:
 
 def _docstring(facts: Facts) -> str:
     lines = [
-        f"Trains the run {facts.name} once more, in plain TRL and PEFT.",
+        f"Train the run {facts.name} again, in plain TRL and PEFT.",
         "",
-        "    uv run train.py            with the exact versions above, in an environment of its own",
-        "    python train.py            where they are installed; --help tells the options",
+        "    uv run train.py            with the exact versions above, in a separate environment",
+        "    python train.py            with the installed versions; --help lists the options",
         "",
         *(line for note in facts.notes for line in textwrap.wrap(note, 110)),
     ]
-    # What a run is called is a stranger's text: it must not end this one.
+    # The run's name is foreign text: it must not end the docstring.
     return "\n".join(lines).replace("\\", "/").replace('"', "'")
 
 
@@ -193,11 +196,11 @@ def _parts(recipe: Recipe, facts: Facts) -> list[_Part]:
     schedule = recipe.schedule
     return [
         _Part("Libraries", _imports(recipe)),
-        _Part("What is trained, and where", _settings(recipe, facts)),
-        _Part("The examples", _DATA + (_PACKED if schedule.packing else _UNPACKED)),
-        _Part("The base model", _model(recipe)),
-        _Part("How it is trained", _method(recipe, facts) + _trainer(recipe, facts)),
-        _Part("The training", _RUN),
+        _Part("Settings", _settings(recipe, facts)),
+        _Part("Examples", _DATA + (_PACKED if schedule.packing else _UNPACKED)),
+        _Part("Base model", _model(recipe)),
+        _Part("Method and trainer", _method(recipe, facts) + _trainer(recipe, facts)),
+        _Part("Training", _RUN),
     ]
 
 
@@ -232,35 +235,35 @@ def _settings(recipe: Recipe, facts: Facts) -> str:
 
 
 def _model(recipe: Recipe) -> str:
-    held, method = recipe.quantization, recipe.method
+    quantization, method = recipe.quantization, recipe.method
     dtype = "float32" if method.method == "full" else recipe.model.dtype
     lines = ["set_seed(SEED)", f'options = {{"dtype": torch.{dtype}, "use_safetensors": True}}']
-    if held.four_bit:
-        compute = dtype if held.bnb_4bit_compute_dtype == "same" else held.bnb_4bit_compute_dtype
+    if quantization.four_bit:
+        compute = dtype if quantization.bnb_4bit_compute_dtype == "same" else quantization.bnb_4bit_compute_dtype
         lines += [
             'options["quantization_config"] = BitsAndBytesConfig(',
             "    load_in_4bit=True,",
-            f'    bnb_4bit_quant_type="{held.quantization}",',
-            f"    bnb_4bit_use_double_quant={held.bnb_4bit_use_double_quant},",
+            f'    bnb_4bit_quant_type="{quantization.quantization}",',
+            f"    bnb_4bit_use_double_quant={quantization.bnb_4bit_use_double_quant},",
             f"    bnb_4bit_compute_dtype=torch.{compute},",
             ")",
         ]
-    elif held.quantization == "int8":
+    elif quantization.quantization == "int8":
         lines.append('options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)')
     lines += [
         "if ON_GPU:",
         '    options["device_map"] = {"": 0}',
         "model = AutoModelForCausalLM.from_pretrained(MODEL, **options)",
         f'if not ON_GPU and max(len(row["input_ids"]) for row in rows + held_out) <= {PLAIN_ATTENTION_TOKENS}:',
-        '    model.set_attn_implementation("eager")  # faster than the flash kernel on a CPU, as the run had it',
+        '    model.set_attn_implementation("eager")  # faster than the flash kernel on a CPU; the run used it too',
     ]
-    if held.quantization != "none":
+    if quantization.quantization != "none":
         checkpointing = recipe.schedule.gradient_checkpointing
-        if held.four_bit:
+        if quantization.four_bit:
             lines += [
                 "for module in model.modules():",
                 '    if hasattr(module, "support_avx512bf16_for_cpu"):',
-                "        module.support_avx512bf16_for_cpu = False  # it would repack weights that are trained through",
+                "        module.support_avx512bf16_for_cpu = False  # repacking would break the gradients",
             ]
         lines.append(f"model = prepare_model_for_kbit_training(model, use_gradient_checkpointing={checkpointing})")
     return "\n".join(lines)
@@ -296,9 +299,9 @@ def _method(recipe: Recipe, facts: Facts) -> str:
 
 
 def _checkpointing(packages: Sequence[str]) -> str:
-    """What gradient checkpointing is called in the version of transformers that the script asks for."""
-    asked = next((one.partition("==")[2] for one in packages if one.startswith("transformers==")), "")
-    numbers = [int(part) for part in asked.split(".")[:2] if part.isdecimal()]
+    """The name of the gradient checkpointing option in the version of transformers that the script pins."""
+    version = next((package.partition("==")[2] for package in packages if package.startswith("transformers==")), "")
+    numbers = [int(part) for part in version.split(".")[:2] if part.isdecimal()]
     return "gradient_checkpointing" if numbers and numbers < [5, 23] else "activation_checkpointing"
 
 
@@ -331,7 +334,7 @@ def _trainer(recipe: Recipe, facts: Facts) -> str:
         "disable_tqdm": True,
         "dataloader_pin_memory": _Code("ON_GPU"),
         "max_length": _Code("MAX_LENGTH"),
-        # The rows are tokens and labels already.
+        # The rows are already tokens and labels.
         "dataset_kwargs": {"skip_prepare_dataset": True},
     }
     code = _call("arguments = SFTConfig", values)
@@ -348,7 +351,7 @@ def _trainer(recipe: Recipe, facts: Facts) -> str:
         code += _FLOATS
     if recipe.method.method == "lora" and recipe.method.loraplus_lr_ratio:
         code += f"""
-# LoRA+: B learns faster than A.
+# LoRA+: B has a higher learning rate than A.
 from peft.optimizers import create_loraplus_optimizer
 
 kind, optimizer_options = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
@@ -365,7 +368,7 @@ trainer.optimizer.param_groups = [group for group in trainer.optimizer.param_gro
 
 
 class _Code(str):
-    """Python that stands as it is."""
+    """Python code that is written as it is."""
 
 
 def _call(what: str, values: Mapping[str, Any]) -> str:

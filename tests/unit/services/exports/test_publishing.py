@@ -83,7 +83,7 @@ def test_what_would_go_up_is_shown_first(online: Studio, hub: Hub) -> None:
         "Everyone will see it" in publishing.preview(online, EXPORT, PublishRequest("me/sums", public=True)).warnings[0]
     )
     for odd in ("", "a/b/c", "../x", "me/su ms", "me/x.git", "-x"):
-        with pytest.raises(BadInput, match="no name for a repository"):
+        with pytest.raises(BadInput, match="not a repository name"):
             publishing.preview(online, EXPORT, PublishRequest(odd))
     assert not hub.asked, "a preview asks nobody"
 
@@ -144,7 +144,7 @@ def test_a_wrong_token_and_none(online: Studio, hub: Hub) -> None:
         publish(online, PublishRequest("sums"), "hf_wrongwrongwrong")
     with pytest.raises(BadInput, match="needs a token"):
         publish(online, PublishRequest("sums"), "")
-    with pytest.raises(BadInput, match="no token: it has spaces"):
+    with pytest.raises(BadInput, match="not a token: it has spaces"):
         publish(online, PublishRequest("sums"), "hf_a b\nc hf_a b")
 
 
