@@ -26,7 +26,9 @@ def chat(
     ] = 0.0,
     top_p: Annotated[
         float,
-        typer.Option(min=0.01, max=1, help="0.9 samples from the smallest set of tokens with 90% probability."),
+        typer.Option(
+            min=0.01, max=1, help="0.9 samples from the smallest set of tokens holding 90% of the probability."
+        ),
     ] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Sample from this many most likely tokens; 0 for all.")] = 0,
     repetition_penalty: Annotated[
@@ -40,8 +42,8 @@ def chat(
     with Keeper(context.obj) as studio:
         sides = participants.resolve(studio, [*against.split(","), run])
         turn = comparisons.ask(sides, prompt, sampling, system)
-        talks = comparisons.messages(comparisons.new_comparison(), turn)
-        *_, final = chats.ask(studio, sides, talks, sampling, "command line")
+        conversations = comparisons.messages(comparisons.new_comparison(), turn)
+        *_, final = chats.ask(studio, sides, conversations, sampling, "command line")
     show_answers(sides, final, as_json)
 
 

@@ -30,7 +30,9 @@ def add(
 ) -> None:
     """Import an adapter or merged model: safetensors only, checked before it is added to the list."""
     with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
-        info = _followed(imports.add(studio, source, imports.ImportRequest(base, name), folders=True), progress)
+        info = _run_with_progress(
+            imports.add(studio, source, imports.ImportRequest(base, name), folders=True), progress
+        )
     out.show(info, f"{info.name} ({info.id}) {info.words}, on {info.model}", as_json)
 
 
@@ -55,7 +57,7 @@ def publish(
             return
         token = _ask() if publishing.needs_token(studio) else ""
         with out.progress(quiet=as_json) as progress:
-            published = _followed(publishing.publish(studio, export, request, token), progress)
+            published = _run_with_progress(publishing.publish(studio, export, request, token), progress)
     out.show(published, f"Published: {published.url}", as_json)
 
 
@@ -81,7 +83,7 @@ def reproduce(
     print(f"{path}\nWithout the studio: {reproduction.plain}\nWith it: {reproduction.command}")
 
 
-def _followed(steps: Any, progress: Any) -> Any:
+def _run_with_progress(steps: Any, progress: Any) -> Any:
     """Run a step-by-step task, showing its progress, and return its result."""
     try:
         while True:

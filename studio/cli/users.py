@@ -30,30 +30,34 @@ def add(context: typer.Context, name: str, password_stdin: FromStdin = False, as
     """Add an account; the command asks for its password."""
     settings: Settings = context.obj
     account = accounts.add(settings, name, _password(password_stdin))
-    out.show(_shown(account), f"{account.name} can sign in. From the next start on, everyone must.", as_json)
+    out.show(_without_hash(account), f"{account.name} can sign in. From the next start on, everyone must.", as_json)
 
 
 @app.command("list")
 def list_users(context: typer.Context, as_json: Json = False) -> None:
     """List the accounts."""
-    out.table([_shown(account) for account in accounts.every(context.obj)], ("name", "created"), as_json, "users")
+    out.table(
+        [_without_hash(account) for account in accounts.every(context.obj)], ("name", "created"), as_json, "users"
+    )
 
 
 @app.command()
 def remove(context: typer.Context, name: str, as_json: Json = False) -> None:
     """Remove an account; what it made stays in the home."""
     account = accounts.remove(context.obj, name)
-    out.show(_shown(account), f"{account.name} cannot sign in any more. What it made stays in the home.", as_json)
+    out.show(
+        _without_hash(account), f"{account.name} cannot sign in any more. What it made stays in the home.", as_json
+    )
 
 
 @app.command()
 def passwd(context: typer.Context, name: str, password_stdin: FromStdin = False, as_json: Json = False) -> None:
     """Change a password; anyone signed in with the old one is signed out."""
     account = accounts.change_password(context.obj, name, _password(password_stdin))
-    out.show(_shown(account), f"The password of {account.name} is changed.", as_json)
+    out.show(_without_hash(account), f"The password of {account.name} is changed.", as_json)
 
 
-def _shown(account: Account) -> Shown:
+def _without_hash(account: Account) -> Shown:
     return Shown(account.name, account.created)
 
 

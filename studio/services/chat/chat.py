@@ -95,18 +95,18 @@ def ask(
     `session` names the asker, who alone may stop the answer. Raises Conflict when this session's last question is still
     being answered, Unavailable when the worker dies.
     """
-    if any(not talk or not talk[-1]["content"].strip() for talk in conversations):
+    if any(not conversation or not conversation[-1]["content"].strip() for conversation in conversations):
         raise BadInput("Write a question first.")
     quotas.check_chat(studio)
     room, visitor = studio.state(ChatSession), studio.visitor
     owner = visitor.owner
     state = ChatState("", tuple(Answer() for _ in sides))
-    with room.line.join(_asker(owner, session)) as ticket:
+    with room.line.join(_qualified(owner, session)) as ticket:
         reported = -1
         while (ahead := room.line.ahead(ticket)) and not ticket.stopped:
             if ahead != reported:
                 reported = ahead
-                yield replace(state, status=f"{_before(ahead)} before yours.")
+                yield replace(state, status=f"{_ahead_words(ahead)} before yours.")
             room.line.wait(ticket, 1.0)
         if ticket.stopped:
             yield _stopped(state)
@@ -130,7 +130,7 @@ def ask(
             quotas.note(studio, visitor, tokens=spent)
 
 
-def _asker(owner: str, session: str) -> str:
+def _qualified(owner: str, session: str) -> str:
     """A session's name with its owner, so that no one can stop another's answer by naming their session."""
     return f"{owner}\0{session}"
 
@@ -141,7 +141,8 @@ def _made_room(room: ChatSession, asker: str) -> str:
     return "" if not name else f"the run {name}" if owner == asker else "another person's run"
 
 
-def _before(ahead: int) -> str:
+def _ahead_words(ahead: int) -> str:
+    """How many questions are answered first, in words."""
     return "One question is answered" if ahead == 1 else f"{ahead} questions are answered"
 
 
@@ -169,8 +170,8 @@ def _answered(
     for side in sides:
         if side.folder is not None and side.identity not in room.seated:
             yield replace(state, status=f"Loading {side.title}")
-            _seat(room, side, {other.identity for other in sides})
-        why = _take_seat(room, side)
+            _load(room, side, {other.identity for other in sides})
+        why = _mark_used(room, side)
         notes += [f"{side.title} answers by itself, after the others: {why}."] if why else []
     state = replace(state, status="Answering", notes=tuple(notes))
     talker = room.talker
@@ -184,9 +185,9 @@ def _answered(
             "column": str(place),
             "name": room.seated[side.identity][0] if side.folder is not None else "base",
             "data": side.data.model_dump(mode="json"),
-            "messages": list(talk),
+            "messages": list(conversation),
         }
-        for place, (side, talk) in enumerate(zip(sides, conversations, strict=True))
+        for place, (side, conversation) in enumerate(zip(sides, conversations, strict=True))
     ]
     talker.tell({"op": "ask", "id": room.asked, "sides": payload, **asdict(sampling)})
     if ticket.stopped:  # stopped before the worker received the question
@@ -209,16 +210,16 @@ def _open(studio: Studio, base: tuple[str, str]) -> None:
             raise StudioError(access.for_reader(studio, str(reply.get("message"))))
 
 
-def _seat(room: ChatSession, side: Side, in_use: set[tuple[str, int]]) -> None:
+def _load(room: ChatSession, side: Side, in_use: set[tuple[str, int]]) -> None:
     """Load the weights of a side; the least recently used ones are dropped for it."""
     for key in [key for key in room.seated if key not in in_use][: max(0, len(room.seated) + 1 - _SEATS)]:
-        _do(room, {"op": "drop", "name": room.seated.pop(key)[0]})
+        _command(room, {"op": "drop", "name": room.seated.pop(key)[0]})
     name = f"{room.asked}.{len(room.seated)}.{side.key}"
-    loaded = _do(room, {"op": "load", "name": name, "folder": str(side.folder)})
+    loaded = _command(room, {"op": "load", "name": name, "folder": str(side.folder)})
     room.seated[side.identity] = name, str(loaded.get("alone", ""))
 
 
-def _take_seat(room: ChatSession, side: Side) -> str:
+def _mark_used(room: ChatSession, side: Side) -> str:
     """Mark a side as used now; returns why it needs a separate forward pass, or an empty string."""
     if side.folder is None:
         return ""
@@ -226,7 +227,7 @@ def _take_seat(room: ChatSession, side: Side) -> str:
     return seat[1]
 
 
-def _do(room: ChatSession, message: dict[str, Any]) -> dict[str, Any]:
+def _command(room: ChatSession, message: dict[str, Any]) -> dict[str, Any]:
     """Send the worker a command other than a question. A failure leaves its state unknown, so it is then closed."""
     talker = room.talker
     if talker is None:
@@ -244,10 +245,10 @@ def _do(room: ChatSession, message: dict[str, Any]) -> dict[str, Any]:
 
 def _listen(room: ChatSession, talker: ChatProcess, state: ChatState) -> Iterator[ChatState]:
     """Yield the answers as they arrive. If the asker leaves before the end, they are stopped."""
-    ours, over = room.asked, False
+    question, over = room.asked, False
     try:
         for reply in talker.replies(_PATIENCE):
-            if reply.get("id") != ours:
+            if reply.get("id") != question:
                 continue
             kind = reply.get("kind")
             if kind == "error":
@@ -262,10 +263,10 @@ def _listen(room: ChatSession, talker: ChatProcess, state: ChatState) -> Iterato
                 yield state
     finally:
         if not over:
-            _hush(room, talker, ours)
+            _stop_answer(room, talker, question)
 
 
-def _hush(room: ChatSession, talker: ChatProcess, asked: int) -> None:
+def _stop_answer(room: ChatSession, talker: ChatProcess, asked: int) -> None:
     """Have the worker stop, so that it is ready for the next question; a worker that does not respond is closed."""
     try:
         talker.tell({"op": "stop", "id": asked})
@@ -300,14 +301,14 @@ def _updated(answers: tuple[Answer, ...], reply: dict[str, Any]) -> tuple[Answer
 def stop(studio: Studio, session: str) -> None:
     """Stop the answer that the asker's `session` is receiving or waiting for."""
     room = studio.state(ChatSession)
-    if room.line.stop(_asker(studio.owner, session)) and room.talker is not None:
+    if room.line.stop(_qualified(studio.owner, session)) and room.talker is not None:
         with contextlib.suppress(Unavailable):
             room.talker.tell({"op": "stop", "id": room.asked})
 
 
 def stop_all(studio: Studio) -> int:
     """Stop every answer that the asker is receiving or waiting for, in any session; returns how many."""
-    prefix = _asker(studio.owner, "")
+    prefix = _qualified(studio.owner, "")
     mine = [session for session in studio.state(ChatSession).line.sessions() if session.startswith(prefix)]
     for session in mine:
         stop(studio, session.removeprefix(prefix))
@@ -335,7 +336,7 @@ def let_go(studio: Studio, run_id: str) -> bool:
             return run_id not in room.answering
         for key in [key for key in room.seated if Path(key[0]).is_relative_to(folder)]:
             with contextlib.suppress(StudioError):  # a worker that has ended has nothing loaded
-                _do(room, {"op": "drop", "name": room.seated.pop(key)[0]})
+                _command(room, {"op": "drop", "name": room.seated.pop(key)[0]})
     return True
 
 

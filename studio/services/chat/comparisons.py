@@ -121,16 +121,16 @@ def with_answers(turn: Turn, state: ChatState) -> Turn:
 
 def messages(comparison: Comparison, turn: Turn) -> list[list[Message]]:
     """Messages for each side of a new turn: the system prompt, its earlier questions and answers, the question."""
-    talks = []
+    conversations = []
     for who in turn.sides:
-        talk: list[Message] = [{"role": "system", "content": turn.system}] if turn.system.strip() else []
+        conversation: list[Message] = [{"role": "system", "content": turn.system}] if turn.system.strip() else []
         for past in comparison.turns:
             pairs = zip(past.sides, past.answers, strict=True)
             previous = next((answer.text for side, answer in pairs if side.written == who.written), None)
             if previous is not None:
-                talk += [{"role": "user", "content": past.question}, {"role": "assistant", "content": previous}]
-        talks.append([*talk, {"role": "user", "content": turn.question}])
-    return talks
+                conversation += [{"role": "user", "content": past.question}, {"role": "assistant", "content": previous}]
+        conversations.append([*conversation, {"role": "user", "content": turn.question}])
+    return conversations
 
 
 def add(comparison: Comparison, turn: Turn) -> Comparison:

@@ -232,8 +232,8 @@ def folder_of(studio: Studio, token: str) -> Path:
 def clean_up(studio: Studio) -> None:
     """Remove checks and downloads older than a day, and uploads that no page took within an hour."""
     settings = studio.settings
-    for place, seconds in ((settings.staging, _DAY), (settings.cache / "hub", _DAY), (settings.uploads, _HOUR)):
-        for path in place.iterdir() if place.is_dir() else ():
+    for root, seconds in ((settings.staging, _DAY), (settings.cache / "hub", _DAY), (settings.uploads, _HOUR)):
+        for path in root.iterdir() if root.is_dir() else ():
             if time.time() - path.stat().st_mtime > seconds:
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
@@ -252,7 +252,7 @@ def rejects(folder: Path, form: str) -> Iterator[str]:
         raise BadInput(f"Rejects are written as .jsonl or .csv, not as .{form}.")
     yield _csv_line(["row", "file", "kind", "field", "reason", "fix", "content"])
     for value in values:
-        yield _csv_line([_harmless(str(cell)) for cell in value.values()])
+        yield _csv_line([_escape_formula(str(cell)) for cell in value.values()])
 
 
 def _reject(finding: Finding) -> dict[str, Any]:
@@ -267,7 +267,8 @@ def _reject(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _harmless(cell: str) -> str:
+def _escape_formula(cell: str) -> str:
+    """A cell that no spreadsheet runs as a formula."""
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
@@ -294,7 +295,7 @@ def work(studio: Studio, folder: Path, order: dict[str, Any], name: str) -> Gene
     try:
         report: dict[str, Any] = (yield from job.run())["report"]
     except Died as died:
-        raise _ended(died, name, settings.read_seconds) from None
+        raise _error_of(died, name, settings.read_seconds) from None
     return report
 
 
@@ -306,7 +307,8 @@ def _fault(line: Mapping[str, Any], name: str) -> BadInput:
     return BadInput(str(line["error"]))
 
 
-def _ended(died: Died, name: str, seconds: float) -> StudioError:
+def _error_of(died: Died, name: str, seconds: float) -> StudioError:
+    """The error for a child process that died: too slow, too large, or as it says itself."""
     if died.timed_out:
         return BadInput(f"Reading {name} took longer than {seconds:g} s and was ended; {limit('read_seconds')}.")
     if died.signal in (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS):

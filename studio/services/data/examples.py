@@ -167,8 +167,10 @@ def measuring(
     cut = counts.at(length)
     edges, bars = counts.histogram()
     of_file = _counts_of_file(studio, key)
-    of_length: dict[str, int] = {kind: len(places) for kind, places in _too_long(counts, length).items() if len(places)}
-    kept = len(counts.totals)
+    of_length: dict[str, int] = {
+        kind: len(places) for kind, places in _cut_positions(counts, length).items() if len(places)
+    }
+    usable = len(counts.totals)
     return LengthView(
         length,
         counts.summary(),
@@ -178,7 +180,7 @@ def measuring(
         cut.tokens_lost,
         cut.answers_lost,
         cut.rows_untrained,
-        verdict(kept + files.left_out(of_file), kept, of_file, length, cut),
+        verdict(usable + files.left_out(of_file), usable, of_file, length, cut),
         {**of_file, **of_length},
     )
 
@@ -218,21 +220,24 @@ def findings(
     counts = jobs.drive(_counts(studio, key, lengths[0], recipe), lambda *_: None)
     length = recipe.data.max_length
     long = [
-        (kind, int(place)) for kind, places in _too_long(counts, length).items() if kind in wanted for place in places
+        (kind, int(place))
+        for kind, places in _cut_positions(counts, length).items()
+        if kind in wanted
+        for place in places
     ]
     for kind, place in long[max(0, offset - total) :][: limit - len(page)]:
-        page.append(Found(_long(kind, counts, place, length), place + 1))
+        page.append(Found(_length_finding(kind, counts, place, length), place + 1))
     return FoundPage(page, total + len(long))
 
 
-def _too_long(counts: Counts, length: int) -> dict[Kind, Any]:
+def _cut_positions(counts: Counts, length: int) -> dict[Kind, Any]:
     """Positions (from 0) of the examples that max_length cuts, each under its most serious kind."""
     untrained = counts.untrained(length)
     lost = np.setdiff1d(counts.lost(length), untrained)
     return {"untrained": untrained, "answer_cut": lost, "cut": np.setdiff1d(counts.cut(length), [*untrained, *lost])}
 
 
-def _long(kind: Kind, counts: Counts, place: int, length: int) -> Finding:
+def _length_finding(kind: Kind, counts: Counts, place: int, length: int) -> Finding:
     """A finding on what max_length, or the template, does to the example at position `place` (from 0)."""
     row, total, held_out = int(counts.rows[place]), int(counts.totals[place]), bool(counts.held_out[place])
     if total <= length:

@@ -100,7 +100,7 @@ def judging(
     for number, (place, row) in enumerate(chosen):
         yield Progress("Asking the judge", number, len(chosen))
         verdicts.append(Verdict(place, _winner(url, model, row, column)))
-    judged = _summed(column, model, str(urlsplit(url).hostname), verdicts)
+    judged = _summary(column, model, str(urlsplit(url).hostname), verdicts)
     write_json(evaluations.folder_of(studio, evaluation_id).path / "judge.json", asdict(judged))
     return judged
 
@@ -126,8 +126,8 @@ def _winner(url: str, model: str, row: Row, column: str) -> str:
     base, other = row.answers[BASE], row.answers[column]
     if base.strip() == other.strip():
         return "tie"  # nothing to ask
-    first = _choice(_ask(url, model, _words(row, base, other)))
-    second = _choice(_ask(url, model, _words(row, other, base)))
+    first = _choice(_ask(url, model, _prompt(row, base, other)))
+    second = _choice(_ask(url, model, _prompt(row, other, base)))
     if not first or not second:
         return "unreadable"
     if (first, second) == ("B", "A"):
@@ -135,7 +135,7 @@ def _winner(url: str, model: str, row: Row, column: str) -> str:
     return BASE if (first, second) == ("A", "B") else "tie"
 
 
-def _words(row: Row, first: str, second: str) -> str:
+def _prompt(row: Row, first: str, second: str) -> str:
     reference = (
         f"<a_good_answer>\n{row.prompt.reference[:_LONGEST]}\n</a_good_answer>\n" if row.prompt.reference else ""
     )
@@ -187,7 +187,7 @@ def _ask(url: str, model: str, text: str) -> str:
     raise Unavailable(f"The judge at {host} did not answer: {reason}. Try again later.")
 
 
-def _summed(column: str, model: str, host: str, verdicts: Sequence[Verdict]) -> Judged:
+def _summary(column: str, model: str, host: str, verdicts: Sequence[Verdict]) -> Judged:
     winners = [verdict.winner for verdict in verdicts]
     won, lost, ties = winners.count(column), winners.count(BASE), winners.count("tie")
     points = [(winner == column) - (winner == BASE) for winner in winners if winner != "unreadable"]

@@ -103,7 +103,7 @@ def start(studio: Studio, key: str, kind: str, request: ExportRequest | None = N
         method = source.recipe.method.method
         raise BadInput(f"A run with method {method} has no {kind} export: {why}. Export it as {other}.")
     dtype = request.dtype or _dtype(studio, source, kind)
-    size = _room(studio, source, request, dtype)
+    size = _disk_space(studio, source, request, dtype)
     free_space_or_raise(studio.settings.exports, size, f"Exporting the {kind} of {source.name}")
     model = models.get(studio, source.model)
     spec = {
@@ -133,7 +133,7 @@ def start(studio: Studio, key: str, kind: str, request: ExportRequest | None = N
     }
     files = {
         "export.json": json.dumps(spec, ensure_ascii=False, indent=1),
-        "asks.json": json.dumps(_talks(studio, source), ensure_ascii=False),
+        "asks.json": json.dumps(_conversations(studio, source), ensure_ascii=False),
     }
     # The run cannot be moved to the trash before its worker has started.
     with contextlib.nullcontext() if source.step is None else about.held(source.run):
@@ -154,7 +154,7 @@ def _dtype(studio: Studio, source: Source, kind: str) -> str:
     return "float32" if needed < facts.memory_total - facts.memory_used else own
 
 
-def _room(studio: Studio, source: Source, request: ExportRequest, dtype: str) -> int:
+def _disk_space(studio: Studio, source: Source, request: ExportRequest, dtype: str) -> int:
     """Largest disk space in bytes that an export takes while it is made."""
     sizes = targets.sizes(studio, source, dtype)
     if request.kind == "adapter":
@@ -170,15 +170,15 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"
 
 
-def _talks(studio: Studio, source: Source) -> list[list[dict[str, str]]]:
+def _conversations(studio: Studio, source: Source) -> list[list[dict[str, str]]]:
     """Held-out conversations without their answers, the same ones for the same recipe."""
-    talks = [
+    conversations = [
         [dict(message) for message in record.messages[:-1]]
         for record in trained_weights.held_out(studio, source.id)
         if len(record.messages) > 1
     ]
-    random.Random(source.recipe.schedule.seed).shuffle(talks)  # noqa: S311 no secret
-    return talks[:_ASKED]
+    random.Random(source.recipe.schedule.seed).shuffle(conversations)  # noqa: S311 no secret
+    return conversations[:_ASKED]
 
 
 def _evaluated(studio: Studio, source: Source) -> list[str]:

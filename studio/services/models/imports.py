@@ -73,7 +73,7 @@ def add(studio: Studio, source: str, request: ImportRequest, *, folders: bool = 
 def from_folder(studio: Studio, folder: Path, request: ImportRequest) -> Steps:
     """Import a folder of this machine; the folder is not changed."""
     yield Progress("Copying the needed files of the folder", 0, 0)
-    with _aside(studio) as into:
+    with _temporary_folder(studio) as into:
         taken = foreign_files.take_folder(folder, into)
         return (yield from _add(studio, taken, request, folder.name, {"from": str(folder), "by": "folder"}))
 
@@ -81,7 +81,7 @@ def from_folder(studio: Studio, folder: Path, request: ImportRequest) -> Steps:
 def from_zip(studio: Studio, path: Path, request: ImportRequest, called: str) -> Steps:
     """Import a zip. called: the name that its owner knows it by."""
     yield Progress("Unpacking the zip", 0, 0)
-    with _aside(studio) as into:
+    with _temporary_folder(studio) as into:
         taken = foreign_files.take_zip(path, into, studio.settings.max_compression_ratio)
         return (yield from _add(studio, taken, request, Path(called).stem, {"from": called[:200], "by": "zip"}))
 
@@ -99,7 +99,7 @@ def from_hub(studio: Studio, hub_id: str, request: ImportRequest) -> Steps:
     """Import a repository of the Hugging Face hub: the same files, selected by their names and sizes there."""
     if studio.settings.offline:
         raise Unavailable(f"{hub_id} must come from the Hugging Face hub, but this studio is set to stay offline.")
-    with _aside(studio) as into:
+    with _temporary_folder(studio) as into:
         online = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"} | hub_environment(access.own_token(studio))
         log = into.parent / f"{into.name}.log"
         missing = f"The download of {hub_id} ended without a result. Try again."
@@ -152,10 +152,10 @@ def _add(studio: Studio, taken: Taken, request: ImportRequest, called: str, orig
     else:
         base, config = _adapter(studio, folder, tensors, request, where)
     yield Progress("Trying its tokenizer and chat template", 0, 0)
-    template = _probed(studio, folder, models.folder_of(studio, base), where)
+    template = _own_template(studio, folder, models.folder_of(studio, base), where)
     recipe = _recipe(studio, base, config, template, whole)
     origin |= {"sha256": sha256(folder / weights[0]), "left": list(taken.left[:100]), "licence": _licence(readme)}
-    _complete(folder, models.folder_of(studio, base), template)
+    _add_tokenizer(folder, models.folder_of(studio, base), template)
     yield Progress("Adding it to the list", 0, 0)
     name = re.sub(r"[@\s]+", " ", request.name or called).strip()[:70] or "adapter"
     new = New(name, "imported", recipe, origin)
@@ -235,7 +235,7 @@ def _known_base(studio: Studio, named: str) -> str:
     return match
 
 
-def _probed(studio: Studio, folder: Path, base: Path, where: str) -> str:
+def _own_template(studio: Studio, folder: Path, base: Path, where: str) -> str:
     """An import's chat template, tried in a bounded child process; empty if it has none or its base's."""
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json"):
         if (folder / name).is_file() and name == "tokenizer_config.json":
@@ -286,7 +286,7 @@ def _recipe(studio: Studio, base: str, config: dict[str, Any], template: str, wh
     return Recipe().with_values(values)
 
 
-def _complete(folder: Path, base: Path, template: str) -> None:
+def _add_tokenizer(folder: Path, base: Path, template: str) -> None:
     """Put the base's tokenizer next to the weights, since they are asked with it, and the import's own template."""
     for name in TOKENIZER:
         (folder / name).unlink(missing_ok=True)
@@ -323,7 +323,7 @@ def _names(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _aside(studio: Studio) -> "Iterator[Path]":
+def _temporary_folder(studio: Studio) -> "Iterator[Path]":
     """A temporary folder that is always removed; what a kill leaves is removed after a day."""
     folder = Path(tempfile.mkdtemp(prefix=time.strftime("import-%H%M%S-"), dir=studio.settings.staging))
     try:

@@ -131,8 +131,8 @@ def allowed(studio: Studio) -> list[str]:
 
 
 def _may_use(studio: Studio, model_id: str) -> bool:
-    named = allowed(studio)
-    return not named or model_id in {_local_name(name) for name in named}
+    offered = allowed(studio)
+    return not offered or model_id in {_local_name(name) for name in offered}
 
 
 def _local_name(source: str) -> str:
@@ -142,9 +142,9 @@ def _local_name(source: str) -> str:
 
 def _check_source(studio: Studio, source: str) -> None:
     """Raise BadInput if the asker may not add this: visitors add no folders, and on a hosted studio only its models."""
-    named = allowed(studio)
-    if named and source.lower() not in {name.lower() for name in named}:
-        raise BadInput(_OFFERED.format(", ".join(named)))
+    offered = allowed(studio)
+    if offered and source.lower() not in {name.lower() for name in offered}:
+        raise BadInput(_OFFERED.format(", ".join(offered)))
     if (
         studio.for_visitors
         and studio.owner != LOCAL.owner
@@ -190,8 +190,8 @@ def known_shape(studio: Studio, model_id: str, *, ask_hub: bool = False) -> Mode
         return shape_of(studio, model_id)
     with contextlib.suppress(NotFound):
         return catalogue.shape(model_id)
-    kept = studio.settings.cache / "shapes" / f"{_clean(model_id)}.json"
-    document = read_json(kept) if not allowed(studio) else None
+    cached = studio.settings.cache / "shapes" / f"{_clean(model_id)}.json"
+    document = read_json(cached) if not allowed(studio) else None
     if document is None and ask_hub and not allowed(studio) and _HUB_ID.fullmatch(model_id):
         if studio.settings.offline:
             raise Unavailable(
@@ -200,8 +200,8 @@ def known_shape(studio: Studio, model_id: str, *, ask_hub: bool = False) -> Mode
             )
         config, tensors = hub_shape.read(model_id)
         document = {"config": config, "tensors": tensors}
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(kept, document)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        write_json(cached, document)
     if document is not None:
         return _shape_of_hub(model_id, json.dumps(document))
     return shape_of(studio, model_id)  # raises NotFound that lists the known models

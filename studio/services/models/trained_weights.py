@@ -81,7 +81,7 @@ def find(studio: Studio, written: str, newest: bool = True) -> Source:
         raise BadInput(f"{written!r} is not a source: write RUN, RUN@STEP or the name of an adapter.")
     known = adapters.find(studio, match["run"])
     if known is not None:
-        return _of_store(studio, written, known, match["step"])
+        return _adapter_source(studio, written, known, match["step"])
     info = runs.get(studio, match["run"])
     run, recipe = studio.run_dir(info.id), runs.recipe_of(studio, info.id)
     runs.refuse_trashed(run, info.name)
@@ -92,7 +92,7 @@ def find(studio: Studio, written: str, newest: bool = True) -> Source:
     )
 
 
-def _of_store(studio: Studio, written: str, info: AdapterInfo, step: str | None) -> Source:
+def _adapter_source(studio: Studio, written: str, info: AdapterInfo, step: str | None) -> Source:
     if step is not None:
         raise BadInput(f"{info.name} is not a run: it has no checkpoints. Leave @{step} out.")
     run = RunDir(studio.settings.adapters / info.id)

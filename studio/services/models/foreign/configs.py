@@ -72,12 +72,12 @@ def adapter(path: Path, where: str) -> dict[str, Any]:
                 raise BadInput(f"adapter_config.json of {where} has {key} = {_short(value)}: it must be {words}.")
             taken[key] = value
         elif key in _MUST_BE_EMPTY or key in _CODE:
-            if _says_something(value):
+            if _is_set(value):
                 raise BadInput(
                     f"adapter_config.json of {where} sets {key}, which is not accepted: it changes the base or loads "
                     "something that is not in the adapter. Save the adapter without it."
                 )
-        elif _says_something(value):
+        elif _is_set(value):
             raise BadInput(f"adapter_config.json of {where} sets {_short(key)}, which is unknown here. Remove it.")
     for key in _NEEDED[kind]:
         if taken.get(key) in (None, []):
@@ -144,10 +144,10 @@ def _same_kind(value: Any, base: Any) -> bool:
     return isinstance(base, str) and isinstance(value, str) and _PLAIN.fullmatch(value) is not None
 
 
-def _says_something(value: Any) -> bool:
+def _is_set(value: Any) -> bool:
     """Whether a setting is more than empty; {"ephemeral_gpu_offload": false} counts as empty."""
     if isinstance(value, dict):
-        return any(_says_something(part) for part in value.values())
+        return any(_is_set(part) for part in value.values())
     return bool(value)
 
 
@@ -178,11 +178,11 @@ def _maybe(check: tuple[Check, str]) -> tuple[Check, str]:
 
 
 def _layers(value: Any) -> bool:
-    whole = [value] if type(value) is int else value
+    layers = [value] if type(value) is int else value
     return (
-        isinstance(whole, list)
-        and len(whole) <= 1000
-        and all(type(layer) is int and 0 <= layer < 1000 for layer in whole)
+        isinstance(layers, list)
+        and len(layers) <= 1000
+        and all(type(layer) is int and 0 <= layer < 1000 for layer in layers)
     )
 
 

@@ -136,7 +136,7 @@ def take_folder(source: Path, into: Path) -> Taken:
                 raise BadInput(f"{where} has more than {_MOST_ENTRIES:,} entries: it is not the folder of an adapter.")
     files = {entry.name: Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False)}
     kind = kind_of(files, where)
-    chosen = {name: _inside(path, source, where) for name, path in files.items() if _is_wanted(name)}
+    chosen = {name: _real_file(path, source, where) for name, path in files.items() if _is_wanted(name)}
     total = check_sizes({name: path.stat().st_size for name, path in chosen.items()}, where)
     free_space_or_raise(into, 2 * total + MIB, f"Adding {where}")
     for name, path in chosen.items():
@@ -149,7 +149,7 @@ def take_folder(source: Path, into: Path) -> Taken:
     return Taken(into, kind, tuple(sorted(set(files) - set(chosen))))
 
 
-def _inside(path: Path, folder: Path, where: str) -> Path:
+def _real_file(path: Path, folder: Path, where: str) -> Path:
     """The real file. A link may lead to another file of the folder, or into the hub cache that contains the folder."""
     try:
         real, home = path.resolve(strict=True), folder.resolve(strict=True)

@@ -21,10 +21,10 @@ class _Base:
         self._bare = {name.partition(".")[2]: size for name, size in self._sizes.items()}
 
     def size(self, name: str) -> tuple[int, ...] | None:
-        found = self._sizes.get(name) or self._sizes.get(name.partition(".")[2]) or self._bare.get(name)
-        if found is None and name in ("lm_head.weight", "embed_out.weight") and self.shape.tied:
+        size = self._sizes.get(name) or self._sizes.get(name.partition(".")[2]) or self._bare.get(name)
+        if size is None and name in ("lm_head.weight", "embed_out.weight") and self.shape.tied:
             return self.shape.vocabulary, self.shape.hidden
-        return found
+        return size
 
     def features(self, path: str) -> tuple[int, int] | None:
         """Input and output size of a layer."""
@@ -66,8 +66,8 @@ def check_adapter(config: dict[str, Any], tensors: Sequence[Tensor], shape: Mode
         wanted, why = _wanted(tensor.name.removeprefix(_PREFIX), config, known, base)
         if tensor.shape not in wanted:
             raise BadInput(
-                f"{_short(tensor.name)} is {_by(tensor.shape)}, and {base}{why} needs {_by(wanted[0])}. Choose the "
-                "base that it was trained on."
+                f"{_short(tensor.name)} is {_dimensions(tensor.shape)}, and {base}{why} needs "
+                f"{_dimensions(wanted[0])}. Choose the base that it was trained on."
             )
         for left, right in ((".lora_A.", ".lora_B."), (".lora_embedding_A", ".lora_embedding_B")):
             for own, partner in ((left, right), (right, left)):
@@ -132,12 +132,12 @@ def _of_base(name: str, config: dict[str, Any], known: _Base, base: str) -> tupl
 
 
 def _features(path: str, known: _Base, base: str) -> tuple[int, int]:
-    found = known.features(path)
-    if found is None:
+    sizes = known.features(path)
+    if sizes is None:
         raise BadInput(
             f"{base} has no layer {_short(path)}, which the adapter changes. Choose the base it was trained on."
         )
-    return found
+    return sizes
 
 
 def _rank(path: str, config: dict[str, Any]) -> int:
@@ -160,9 +160,10 @@ def _check_tokens(config: dict[str, Any], tensors: Sequence[Tensor], shape: Mode
         if config.get(key) is not None and config[key] not in allowed:
             raise BadInput(f"The adapter was made for {key} {config[key]}, and {base} has {size}. Choose its own base.")
     if [tensor.name for tensor in tensors] != ["prompt_embeddings"] or tensors[0].shape != (count, width):
-        listing = ", ".join(f"{_short(tensor.name)} {_by(tensor.shape)}" for tensor in tensors[:3])
+        listing = ", ".join(f"{_short(tensor.name)} {_dimensions(tensor.shape)}" for tensor in tensors[:3])
         raise BadInput(
-            f"{base} and {count} virtual tokens need prompt_embeddings {_by((count, width))}; the file has {listing}."
+            f"{base} and {count} virtual tokens need prompt_embeddings {_dimensions((count, width))}; the file has "
+            f"{listing}."
         )
 
 
@@ -179,11 +180,12 @@ def same_model(tensors: Sequence[Tensor], shape: ModelShape) -> str:
         if name not in base:
             return f"it has {_short(name)}, which the base does not have"
         if mine[name] != base[name]:
-            return f"{_short(name)} is {_by(mine[name])} and the base's {_by(base[name])}"
+            return f"{_short(name)} is {_dimensions(mine[name])} and the base's {_dimensions(base[name])}"
     return ""
 
 
-def _by(size: Sequence[int]) -> str:
+def _dimensions(size: Sequence[int]) -> str:
+    """A shape in words, such as 8 × 32."""
     return " × ".join(map(str, size)) or "a single number"
 
 

@@ -91,7 +91,7 @@ def _parsed(text: bytes, name: str) -> dict[str, Any]:
     return header
 
 
-def _tensors(header: dict[str, Any], room: int, name: str) -> list[Tensor]:
+def _tensors(header: dict[str, Any], size: int, name: str) -> list[Tensor]:
     tensors: list[Tensor] = []
     ranges: list[tuple[int, int, str]] = []
     for tensor, entry in header.items():
@@ -105,7 +105,7 @@ def _tensors(header: dict[str, Any], room: int, name: str) -> list[Tensor]:
             raise BadInput(f"The tensor {_short(tensor)} in {name} is of the unknown type {_short(dtype)}.")
         if not _whole(shape) or len(shape) > _MOST_DIMENSIONS:
             raise BadInput(f"The tensor {_short(tensor)} in {name} has the odd shape {_short(shape)}. It is refused.")
-        if not _whole(offsets) or len(offsets) != 2 or not 0 <= offsets[0] <= offsets[1] <= room:
+        if not _whole(offsets) or len(offsets) != 2 or not 0 <= offsets[0] <= offsets[1] <= size:
             raise BadInput(f"The tensor {_short(tensor)} is outside the file {name}. The file is truncated or damaged.")
         if prod(shape) * BYTES[dtype] != offsets[1] - offsets[0]:
             raise BadInput(
@@ -119,8 +119,8 @@ def _tensors(header: dict[str, Any], room: int, name: str) -> list[Tensor]:
             how = "overlaps another" if begin < reached else "leaves a gap before it"
             raise BadInput(f"The tensor {_short(tensor)} in {name} {how}: the file hides something or is damaged.")
         reached = end
-    if reached != room:
-        raise BadInput(f"{name} has {room - reached:,} bytes after its last tensor: it hides something or is damaged.")
+    if reached != size:
+        raise BadInput(f"{name} has {size - reached:,} bytes after its last tensor: it hides something or is damaged.")
     return tensors
 
 
