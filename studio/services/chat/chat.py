@@ -172,7 +172,7 @@ def _answered(
             yield replace(state, status=f"Loading {side.title}")
             _load(room, side, {other.identity for other in sides})
         why = _mark_used(room, side)
-        notes += [f"{side.title} answers by itself, after the others: {why}."] if why else []
+        notes += [f"{side.title} answers separately, after the others: {why}."] if why else []
     state = replace(state, status="Answering", notes=tuple(notes))
     talker = room.talker
     if ticket.stopped or talker is None:

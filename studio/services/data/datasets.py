@@ -162,7 +162,9 @@ def delete(studio: Studio, dataset_id: str) -> DatasetInfo:
         raise NotFound(f"{info.name} is shared with everyone: it cannot be deleted.")
     if needed := len(users(studio).get(info.id, ())):
         many = "1 thing" if needed == 1 else f"{needed} things"
-        raise Conflict(f"{many} here (runs, adapters, evaluations) need the dataset {info.name}. Delete them first.")
+        raise Conflict(
+            f"The dataset {info.name} is needed by {many} here (runs, adapters, evaluations). Delete them first."
+        )
     folder = studio.settings.datasets / info.id
     vanish(folder)
     cache.forget(folder, studio.settings.cache / "tokens")

@@ -151,7 +151,7 @@ def _add(studio: Studio, taken: Taken, request: ImportRequest, called: str, orig
         base, config = _model(studio, folder, tensors, request, where)
     else:
         base, config = _adapter(studio, folder, tensors, request, where)
-    yield Progress("Trying its tokenizer and chat template", 0, 0)
+    yield Progress("Checking the tokenizer and chat template", 0, 0)
     template = _own_template(studio, folder, models.folder_of(studio, base), where)
     recipe = _recipe(studio, base, config, template, whole)
     origin |= {"sha256": sha256(folder / weights[0]), "left": list(taken.left[:100]), "licence": _licence(readme)}
@@ -249,7 +249,7 @@ def _own_template(studio: Studio, folder: Path, base: Path, where: str) -> str:
     job = jobs.ShortJob(
         "studio.dataset.probe", arguments, log, "template", seconds=_PROBE_SECONDS,
         fault=lambda line: BadInput(f"{where}: {line['error']}"),
-        missing=f"The tokenizer of {where} could not be tried. Try again.",
+        missing=f"The tokenizer of {where} could not be checked. Try again.",
     )  # fmt: skip
     try:
         template = str(jobs.drive(job.run(), lambda *_: None)["template"])

@@ -246,7 +246,7 @@ def _copy(source: IO[bytes], target: Path, most: int, what: str) -> None:
         while chunk := source.read(_CHUNK):
             done += len(chunk)
             if done > most:
-                raise BadInput(f"{what} is larger than it says. It is refused.")
+                raise BadInput(f"{what} is larger than its listed size. It is refused.")
             out.write(chunk)
 
 

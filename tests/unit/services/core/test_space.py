@@ -372,7 +372,7 @@ def test_what_is_in_use_is_kept_and_said(hosted: tuple[Studio, Things], monkeypa
     with acting(ANN):
         assert {info.id for info in runs.list_runs(studio)} == {things.ids["run"], things.ids["waiting"]}
         assert datasets.get(studio, things.ids["dataset"]).name == "heron-data"
-        with pytest.raises(Conflict, match="need the dataset"):
+        with pytest.raises(Conflict, match="is needed by"):
             datasets.delete(studio, things.ids["dataset"])
 
 
