@@ -1,10 +1,10 @@
-"""The one description of a run.
+"""Recipe: the complete description of a run.
 
 Form, tooltips, validation, YAML, command-line flags, database row and worker input all derive from `Recipe`. Every
-field (recipe/fields/) states once: its type, bounds, default, unit, the library argument it becomes and a help text
-with a number in it. A recipe, a dataset's hash and the library versions reproduce a run.
+field (recipe/fields/) states its type, bounds, default, unit, the library argument it becomes and a help text with a
+number in it, once. A recipe, a dataset's hash and the library versions reproduce a run.
 
-What it does not do: decide whether a model or dataset exists (services do) or read either (dataset, engine do).
+Whether a model or dataset exists is checked by the services; dataset and engine read them.
 """
 
 import difflib
@@ -25,8 +25,8 @@ from studio.recipe.fields import Data, Evaluation, Method, Model, Optimizer, Out
 
 VERSION = 1
 
-# On a CPU, runs whose longest example has at most so many tokens compute attention as plain products, which beat the
-# CPU's flash kernel there (benchmarks/RESULTS.md). Engine and estimate must agree on it, so it stands here.
+# On a CPU, runs whose longest example has at most this many tokens compute attention as plain matrix products, which
+# are faster than the CPU's flash kernel there (benchmarks/RESULTS.md). Shared by engine and estimate, which must agree.
 PLAIN_ATTENTION_TOKENS = 256
 
 
@@ -34,11 +34,11 @@ _LONGEST = 1_000_000  # characters of a recipe file
 
 
 class Recipe(Theme):
-    """What to train and how. `Recipe.load` reads YAML of this or an earlier version."""
+    """What to train and how. `Recipe.load` reads YAML of this version."""
 
     version: Literal[1] = 1
     name: str = Field(
-        "", title="Name", description="What you call the run. Empty: the dataset's name and a number.", max_length=80
+        "", title="Name", description="Name of the run. Empty: the dataset's name and a number.", max_length=80
     )
     model: Model = Field(default_factory=Model, title="Model")
     data: Data = Field(default_factory=Data, title="Data")
@@ -51,31 +51,39 @@ class Recipe(Theme):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        """Refuse what the libraries cannot do together, in words that name both fields."""
+        """Refuse combinations that the libraries do not support; the message names both fields."""
         method, held = self.method, self.quantization.quantization
         if method.method == "full" and held != "none":
             raise ValueError(f"method full trains every weight, and quantization {held} freezes them: use none")
         if method.method == "lora":
             if method.init_lora_weights in ("pissa", "olora") and held != "none":
                 raise ValueError(
-                    f"init_lora_weights {method.init_lora_weights} takes the base apart in full precision, and "
+                    f"init_lora_weights {method.init_lora_weights} decomposes the base in full precision, and "
                     f"quantization {held} has rounded it: use none, or init_lora_weights loftq"
                 )
             if method.init_lora_weights == "loftq" and not self.quantization.four_bit:
-                raise ValueError("init_lora_weights loftq makes up for 4-bit rounding: set quantization to nf4 or fp4")
+                raise ValueError(
+                    "init_lora_weights loftq compensates for 4-bit rounding: set quantization to nf4 or fp4"
+                )
             if method.loraplus_lr_ratio and self.optimizer.optim != "adamw_torch":
                 raise ValueError(f"loraplus_lr_ratio works with optim adamw_torch, not {self.optimizer.optim}")
         if method.method in ("prompt", "prefix") and self.schedule.packing:
-            raise ValueError(f"packing lays examples behind each other, and method {method.method} begins each anew")
+            raise ValueError(
+                f"packing concatenates examples, and method {method.method} needs its virtual tokens before each one: "
+                "turn packing off"
+            )
         if method.method == "prefix" and self.schedule.gradient_checkpointing:
-            raise ValueError("method prefix keeps its keys and values in the cache that gradient_checkpointing drops")
+            raise ValueError(
+                "method prefix stores its keys and values in the cache that gradient_checkpointing drops: "
+                "turn gradient_checkpointing off"
+            )
         if self.evaluation.early_stopping_patience and not self.evaluation.eval_steps:
             raise ValueError("early_stopping_patience counts evaluations: set eval_steps as well")
         return self
 
     @property
     def effective_batch(self) -> int:
-        """Examples behind one optimizer step."""
+        """Number of examples per optimizer step."""
         return self.schedule.per_device_train_batch_size * self.schedule.gradient_accumulation_steps
 
     def total_steps(self, examples: int) -> int:
@@ -83,17 +91,17 @@ class Recipe(Theme):
         if self.schedule.max_steps > 0:
             return self.schedule.max_steps
         batches = math.ceil(examples / self.schedule.per_device_train_batch_size)
-        # transformers counts a last, incomplete accumulation as a step of its own.
+        # transformers counts a last, incomplete accumulation as a full step.
         per_epoch = max(1, math.ceil(batches / self.schedule.gradient_accumulation_steps))
         return max(1, math.ceil(self.schedule.num_train_epochs * per_epoch))
 
     def get(self, name: str) -> Any:
-        """The value of the field called `name`, wherever it stands."""
+        """The value of the field called `name`, in whichever section it is."""
         known = find_field(name)
         return getattr(getattr(self, known.theme), known.name)
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
-        """A copy in which the named fields have new values; raises BadInput naming the field that is wrong."""
+        """Copy of the recipe with new values for the named fields; raises BadInput that names each wrong field."""
         document = self.model_dump()
         for name, value in values.items():
             if name == "name":
@@ -109,14 +117,14 @@ class Recipe(Theme):
 
     @classmethod
     def parse(cls, document: Any, source: str) -> Self:
-        """Check a document (a mapping) from `source`; raises BadInput that names each wrong field."""
+        """Validate a document (a mapping) read from `source`; raises BadInput that names each wrong field."""
         if not isinstance(document, Mapping):
-            raise BadInput(f"{source} is not a recipe: it should be a list of settings such as `model:` and `data:`.")
+            raise BadInput(
+                f"{source} is not a recipe: it should be a mapping of settings such as `model:` and `data:`."
+            )
         version = document.get("version", VERSION)
         if version != VERSION:
-            raise BadInput(
-                f"{source}: version {version!r} is unknown here; this studio reads recipes of version {VERSION}."
-            )
+            raise BadInput(f"{source}: version {version!r} is unknown; this studio reads recipes of version {VERSION}.")
         try:
             return cls.model_validate(document)
         except ValidationError as error:
@@ -129,7 +137,7 @@ class Recipe(Theme):
             with path.open(encoding="utf-8") as file:
                 text = file.read(_LONGEST + 1)
             if len(text) > _LONGEST:
-                raise BadInput(f"{path} is no recipe: it is longer than {_LONGEST:,} characters.")
+                raise BadInput(f"{path} is not a recipe: it is longer than {_LONGEST:,} characters.")
             document = yaml_loader.read(text)
         except FileNotFoundError:
             raise BadInput(f"There is no recipe file {path}.") from None
@@ -144,7 +152,7 @@ class Recipe(Theme):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One field of the recipe as form, tooltips, CLI and docs need it."""
+    """One field of the recipe, with what form, tooltips, CLI and docs show of it."""
 
     name: str
     theme: str
@@ -173,7 +181,7 @@ class Known:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods that the field means something for; empty for all."""
+        """The training methods the field applies to; empty means all."""
         return tuple(self._extra["methods"])
 
     @property
@@ -182,7 +190,7 @@ class Known:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The allowed words of a field that has a fixed set of them, else empty."""
+        """Allowed values of a field with a fixed set of them, else empty."""
         annotation = self.info.annotation
         return get_args(annotation) if get_origin(annotation) is Literal else ()
 
@@ -233,14 +241,14 @@ _BY_NAME = {known.name: known for known in all_fields()}
 
 
 def nearest_field(wrong: str) -> Known | None:
-    """The field someone most likely meant by `wrong`: its name or its label is close."""
+    """The field whose name or label is closest to `wrong`, or None."""
     words = {known.label.lower(): known for known in _BY_NAME.values()} | _BY_NAME
     near = difflib.get_close_matches(wrong.lower(), words, n=1, cutoff=0.6)
     return words[near[0]] if near else None
 
 
 def find_field(name: str) -> Known:
-    """The field called `name`; raises BadInput with the nearest name when there is none."""
+    """The field called `name`; raises BadInput that suggests the nearest name when there is none."""
     if name not in _BY_NAME:
         near = nearest_field(name)
         hint = f" Did you mean {near.name}?" if near else ""
@@ -249,7 +257,7 @@ def find_field(name: str) -> Known:
 
 
 def from_text(name: str, text: str) -> Any:
-    """The value that `text` from a command line means for field `name`; the recipe checks its bounds."""
+    """Convert `text` from a command line to a value for field `name`; the recipe checks its bounds."""
     known = find_field(name)
     if known.kind is bool:
         words = {
@@ -272,7 +280,7 @@ _LOC_NOISE = re.compile(r"^(function-|literal\[|list\[|str$)")
 
 
 def _plain(error: Mapping[str, Any]) -> str:
-    """One pydantic error as a sentence that names field, value and remedy."""
+    """Format one pydantic error as a sentence that names field, value and remedy."""
     path = [str(part) for part in error["loc"] if not _LOC_NOISE.match(str(part))]
     where = ".".join(path) or "recipe"
     kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
@@ -280,7 +288,7 @@ def _plain(error: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden":
         near = nearest_field(path[-1])
         hint = f"did you mean {near.theme}.{near.name}?" if near else "remove it"
-        return f"{where} is no field of a recipe; {hint}"
+        return f"{where} is not a recipe field; {hint}"
     limits = {
         "greater_than_equal": ("ge", "at least"),
         "greater_than": ("gt", "more than"),

@@ -1,7 +1,7 @@
-"""YAML as a recipe may be written: plain values, and no references.
+"""YAML loader for recipes: plain values, no aliases.
 
-The room of PyYAML's inside: it has no switch for references, so its composer is told. RELIES_ON names what of it is
-used, and what would be broken without it; tests/unit/project/test_contracts.py holds the installed PyYAML to that.
+PyYAML has no switch to refuse aliases, so this module overrides its composer. RELIES_ON lists the PyYAML internals in
+use and what would break without each; tests/unit/project/test_contracts.py checks them against the installed PyYAML.
 """
 
 from typing import Any
@@ -12,14 +12,14 @@ _REFERENCES = "a few lines of references in a recipe could take all memory"
 RELIES_ON = {
     "yaml.SafeLoader.compose_node(self, parent, index)": _REFERENCES,
     "yaml.SafeLoader.check_event(self, *choices)": _REFERENCES,
-    "yaml.SafeLoader.get_mark(self)": "a reference in a recipe would be told without its line",
+    "yaml.SafeLoader.get_mark(self)": "the error for a reference in a recipe would not name its line",
     "yaml.AliasEvent": _REFERENCES,
-    "yaml.MarkedYAMLError().problem_mark": "what is wrong in a recipe would be told without its line",
+    "yaml.MarkedYAMLError().problem_mark": "errors in a recipe would not name their line",
 }
 
 
 class _Plain(yaml.SafeLoader):
-    """YAML without references: no recipe needs one, and a few lines of them can stand for more than fits anywhere."""
+    """Safe YAML loader without aliases: no recipe needs them, and a few lines of nested ones expand without bound."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -28,11 +28,11 @@ class _Plain(yaml.SafeLoader):
 
 
 def read(text: str) -> Any:
-    """The document that a text of YAML holds; raises yaml.YAMLError."""
+    """Parse YAML text into a document; raises yaml.YAMLError."""
     return yaml.load(text, Loader=_Plain)  # noqa: S506 a SafeLoader
 
 
 def line_of(error: BaseException) -> int | None:
-    """The line, from 1, at which reading found something wrong, if it told one."""
+    """Line number, from 1, of a YAML error, or None when the error has none."""
     mark = getattr(error, "problem_mark", None)
     return mark.line + 1 if mark else None

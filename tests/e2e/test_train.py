@@ -146,7 +146,7 @@ def test_a_recipe_is_opened_and_a_wrong_one_changes_nothing(
     page.locator("#open-recipe input[type=file], input[type=file][accept*=yaml]").first.set_input_files(good)
     expect(page.locator("#field-r input").first).to_have_value("8")
     page.locator("#open-recipe input[type=file], input[type=file][accept*=yaml]").first.set_input_files(bad)
-    expect(page.get_by_role("alert").first).to_contain_text("method.rank is no field of a recipe")
+    expect(page.get_by_role("alert").first).to_contain_text("method.rank is not a recipe field")
     expect(page.locator("#field-r input").first).to_have_value("8")
 
 

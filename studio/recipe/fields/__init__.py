@@ -1,7 +1,7 @@
-"""The recipe's fields, one class a theme. Each field states once all that is known of it.
+"""Recipe fields, one class per theme. Everything known about a field is stated once, here.
 
-A field's help is what a person reads beside it: it says what the knob does and names a number. What this package does
-not do: put the themes together, say which values cannot go together, or read and write recipes (recipe.py).
+A field's help is shown next to it in the form: it says when to change the value and by how much. Combining the themes,
+rejecting incompatible values, and reading and writing recipes are in recipe.py.
 """
 
 from studio.recipe.fields.base import Theme

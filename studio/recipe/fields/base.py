@@ -1,4 +1,4 @@
-"""What every part of a recipe is made of."""
+"""Building blocks of recipe fields: the base class of a theme and `knob`, which declares one field."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ def knob(
     methods: tuple[str, ...] = (),
     **bounds: Any,
 ) -> Any:
-    """A recipe field: what a person sees (`label`, `help`, `unit`) and the library argument it `becomes`.
+    """Declare a recipe field: what the form shows (`label`, `help`, `unit`) and the library argument it `becomes`.
 
-    methods: those it means something for; empty for all.
+    methods: the training methods the field applies to; empty means all.
     """
     return Field(
         default,
@@ -30,6 +30,6 @@ def knob(
 
 
 class Theme(BaseModel):
-    """Base of the recipe's parts: unknown names are refused, values are checked on every change."""
+    """Base class of the recipe's sections. Unknown names are refused; values are validated on every assignment."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)

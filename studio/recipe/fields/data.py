@@ -1,4 +1,4 @@
-"""The recipe's base model and data."""
+"""Recipe fields for the base model and the dataset."""
 
 import re
 from typing import Literal, Self
@@ -7,7 +7,7 @@ from pydantic import model_validator
 
 from studio.recipe.fields.base import Theme, knob
 
-# What a plain template may hold in braces: {instruction}, {input}, {system}, {output}.
+# Placeholders of a plain template: {instruction}, {input}, {system}, {output}.
 PLACEHOLDERS = ("instruction", "input", "system", "output")
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
@@ -17,8 +17,8 @@ class Model(Theme):
         "smollm2-135m-instruct",
         label="Base model",
         becomes="from_pretrained(pretrained_model_name_or_path)",
-        help="The model that is adapted: a name from `studio models list`. 135 M parameters train on a laptop, "
-        "7 B and more want a GPU.",
+        help="The model to fine-tune: a name from `studio models list`. Start with 135 M parameters, which train on "
+        "a laptop; 7 B and more need a GPU.",
         simple=True,
         min_length=1,
     )
@@ -26,9 +26,8 @@ class Model(Theme):
         "bfloat16",
         label="Weight type",
         becomes="from_pretrained(dtype=)",
-        help="How the frozen base's numbers are held and computed with. bfloat16 takes 2 bytes a parameter, "
-        "float32 takes 4 and is exact to 7 digits. A processor without bfloat16 arithmetic multiplies in float32 "
-        "either way.",
+        help="Number format of the frozen base. Keep bfloat16 (2 bytes per parameter); choose float32 (4 bytes, 7 "
+        "digits) to compare runs bit by bit. A CPU without bfloat16 instructions multiplies in float32 either way.",
     )
 
 
@@ -37,44 +36,47 @@ class Data(Theme):
         "",
         label="Dataset",
         becomes="SFTTrainer(train_dataset=)",
-        help="The examples to learn from: a name or id from `studio datasets list`. 300 clean ones often teach "
-        "a format; behaviour wants thousands.",
+        help="The examples to train on: a name or id from `studio datasets list`. 300 clean examples are often "
+        "enough to teach a format; a change of behaviour needs thousands.",
         simple=True,
     )
     template: Literal["chat", "alpaca", "custom"] = knob(
         "chat",
         label="Template",
         becomes="the text of each example",
-        help="chat: the model's own chat template, the better choice for instruct models (1 turn = 1 message). "
-        "alpaca: the 2 or 3 headings of the Alpaca authors, for base models without a template. custom: your own.",
+        help="chat: the model's own chat template; use it for instruct models (1 message per turn). "
+        "alpaca: the Alpaca format with 2 or 3 headings; use it for base models that have no chat template. "
+        "custom: the template you write below.",
     )
     custom_template: str = knob(
         "",
-        label="Own template",
+        label="Custom template",
         becomes="the text of each example",
-        help="Used with template custom. A text with {instruction}, {input}, {system} and exactly 1 {output}, or a "
-        "chat template in Jinja, which the adapter then carries.",
+        help="Used only when Template is custom. Either text with {instruction}, {input}, {system} and exactly 1 "
+        "{output}, or a Jinja chat template, which is then saved with the adapter.",
         max_length=50_000,
     )
     system_prompt: str = knob(
         "",
         label="System prompt",
         becomes="the first message of each example",
-        help="Put before every example that has none of its own. Empty (0 characters): the template's default.",
+        help="Added to every example that has no system prompt. Leave it empty (0 characters) to use the template's "
+        "default.",
         max_length=20_000,
     )
     train_on: Literal["completions", "assistant", "everything"] = knob(
         "completions",
         label="Train on",
         becomes="labels (-100 where not trained)",
-        help="completions: only the last answer counts in the loss (its tokens and the 1 that ends it). "
-        "assistant: every answer of a conversation. everything: the question's tokens too.",
+        help="Which tokens count in the loss. completions: the last answer and its 1 end token; the usual choice. "
+        "assistant: every answer in a conversation. everything: the questions too.",
     )
     max_length: int = knob(
         1024,
         label="Maximum length",
         becomes="SFTConfig(max_length=)",
-        help="Examples are cut after this many tokens. 1024 is about 750 English words; memory grows with it.",
+        help="Examples are cut after this many tokens. 1024 is about 750 English words. Raise it when answers are "
+        "cut off; lower it to save memory, which grows with it.",
         unit="tokens",
         ge=8,
         le=131_072,
@@ -83,7 +85,8 @@ class Data(Theme):
         0.05,
         label="Held out",
         becomes="SFTTrainer(eval_dataset=)",
-        help="Share of the examples kept out of training to measure on. 0.05 keeps 1 in 20; 0 measures nothing.",
+        help="Share of the examples kept out of training and used to measure the loss. 0.05 keeps 1 in 20; use 0.1 "
+        "for a few hundred examples. 0 turns evaluation off.",
         unit="share",
         ge=0,
         le=0.5,
@@ -91,7 +94,7 @@ class Data(Theme):
 
     @property
     def own_chat_template(self) -> str:
-        """The recipe's own template where it is a chat template (Jinja), else empty."""
+        """The custom template if it is a Jinja chat template, else an empty string."""
         return self.custom_template if self.template == "custom" and _is_jinja(self.custom_template) else ""
 
     @model_validator(mode="after")
@@ -103,12 +106,12 @@ class Data(Theme):
             unknown = sorted(set(names) - set(PLACEHOLDERS))
             if unknown:
                 known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-                raise ValueError(f"custom_template has no value for {{{unknown[0]}}}: it may hold {known}")
+                raise ValueError(f"custom_template has no value for {{{unknown[0]}}}: it may contain {known}")
             if "output" in names[:-1] and names.count("output") == 1:
-                raise ValueError(f"custom_template has {{{names[-1]}}} behind {{output}}: the answer must come last")
+                raise ValueError(f"custom_template has {{{names[-1]}}} after {{output}}: the answer must come last")
             if names.count("output") != 1:
                 raise ValueError(
-                    f"custom_template must hold {{output}} exactly once, where the answer stands, not "
+                    f"custom_template must contain {{output}} exactly once, where the answer goes, not "
                     f"{names.count('output')} times"
                 )
         return self

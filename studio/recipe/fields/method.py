@@ -1,4 +1,4 @@
-"""What is trained of the model, and how its frozen part is held."""
+"""Recipe fields for the training method and the quantization of the frozen base."""
 
 import math
 from collections.abc import Iterable
@@ -10,12 +10,12 @@ from studio.recipe.fields.base import Theme, knob
 
 
 def _modules(value: Any) -> Any:
-    """`q_proj,v_proj` and ["all-linear"] as people and forms write them."""
+    """Normalise target modules as typed in forms and files, such as `q_proj,v_proj` and ["all-linear"]."""
     if isinstance(value, str) and value != "all-linear":
         value = [part.strip() for part in value.split(",") if part.strip()]
     if isinstance(value, (list, tuple)) and "all-linear" in value:
         if len(value) > 1:
-            raise ValueError("all-linear stands alone: it already names every linear layer")
+            raise ValueError("all-linear cannot be combined with other names: it already covers every linear layer")
         return "all-linear"
     return value
 
@@ -25,17 +25,17 @@ class Method(Theme):
         "lora",
         label="Method",
         becomes="get_peft_model(peft_config=)",
-        help="lora adds two thin matrices to each layer and suits nearly everything. ia3 trains 1 factor a channel, "
-        "prompt and prefix some 20 virtual tokens: far fewer parameters, weaker. full trains all weights, in 8 to 16 "
-        "times the memory of the weights.",
+        help="lora adds 2 small matrices to each layer and suits almost every task. ia3 trains 1 factor per channel; "
+        "prompt and prefix train about 20 virtual tokens: far fewer parameters, weaker results. full trains every "
+        "weight and needs 8 to 16 times the memory of the weights.",
         simple=True,
     )
     r: int = knob(
         16,
         label="Rank",
         becomes="LoraConfig(r=)",
-        help="Width of the adapter. Start at 16; 4 to 8 for a format or style, 32 to 64 for code, reasoning or "
-        "much data.",
+        help="Size of the adapter. Start at 16. Use 4 to 8 to teach a format or style, 32 to 64 for code, reasoning "
+        "or large datasets.",
         simple=True,
         methods=("lora",),
         ge=1,
@@ -45,8 +45,9 @@ class Method(Theme):
         32,
         label="Alpha",
         becomes="LoraConfig(lora_alpha=)",
-        help="Strength: the update is scaled by lora_alpha / r, so 32 at r 16 doubles it. Raising alpha "
-        "strengthens the update; it acts like a learning rate, so tune one of the two.",
+        help="Strength of the update, which is scaled by lora_alpha / r: 32 at r 16 doubles it. Start at 2 × r. Raise "
+        "it when the model barely changes, lower it when the loss spikes. It acts like a learning rate, so tune only "
+        "one of the two.",
         simple=True,
         methods=("lora",),
         ge=1,
@@ -56,8 +57,8 @@ class Method(Theme):
         0.05,
         label="Dropout",
         becomes="LoraConfig(lora_dropout=)",
-        help="Share of the adapter's inputs dropped at random against overfitting. 0.05 is usual, 0.1 for small "
-        "models with little data; 0 is somewhat faster on a CPU.",
+        help="Share of the adapter's inputs dropped at random, against overfitting. Start at 0.05. Use 0.1 when the "
+        "evaluation loss rises or data is scarce; 0 for large datasets and for speed on a CPU.",
         unit="share",
         simple=True,
         methods=("lora",),
@@ -68,8 +69,8 @@ class Method(Theme):
         "all-linear",
         label="Target modules",
         becomes="LoraConfig(target_modules=)",
-        help="The layers that get an adapter. all-linear adapts all 7 kinds in a Llama layer and is the choice that "
-        "matters most; q_proj and v_proj alone save memory and are 1 to 3% worse on hard tasks.",
+        help="The layers that get an adapter; no other setting affects quality as much. Keep all-linear (7 modules "
+        "per Llama layer). When memory is short use q_proj and v_proj only: 1 to 3% worse on hard tasks.",
         simple=True,
         methods=("lora",),
     )
@@ -77,39 +78,41 @@ class Method(Theme):
         "none",
         label="Biases",
         becomes="LoraConfig(bias=)",
-        help="none trains 0 biases and is usual; all trains every bias of the model, lora_only those of adapted "
-        "layers. With biases trained, the model without the adapter is no longer the base.",
+        help="Keep none (0 biases trained). all trains every bias in the model, lora_only those of adapted layers. "
+        "With trained biases, turning the adapter off no longer gives back the base model.",
         methods=("lora",),
     )
     use_rslora: bool = knob(
         False,
-        label="Rank-stabilised",
+        label="Rank-stabilised scaling",
         becomes="LoraConfig(use_rslora=)",
-        help="Scales the update by lora_alpha / sqrt(r) instead of lora_alpha / r, so that ranks above 32 keep "
-        "learning (Kalajdzievski 2023). At r 16 it is 4 times as strong.",
+        help="Scales the update by lora_alpha / sqrt(r) instead of lora_alpha / r (rsLoRA, Kalajdzievski 2023). Turn "
+        "it on from r 32. At r 16 the same alpha acts 4 times as strongly, so lower alpha.",
         methods=("lora",),
     )
     use_dora: bool = knob(
         False,
         label="DoRA",
         becomes="LoraConfig(use_dora=)",
-        help="Trains direction and length of each weight column apart (Liu et al. 2024): often better below r 16, "
-        "with 1 more number a column, and a step takes up to twice as long.",
+        help="Trains the direction and the magnitude of the weights separately (Liu et al. 2024). Try it below r 16, "
+        "where it is often better. It adds 1 parameter per output, and a step takes up to twice as long.",
         methods=("lora",),
     )
     init_lora_weights: Literal["default", "gaussian", "pissa", "olora", "loftq"] = knob(
         "default",
         label="Initialisation",
         becomes="LoraConfig(init_lora_weights=)",
-        help="default begins at 0 change (B is zero). pissa and olora begin at the base's main directions and move "
-        "them out of the base; loftq makes up for 4-bit rounding. Those take minutes to set up on a 7 B model.",
+        help="Keep default: B is 0, so training starts at the base model. pissa and olora initialise from the base's "
+        "leading directions and keep the residual in the base; loftq compensates for 4-bit rounding. These three "
+        "take minutes to set up on a 7 B model.",
         methods=("lora",),
     )
     loraplus_lr_ratio: float = knob(
         0.0,
         label="LoRA+ ratio",
         becomes="create_loraplus_optimizer(loraplus_lr_ratio=)",
-        help="Learning rate of B over that of A (Hayou et al. 2024). 16 is their usual; 0 turns it off.",
+        help="Learning rate of B divided by that of A (LoRA+, Hayou et al. 2024). 0 turns it off; try their 16 when "
+        "training is slow to converge.",
         methods=("lora",),
         ge=0,
         le=256,
@@ -118,7 +121,8 @@ class Method(Theme):
         20,
         label="Virtual tokens",
         becomes="PromptTuningConfig(num_virtual_tokens=), PrefixTuningConfig(num_virtual_tokens=)",
-        help="Trained positions put before every example. 20 is usual, 8 to 100; they take room of the context.",
+        help="Trained positions placed before every example. Start at 20; use up to 100 for harder tasks, down to 8 "
+        "for simple ones. They take up context.",
         unit="tokens",
         methods=("prompt", "prefix"),
         ge=1,
@@ -127,8 +131,8 @@ class Method(Theme):
 
     @property
     def scale(self) -> float:
-        """What the update is multiplied with: lora_alpha / r (Hu et al. 2021, section 4.1), with rsLoRA
-        lora_alpha / sqrt(r) (Kalajdzievski 2023)."""
+        """Factor applied to the update B·A: lora_alpha / r (Hu et al. 2021, section 4.1), or lora_alpha / sqrt(r)
+        with rsLoRA (Kalajdzievski 2023)."""
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
     @model_validator(mode="after")
@@ -143,38 +147,41 @@ class Quantization(Theme):
         "none",
         label="Quantization",
         becomes="BitsAndBytesConfig(load_in_8bit=, load_in_4bit=, bnb_4bit_quant_type=)",
-        help="nf4 holds the frozen base in 4 bits (QLoRA): a quarter of the memory, up to a third slower a step. "
-        "fp4 is a little less exact, int8 takes half the memory. none keeps 16 or 32 bits.",
+        help="Stores the frozen base in fewer bits. Choose nf4 (4 bits, QLoRA) when memory is short: a quarter of the "
+        "memory, steps up to a third slower. fp4 is slightly less accurate; int8 takes half the memory. none keeps 16 "
+        "or 32 bits.",
         simple=True,
     )
     bnb_4bit_use_double_quant: bool = knob(
         True,
         label="Double quantization",
         becomes="BitsAndBytesConfig(bnb_4bit_use_double_quant=)",
-        help="Quantizes the scales of nf4 and fp4 as well: saves 0.37 bits a parameter, 0.3 GB on a 7 B model.",
+        help="Also quantizes the scales of nf4 and fp4. Keep it on: it saves 0.37 bits per parameter, 0.3 GB on a 7 B "
+        "model.",
     )
     bnb_4bit_compute_dtype: Literal["same", "bfloat16", "float32"] = knob(
         "same",
         label="Compute type",
         becomes="BitsAndBytesConfig(bnb_4bit_compute_dtype=)",
-        help="What 4-bit weights are unpacked to for the products. same: the weight type above; bfloat16 halves the "
-        "workspace of float32.",
+        help="Type that 4-bit weights are unpacked to for multiplication. Keep same (the weight type); bfloat16 needs "
+        "2 bytes of workspace per number, float32 needs 4.",
     )
 
     @property
     def four_bit(self) -> bool:
-        """Whether the base is held in 4 bits."""
+        """Whether the base is stored in 4 bits."""
         return self.quantization in ("nf4", "fp4")
 
 
-# The layers IA³ scales (Liu et al. 2022, section 3.3: keys, values and the feed-forward's inner activations), by the
-# names architectures give them, after PEFT's table.
+# Layers scaled by IA³ (Liu et al. 2022, section 3.3: keys, values and the inner activations of the feed-forward), under
+# the names the architectures use, from PEFT's table.
 _IA3_KEYS_VALUES = ("k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")
 _IA3_FEEDFORWARD = ("down_proj", "dense_4h_to_h", "fc2", "c_fc")
 
 
 def ia3_modules(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Of a model's linear layers (last parts of their names) those IA³ scales, and which of them are feed-forward."""
+    """Select from a model's linear layers (last part of each name) those that IA³ scales; second, the feed-forward
+    ones among them."""
     known = set(names)
     feedforward = [name for name in _IA3_FEEDFORWARD if name in known]
     return [*(name for name in _IA3_KEYS_VALUES if name in known), *feedforward], feedforward

@@ -185,10 +185,10 @@ def test_a_chat_template_of_ones_own(tmp_path: Path) -> None:
     ("text", "why"),
     [
         ("", "template custom needs custom_template"),
-        ("Q: {instruction}", r"must hold \{output\} exactly once, where the answer stands, not 0 times"),
-        ("{output} {output}", "exactly once, where the answer stands, not 2 times"),
-        ("{output} {input}", r"has \{input\} behind \{output\}: the answer must come last"),
-        ("{question} {output}", r"no value for \{question\}: it may hold \{instruction\}, \{input\}"),
+        ("Q: {instruction}", r"must contain \{output\} exactly once, where the answer goes, not 0 times"),
+        ("{output} {output}", "exactly once, where the answer goes, not 2 times"),
+        ("{output} {input}", r"has \{input\} after \{output\}: the answer must come last"),
+        ("{question} {output}", r"no value for \{question\}: it may contain \{instruction\}, \{input\}"),
     ],
 )
 def test_a_template_of_ones_own_is_checked_with_the_recipe(text: str, why: str) -> None:

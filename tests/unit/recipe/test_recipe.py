@@ -39,7 +39,7 @@ def test_raising_alpha_strengthens_the_update() -> None:
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        ({"method": {"rank": 4}}, "method.rank is no field of a recipe; did you mean method.r?"),
+        ({"method": {"rank": 4}}, "method.rank is not a recipe field; did you mean method.r?"),
         ({"method": {"r": 0}}, "method.r must be at least 1, not 0"),
         ({"method": {"r": "many"}}, "method.r must be a whole number, not 'many'"),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate must be a number"),
@@ -60,13 +60,13 @@ def test_a_wrong_value_is_named_with_its_place(document: object, said: str) -> N
     ("values", "said"),
     [
         ({"method": "full", "quantization": "nf4"}, "quantization nf4 freezes them"),
-        ({"init_lora_weights": "pissa", "quantization": "int8"}, "init_lora_weights pissa takes the base apart"),
-        ({"init_lora_weights": "olora", "quantization": "fp4"}, "init_lora_weights olora takes the base apart"),
+        ({"init_lora_weights": "pissa", "quantization": "int8"}, "init_lora_weights pissa decomposes the base"),
+        ({"init_lora_weights": "olora", "quantization": "fp4"}, "init_lora_weights olora decomposes the base"),
         ({"init_lora_weights": "loftq"}, "set quantization to nf4 or fp4"),
         ({"init_lora_weights": "loftq", "quantization": "int8"}, "set quantization to nf4 or fp4"),
         ({"loraplus_lr_ratio": 16, "optim": "adamw_8bit"}, "loraplus_lr_ratio works with optim adamw_torch"),
-        ({"method": "prompt", "packing": True}, "method prompt begins each anew"),
-        ({"method": "prefix", "packing": True}, "method prefix begins each anew"),
+        ({"method": "prompt", "packing": True}, "method prompt needs its virtual tokens"),
+        ({"method": "prefix", "packing": True}, "method prefix needs its virtual tokens"),
         ({"method": "prefix", "gradient_checkpointing": True}, "gradient_checkpointing drops"),
         ({"early_stopping_patience": 3}, "set eval_steps as well"),
     ],
