@@ -1,4 +1,4 @@
-"""Data, without torch: read files, detect their format, render templates, tokenise, split.
+"""Datasets, without torch: read files, detect their format, render templates, tokenise, split.
 
-What is shown is what is trained: pages, the command line and the trainer all use `encode.Encoder`.
+Pages, the command line and the trainer all use `encode.Encoder`, so the rows shown are the rows trained on.
 """

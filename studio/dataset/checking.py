@@ -1,7 +1,7 @@
-"""Checks a file: reads it, makes records of its rows, and notes everything that is not as it should be.
+"""Check a file: read it, convert its rows to records, and collect a finding for every problem.
 
-The result is a folder ready to become a dataset (store.py) and a Report. Memory stays bounded however large the
-file: rows stream through, and what is kept of each is a hash and a signature.
+The result is a folder ready to become a dataset (store.py) and a Report. Memory is bounded for files of any size: rows
+are streamed, and only a hash and a signature of each are kept.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from studio.dataset.read.strict import clip, named
 from studio.dataset.store import Writer
 from studio.errors import BadInput
 
-# So many rows are looked at to name the format and the columns.
+# Number of rows examined to detect the format and the columns.
 _PEEK = 100
 _SAMPLES = 3
 Progress = Callable[[str, int, int], None]
@@ -30,9 +30,9 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be checked and how it is to be read; "" and {} let the file speak for itself.
+    """A file to check and how to read it; with "" and {} the format and mapping are detected.
 
-    shards: further files that go on where `file` ends, their rows counted on.
+    shards: further files that continue `file`, with continuous row numbers.
     """
 
     file: Path
@@ -45,11 +45,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found in a file. format is None when a mapping is needed; then nothing further was read.
+    """Result of checking a file. format is None when a mapping is needed; nothing further was read then.
 
-    id: sha256 of the content, the name of the folder that was made. choices: what a mapping may name; samples: what
-    each of them holds in the first rows. mapping: the one used, or a guess to start from. rows: read, those left out
-    included; ok: kept; counts: findings by kind. seconds: wall time.
+    id: sha256 of the content, the name of the new folder. choices: names that a mapping may use; samples: their values
+    in the first rows. mapping: the one used, or a first guess. rows: rows read, including rejected ones; ok: rows kept;
+    counts: findings by kind. seconds: wall time.
     """
 
     kind: str
@@ -70,9 +70,9 @@ class Report:
 
 
 def check(order: Order, limits: Limits, folder: Path, progress: Progress = lambda *_: None) -> Report:
-    """Check a file and make the folder `folder`/<id> of it. progress(what, done, of) counts bytes.
+    """Check a file and write its records to the folder `folder`/<id>. progress(what, done, of) counts bytes.
 
-    Raises BadInput, having written nothing, when the file is no dataset or has no usable row.
+    Raises BadInput, without having written anything, when the file is not a dataset or has no usable row.
     """
     started = time.monotonic()
     with open_rows(order.file, limits, order.how, folder) as source:
@@ -113,8 +113,10 @@ def check(order: Order, limits: Limits, folder: Path, progress: Progress = lambd
 def revise(
     base: Path, drop: set[int], edits: dict[int, Record], folder: Path, progress: Progress
 ) -> tuple[str, Writer]:
-    """A new version of the dataset folder `base` in `folder`/<id>: without the examples at the positions `drop`
-    (from 1), with others replaced. Findings about the file come along; those about repeats are made anew.
+    """Write a new version of the dataset folder `base` to `folder`/<id>.
+
+    drop: positions (from 1) of examples to leave out; edits: replacements by position. Findings about the file are
+    copied; those about repeated rows are computed again.
     """
     from studio.dataset.store import iter_findings, iter_records
 
@@ -152,10 +154,10 @@ def _excluded(record: Record) -> Finding:
 
 
 class _Patient:
-    """Takes rows in, keeps what can be a record and notes what is wrong with it."""
+    """Write the rows that can become records and note a finding for everything that is wrong."""
 
     def __init__(self, writer: Writer) -> None:
-        # Imported here: datasketch brings scipy, and a file that is no dataset needs neither.
+        # Imported here: datasketch imports scipy, and a file that is not a dataset needs neither.
         from studio.dataset.repeats import Repeats
 
         self._writer = writer
@@ -167,12 +169,12 @@ class _Patient:
     def take(self, rows: Iterable[Row | Finding], layout: Layout, held_out: bool) -> None:
         for row in rows:
             self.read += 1
-            made = row if isinstance(row, Finding) else layout.record(row)
-            if isinstance(made, Finding):
-                self.refused = self.refused or made
-                self._writer.note(replace(made, held_out=held_out))
+            result = row if isinstance(row, Finding) else layout.record(row)
+            if isinstance(result, Finding):
+                self.refused = self.refused or result
+                self._writer.note(replace(result, held_out=held_out))
                 continue
-            self.keep(replace(made, held_out=held_out) if held_out else made)
+            self.keep(replace(result, held_out=held_out) if held_out else result)
             if isinstance(row, Row) and (unused := layout.unused(row)):
                 self._writer.note(replace(unused, held_out=held_out))
 
@@ -188,23 +190,23 @@ class _Patient:
         row, held_out = self._rows[place]
         word = "is the same as" if exactly else "is nearly the same as"
         if record.held_out and not held_out:
-            reason = f"{word} row {row} of the training file, so it measures memory rather than learning"
-            return Finding(record.row, "leak", "", reason, "leave one of the two out", of=row, held_out=True)
-        fix = "leave it out unless it should count twice"
+            reason = f"{word} row {row} of the training file, so it measures memorisation, not learning"
+            return Finding(record.row, "leak", "", reason, "remove one of the two", of=row, held_out=True)
+        fix = "remove it unless it should count twice"
         kind: Kind = "duplicate" if exactly else "near_duplicate"
         return Finding(record.row, kind, "", f"{word} row {row}", fix, of=row, held_out=record.held_out)
 
     def unfinished(self) -> str:
-        """What was not looked for, as an addition to the note."""
+        """Addition to the note that says which rows were not searched for near duplicates; empty when all were."""
         most = self._repeats.most_near
-        return f"; near duplicates were looked for in the first {most:,} rows" if self.kept > most else ""
+        return f"; only the first {most:,} rows were searched for near duplicates" if self.kept > most else ""
 
     def groups(self) -> list[int]:
         return [place + 1 for place in self._repeats.groups()]
 
 
 def _take_second(order: Order, limits: Limits, report: Report, patient: _Patient, progress: Progress) -> None:
-    """The file of held-out examples, read in the same format."""
+    """Read the file of held-out examples, in the same format as the training file."""
     path = order.held_out
     assert path is not None and report.format is not None
     before = patient.kept
@@ -219,7 +221,7 @@ def _take_second(order: Order, limits: Limits, report: Report, patient: _Patient
 
 
 def _look(order: Order, source: Source, first: list[Row | Finding]) -> Report:
-    """What the first rows say of the whole."""
+    """Start a Report from the first rows: format, columns, choices and samples."""
     rows = [row.values for row in first if isinstance(row, Row)]
     columns = _columns(source, first)
     if not rows:
@@ -238,16 +240,16 @@ def _look(order: Order, source: Source, first: list[Row | Finding]) -> Report:
 def _format(
     order: Order, columns: list[str], choices: list[str], rows: list[dict[str, Any]]
 ) -> tuple[Format | None, str, dict[str, str]]:
-    """The format, the reason for it, and the mapping: what was asked for, else what the columns say."""
+    """Format, the reason for it, and the mapping: those requested, else those detected from the columns."""
     if order.mapping:
-        return "mapped", "you said which column is which", dict(order.mapping)
+        return "mapped", "you mapped its columns", dict(order.mapping)
     if order.format:
         form = next((known for known in FORMATS if known == order.format), None)
         if form is None:
             raise BadInput(f"There is no format {order.format!r}. It is one of: {', '.join(FORMATS)}.")
-        return form, "you said so", column_names.guess(choices) if form == "mapped" else {}
-    found = detect(columns, rows)
-    return found.format, found.why, {} if found.format else column_names.guess(choices)
+        return form, "you chose it", column_names.guess(choices) if form == "mapped" else {}
+    detection = detect(columns, rows)
+    return detection.format, detection.why, {} if detection.format else column_names.guess(choices)
 
 
 def _columns(source: Source, first: list[Row | Finding]) -> list[str]:
@@ -264,30 +266,30 @@ def _unusable(path: Path, refused: Finding | None) -> BadInput:
 
 
 def _watched(source: Source, what: str, progress: Progress) -> Iterator[Row | Finding]:
-    """The rows of a source, with progress told now and then."""
-    told = 0.0
+    """Yield the rows of a source and report progress every 0.2 seconds."""
+    reported = 0.0
     for row in source.rows:
-        if time.monotonic() - told > 0.2:
-            told = time.monotonic()
+        if time.monotonic() - reported > 0.2:
+            reported = time.monotonic()
             progress(what, *source.done())
         yield row
 
 
 def _further(order: Order, limits: Limits, progress: Progress) -> Iterator[Row | Finding]:
-    """The rows of the further files, each numbered from 1."""
+    """Yield the rows of the further files, each file numbered from 1."""
     for shard in order.shards:
         with open_rows(shard, limits, order.how) as source:
             yield from _watched(source, f"Reading {shard.name}", progress)
 
 
 def _numbered_on(rows: Iterable[Row | Finding]) -> Iterator[Row | Finding]:
-    """Rows of several files as if they were one."""
+    """Renumber the rows of several files as if they were one file."""
     for number, row in enumerate(rows, start=1):
         yield replace(row, number=number) if isinstance(row, Row) else replace(row, row=number)
 
 
 def _sha256(*paths: Path) -> str:
-    """Of one file its sha256, of several that of their sha256 one after the other."""
+    """sha256 of one file; for several, the sha256 of their concatenated hex digests."""
     digests = []
     for path in paths:
         with path.open("rb") as file:

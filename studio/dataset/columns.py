@@ -1,6 +1,7 @@
-"""Where a field of an example comes from: a column, a path into nested values, or a text with {column} in it.
+"""Sources of an example's fields: a column, a path into nested values, or a text with {column} placeholders.
 
-A path names its steps with dots and counts list items from 0: `instances.0.output`. A column of that very name wins.
+The steps of a path are separated by dots and list items are counted from 0: `instances.0.output`. A column with that
+exact name takes precedence.
 """
 
 import json
@@ -14,7 +15,7 @@ from studio.dataset.read.strict import clip, listed, named
 from studio.errors import BadInput
 
 _PLACE = re.compile(r"\{([^{}]+)\}")
-# Deep enough for what people nest by hand; each level multiplies the choices.
+# Deep enough for data nested by hand; each level multiplies the choices.
 _DEPTH = 3
 _WISHES = {
     "instruction": ("instruction", "question", "prompt", "query", "user", "problem", "input"),
@@ -24,7 +25,7 @@ _WISHES = {
 
 
 class MappingError(Exception):
-    """A row that cannot become a record; dataset/read/formats.py makes a Finding of it."""
+    """A row that cannot become a record; dataset/read/formats.py converts it to a Finding."""
 
     def __init__(self, kind: Kind, field: str, reason: str, fix: str) -> None:
         self.kind, self.field, self.reason, self.fix = kind, field, reason, fix
@@ -32,34 +33,37 @@ class MappingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One field's origin. name: as people wrote it. steps: the path; empty for a text with {column} in it."""
+    """Where one field's value comes from.
+
+    name: as written in the mapping. steps: the path; empty for a text with {column} placeholders.
+    """
 
     name: str
     steps: tuple[str, ...]
     parts: tuple[tuple[str, "Source | None"], ...] = ()
 
     def find(self, values: Mapping[str, Any]) -> Any:
-        """The value in a row, None where there is none; a text with {column} comes filled in."""
+        """The value in a row, or None if there is none; {column} placeholders are filled in."""
         if self.parts:
             filled = [text if part is None else as_text(part.find(values), part.name) for text, part in self.parts]
             return "".join(filled)
-        found: Any = values
+        value: Any = values
         for step in self.steps:
-            found = _step(found, step)
-        return found
+            value = _step(value, step)
+        return value
 
     def unread(self, values: Mapping[str, Any]) -> str:
-        """What a path like `items.0.text` leaves unread in this row: a sentence, or nothing."""
+        """A sentence that names the list items a path like `items.0.text` does not read in this row, or ""."""
         for part in (part for _, part in self.parts if part is not None):
-            if told := part.unread(values):
-                return told
+            if message := part.unread(values):
+                return message
         if len(self.steps) < 2:
             return ""
-        found: Any = values
+        value: Any = values
         for depth, step in enumerate(self.steps):
-            if isinstance(found, list) and len(found) > 1:
-                return f"{'.'.join(self.steps[:depth])} has {len(found)} items and the mapping reads item {step}"
-            found = _step(found, step)
+            if isinstance(value, list) and len(value) > 1:
+                return f"{'.'.join(self.steps[:depth])} has {len(value)} items and the mapping reads item {step}"
+            value = _step(value, step)
         return ""
 
 
@@ -71,68 +75,70 @@ def _step(value: Any, step: str) -> Any:
     return None
 
 
-def source_of(field: str, told: str, columns: Sequence[str]) -> Source:
-    """What a mapping says of a field; raises BadInput when it names a column that is not there."""
-    if told in columns:
-        return Source(told, (told,))
-    if _PLACE.search(told):
+def source_of(field: str, expression: str, columns: Sequence[str]) -> Source:
+    """Parse the mapping of one field; raises BadInput when it names a column that does not exist."""
+    if expression in columns:
+        return Source(expression, (expression,))
+    if _PLACE.search(expression):
         parts: list[tuple[str, Source | None]] = []
         at = 0
-        for match in _PLACE.finditer(told):
-            parts += [(told[at : match.start()], None), ("", source_of(field, match[1], columns))]
+        for match in _PLACE.finditer(expression):
+            parts += [(expression[at : match.start()], None), ("", source_of(field, match[1], columns))]
             at = match.end()
-        return Source(told, (), (*parts, (told[at:], None)))
-    steps = tuple(told.split("."))
+        return Source(expression, (), (*parts, (expression[at:], None)))
+    steps = tuple(expression.split("."))
     if len(steps) > 1 and steps[0] in columns and all(steps):
-        return Source(told, steps)
-    # The formats' own optional fields need not be there.
-    if told == field and field in ("input", "system", "history"):
-        return Source(told, (told,))
-    raise BadInput(f"There is no column {named(told)!r} for {field}. The file has: {listed(columns)}.")
+        return Source(expression, steps)
+    # The formats' optional fields may be missing.
+    if expression == field and field in ("input", "system", "history"):
+        return Source(expression, (expression,))
+    raise BadInput(f"There is no column {named(expression)!r} for {field}. The file has: {listed(columns)}.")
 
 
 def required(source: Source, values: Mapping[str, Any]) -> str:
-    """The text of a field that must be there; raises Unfit."""
-    found = source.find(values)
-    if found is None:
+    """The text of a required field; raises MappingError when it is missing or empty."""
+    value = source.find(values)
+    if value is None:
         missing = not source.parts and source.steps[0] not in values
-        reason = "the field is missing" if missing else "the field holds nothing (null)"
-        raise MappingError("missing", source.name, reason, f"give the row its {source.name}")
-    text = as_text(found, source.name)
+        reason = "the field is missing" if missing else "the field is null"
+        raise MappingError("missing", source.name, reason, f"add {source.name} to the row")
+    text = as_text(value, source.name)
     if not text.strip():
         raise MappingError("empty", source.name, "the field is empty", "write it or remove the row")
     return text
 
 
 def optional(source: Source | None, values: Mapping[str, Any]) -> str:
-    """The text of a field that may be missing."""
-    found = source.find(values) if source else None
-    return "" if found is None or source is None else as_text(found, source.name)
+    """The text of an optional field, empty when it is missing."""
+    value = source.find(values) if source else None
+    return "" if value is None or source is None else as_text(value, source.name)
 
 
 def as_text(value: Any, field: str) -> str:
-    """A value as text: texts as they are, numbers and true/false as JSON writes them; raises Unfit for the rest."""
+    """Convert a value to text: strings as they are, numbers and true/false as JSON; raises MappingError for others."""
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:
-            fix = "write the text anew as UTF-8"
+            fix = "save the text as UTF-8"
             raise MappingError("wrong_type", field, "holds half a character (a lone surrogate)", fix) from None
         return value
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
     kinds = {type(None): "nothing (null)", list: "a list", dict: "an object", bytes: "bytes"}
     kind = kinds.get(type(value), f"a {type(value).__name__}")
-    raise MappingError("wrong_type", field, f"holds {kind} instead of text", "make it a text, or map another column")
+    raise MappingError(
+        "wrong_type", field, f"holds {kind} instead of text", "convert it to text, or map another column"
+    )
 
 
 def choices(columns: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a mapping may name: the columns, and paths to the texts nested in them, as the first rows have them."""
-    found: dict[str, None] = {}
+    """Names that a mapping may use: the columns, and paths to the values nested in them in the first rows."""
+    names: dict[str, None] = {}
     for column in columns:
         nested = [path for row in rows for path in _leaves(row.get(column), column, _DEPTH)]
-        found |= dict.fromkeys(nested or [column])
-    return list(found)
+        names |= dict.fromkeys(nested or [column])
+    return list(names)
 
 
 def _leaves(value: Any, path: str, depth: int) -> list[str]:
@@ -144,7 +150,7 @@ def _leaves(value: Any, path: str, depth: int) -> list[str]:
 
 
 def guess(names: Sequence[str]) -> dict[str, str]:
-    """A first mapping from names that columns, or the ends of paths, often have."""
+    """Guess a mapping from common names of columns, or of the last steps of paths."""
     by_end = {name.rpartition(".")[2].lower(): name for name in reversed(names)}
     mapping: dict[str, str] = {}
     for field in ("output", "instruction", "input"):
@@ -155,7 +161,7 @@ def guess(names: Sequence[str]) -> dict[str, str]:
 
 
 def sample(name: str, row: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """What a choice holds in a row, short, for people."""
+    """The value of a choice in a row, shortened for display."""
     value = source_of("", name, columns).find(row)
     text = (
         value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False, default=str)

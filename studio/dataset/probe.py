@@ -1,8 +1,8 @@
-"""`python -m studio.dataset.probe FOLDER BASE MEMORY_MB`: tries a stranger's tokenizer and chat template.
+"""`python -m studio.dataset.probe FOLDER BASE MEMORY_MB`: test the tokenizer and chat template of an imported adapter.
 
-In a process of its own, with bounded memory and ended at a time limit: a template may ask for a loop without end. It is
-read first and refused for what no template needs, then rendered in the sandbox that chat and training use. Prints one
-line: {"template": its text} or {"error": why it is refused}.
+Runs in a separate process with bounded memory and a time limit, since a template may loop forever. The template is
+first parsed and refused if it uses anything that no template needs, then rendered in the sandbox that chat and training
+use. Prints one line: {"template": its text} or {"error": why it is refused}.
 """
 
 import json
@@ -18,7 +18,7 @@ from studio.dataset.worker import bound_memory
 from studio.errors import BadInput
 from studio.rundir import read_json
 
-LONGEST_TEMPLATE = 50_000  # characters; what a recipe may hold
+LONGEST_TEMPLATE = 50_000  # characters; the same limit as in a recipe
 _TALK = [
     {"role": "user", "content": "Hello?"},
     {"role": "assistant", "content": "Good day."},
@@ -31,22 +31,23 @@ def main(folder: Path, base: Path, memory_mb: int) -> int:
     bound_memory(memory_mb * 2**20)
     try:
         _check_tokenizer(folder, base)
-        told: dict[str, str] = {"template": _template(folder, base)}
+        answer: dict[str, str] = {"template": _template(folder, base)}
     except BadInput as error:
-        told = {"error": str(error)}
+        answer = {"error": str(error)}
     except (MemoryError, RecursionError):
-        told = {"error": "Its tokenizer or chat template takes more memory than any of them needs. It is refused."}
-    print(json.dumps(told), flush=True)
+        answer = {"error": "Its tokenizer or chat template takes more memory than one should need. It is refused."}
+    print(json.dumps(answer), flush=True)
     return 0
 
 
 def _check_tokenizer(folder: Path, base: Path) -> None:
-    """The tokens must be the base's; more of them at the end change nothing, for the base has no weights for them."""
+    """Check that the tokens are those of the base. Extra tokens at the end are harmless: the base has no weights for
+    them."""
     if not (folder / "tokenizer.json").is_file():
         return
-    theirs = load_tokenizer(folder).get_vocab(with_added_tokens=True)
+    vocabulary = load_tokenizer(folder).get_vocab(with_added_tokens=True)
     for token, number in load_tokenizer(base).get_vocab(with_added_tokens=True).items():
-        if theirs.get(token) != number:
+        if vocabulary.get(token) != number:
             raise BadInput(
                 f"Its tokenizer is not that of {base.name}: token {number} is not {token[:40]!r} there. Choose the "
                 "base that it was trained on."
@@ -54,7 +55,7 @@ def _check_tokenizer(folder: Path, base: Path) -> None:
 
 
 def _template(folder: Path, base: Path) -> str:
-    """The chat template that it brings, tried; empty where it brings none."""
+    """The adapter's chat template, after checking and rendering it; empty if it has none."""
     source = template_source(folder)
     if source is None:
         return ""
@@ -67,7 +68,7 @@ def _template(folder: Path, base: Path) -> str:
 
 
 def _every(folder: Path, source: str) -> list[str]:
-    """All templates of a tokenizer: some name several."""
+    """All chat templates of a tokenizer: some have several, by name."""
     named = (read_json(folder / "tokenizer_config.json") or {}).get("chat_template")
     more = [item.get("template") for item in named if isinstance(item, dict)] if isinstance(named, list) else [named]
     return [source, *(text for text in more if isinstance(text, str))]
@@ -75,12 +76,12 @@ def _every(folder: Path, source: str) -> list[str]:
 
 def _check_source(text: str) -> None:
     if len(text) > LONGEST_TEMPLATE:
-        raise BadInput(f"Its chat template has {len(text):,} characters; at most {LONGEST_TEMPLATE:,} are taken.")
+        raise BadInput(f"Its chat template has {len(text):,} characters; at most {LONGEST_TEMPLATE:,} are allowed.")
     sandbox = environment()
     try:
         tree = sandbox.parse(text)
     except (jinja2.TemplateError, RecursionError) as error:
-        raise BadInput(f"Its chat template is broken: {error}. Bring it without one, or mend it.") from None
+        raise BadInput(f"Its chat template is broken: {error}. Fix it, or import the adapter without one.") from None
     for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
         raise BadInput(f"Line {node.lineno} of its chat template loads another file. It is refused.")
     for attribute in tree.find_all(nodes.Getattr):
@@ -88,14 +89,14 @@ def _check_source(text: str) -> None:
     for constant in tree.find_all(nodes.Const):
         if isinstance(constant.value, str) and constant.value.startswith("__") and constant.value.endswith("__"):
             _refuse_inner(constant.value, constant.lineno)
-    for found in tree.find_all(nodes.Filter):
-        if found.name == "attr":
-            raise BadInput(f"Line {found.lineno} of its chat template reaches for attributes by name. It is refused.")
+    for node in tree.find_all(nodes.Filter):
+        if node.name == "attr":
+            raise BadInput(f"Line {node.lineno} of its chat template accesses attributes by name. It is refused.")
 
 
 def _refuse_inner(name: str, line: int) -> None:
     if name.startswith("__"):
-        raise BadInput(f"Line {line} of its chat template reaches for Python's own {name[:60]}. It is refused.")
+        raise BadInput(f"Line {line} of its chat template accesses Python's own {name[:60]}. It is refused.")
 
 
 if __name__ == "__main__":

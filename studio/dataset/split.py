@@ -1,4 +1,4 @@
-"""Which examples are kept out of training to measure on."""
+"""Select the examples held out of training for evaluation."""
 
 import hashlib
 import json
@@ -8,10 +8,10 @@ from studio.dataset.read.formats import Record
 
 
 def held_out_rows(records: Sequence[Record], share: float, seed: int) -> set[int]:
-    """Row numbers that a share and a seed keep out of training.
+    """Row numbers held out of training for a share and a seed.
 
-    Rows are ordered by a hash of the seed and their group, so rows that repeat each other, exactly or nearly, fall on
-    the same side. A dataset that brings held-out rows of its own is left as it is.
+    Rows are ordered by a hash of the seed and their group, so rows that repeat each other, exactly or nearly, are on
+    the same side. Empty for a dataset that already contains held-out rows.
     """
     if share <= 0 or len(records) < 2 or any(record.held_out for record in records):
         return set()
@@ -24,7 +24,7 @@ def held_out_rows(records: Sequence[Record], share: float, seed: int) -> set[int
 
 
 def _in_order(records: Iterable[Record], seed: int) -> list[list[int]]:
-    """Groups of row numbers, shuffled by the seed alone."""
+    """Groups of row numbers, in an order that depends only on the seed and the content."""
     groups: dict[str, list[int]] = {}
     for record in records:
         content = [seed, record.group] if record.group else [seed, record.messages, record.text]

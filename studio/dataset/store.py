@@ -1,13 +1,13 @@
-"""Datasets on disk: immutable, addressed by their content.
+"""Datasets on disk: immutable and content-addressed.
 
     datasets/<sha256>/
-      rows.parquet       one Record a row: row, messages, instruction, input, text, held_out
-      groups.npy         int64 a row: the same number for rows that repeat each other, exactly or nearly
-      findings.parquet   what was found about rows, those left out included (dataset/read/rows.py)
-      provenance.json    name, source, format, why, mapping, counts, what it was made from, owner, created
+      rows.parquet       one Record per row: row, messages, instruction, input, text, held_out
+      groups.npy         one int64 per row: the same number for rows that repeat each other, exactly or nearly
+      findings.parquet   findings about rows, including rejected ones (dataset/read/rows.py)
+      provenance.json    name, source, format, why, mapping, counts, parent, owner, created
 
-The sha256 is over the records as canonical JSON lines, so the same examples have the same address on any machine
-and with any library version. A folder appears whole or not at all and is never changed.
+The sha256 is that of the records as canonical JSON lines, so the same examples have the same address on any machine
+and with any library version. A folder appears complete or not at all and is never changed.
 """
 
 import hashlib
@@ -49,15 +49,16 @@ _FINDINGS = pa.schema(
         ("held_out", pa.bool_()),
     ]
 )
-# Records are written and read this many at a time: some MiB of text.
+# Records written and read at a time: a few MiB of text.
 CHUNK = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a dataset came from. findings: how many of each kind; parent and changes: of a version made by hand.
+    """Where a dataset came from.
 
-    sha256: of the content, where `id` is another name for it.
+    findings: number of each kind; parent and changes: set for a version edited by hand. sha256: hash of the content,
+    where `id` is a different name for it.
     """
 
     id: str
@@ -81,7 +82,7 @@ class Provenance:
 
 
 class Writer:
-    """Writes records and findings into a folder as they come; `close` gives the content's sha256."""
+    """Write records and findings into a folder as they arrive; `close` returns the content's sha256."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -117,7 +118,7 @@ class Writer:
             self._write(self._findings_file, self._findings, _FINDINGS)
 
     def close(self, groups: Sequence[int]) -> str:
-        """Finish the files; groups: for each record put, the number of its group."""
+        """Finish the files and return the sha256. groups: the group number of each record, in order of `put`."""
         self._write(self._rows_file, self._records, _SCHEMA)
         self._write(self._findings_file, self._findings, _FINDINGS)
         self.abandon()
@@ -152,34 +153,34 @@ def load(folder: Path) -> Provenance | None:
 
 
 def provenance(value: Mapping[str, Any]) -> Provenance:
-    """A provenance from plain values; what this version does not know is left, what it adds has its default."""
+    """Build a provenance from plain values; unknown keys are ignored and missing ones get their default."""
     known = {item.name for item in fields(Provenance)}
-    return Provenance(**{name: told for name, told in value.items() if name in known})
+    return Provenance(**{name: item for name, item in value.items() if name in known})
 
 
 def as_dict(provenance: Provenance) -> dict[str, Any]:
-    """A provenance as plain values, for JSON."""
+    """Convert a provenance to plain values, for JSON."""
     return asdict(provenance)
 
 
 def list_all(folder: Path) -> list[Provenance]:
     """All datasets below `folder`, newest first."""
-    found = [load(path) for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted((item for item in found if item), key=lambda item: item.created, reverse=True)
+    datasets = [load(path) for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted((item for item in datasets if item), key=lambda item: item.created, reverse=True)
 
 
 def read_records(folder: Path, offset: int = 0, limit: int | None = None) -> list[Record]:
-    """Records of a dataset folder, in the order of the source file. Reads only the parts of the file it needs."""
-    found: list[Record] = []
+    """Records of a dataset folder, in the order of the source file. Reads only the row groups it needs."""
+    records: list[Record] = []
     for chunk in iter_records(folder, offset):
-        found += chunk
-        if limit is not None and len(found) >= limit:
-            return found[:limit]
-    return found
+        records += chunk
+        if limit is not None and len(records) >= limit:
+            return records[:limit]
+    return records
 
 
 def iter_records(folder: Path, offset: int = 0) -> Iterator[list[Record]]:
-    """Records in chunks of at most CHUNK, from the `offset`-th (0 is the first) on."""
+    """Yield records in chunks of at most CHUNK, starting at position `offset` (from 0)."""
     path = folder / "rows.parquet"
     if not path.is_file():
         raise NotFound(f"The dataset in {folder} has no rows.parquet: it was moved or deleted. Add the file again.")
@@ -192,9 +193,9 @@ def iter_records(folder: Path, offset: int = 0) -> Iterator[list[Record]]:
                 values = file.read_row_group(part).slice(max(0, offset - at)).to_pylist()
                 first = max(at, offset)
                 together = groups[first : first + len(values)] if groups is not None else [0] * len(values)
-                made = [Record(**row, group=int(group)) for row, group in zip(values, together, strict=True)]
-                for start in range(0, len(made), CHUNK):
-                    yield made[start : start + CHUNK]
+                records = [Record(**row, group=int(group)) for row, group in zip(values, together, strict=True)]
+                for start in range(0, len(records), CHUNK):
+                    yield records[start : start + CHUNK]
             at += size
 
 
@@ -206,7 +207,7 @@ def _groups(folder: Path) -> Any:
 def read_findings(
     folder: Path, kinds: Sequence[Kind] = (), offset: int = 0, limit: int | None = None
 ) -> tuple[list[Finding], int]:
-    """A page of a dataset's findings of these kinds (all without), in order; and how many there are."""
+    """A page of a dataset's findings of these kinds (all if empty), in order, and their total number."""
     path = folder / "findings.parquet"
     if not path.is_file():
         return [], 0
@@ -215,7 +216,7 @@ def read_findings(
 
 
 def iter_findings(folder: Path) -> Iterator[Finding]:
-    """All findings of a dataset folder, a chunk in memory at a time."""
+    """Yield all findings of a dataset folder, with one chunk in memory at a time."""
     path = folder / "findings.parquet"
     if path.is_file():
         with pq.ParquetFile(path) as file:
@@ -225,12 +226,12 @@ def iter_findings(folder: Path) -> Iterator[Finding]:
 
 
 def size(folder: Path) -> int:
-    """How many examples a dataset folder holds."""
+    """Number of examples in a dataset folder."""
     return int(pq.read_metadata(folder / "rows.parquet").num_rows)
 
 
 def places(folder: Path, rows: Collection[tuple[int, bool]]) -> dict[tuple[int, bool], int]:
-    """The numbers (from 1) of the examples that came from these rows, given as (row in the file, held out)."""
+    """Positions (from 1) of the examples that came from these rows, given as (row in the file, held out)."""
     if not rows:
         return {}
     table = pq.read_table(folder / "rows.parquet", columns=["row", "held_out"])
@@ -240,7 +241,7 @@ def places(folder: Path, rows: Collection[tuple[int, bool]]) -> dict[tuple[int, 
 
 
 def content_sha256(folder: Path) -> str:
-    """The sha256 of the records that lie in a dataset folder now; raises NotFound when there are none."""
+    """sha256 of the records currently in a dataset folder; raises NotFound when there are none."""
     digest = hashlib.sha256()
     for chunk in iter_records(folder):
         for record in chunk:
@@ -250,5 +251,5 @@ def content_sha256(folder: Path) -> str:
 
 
 def left_out(counts: dict[str, int]) -> int:
-    """How many rows findings of these counts leave out of a dataset."""
+    """Number of rows left out of a dataset, from its counts of findings by kind."""
     return sum(count for kind, count in counts.items() if kind in FAULTS and FAULTS[kind].left_out)

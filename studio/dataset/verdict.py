@@ -1,4 +1,4 @@
-"""One sentence on whether a dataset can be trained on, from the counts alone, and how grave it is."""
+"""Verdict on a dataset: one sentence on whether it can be trained on, and a severity, from its counts alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,21 +8,22 @@ from studio.dataset.read.rows import FAULTS, Kind
 from studio.dataset.tokens.counts import Cut
 
 Mark = Literal["good", "warn", "bad"]
-# Beyond these shares something is wrong with the file or the settings rather than with some rows.
+# Above these shares the file or the settings are wrong, rather than a few rows.
 _MANY_LEFT_OUT = 0.2
 _MANY_REPEATED = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """mark: good (train), warn (look first), bad (mend first). text: one sentence with the figures."""
+    """Severity and text. mark: good (train), warn (look first), bad (fix first). text: a sentence with the figures."""
 
     mark: Mark
     text: str
 
 
 def verdict(rows: int, ok: int, counts: Mapping[str, int], max_length: int = 0, cut: Cut | None = None) -> Verdict:
-    """rows: read; ok: kept; counts: findings by kind; cut: what max_length (tokens) does, where it is known."""
+    """Judge a dataset. rows: rows read; ok: rows kept; counts: findings by kind; cut: the loss at max_length (tokens),
+    if known."""
     out = {kind: number for kind, number in counts.items() if number and FAULTS[_kind(kind)].left_out}
     left_out = sum(out.values())
     repeats = counts.get("duplicate", 0) + counts.get("near_duplicate", 0)
@@ -38,7 +39,7 @@ def verdict(rows: int, ok: int, counts: Mapping[str, int], max_length: int = 0, 
     if cut is not None:
         parts.append(_length(cut, max_length))
     mark: Mark = "bad" if bad else "warn" if warn else "good"
-    lead = {"good": "Ready to train", "warn": "Usable, with remarks", "bad": "Mend this first"}[mark]
+    lead = {"good": "Ready to train", "warn": "Usable, with warnings", "bad": "Fix this first"}[mark]
     return Verdict(mark, f"{lead}: {'; '.join(parts)}.")
 
 

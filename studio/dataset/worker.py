@@ -1,7 +1,7 @@
-"""`python -m studio.dataset.worker ORDER.json`: data work in a process of its own, with bounded memory.
+"""`python -m studio.dataset.worker ORDER.json`: dataset tasks in a separate process, with bounded memory.
 
-The order names its task; progress and result are printed as JSON lines: {"doing", "done", "of"}, then {"report"},
-or {"error", "proposals"} for what the person has to mend.
+The order names its task. Progress and result are printed as JSON lines: {"doing", "done", "of"}, then {"report"},
+or {"error", "proposals"} for a problem that the user has to fix.
 """
 
 import json
@@ -24,18 +24,18 @@ def main(path: str) -> int:
     bound_memory(int(order["memory_mb"]) * 2**20)
     task = {"check": _check, "revise": _revise, "count": _count}[order["task"]]
     try:
-        _say(report=task(order))
+        _send(report=task(order))
     except Undecodable as error:
-        _say(error=str(error), proposals=[asdict(item) for item in error.proposals])
+        _send(error=str(error), proposals=[asdict(item) for item in error.proposals])
     except BadInput as error:
-        _say(error=str(error))
+        _send(error=str(error))
     except MemoryError:
-        _say(error="", memory=True)
+        _send(error="", memory=True)
     return 0
 
 
 def _check(order: dict[str, Any]) -> dict[str, Any]:
-    asked = Order(
+    request = Order(
         file=Path(order["file"]),
         held_out=Path(order["held_out"]) if order["held_out"] else None,
         format=order["format"],
@@ -43,11 +43,11 @@ def _check(order: dict[str, Any]) -> dict[str, Any]:
         how=ReadOptions(**order["how"]),
         shards=tuple(Path(path) for path in order["shards"]),
     )
-    return asdict(check(asked, Limits(**order["limits"]), Path(order["folder"]), _progress))
+    return asdict(check(request, Limits(**order["limits"]), Path(order["folder"]), _progress))
 
 
 def _revise(order: dict[str, Any]) -> dict[str, Any]:
-    edits = {int(place): Record(**told) for place, told in order["edits"].items()}
+    edits = {int(place): Record(**values) for place, values in order["edits"].items()}
     digest, writer = revise(Path(order["base"]), set(order["drop"]), edits, Path(order["folder"]), _progress)
     return {"id": digest, "ok": writer.rows, "held_out": writer.held_out, "counts": writer.counts}
 
@@ -64,17 +64,17 @@ def _count(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def _progress(what: str, done: int, of: int) -> None:
-    _say(doing=what, done=done, of=of)
+    _send(doing=what, done=done, of=of)
 
 
-def _say(**value: Any) -> None:
+def _send(**value: Any) -> None:
     print(json.dumps(value), flush=True)
 
 
 def bound_memory(size: int) -> None:
     try:
         import resource
-    except ImportError:  # not a Unix: the time limit alone holds
+    except ImportError:  # not Unix: only the time limit applies
         return
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     bound = size if hard == resource.RLIM_INFINITY else min(size, hard)

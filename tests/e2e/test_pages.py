@@ -88,7 +88,7 @@ def test_a_file_that_is_no_dataset_gets_a_sentence(page: Page, little_home: Path
     path.write_text("\n")
     page.goto(start(little_home).url)
     page.locator("#dataset-file input[type=file]").set_input_files(path)
-    expect(page.get_by_role("alert").first).to_contain_text("nothing.jsonl holds nothing but white space")
+    expect(page.get_by_role("alert").first).to_contain_text("nothing.jsonl contains only white space")
 
 
 def test_an_impossible_value_is_said_beside_the_form_and_cannot_be_started(

@@ -1,1 +1,1 @@
-"""Reading dataset files: format, encoding and dialect found, rows numbered, faults named."""
+"""Read dataset files: detect format, encoding and dialect, number rows, report faults."""

@@ -1,4 +1,4 @@
-"""Reads csv and tsv, record by record."""
+"""Reader for csv and tsv, record by record."""
 
 import csv
 import re
@@ -15,13 +15,15 @@ from studio.errors import BadInput
 _CHECK = "check the quotes and separators of this record"
 
 
-# A record of very many short lines is kept as a few long texts: each text by itself takes more than its letters.
+# The lines of a very long record are joined after this many: each Python string has a fixed overhead.
 _HELD = 4096
 
 
 class _Lines:
-    """The lines of a text as csv.reader takes them; keeps those of the record that is being read. first: the number
-    of its first line."""
+    """Iterator over the lines of a text for csv.reader that keeps the lines of the current record.
+
+    first: line number at which the record starts.
+    """
 
     def __init__(self, table: "Table", text: Text) -> None:
         self._lines = text.lines(LINE_END, table.limits.max_row_mb * MIB)
@@ -48,27 +50,27 @@ class _Lines:
         return line
 
     def begin(self) -> None:
-        """The next line begins a record."""
+        """Start a new record at the next line."""
         self._held.clear()
         self._joined.clear()
         self._length = 0
         self.first = self.count + 1
 
     def raw(self) -> str:
-        """The record as it stands in the file."""
+        """The text of the current record as in the file."""
         return "".join(self._joined) + "".join(self._held)
 
 
 class Table:
-    """A csv or tsv text: its header is read at once, its records by `rows`. Raises BadInput for a header that is none.
+    """A csv or tsv text: reads the header at once and the records in `rows`. Raises BadInput for an invalid header.
 
-    columns: the names in the header. note: how it is written, for people.
+    columns: the names in the header. note: description of the dialect for people.
     """
 
     def __init__(self, name: str, text: Text, limits: Limits, delimiter: str, tab_first: bool) -> None:
         self.name = name
         self.limits = limits
-        # A field may be as long as a record here; the limit of the csv module, for the whole process, is only raised.
+        # A field may be as long as a record. The csv module's limit is global to the process, so it is only raised.
         csv.field_size_limit(max(csv.field_size_limit(), min((limits.max_row_mb + 1) * MIB, 2**31 - 1)))
         delimiter = delimiter_of(delimiter) if delimiter else _declared(text)
         self._number = 0
@@ -78,11 +80,11 @@ class Table:
         self.note = self._dialect.note
         self.columns = [cell.strip() for cell in self._next() or []]
         if not self.columns:
-            raise BadInput(f"{name} holds nothing but white space. It needs at least one example.")
+            raise BadInput(f"{name} contains only white space. It needs at least one example.")
         self._check_header()
 
     def rows(self) -> Iterator[Row | Finding]:
-        """The records after the header. Lines of nothing but white space are none."""
+        """Yield the records after the header. Blank lines are not records."""
         names = self.columns
         while True:
             self._number += 1
@@ -101,7 +103,7 @@ class Table:
                 yield Row(self._number, dict(zip(names, cells, strict=True)))
 
     def too_long(self) -> BadInput:
-        """The error for a record that does not end."""
+        """The error for a record longer than the limit, usually one with an unclosed quote."""
         quoted = self._open_quote().replace("It", "A quote", 1)
         return BadInput(
             f"{self.name}: {self._which()}, which begins on line {self._lines.first:,}, is longer than "
@@ -109,7 +111,7 @@ class Table:
         )
 
     def _next(self) -> list[str] | None:
-        """The next record that is no empty line, or None at the end."""
+        """The next record that is not an empty line, or None at the end."""
         while True:
             self._lines.begin()
             try:
@@ -128,12 +130,12 @@ class Table:
         if "unexpected end" in str(error):
             return BadInput(f"{where}: a quote is never closed.{self._open_quote()} Close it and try again.")
         if "expected after" in str(error):
-            said = f"{where}, line {line:,}: text follows a quoted text.{self._open_quote()}"
-            return BadInput(f'{said} Write quotes inside a quoted text twice (""), and check that all are closed.')
+            message = f"{where}, line {line:,}: text follows a quoted text.{self._open_quote()}"
+            return BadInput(f'{message} Double the quotes inside a quoted text (""), and check that all are closed.')
         return BadInput(f"{where}, line {line:,}: {error}. Check the quotes near this line.")
 
     def _open_quote(self) -> str:
-        """Where the last quote of the record was opened, as a sentence; "" when it has none."""
+        """A sentence that names the line where the record's last quote was opened; "" if it has none."""
         line = _quote_line(self._lines.raw(), self._dialect)
         return f" It was opened on line {self._lines.first + line:,}." if line is not None else ""
 
@@ -147,7 +149,7 @@ class Table:
             )
         if twice:
             raise BadInput(
-                f"{self.name}: the column {twice[0][:80]!r} stands twice in the header. Give each its own name."
+                f"{self.name}: the column {twice[0][:80]!r} appears twice in the header. Rename one of them."
             )
         for place, column in enumerate(header, start=1):
             if "\x00" in column:
@@ -160,7 +162,7 @@ class Table:
 
 
 def _declared(text: Text) -> str:
-    """The separator that a first line `sep=;` declares, as Excel writes it; the line is used up then."""
+    """The separator declared by a first line such as `sep=;`, as Excel writes it; consumes that line."""
     start = text.buffer[text.pos : text.pos + 7]
     if start[:4].lower() == "sep=" and len(start) > 5 and start[5] in "\r\n" and not start[4].isalnum():
         text.pos += 7 if start[5:7] == "\r\n" else 6
@@ -169,8 +171,10 @@ def _declared(text: Text) -> str:
 
 
 def _quote_line(record: str, dialect: Dialect) -> int | None:
-    """The line, from 0, on which the quote was opened that is open at the end, or the last one when all are closed;
-    None when there is none. Follows csv's own rules."""
+    """Line, from 0, of the quote that is still open at the end of a record, or of the last one if all are closed.
+
+    None if there are no quotes. Follows the rules of the csv module.
+    """
     quote, separator = re.escape(dialect.quote), re.escape(dialect.delimiter)
     if not quote:
         return None
@@ -180,18 +184,18 @@ def _quote_line(record: str, dialect: Dialect) -> int | None:
     place = after = 0
     last = closed = -1
     is_open = False
-    while found := (inside if is_open else outside).search(record, place):
-        place = found.end()
-        if found[0][0] == "\\" and dialect.backslash:
+    while match := (inside if is_open else outside).search(record, place):
+        place = match.end()
+        if match[0][0] == "\\" and dialect.backslash:
             continue
         if is_open:
             is_open, closed = False, place
-        elif found[0] != dialect.quote:
-            # A separator or the end of a line: here a quoted text could begin.
+        elif match[0] != dialect.quote:
+            # A separator or the end of a line: a quoted text may start here.
             after = place
-        elif found.start() == closed:
-            # A doubled quote inside a quoted text closes it and opens it again at once.
+        elif match.start() == closed:
+            # A doubled quote inside a quoted text closes and reopens it.
             is_open = True
-        elif not record[after : found.start()].strip(" " if dialect.spaced else "\0"):
-            is_open, last = True, found.start()
+        elif not record[after : match.start()].strip(" " if dialect.spaced else "\0"):
+            is_open, last = True, match.start()
     return sum(1 for _ in LINE_END.finditer(record, 0, last)) if last >= 0 else None

@@ -1,5 +1,7 @@
-"""Turns the bytes of a file into text, strictly: what does not decode is named with its place and the likely
-encodings, and never replaced."""
+"""Strict decoding of a file's bytes to text.
+
+Bytes that do not decode are never replaced: the error names their position and the likely encodings.
+"""
 
 import codecs
 import re
@@ -9,7 +11,7 @@ from studio.dataset.read.encodings import Proposal, candidates, propose
 from studio.dataset.read.source import Bytes
 from studio.errors import BadInput
 
-# The mark a file may begin with, the codec that takes it off, and the name for people. The longer marks first.
+# Byte order marks, the codec that strips each, and its display name. Longer marks come first.
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig", "UTF-8"),
     (codecs.BOM_UTF32_LE, "utf-32", "UTF-32"),
@@ -17,13 +19,13 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16", "UTF-16"),
     (codecs.BOM_UTF16_BE, "utf-16", "UTF-16"),
 )
-# Codecs of Python that turn bytes into text but are the encoding of no file.
+# Python codecs that decode bytes to text but are never the encoding of a file.
 _NO_FILES = {"idna", "punycode", "undefined", "charmap", "unicode-escape", "raw-unicode-escape", "utf-7", "mbcs", "oem"}
 _KEPT_OF_LONG_LINE = 2**16
 
 
 class Undecodable(BadInput):
-    """The bytes are no text in the encoding tried. proposals: the encodings in which they are, the likeliest first."""
+    """The bytes are not text in the encoding tried. proposals: encodings in which they are, most likely first."""
 
     def __init__(self, message: str, proposals: list[Proposal]) -> None:
         super().__init__(message)
@@ -31,24 +33,24 @@ class Undecodable(BadInput):
 
 
 def codec_of(encoding: str) -> str:
-    """Python's name of a text encoding that a person gave. Raises BadInput when there is none of that name."""
-    said = f"There is no text encoding {encoding!r}. Give for example utf-8, cp1252, cp1251, gb18030 or shift_jis."
+    """Python's name of a text encoding given by the user. Raises BadInput when there is no such encoding."""
+    message = f"There is no text encoding {encoding!r}. Use for example utf-8, cp1252, cp1251, gb18030 or shift_jis."
     if not re.fullmatch(r"[A-Za-z0-9][\w.: -]{0,39}", encoding, re.ASCII):
-        raise BadInput(said)
+        raise BadInput(message)
     try:
         info = codecs.lookup(encoding)
-        "".encode(encoding)  # Python's codecs from text to text, or from bytes to bytes, refuse that
+        "".encode(encoding)  # fails for Python's text-to-text and bytes-to-bytes codecs
     except (LookupError, ValueError, ImportError):
-        raise BadInput(said) from None
+        raise BadInput(message) from None
     if info.name.replace("_", "-") in _NO_FILES or info.incrementaldecoder is None:
-        raise BadInput(said)
+        raise BadInput(message)
     return info.name
 
 
 class Text:
-    """The text of a file, a window of which is held: what lies before `pos` is used and may go at the next `fill`.
+    """The text of a file with a sliding window: text before `pos` is consumed and may be dropped by the next `fill`.
 
-    Raises Undecodable, at any piece, where the bytes are no text in the encoding.
+    Raises Undecodable, at any piece, where the bytes are not text in the encoding.
     """
 
     def __init__(self, source: Bytes, encoding: str) -> None:
@@ -58,7 +60,7 @@ class Text:
         self._given = 0
         self._started = False
         self._accents = False
-        # What was dropped from the window: its lines, and the characters after the last of them.
+        # Position of the window's start: lines dropped so far, and characters after the last of them.
         self._lines = 0
         self._column = 0
         self._returns = 0
@@ -67,12 +69,12 @@ class Text:
         self.ended = False
 
     def fill(self) -> bool:
-        """Drop what was used and append the next piece. False when there is none."""
+        """Drop the consumed text and append the next piece. False at the end of the file."""
         text = ""
         while not text and not self.ended:
             text = self._decode(self._source.read())
         if not self._started and text:
-            # Some programs write the mark twice.
+            # Some programs write the byte order mark twice.
             text = text.lstrip("\ufeff")
             self._started = True
             if not text and not self.ended:
@@ -82,14 +84,14 @@ class Text:
         return bool(text)
 
     def where(self, pos: int) -> tuple[int, int]:
-        """Line and column, from 1, of a place in the window."""
+        """Line and column, from 1, of a position in the window."""
         lines = self.buffer.count("\n", 0, pos)
         if lines:
             return self._lines + lines + 1, pos - self.buffer.rindex("\n", 0, pos)
         return self._lines + 1, self._column + pos + 1
 
     def start(self, most: int) -> str:
-        """The first characters that are not white space, without using anything up; "" when there are none.
+        """The first characters that are not white space, without consuming anything; "" when there are none.
 
         Raises BadInput when more than `most` characters of white space come first."""
         while not self.buffer.strip() and len(self.buffer) <= most and self.fill():
@@ -99,7 +101,7 @@ class Text:
         return self.buffer.lstrip()[:400]
 
     def skip_space(self) -> bool:
-        """Go to the next character that is no JSON white space. False at the end of the file."""
+        """Advance to the next character that is not JSON white space. False at the end of the file."""
         while True:
             match = _NOT_SPACE.search(self.buffer, self.pos)
             if match:
@@ -110,7 +112,7 @@ class Text:
                 return False
 
     def rest(self) -> str:
-        """All that is left, at once; the window is empty then."""
+        """All remaining text; leaves the window empty."""
         pieces = [self.buffer[self.pos :]]
         self.pos = len(self.buffer)
         while self.fill():
@@ -119,7 +121,7 @@ class Text:
         return "".join(pieces)
 
     def lines(self, ends: re.Pattern[str], most: int) -> Iterator[tuple[str, bool]]:
-        """Each line with its end, and whether that is all of it: of one longer than `most` only the beginning."""
+        """Yield each line with its line end, and whether it is complete: of one longer than `most` only the start."""
         searched = 0
         while True:
             match = self._line_end(ends, self.pos + searched)
@@ -131,7 +133,7 @@ class Text:
                 searched = 0
                 yield self._skip_line(ends), False
             else:
-                # A carriage return at the very end is looked at again: a line feed may follow.
+                # A carriage return at the very end is checked again: a line feed may follow.
                 searched = max(len(self.buffer) - self.pos - 1, 0)
                 if not self.fill():
                     line, self.pos = self.buffer[self.pos :], len(self.buffer)
@@ -145,16 +147,16 @@ class Text:
         return None if undecided else match
 
     def _skip_line(self, ends: re.Pattern[str]) -> str:
-        kept = self.buffer[self.pos : self.pos + _KEPT_OF_LONG_LINE]
+        beginning = self.buffer[self.pos : self.pos + _KEPT_OF_LONG_LINE]
         while True:
             match = self._line_end(ends, self.pos)
             if match:
                 self.pos = match.end()
-                return kept
+                return beginning
             self.pos = max(len(self.buffer) - 1, 0)
             if not self.fill():
                 self.pos = len(self.buffer)
-                return kept
+                return beginning
 
     def _drop(self) -> None:
         lines = self.buffer.count("\n", 0, self.pos)
@@ -177,30 +179,34 @@ class Text:
         return text
 
     def _undecodable(self, held: bytes, start: int, fresh: int) -> Undecodable:
-        """held: the bytes that were being decoded, the last `fresh` of them read just now; start: the first bad one."""
+        """The error for undecodable bytes, with proposals.
+
+        held: the bytes being decoded, of which the last `fresh` were just read; start: index of the first bad one.
+        """
         name = self._source.name
         offset = self._given + fresh - len(held) + start
         before = held[:start].decode(self._codec, "ignore")
         lines, returns = before.count("\n") + self._count("\n"), before.count("\r") + self._count("\r")
         line = (lines or returns) + 1
         marked = self._source.begins_with(tuple(bom for bom, *_ in _BOMS))
-        # A mark settles the encoding: with one, the bytes are damaged, and any other encoding would be refused.
-        proposals = [] if marked else propose(self._source, offset, [one for one in candidates() if one != self._codec])
+        # A byte order mark settles the encoding: the bytes are damaged, and any other encoding would be refused.
+        others = [encoding for encoding in candidates() if encoding != self._codec]
+        proposals = [] if marked else propose(self._source, offset, others)
         what = f"the byte 0x{held[start]:02x}" if start < len(held) else "half a character"
-        said = f"{name} is not {self.encoding} text: line {line} holds {what} (byte {offset + 1:,} of the text). "
+        message = f"{name} is not {self.encoding} text: line {line} holds {what} (byte {offset + 1:,} of the text). "
         choose = f" (on the command line: --encoding {proposals[0].encoding})" if proposals else ""
         if marked:
-            said += f"The file begins with the mark of {self.encoding}, so that place is damaged: mend or remove it."
+            message += f"The file begins with the mark of {self.encoding}, so that place is damaged: fix or remove it."
         elif proposals and (self._accents or not before.isascii()):
-            said += (
-                "Other letters before it are good, so that line may come from elsewhere: mend it. "
-                f"If all of the file is in another encoding, choose that{choose}."
+            message += (
+                "Accented letters before it are valid, so that line may come from elsewhere: fix it. "
+                f"If the whole file is in another encoding, choose that encoding{choose}."
             )
         elif proposals:
-            said += f"Choose the encoding in which it reads well{choose}, or save it as UTF-8."
+            message += f"Choose the encoding in which it reads correctly{choose}, or save it as UTF-8."
         else:
-            said += "Save it as UTF-8 and try again."
-        return Undecodable(said, proposals)
+            message += "Save it as UTF-8 and try again."
+        return Undecodable(message, proposals)
 
     def _count(self, end: str) -> int:
         return (self._lines if end == "\n" else self._returns) + self.buffer.count(end)
@@ -210,7 +216,7 @@ _NOT_SPACE = re.compile(r"[^ \t\n\r]")
 
 
 def _choose(source: Bytes, given: str) -> tuple[str, str]:
-    """The codec and the encoding's name for people."""
+    """The codec and the encoding's display name."""
     head = source.head()
     marked = next(((codec, name) for bom, codec, name in _BOMS if head.startswith(bom)), None)
     if not given:
@@ -242,7 +248,7 @@ def _choose(source: Bytes, given: str) -> tuple[str, str]:
 
 
 def wide_encoding(head: bytes) -> str:
-    """utf-16-le and the like where the NUL bytes stand as in text of that encoding without a mark, else ""."""
+    """Name such as utf-16-le if the NUL bytes are distributed as in that encoding without a mark, else ""."""
     sample = head[:4096]
     if len(sample) < 4 or b"\x00" not in sample:
         return ""
@@ -253,7 +259,7 @@ def wide_encoding(head: bytes) -> str:
         return "utf-32-be"
     even, odd = (zeros[0] + zeros[2]) / 2, (zeros[1] + zeros[3]) / 2
     for wide, many, few, first in (("utf-16-le", odd, even, sample[:2]), ("utf-16-be", even, odd, sample[1::-1])):
-        # Text in no Latin script has its spaces, digits and marks; it begins with one of them or with a letter.
+        # Text in a non-Latin script still has ASCII spaces, digits and punctuation; it starts with one or a letter.
         if many > 0.1 and few < 0.05 and (many > 0.6 or (first[1] == 0 and first[0] < 128)):
             return wide
     return ""

@@ -1,4 +1,4 @@
-"""Finds out how a csv or tsv file is written: what separates its fields, and how texts are quoted."""
+"""Detect the dialect of a csv or tsv file: its separator and quoting."""
 
 import csv
 import re
@@ -16,8 +16,11 @@ _RECORDS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How fields are written. quote: "" for none. backslash: a quote inside quotes is written \\" (or doubled).
-    spaced: spaces between a separator and a quote do not count."""
+    """Separator and quoting of fields.
+
+    quote: "" for none. backslash: a quote inside quotes is written \\" (or doubled). spaced: spaces between a separator
+    and a quote are ignored.
+    """
 
     delimiter: str = ","
     quote: str = '"'
@@ -25,7 +28,7 @@ class Dialect:
     spaced: bool = False
 
     def reader(self, lines: Iterable[str]) -> Iterator[list[str]]:
-        """The records of lines. Raises csv.Error where the quotes are wrong."""
+        """Yield the records of the lines. Raises csv.Error where the quotes are wrong."""
         return csv.reader(
             map(_keep_backslashes, lines) if self.backslash else lines,
             delimiter=self.delimiter,
@@ -38,54 +41,54 @@ class Dialect:
 
     @property
     def note(self) -> str:
-        said = f"separated by {SEPARATORS.get(self.delimiter, repr(self.delimiter))}"
+        text = f"separated by {SEPARATORS.get(self.delimiter, repr(self.delimiter))}"
         if not self.quote:
-            said += ", quotes are text"
+            text += ", quotes are text"
         elif self.quote == "'":
-            said += ", quoted with single quotes"
-        return said + (', quotes written \\"' if self.backslash else "")
+            text += ", quoted with single quotes"
+        return text + (', quotes written \\"' if self.backslash else "")
 
 
 def _keep_backslashes(line: str) -> str:
-    """Doubles each backslash that stands before neither a quote nor a backslash: there it is text, as in C:\\new."""
-    return re.sub(r"""\\(["'\\])?""", lambda found: found[0] if found[1] else "\\\\", line) if "\\" in line else line
+    """Double each backslash that precedes neither a quote nor a backslash: it is text, as in C:\\new."""
+    return re.sub(r"""\\(["'\\])?""", lambda match: match[0] if match[1] else "\\\\", line) if "\\" in line else line
 
 
 def delimiter_of(given: str) -> str:
-    """The separator a person gave, as one character. Raises BadInput for what cannot be one."""
+    """The separator given by the user, as one character. Raises BadInput for anything else."""
     mark = _WORDS.get(given.lower(), given)
     if len(mark) != 1 or mark in "\"'\r\n\\\0" or mark.isalnum():
         raise BadInput(
-            f"{given!r} cannot separate fields. Give one character, or one of comma, semicolon, tab and pipe."
+            f"{given!r} cannot separate fields. Use one character, or one of comma, semicolon, tab and pipe."
         )
     return mark
 
 
 def find_dialect(sample: str, whole: bool, delimiter: str, tab_first: bool) -> Dialect:
-    """The way of writing in which the records of the sample have as many fields as the header.
+    """The dialect in which most records of the sample have as many fields as the header.
 
-    sample: the beginning of the file; whole: it is all of it. delimiter: what a person said, or "".
+    sample: the start of the file; whole: whether it is the whole file. delimiter: given by the user, or "".
     """
     sample = sample[:_SAMPLE] if whole and len(sample) <= _SAMPLE else _full_lines(sample[:_SAMPLE])
-    # str.splitlines would also cut at separators that are letters to csv.
+    # str.splitlines would also split at characters that csv treats as text.
     lines = re.findall(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+", sample)
     marks = [delimiter] if delimiter else ["\t", ",", ";", "|"] if tab_first else [",", ";", "\t", "|"]
-    return max((_quoting(Dialect(mark), sample, lines) for mark in marks), key=lambda one: _score(one, lines))
+    return max((_quoting(Dialect(mark), sample, lines) for mark in marks), key=lambda dialect: _score(dialect, lines))
 
 
 def _full_lines(sample: str) -> str:
-    ends = [found.end() for found in LINE_END.finditer(sample)]
+    ends = [match.end() for match in LINE_END.finditer(sample)]
     return sample[: ends[-1]] if ends else sample
 
 
 def _quoting(plain: Dialect, sample: str, lines: list[str]) -> Dialect:
-    """The best way of quoting with this separator. Anything but plain double quotes must read the sample better."""
+    """The best quoting for this separator. Anything but plain double quotes must score higher on the sample."""
     mark = re.escape(plain.delimiter)
     others = []
     if '\\"' in sample:
         others.append(replace(plain, backslash=True))
     if re.search(mark + ' +"', sample) and plain.delimiter != " ":
-        others += [replace(one, spaced=True) for one in (plain, *others)]
+        others += [replace(dialect, spaced=True) for dialect in (plain, *others)]
     single = len(re.findall(rf"(?:^|{mark})'(?:[^'\r\n]|'')*'(?={mark}|$)", sample, re.MULTILINE))
     double = len(re.findall(rf'(?:^|{mark})"(?:[^"\r\n]|"")*"(?={mark}|$)', sample, re.MULTILINE))
     if single > double:
@@ -96,13 +99,15 @@ def _quoting(plain: Dialect, sample: str, lines: list[str]) -> Dialect:
             plain = others.pop(-2 if "\\'" in sample else -1)
     if plain.delimiter == "\t" and not double:
         others.append(replace(plain, quote=""))
-    # max takes the first of equals.
-    return max([plain, *others], key=lambda one: _score(one, lines)[0])
+    # max returns the first of equal candidates.
+    return max([plain, *others], key=lambda dialect: _score(dialect, lines)[0])
 
 
 def _score(dialect: Dialect, lines: list[str]) -> tuple[float, int]:
-    """The share of the records with as many fields as the header, and the number of columns; nothing for one column,
-    which any separator that does not occur would give."""
+    """Share of the records with as many fields as the header, and the number of columns.
+
+    Zero for a single column, which is what any separator that does not occur would give.
+    """
     reader = dialect.reader(iter(lines))
     columns = good = bad = 0
     used = 0

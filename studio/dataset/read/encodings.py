@@ -1,4 +1,4 @@
-"""Which encodings a text that is not UTF-8 may be in."""
+"""Propose encodings for text that is not UTF-8."""
 
 import codecs
 import re
@@ -10,12 +10,12 @@ from studio.dataset.read.source import MIB, Bytes
 from studio.errors import BadInput
 
 _KNOWN = ("cp1252", "cp1251", "gb18030", "shift_jis", "euc_jp", "euc_kr", "big5", "cp1250", "cp1253", "cp1254")
-# How much of the file must decode for an encoding to be proposed, and how much of it is looked at to rank them.
+# Bytes that must decode for an encoding to be proposed, and bytes used to rank the proposals.
 _TRIED = 32 * MIB
 _SAMPLE = 2**14
 _PREVIEW = 200
 _MOST = 6
-# What stands between spaces and marks of ASCII and holds a character outside of it.
+# A word, delimited by ASCII spaces and punctuation, that contains a non-ASCII character.
 _FOREIGN_WORD = re.compile(r"[^\s!-/:-@\[-`{-~]*[^\x00-\x7f\s][^\s!-/:-@\[-`{-~]*")
 _RELATIVES = {
     "gbk": "gb18030",
@@ -26,7 +26,7 @@ _RELATIVES = {
     "euc_jis_2004": "euc_jp",
     "euc_jisx0213": "euc_jp",
 }
-# Where the everyday signs of a language stand in its charset: by the first byte.
+# Range of the common characters of a language in its charset, by their first byte.
 _COMMON = {
     "gb18030": ("gb2312", 0xB0, 0xD7),
     "big5": ("big5", 0xA4, 0xC6),
@@ -34,15 +34,15 @@ _COMMON = {
     "euc_jp": ("euc_jp", 0xB0, 0xCF),
     "euc_kr": ("euc_kr", 0xB0, 0xC8),
 }
-# With fewer bytes above 127 than this, statistics say nothing.
+# With fewer bytes above 127 than this, statistics are meaningless.
 _ENOUGH = 24
-# Between letters stand apostrophes and dashes, but no other marks.
+# Punctuation between two letters, other than apostrophes and dashes.
 _MARK_INSIDE = re.compile(r"[A-Za-zÀ-ɏͰ-ӿ][^\w\s·’‘'—–‑-]+[A-Za-zÀ-ɏͰ-ӿ]")
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """An encoding in which the bytes are text, and what the first lines that are not UTF-8 say then."""
+    """An encoding in which the bytes are text, and a preview of the first lines that are not UTF-8."""
 
     encoding: str
     preview: str
@@ -53,29 +53,31 @@ def candidates() -> list[str]:
 
 
 def propose(source: Bytes, offset: int, encodings: list[str]) -> list[Proposal]:
-    """Those of the encodings, and of charset-normalizer's guess, in which the text strictly decodes; the likeliest
-    first. offset: the first byte that did not decode, counted after unpacking."""
+    """Encodings, from the list and charset-normalizer's guess, in which the text decodes strictly; most likely first.
+
+    offset: the first byte that did not decode, counted after unpacking.
+    """
     data = _around(source, offset)
     start = 0 if offset < _SAMPLE else data.find(b"\n") + 1
     bad = data[start:]
     sample = _telling(bad)
     wide = encodings[:1] if encodings and encodings[0].startswith("utf-") else []
-    found: list[tuple[float, int, Proposal]] = []
+    scored: list[tuple[float, int, Proposal]] = []
     readings = set()
     for rank, encoding in enumerate(wide or _ordered(encodings, sample)):
         if not _decodes(bad, encoding):
             continue
         reading = sample.decode(encoding, "ignore")
         if reading not in readings:
-            # Relatives in which the text reads the same would only crowd out the others.
+            # Encodings in which the text reads the same would only crowd out the others.
             readings.add(reading)
             preview = _preview(bad if wide else sample, encoding)
-            found.append((_strangeness(reading, encoding), rank, Proposal(encoding, preview)))
-    return [proposal for _, _, proposal in sorted(found, key=lambda item: item[:2])][:_MOST]
+            scored.append((_strangeness(reading, encoding), rank, Proposal(encoding, preview)))
+    return [proposal for _, _, proposal in sorted(scored, key=lambda item: item[:2])][:_MOST]
 
 
 def _around(source: Bytes, offset: int) -> bytes:
-    """The bytes from shortly before the bad place on. The file is opened anew: the reader stands elsewhere."""
+    """The bytes from shortly before the bad position. Opens the file again, since the reader is at another position."""
     again = Bytes(source.path, Limits(max_file_mb=source.limits.max_file_mb, max_compression_ratio=2**31))
     kept = bytearray()
     skipped = 0
@@ -87,7 +89,7 @@ def _around(source: Bytes, offset: int) -> bytes:
             if len(kept) > _TRIED:
                 break
     except BadInput:
-        # The text that could be read is enough to guess by; what stopped the reading is said another time.
+        # The text read so far is enough for a guess; the error will be reported by the actual read.
         pass
     finally:
         again.close()
@@ -95,7 +97,7 @@ def _around(source: Bytes, offset: int) -> bytes:
 
 
 def _telling(data: bytes) -> bytes:
-    """The lines that hold bytes above 127, up to a bounded length; the beginning where there are no lines."""
+    """The lines with bytes above 127, up to a bounded length; the start of the data if there are none."""
     lines = re.findall(rb"[^\n]*[\x80-\xff][^\n]*\n?", data[: 2**20])
     kept = b""
     for line in lines:
@@ -111,7 +113,7 @@ def _telling(data: bytes) -> bytes:
 def _ordered(encodings: list[str], sample: bytes) -> list[str]:
     guess = _normalizer(sample)
     for common in encodings[:1]:
-        # Of the Western encodings the common one goes first where the text reads the same in both.
+        # The common Western encoding goes first if the text reads the same in both.
         if guess and guess != common and sample.decode(guess, "replace") == sample.decode(common, "replace"):
             guess = common
     return list(dict.fromkeys([guess, *encodings] if guess else encodings))
@@ -131,7 +133,7 @@ def _normalizer(sample: bytes) -> str:
 def _decodes(data: bytes, encoding: str) -> bool:
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     try:
-        # The last character may be cut where the sample ends.
+        # The last character may be incomplete where the sample ends.
         decoder.decode(data, False)
     except (UnicodeError, ValueError):
         return False
@@ -144,8 +146,10 @@ def _preview(data: bytes, encoding: str) -> str:
 
 
 def _strangeness(text: str, encoding: str) -> float:
-    """How unlike words a text reads, 0 for not at all: marks inside words, mixed scripts, capitals after small letters,
-    letters nobody uses."""
+    """Score of how implausible the words of a text are, 0 for plausible.
+
+    Counts punctuation inside words, mixed scripts, capitals after lower-case letters and rare characters.
+    """
     faults = words = 0
     for word in _FOREIGN_WORD.findall(text[:_SAMPLE])[:400]:
         words += 1

@@ -1,48 +1,48 @@
-"""Names files that are no dataset by what they hold, whatever they are called."""
+"""Recognise files that are not datasets by their content, regardless of their name."""
 
 import re
 
 from studio.errors import BadInput
 
-# What a file begins with, what that is, and the way out.
+# First bytes of a file, what it is, and the remedy.
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "is packed with gzip twice", "Unpack it once"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an old Excel or Word file", "Save the sheet as CSV (UTF-8)"),
-    (b"%PDF", "is a PDF document", "Give the examples as jsonl or csv"),
-    (b"\x89PNG", "is a picture (PNG)", "Give the examples as jsonl or csv"),
-    (b"\xff\xd8\xff", "is a picture (JPEG)", "Give the examples as jsonl or csv"),
-    (b"GIF8", "is a picture (GIF)", "Give the examples as jsonl or csv"),
-    (b"II*\x00", "is a picture (TIFF)", "Give the examples as jsonl or csv"),
-    (b"MM\x00*", "is a picture (TIFF)", "Give the examples as jsonl or csv"),
-    (b"RIFF", "is a picture, a sound or a film (RIFF)", "Give the examples as jsonl or csv"),
-    (b"OggS", "is a sound file (Ogg)", "Give the examples as jsonl or csv"),
-    (b"ID3", "is a sound file (MP3)", "Give the examples as jsonl or csv"),
+    (b"%PDF", "is a PDF document", "Save the examples as jsonl or csv"),
+    (b"\x89PNG", "is a picture (PNG)", "Save the examples as jsonl or csv"),
+    (b"\xff\xd8\xff", "is a picture (JPEG)", "Save the examples as jsonl or csv"),
+    (b"GIF8", "is a picture (GIF)", "Save the examples as jsonl or csv"),
+    (b"II*\x00", "is a picture (TIFF)", "Save the examples as jsonl or csv"),
+    (b"MM\x00*", "is a picture (TIFF)", "Save the examples as jsonl or csv"),
+    (b"RIFF", "is a picture, a sound or a film (RIFF)", "Save the examples as jsonl or csv"),
+    (b"OggS", "is a sound file (Ogg)", "Save the examples as jsonl or csv"),
+    (b"ID3", "is a sound file (MP3)", "Save the examples as jsonl or csv"),
     (b"SQLite format 3\x00", "is an SQLite database", "Export the table as CSV"),
-    (b"7z\xbc\xaf\x27\x1c", "is a 7z archive", "Unpack it and give the file inside"),
-    (b"Rar!\x1a\x07", "is a RAR archive", "Unpack it and give the file inside"),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7z archive", "Unpack it and use the file inside"),
+    (b"Rar!\x1a\x07", "is a RAR archive", "Unpack it and use the file inside"),
     (b"\xfd7zXZ\x00", "is packed with xz", "Unpack it (unxz) or pack it with gzip"),
     (b"\x28\xb5\x2f\xfd", "is packed with zstd", "Unpack it (unzstd) or pack it with gzip"),
     (b"\x04\x22\x4d\x18", "is packed with lz4", "Unpack it (unlz4) or pack it with gzip"),
     (b"\x93NUMPY", "is a NumPy array", "Save the examples as jsonl or csv"),
-    (b"GGUF", "is a model (GGUF), not a dataset", "Add it as a model, and give a dataset file here"),
+    (b"GGUF", "is a model (GGUF), not a dataset", "Add it as a model, and choose a dataset file here"),
     (b"ARROW1\x00\x00", "is an Arrow or Feather file", "Save it as parquet"),
     (b"\xff\xff\xff\xff\x10\x00\x00\x00", "is an Arrow stream", "Save it as parquet"),
     (b"Obj\x01", "is an Avro file", "Save it as parquet or jsonl"),
     (b"ORC\x0a", "is an ORC file", "Save it as parquet"),
     (b"\x89HDF\r\n", "is an HDF5 file", "Save it as parquet or csv"),
-    (b"\x7fELF", "is a program", "Give a dataset file"),
-    (b"\x00asm", "is a program", "Give a dataset file"),
+    (b"\x7fELF", "is a program", "Choose a dataset file"),
+    (b"\x00asm", "is a program", "Choose a dataset file"),
     (b"{\\rtf", "is a text document (RTF)", "Save it as plain text in a csv or jsonl file"),
     (b"PARE", "is an encrypted parquet file", "Save it without encryption"),
 )
 _LFS = re.compile(rb"\s*version https://git-lfs\.github\.com/spec/")
 _PAGE = re.compile(r"<(!doctype|html|head|body|\?xml|!--|svg|rss|error|script)\b", re.IGNORECASE)
-# Control characters that no text holds: all below 32 but tab, line feed, form feed, carriage return and escape.
+# Control characters that do not occur in text: all below 32 but tab, line feed, form feed, carriage return and escape.
 _CONTROL = bytes(code for code in range(32) if code not in (9, 10, 12, 13, 27))
 
 
 def refuse_binary(name: str, head: bytes) -> None:
-    """Raise BadInput when the first bytes of a file are those of something else than text or parquet."""
+    """Raise BadInput when the first bytes of a file are those of a type other than text or parquet."""
     for magic, what, way_out in _MAGIC:
         if head.startswith(magic):
             raise BadInput(f"{name} {what}. {way_out}.")
@@ -51,28 +51,30 @@ def refuse_binary(name: str, head: bytes) -> None:
     if head[:3] == b"BZh" and head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"):
         raise BadInput(f"{name} is packed with bzip2. Unpack it (bunzip2) or pack it with gzip.")
     if head[257:262] == b"ustar":
-        raise BadInput(f"{name} is a tar archive. Unpack it and give the file inside.")
+        raise BadInput(f"{name} is a tar archive. Unpack it and use the file inside.")
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         raise BadInput(f"{name} is a Python pickle, which is never opened: it can run code. Save it as jsonl.")
     if head[8:9] == b"{" and b'"dtype"' in head[:4096] and int.from_bytes(head[:8], "little") < 2**30:
         raise BadInput(f"{name} is a model (safetensors), not a dataset. Add it as a model.")
     if head[4:8] == b"ftyp":
-        raise BadInput(f"{name} is a film or a picture (MP4, HEIC). Give the examples as jsonl or csv.")
+        raise BadInput(f"{name} is a film or a picture (MP4, HEIC). Save the examples as jsonl or csv.")
     if _LFS.match(head):
         raise BadInput(f"{name} is only a pointer to the real file (Git LFS). Run git lfs pull, and try again.")
 
 
 def refuse_noise(name: str, head: bytes) -> None:
-    """Raise BadInput when a file that is in no wide encoding holds too many control characters to be text."""
+    """Raise BadInput when a file, not in UTF-16 or UTF-32, has too many control characters to be text."""
     sample = head[:65536]
     controls = len(sample) - len(sample.translate(None, _CONTROL))
     if controls > 3 and controls * 10 > len(sample):
-        raise BadInput(f"{name} is not text: it holds binary data. Give a json, jsonl, csv, tsv or parquet file.")
+        raise BadInput(f"{name} is not text: it holds binary data. Use a json, jsonl, csv, tsv or parquet file.")
 
 
 def refuse_page(name: str, start: str, table: bool) -> None:
-    """Raise BadInput when the text is a web page or XML. start: its beginning; table: it is named csv or tsv,
-    where a column may be called <text>."""
+    """Raise BadInput when the text is a web page or XML.
+
+    start: the start of the text; table: whether the file is named csv or tsv, where a column may be called <text>.
+    """
     if _PAGE.match(start) or (start[:1] == "<" and not table):
         raise BadInput(
             f"{name} looks like a web page or XML, not a dataset. "
@@ -88,5 +90,5 @@ def _zip(head: bytes) -> str:
     if b".npy" in head[:200]:
         return "is a NumPy archive (npz). Save the examples as jsonl or csv"
     if b"data.pkl" in head[:400]:
-        return "is a PyTorch checkpoint, not a dataset. Give the examples as jsonl or csv"
-    return "is a zip archive. Unpack it and give the file inside"
+        return "is a PyTorch checkpoint, not a dataset. Save the examples as jsonl or csv"
+    return "is a zip archive. Unpack it and use the file inside"

@@ -1,7 +1,7 @@
-"""Gives columns their meaning: names a file's format and says why, and turns each row into one `Record`.
+"""Dataset formats: detect a file's format, with a reason, and convert each row to a `Record`.
 
 Formats: alpaca (instruction, input, output, also system and history), prompt/completion, messages, sharegpt, text,
-and `mapped`: any columns, named by a mapping from our field to the file's column (columns.py).
+and `mapped`: any columns, with a mapping from the studio's fields to the file's columns (columns.py).
 """
 
 import json
@@ -18,16 +18,16 @@ Format = Literal["alpaca", "prompt/completion", "messages", "sharegpt", "text", 
 Message = dict[str, str]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-# The fields a mapping may name. `output` is what the model learns to answer.
+# Fields of a mapping. `output` is the answer the model learns.
 FIELDS = ("instruction", "input", "output", "system", "history", "text")
 _ALPACA = {name: name for name in ("instruction", "input", "output", "system", "history")}
 _PAIR = {"instruction": "prompt", "output": "completion", "system": "system"}
-# Columns that hold conversations, by the format they are in.
+# Columns with conversations, by format.
 _TALKS: dict[Format, tuple[str, ...]] = {
     "messages": ("messages",),
     "sharegpt": ("conversations", "conversation"),
 }
-# Names other tools give the roles; trained on unmapped they would teach a template of their own.
+# Role names of other tools. Unmapped, they would end up in the chat template's text.
 _ROLES = {
     "human": "user",
     "user": "user",
@@ -44,18 +44,18 @@ _NEEDS = {
     "messages": "a column messages with a list of {role, content}",
     "sharegpt": "a column conversations with a list of {from, value}",
     "text": "a column text",
-    "mapped": "a mapping that says which column is which",
+    "mapped": "a mapping from fields to columns",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One example, whatever format it came in.
+    """One example, independent of its source format.
 
     row: its number in the source file. messages: the conversation, empty for plain text. instruction and input:
-    as Alpaca's headings want them, empty where the example has more than one turn. text: plain text only.
-    held_out: from a file of its own, to measure on. group: the same number for rows that repeat each other, 0 when
-    nobody looked.
+    the values for Alpaca's headings, empty when the example has more than one turn. text: plain text only.
+    held_out: from a separate file of held-out examples. group: the same number for rows that repeat each other, 0 if
+    not searched.
     """
 
     row: int
@@ -69,20 +69,20 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """The format found (None: a mapping is needed) and the reason, for people."""
+    """The detected format (None: a mapping is needed) and the reason, for people."""
 
     format: Format | None
     why: str
 
 
 def detect(columns: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> Detection:
-    """Name the format of a file from its columns and first rows."""
+    """Detect the format of a file from its columns and first rows."""
     names = list(columns)
     present = set(names)
     for form, talks in _TALKS.items():
         for name in talks:
             if name in present and any(_is_talk(row.get(name)) for row in rows):
-                return Detection(form, f"it has a column {name} that holds conversations")
+                return Detection(form, f"it has a column {name} with conversations")
     if {"instruction", "output"} <= present:
         extra = [name for name in ("input", "system", "history") if name in present]
         return Detection("alpaca", f"it has the columns {', '.join(['instruction', *extra, 'output'])}")
@@ -90,7 +90,7 @@ def detect(columns: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> Detecti
         return Detection("prompt/completion", "it has the columns prompt and completion")
     if "text" in present:
         return Detection("text", "it has a column text")
-    return Detection(None, f"its columns ({listed(names)}) are none of the known formats: say which column is which")
+    return Detection(None, f"its columns ({listed(names)}) match none of the known formats: map the columns to fields")
 
 
 def _is_talk(value: Any) -> bool:
@@ -98,7 +98,7 @@ def _is_talk(value: Any) -> bool:
 
 
 class Layout:
-    """How the columns of one file become records. Raises BadInput when the file lacks what the format needs."""
+    """Converter from the rows of one file to records. Raises BadInput when columns the format needs are missing."""
 
     def __init__(self, form: Format, mapping: Mapping[str, str], columns: Sequence[str]) -> None:
         self.format = form
@@ -117,10 +117,10 @@ class Layout:
             must = ["text"] if form == "text" else [wanted["instruction"], wanted["output"]]
             if not set(must) <= set(columns):
                 raise _lacks(form, columns)
-        self._sources = {name: source_of(name, told, columns) for name, told in wanted.items()}
+        self._sources = {name: source_of(name, expression, columns) for name, expression in wanted.items()}
 
     def record(self, row: Row) -> Record | Finding:
-        """One row as a Record, or why it cannot be one."""
+        """Convert one row to a Record, or to the Finding that says why it cannot be one."""
         try:
             if self._talk:
                 return _conversation(row.number, row.values.get(self._talk), self._talk)
@@ -135,12 +135,12 @@ class Layout:
             return Finding(row.number, unfit.kind, unfit.field, unfit.reason, unfit.fix, raw=as_json(row.values))
 
     def unused(self, row: Row) -> Finding | None:
-        """What the mapping leaves unread of a row that is kept: items of a list beyond the one it names."""
+        """Finding for list items in a kept row that the mapping does not read, or None."""
         for source in self._sources.values():
-            told = source.unread(row.values)
-            if told:
+            message = source.unread(row.values)
+            if message:
                 fix = "split such rows into several, or map another item"
-                return Finding(row.number, "unused", source.name, told, fix)
+                return Finding(row.number, "unused", source.name, message, fix)
         return None
 
     def _turns(self, row: Row) -> Record:
@@ -160,7 +160,7 @@ class Layout:
 
 
 def as_json(values: Any) -> str:
-    """A row as it stood, as far as JSON can write it, clipped as other raw text is."""
+    """A row as JSON, as far as JSON can represent it, clipped like other raw text."""
     return clip(json.dumps(values, ensure_ascii=False, default=str))
 
 
@@ -172,18 +172,18 @@ def _check_mapping(mapping: Mapping[str, str], columns: Sequence[str]) -> None:
     """Raise BadInput when a mapping names an unknown field, a missing column or no output."""
     for name in mapping:
         if name not in FIELDS:
-            raise BadInput(f"{name!r} is no field of an example. Map one of: {', '.join(FIELDS)}.")
+            raise BadInput(f"{name!r} is not a field of an example. Map one of: {', '.join(FIELDS)}.")
     if "text" in mapping:
         others = [name for name in mapping if name != "text"]
         if others:
-            raise BadInput(f"text stands for the whole example: map text alone, or {', '.join(others)} without it.")
+            raise BadInput(f"text is the whole example: map text alone, or {', '.join(others)} without it.")
     elif not {"instruction", "output"} <= set(mapping):
         missing = "output" if "instruction" in mapping else "instruction"
-        raise BadInput(f"The mapping lacks {missing}: which of {listed(columns)} is it?")
+        raise BadInput(f"The mapping has no {missing}. Map it to one of: {listed(columns)}.")
 
 
 def _history(source: Source | None, values: Mapping[str, Any]) -> list[Message]:
-    """Alpaca's history, a list of [question, answer] pairs, as messages."""
+    """Convert Alpaca's history, a list of [question, answer] pairs, to messages."""
     value = source.find(values) if source else None
     if value is None or value == "" or value == []:
         return []
@@ -194,7 +194,7 @@ def _history(source: Source | None, values: Mapping[str, Any]) -> list[Message]:
     for position, pair in enumerate(value if isinstance(value, list) else [None], start=1):
         if not isinstance(pair, list) or len(pair) != 2:
             raise MappingError(
-                "wrong_type", field, f"item {position} is no pair", "write it as [[question, answer], …]"
+                "wrong_type", field, f"item {position} is not a pair", "write it as [[question, answer], …]"
             )
         for role, content in zip(("user", "assistant"), pair, strict=True):
             text = as_text(content, field)
@@ -207,21 +207,21 @@ def _history(source: Source | None, values: Mapping[str, Any]) -> list[Message]:
 
 
 def _from_json(text: str, field: str) -> Any:
-    """A conversation that a table keeps as JSON text."""
+    """Parse a conversation that a table stores as JSON text."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise MappingError("wrong_type", field, "holds text that is no JSON list", "write it as a list") from None
+        raise MappingError("wrong_type", field, "holds text that is not a JSON list", "write it as a list") from None
 
 
 def _conversation(row: int, value: Any, column: str) -> Record:
     if isinstance(value, str):
         value = _from_json(value, column)
     if value is None:
-        raise MappingError("missing", column, "the field is missing", f"give the row {column}")
+        raise MappingError("missing", column, "the field is missing", f"add {column} to the row")
     if not isinstance(value, list):
         raise MappingError(
-            "wrong_type", column, "holds no list of messages", 'write it as [{"role": …, "content": …}, …]'
+            "wrong_type", column, "is not a list of messages", 'write it as [{"role": …, "content": …}, …]'
         )
     if not value:
         raise MappingError("empty", column, "the conversation is empty", "write its messages or remove the row")
@@ -231,7 +231,7 @@ def _conversation(row: int, value: Any, column: str) -> Record:
         if not isinstance(item, dict):
             fix = 'write it as {"role": …, "content": …}'
             raise MappingError("wrong_type", field, f"message {position} is not an object", fix)
-        # Rows of either kind appear with the other's pair of keys.
+        # Both formats occur with the keys of the other.
         role = item.get("role", item.get("from"))
         if not isinstance(role, str) or role.lower() not in _ROLES:
             raise MappingError(
@@ -248,13 +248,15 @@ def _check_order(messages: list[Message], column: str) -> None:
     roles = [message["role"] for message in messages]
     if "system" in roles[1:]:
         place = roles.index("system", 1) + 1
-        raise MappingError("turns", f"{column}[{place}]", "a system message stands after the first", "put it first")
+        raise MappingError(
+            "turns", f"{column}[{place}]", "a system message comes after the first message", "put it first"
+        )
     first = 1 if roles[0] == "system" else 0
     for position, role in enumerate(roles[first:]):
         if role != ("user", "assistant")[position % 2]:
             place = first + position + 1
             fix = "user and assistant must take turns, user first"
-            raise MappingError("turns", f"{column}[{place}]", f"message {place} is {role}'s out of turn", fix)
+            raise MappingError("turns", f"{column}[{place}]", f"message {place} ({role}) is out of turn", fix)
     if len(roles) == first or roles[-1] != "assistant":
         raise MappingError(
             "turns", column, "the last message is not the assistant's", "end the conversation with an answer"

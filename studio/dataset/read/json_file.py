@@ -1,4 +1,4 @@
-"""Reads JSON, strictly and item by item: one object a line (jsonl), or an array of objects, or columns (json)."""
+"""Strict, incremental JSON reader: one object per line (jsonl), an array of objects, or columns (json)."""
 
 import json
 import re
@@ -12,17 +12,19 @@ from studio.dataset.read.source import MIB
 from studio.dataset.read.strict import RowError, check_row, too_deep, too_long, unreadable
 from studio.errors import BadInput
 
-# An error this close to the end of what was read so far may only mean that more is to come.
+# An error this close to the end of the text read so far may only mean that the text is incomplete.
 _MARGIN = 1024
-_MEND = "mend or remove the line"
+_MEND = "fix or remove the line"
 
 
 def strict_decoder(limits: Limits) -> json.JSONDecoder:
-    """A decoder that puts a Bad in the place of what is JSON to Python alone or would lose something: NaN, numbers
-    out of range, keys that stand twice. So one bad value costs its row and not the file."""
+    """JSON decoder that replaces non-standard or lossy values by a RowError: NaN, numbers out of range, repeated keys.
+
+    So one bad value rejects its row, not the whole file.
+    """
 
     def whole_number(digits: str) -> int | RowError:
-        # Python's own limit, which this one stays below by default, belongs to the whole process.
+        # Python's own limit, above this one by default, is global to the process.
         try:
             return int(digits) if len(digits.lstrip("-")) <= limits.max_digits else _too_many_digits(limits)
         except ValueError:
@@ -40,12 +42,12 @@ def strict_decoder(limits: Limits) -> json.JSONDecoder:
         return RowError(f"{name} is not JSON", "write null, a number or a text")
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any] | RowError:
-        found = dict(pairs)
-        if len(found) == len(pairs):
-            return found
+        values = dict(pairs)
+        if len(values) == len(pairs):
+            return values
         names = [name for name, _ in pairs]
         twice = next(name for place, name in enumerate(names) if name in names[:place])
-        return RowError(f"the key {twice[:80]!r} stands twice", "keep one of them")
+        return RowError(f"the key {twice[:80]!r} appears twice", "keep one of them")
 
     return json.JSONDecoder(
         object_pairs_hook=members, parse_float=real_number, parse_int=whole_number, parse_constant=constant
@@ -60,7 +62,7 @@ def _too_many_digits(limits: Limits) -> RowError:
 
 
 def many_objects(text: Text, limits: Limits) -> bool:
-    """Whether the first line is an object by itself and more follows: one object a line."""
+    """Whether the first line is a complete object and more text follows, as in one object per line."""
     start = len(text.buffer) - len(text.buffer.lstrip())
     end = -1
     while end < 0:
@@ -80,9 +82,9 @@ def many_objects(text: Text, limits: Limits) -> bool:
 
 
 def read_jsonl(text: Text, limits: Limits) -> Iterator[Row | Finding]:
-    """One row a line. Lines of nothing but white space are no rows, but count."""
+    """Yield one row per line. Blank lines are not rows but count as line numbers."""
     decoder = strict_decoder(limits)
-    # Only \n ends a line in JSON Lines (not U+2028 inside a string), but for files of old Macs.
+    # Only \n ends a line in JSON Lines (not U+2028 inside a string), except in files from classic Mac OS.
     ends = re.compile("\r" if "\r" in text.buffer and "\n" not in text.buffer else "\n")
     for number, (line, whole) in enumerate(text.lines(ends, limits.max_row_mb * MIB), start=1):
         if not whole or too_long(line, limits.max_row_mb):
@@ -104,9 +106,9 @@ def read_jsonl(text: Text, limits: Limits) -> Iterator[Row | Finding]:
 
 
 def read_json(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
-    """The rows of an array, of an object of columns, or of an object that wraps one array. name: the file's."""
+    """Yield the rows of an array, an object of columns, or an object that wraps one array. name: the file's name."""
     if not text.skip_space():
-        raise BadInput(f"{name} holds nothing but white space. It needs at least one example.")
+        raise BadInput(f"{name} contains only white space. It needs at least one example.")
     if text.buffer[text.pos] == "[":
         yield from _array(name, text, limits)
     else:
@@ -130,7 +132,7 @@ def _array(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
             if not text.skip_space():
                 raise _broken(name, text, text.pos, number, "the array is not closed")
             if text.buffer[text.pos] == "]":
-                raise _broken(name, text, text.pos, number, "a comma stands before the ]")
+                raise _broken(name, text, text.pos, number, "a comma comes before the ]")
         number += 1
         value, raw = _item(name, text, decoder, number, limits)
         yield _row(number, value, limits, raw)
@@ -140,8 +142,8 @@ def _array(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
 
 
 def _item(name: str, text: Text, decoder: json.JSONDecoder, number: int, limits: Limits) -> tuple[Any, str]:
-    """The item that begins at the window's place, and its text. The window grows by doubling, so that a long item is
-    not decoded anew for every piece."""
+    """The item at the window's position, and its text. The window grows by doubling, so that a long item is not decoded
+    again for every piece."""
     most = limits.max_row_mb * MIB
     while True:
         try:
@@ -157,7 +159,7 @@ def _item(name: str, text: Text, decoder: json.JSONDecoder, number: int, limits:
                 "Flatten or remove it."
             ) from None
         else:
-            # A number at the very end may go on in the next piece.
+            # A number at the very end may continue in the next piece.
             if text.ended or end < len(text.buffer) - _MARGIN or isinstance(value, dict | list | str):
                 raw = text.buffer[text.pos : end]
                 if too_long(raw, limits.max_row_mb):
@@ -175,7 +177,7 @@ def _too_long(name: str, text: Text, number: int, limits: Limits) -> BadInput:
     line, column = text.where(text.pos)
     return BadInput(
         f"{name}: example {number}, which begins at line {line}, column {column}, is longer than "
-        f"{limits.max_row_mb} MiB ({limit('max_row_mb')}). Shorten it, or close what it leaves open."
+        f"{limits.max_row_mb} MiB ({limit('max_row_mb')}). Shorten it, or close its open brackets and quotes."
     )
 
 
@@ -184,7 +186,7 @@ def _broken(name: str, text: Text, pos: int, number: int, why: str) -> BadInput:
     after = f", after example {number}" if number else ""
     return BadInput(
         f"{name} is not valid JSON: {why} at line {line}, column {column}{after}. "
-        "Mend it there, or save one object a line as .jsonl."
+        "Fix it there, or save one object per line as .jsonl."
     )
 
 
@@ -197,7 +199,7 @@ def _whole(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
         column = error.colno + (column - 1 if error.lineno == 1 else 0)
         raise BadInput(
             f"{name} is not valid JSON: {_fault(error)} at line {line + error.lineno - 1}, column {column}. "
-            "Mend it there, or save one object a line as .jsonl."
+            "Fix it there, or save one object per line as .jsonl."
         ) from None
     except RecursionError:
         raise BadInput(f"{name}: {too_deep(limits).reason}. Flatten it.") from None
@@ -209,7 +211,7 @@ def _whole(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
 
 
 def _from_object(name: str, value: dict[str, Any], content: str, limits: Limits) -> Iterator[Row | Finding]:
-    """One object: of equally long arrays (columns), or one that wraps a single array of objects ("data": […])."""
+    """Yield the rows of one object: arrays of equal length (columns), or a single array of objects ("data": […])."""
     arrays = {key: item for key, item in value.items() if isinstance(item, list)}
     wrapped = [item for item in arrays.values() if item and all(isinstance(row, dict | RowError) for row in item)]
     if len(wrapped) == 1 and len(arrays) == 1 and not {"messages", "conversations"} & set(arrays):
@@ -237,7 +239,7 @@ def _row(number: int, value: Any, limits: Limits, raw: str) -> Row | Finding:
 
 
 def _dump(value: Any) -> str:
-    """A row as JSON, for showing it: where it stood as pieces, or in one array with all others."""
+    """A row as JSON for display, where its text in the file is not available."""
     try:
         return json.dumps(value, ensure_ascii=False, default=lambda item: getattr(item, "reason", str(item)))
     except (RecursionError, ValueError):
@@ -245,7 +247,7 @@ def _dump(value: Any) -> str:
 
 
 def _fault(error: json.JSONDecodeError) -> str:
-    # "Invalid control character at" and "Unterminated string starting at" wait for the place, which follows.
+    # "Invalid control character at" and "Unterminated string starting at" lose their "at": the position follows.
     text = error.msg.removesuffix(": ").removesuffix(" at")
     return text[0].lower() + text[1:]
 

@@ -1,4 +1,4 @@
-"""How much of a file is read before it is refused. Each limit is a setting, named in the message when hit."""
+"""Limits on reading files. Each limit is a setting, named in the message when it is exceeded."""
 
 from dataclasses import dataclass, fields
 from typing import Self
@@ -8,7 +8,7 @@ from studio.settings import Settings, env_name
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The settings that bound reading, under the settings' own names (see studio/settings.py)."""
+    """The settings that bound reading, under the same names as in studio/settings.py."""
 
     max_file_mb: int = 512
     max_rows: int = 2_000_000
@@ -24,5 +24,5 @@ class Limits:
 
 
 def limit(name: str) -> str:
-    """How a message names a limit: by the variable that sets it."""
+    """Text with which a message names a limit: the environment variable that sets it."""
     return f"the limit is set by {env_name(name)}"

@@ -1,4 +1,4 @@
-"""Reads parquet in small batches, as plain Python values."""
+"""Parquet reader: small batches, plain Python values."""
 
 import json
 import math
@@ -14,12 +14,12 @@ from studio.dataset.read.strict import RowError, check_row, unreadable
 from studio.errors import BadInput
 
 MAGIC = b"PAR1"
-# A batch holds few rows, however small: pages of repeated texts unpack to far more than the file declares.
+# Maximum rows per batch, even of small rows: pages of repeated texts unpack to far more than the file declares.
 _BATCH = 128
 _BATCH_BYTES = 4 * MIB
-# Bounds for what the footer may make the library allocate.
+# Limit on what the footer can make the library allocate.
 _FOOTER = 64 * MIB
-# What asking for a Python value raises where there is none: a day beyond year 9999, a zone nobody knows, broken text.
+# Errors raised for values that Python cannot represent: dates beyond year 9999, unknown time zones, broken text.
 _NO_VALUE = (ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError)
 
 
@@ -40,7 +40,7 @@ class Parquet:
             raise
 
     def share(self) -> float:
-        """How much of the rows was read, 0 to 1."""
+        """Share of the rows read so far, 0 to 1."""
         return self._seen / self._rows if self._rows else 1.0
 
     def close(self) -> None:
@@ -49,7 +49,7 @@ class Parquet:
             self._unpacked = None
 
     def rows(self) -> Iterator[Row | Finding]:
-        """Row by row; NaN becomes None."""
+        """Yield the rows; NaN becomes None."""
         import pyarrow as pa
 
         each = _BATCH_BYTES * self._rows // max(self._declared, 1)
@@ -71,11 +71,11 @@ class Parquet:
         if size > self._limits.max_row_mb * MIB:
             reason = f"the row is longer than {self._limits.max_row_mb} MiB ({limit('max_row_mb')})"
             return unreadable(self._seen, reason, "shorten or remove it", "")
-        made = check_row(self._seen, values, self._limits, "")
-        if isinstance(made, Finding):
+        result = check_row(self._seen, values, self._limits, "")
+        if isinstance(result, Finding):
             raw = json.dumps(values, ensure_ascii=False, default=lambda item: getattr(item, "reason", str(item)))
-            return unreadable(made.row, made.reason, made.fix, raw, made.field)
-        return made
+            return unreadable(result.row, result.reason, result.fix, raw, result.field)
+        return result
 
     def _open(self, path: Path) -> None:
         import pyarrow as pa
@@ -102,12 +102,12 @@ class Parquet:
             raise BadInput(f"{self.name} has {self._rows:,} rows, too many ({limit('max_rows')}).")
         twice = [name for place, name in enumerate(self.columns) if name in self.columns[:place]]
         if twice:
-            raise BadInput(f"{self.name}: the column {twice[0][:80]!r} stands twice. Give each its own name.")
+            raise BadInput(f"{self.name}: the column {twice[0][:80]!r} appears twice. Give each column a unique name.")
         if not self.columns:
             raise BadInput(f"{self.name} has no columns. It needs at least one example.")
 
     def _values(self, column: Any, name: str) -> list[Any]:
-        """A column's values as Python has them, or cell by cell where one of them has no such value."""
+        """A column as Python values; converted cell by cell if one of them cannot be represented."""
         try:
             values = column.to_pylist()
         except _NO_VALUE:
@@ -120,16 +120,16 @@ class Parquet:
         try:
             return cell.as_py()
         except UnicodeError:
-            return RowError("holds bytes that are not UTF-8 text", "write the text anew as UTF-8")
+            return RowError("holds bytes that are not UTF-8 text", "save the text as UTF-8")
         except _NO_VALUE:
-            # Times finer or further away than Python's are given as text, with nothing lost.
+            # Times beyond Python's precision or range are given as text, without loss.
             try:
                 return cell.cast(pa.string()).as_py()
             except (pa.ArrowException, *_NO_VALUE):
                 return RowError(f"holds a {cell.type} that cannot be read", "save the column as text")
 
     def _unpack(self, source: Bytes, scratch: Path | None) -> Path:
-        # Parquet is read from its end, so a gzipped one must lie unpacked.
+        # Parquet is read from its end, so a gzipped file must be unpacked to disk.
         self._unpacked = tempfile.NamedTemporaryFile(dir=scratch, suffix=".parquet")  # noqa: SIM115
         while data := source.read():
             self._unpacked.write(data)
@@ -155,7 +155,7 @@ class Parquet:
 
 
 def _plain(value: Any) -> Any:
-    """NaN as None, tuples (of maps) as lists, infinities as a fault; other values as they are."""
+    """Convert NaN to None, tuples (of maps) to lists and infinities to a RowError; other values are unchanged."""
     if isinstance(value, float):
         if math.isnan(value):
             return None

@@ -1,8 +1,8 @@
-"""Reads dataset files row by row, in bounded memory, and says plainly where a file is wrong.
+"""Read dataset files row by row, in bounded memory, with clear errors for invalid files.
 
 Files: json, jsonl, csv, tsv and parquet, each also gzipped. A row is a dict with its number in the file: the line
 for jsonl, the record for csv and tsv (the header not counted), the position for json and parquet; all from 1.
-What it does not do: give the columns a meaning (formats.py).
+The meaning of the columns is decided in formats.py.
 """
 
 import csv
@@ -32,10 +32,10 @@ _SUFFIXES = {"ndjson": "jsonl", "jsonlines": "jsonl", "pq": "parquet"}
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What a person may say about how a file is to be read; "" is found out.
+    """User options for reading a file; "" means detect.
 
-    encoding: a name Python knows, such as cp1252. delimiter: what separates the fields of a csv or tsv file, one
-    character or one of the words comma, semicolon, tab and pipe.
+    encoding: a name Python knows, such as cp1252. delimiter: the separator of a csv or tsv file, one character or one
+    of the words comma, semicolon, tab and pipe.
     """
 
     encoding: str = ""
@@ -46,9 +46,9 @@ class ReadOptions:
 class Source:
     """An open dataset file.
 
-    kind: json, jsonl, csv, tsv or parquet. encoding: of the text, "" for parquet. note: how the file is read, for
-    people. columns: known up front for csv, tsv and parquet, else []. rows: rows, and findings for those that could
-    not be read; raises BadInput where the file cannot be read on.
+    kind: json, jsonl, csv, tsv or parquet. encoding: of the text, "" for parquet. note: description for people of how
+    the file is read. columns: known up front for csv, tsv and parquet, else []. rows: rows, and findings for those that
+    could not be read; raises BadInput where reading cannot continue.
     """
 
     kind: str
@@ -67,10 +67,10 @@ class Source:
 def open_rows(
     path: Path, limits: Limits, how: ReadOptions = ReadOptions(), scratch: Path | None = None
 ) -> Iterator[Source]:
-    """Open a dataset file and close it at the end. Raises BadInput when it is no dataset, here or while its rows are
-    read, and Undecodable when its text is in an encoding that must be chosen.
+    """Open a dataset file and close it at the end.
 
-    scratch: a folder for a temporary copy of a gzipped parquet file; by default the system's.
+    Raises BadInput when it is not a dataset, here or while its rows are read, and Undecodable when the user must choose
+    the encoding. scratch: folder for a temporary copy of a gzipped parquet file; by default the system's.
     """
     source = Bytes(path, limits)
     parquet: Parquet | None = None
@@ -107,14 +107,14 @@ def _of_text(source: Bytes, limits: Limits, how: ReadOptions) -> Source:
     if suffix == "parquet":
         raise BadInput(
             f"{source.name} is not a parquet file: it does not begin with PAR1. "
-            "Download it again, or give it the ending of what it is."
+            "Download it again, or give it the right file name extension."
         )
     if not (wide_encoding(head) or head[:2] in (b"\xff\xfe", b"\xfe\xff") or how.encoding[:5].lower() in _WIDE):
         file_types.refuse_noise(source.name, head)
     text = Text(source, how.encoding)
     start = text.start(limits.max_row_mb * MIB)
     if not start:
-        raise BadInput(f"{source.name} holds nothing but white space. It needs at least one example.")
+        raise BadInput(f"{source.name} contains only white space. It needs at least one example.")
     file_types.refuse_page(source.name, start, table=suffix in ("csv", "tsv"))
     kind = _kind(source.name, suffix, text, limits)
     rows: Iterator[Row | Finding]
@@ -147,7 +147,7 @@ def _suffix(path: Path) -> str:
 
 
 def _kind(name: str, suffix: str, text: Text, limits: Limits) -> str:
-    """What the file is: by its name, unless its beginning says otherwise."""
+    """Type of the file: from its name, unless its first characters contradict it."""
     mark = text.buffer.lstrip()[:1]
     if mark == "[" and (suffix not in ("csv", "tsv") or re.match(r'\s*\[\s*\{\s*"', text.buffer)):
         return "json"
@@ -159,7 +159,7 @@ def _kind(name: str, suffix: str, text: Text, limits: Limits) -> str:
     if suffix in KINDS:
         return suffix
     ending = f"files ending in .{suffix} are not read" if suffix else "its name does not say what it holds"
-    raise BadInput(f"{name}: {ending}. Give a json, jsonl, csv, tsv or parquet file, and name it so.")
+    raise BadInput(f"{name}: {ending}. Use a json, jsonl, csv, tsv or parquet file with the matching extension.")
 
 
 def _bounded(name: str, rows: Iterator[Row | Finding], limits: Limits) -> Iterator[Row | Finding]:
@@ -172,7 +172,7 @@ def _bounded(name: str, rows: Iterator[Row | Finding], limits: Limits) -> Iterat
 
 @contextmanager
 def _plainly(name: str) -> Iterator[None]:
-    """Whatever else a library throws at broken or hostile content becomes a sentence."""
+    """Convert other errors that libraries raise for broken or hostile content to BadInput."""
     try:
         yield
     except RecursionError:

@@ -1,4 +1,4 @@
-"""What a file is read into: numbered rows, and findings about those that are not as they should be."""
+"""Numbered rows of a file, and findings about rows with problems."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,13 +22,13 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A kind of finding: what people call it, and whether its rows are left out of the dataset or of training."""
+    """A kind of finding: its label, and whether its rows are left out of the dataset or of training."""
 
     label: str
     left_out: bool
 
 
-# In the order of gravity. The last three depend on model, template and max_length; the others on the file alone.
+# In order of severity. The last three depend on model, template and max_length; the others on the file alone.
 FAULTS: dict[Kind, Fault] = {
     "unreadable": Fault("unreadable", left_out=True),
     "missing": Fault("field missing", left_out=True),
@@ -56,9 +56,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is not as it should be with a row: which, what kind, the field at fault ("" for the whole row), the
-    reason, and what to do. of: the row it repeats, 0 for none. raw: the row as it stood in the file, as JSON or text.
-    held_out: the row is of the second file, that of held-out examples.
+    """A problem with a row: row number, kind, field at fault ("" for the whole row), reason, and remedy.
+
+    of: the row it repeats, 0 for none. raw: the row as in the file, as JSON or text. held_out: whether the row is from
+    the second file, the one with held-out examples.
     """
 
     row: int

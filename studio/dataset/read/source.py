@@ -1,4 +1,4 @@
-"""Opens a dataset file for reading: ordinary files only, gzip unpacked on the way, no more than the limits allow."""
+"""Open a dataset file for reading: ordinary files only, gzip unpacked on the fly, within the limits."""
 
 import gzip
 import stat
@@ -10,22 +10,22 @@ from studio.dataset.read.limits import Limits, limit
 from studio.errors import BadInput
 
 MIB = 2**20
-# One piece of a file: large enough to be fast, small enough that a few of them never matter.
+# Bytes read at a time: large enough to be fast, small enough not to matter for memory.
 CHUNK = 2**18
 GZIP = b"\x1f\x8b"
-# Text that repeats itself packs very well; only from here on does the ratio tell a bomb.
+# Repetitive text compresses very well; only above this size does the ratio indicate a decompression bomb.
 _RATIO_FROM = 8 * MIB
 
 
 def display_name(path: Path) -> str:
-    """The name of a file as messages give it; bytes of it that are no text are written as \\udcXX."""
+    """The name of a file for messages; bytes that are not text are written as \\udcXX."""
     return (path.name or str(path)).encode("utf-8", "backslashreplace").decode()
 
 
 class Bytes:
-    """The bytes of a file, unpacked where it is gzipped, read piece by piece within the limits.
+    """The bytes of a file, unpacked if gzipped, read piece by piece within the limits.
 
-    Raises BadInput when the file cannot be read, is too large, is damaged, or is packed beyond all measure.
+    Raises BadInput when the file cannot be read, is too large, is damaged, or exceeds the compression ratio.
     """
 
     def __init__(self, path: Path, limits: Limits) -> None:
@@ -53,7 +53,7 @@ class Bytes:
         self._stream: IO[bytes] = gzip.GzipFile(fileobj=self._file, mode="rb") if self.packed else self._file  # type: ignore[assignment]
 
     def head(self) -> bytes:
-        """The first piece of the file, which the next `read` gives again; empty when the file is."""
+        """The first piece of the file, which the next `read` returns again; empty for an empty file."""
         if not self._head:
             self._head = self._next()
         return self._head
@@ -68,7 +68,7 @@ class Bytes:
         return self._first.startswith(marks)
 
     def position(self) -> int:
-        """How many bytes of the file itself (as it is on disk) were read."""
+        """Number of bytes read from the file as it is on disk."""
         return self.size if self._file.closed else min(self._file.tell(), self.size)
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class Bytes:
             data = self._stream.read(CHUNK)
         except EOFError:
             raise BadInput(
-                f"{self.name} is cut short: the packed data ends before its end. Copy or download it again."
+                f"{self.name} is cut short: the compressed data is incomplete. Copy or download it again."
             ) from None
         except (gzip.BadGzipFile, zlib.error) as error:
             raise BadInput(
@@ -102,7 +102,7 @@ class Bytes:
         most = self.limits.max_compression_ratio
         if self.taken > _RATIO_FROM and self.taken > most * max(self._file.tell(), 1):
             raise BadInput(
-                f"{self.name} unpacks to more than {most:,} times its size, as no real dataset does "
+                f"{self.name} unpacks to more than {most:,} times its size, which no real dataset does "
                 f"({limit('max_compression_ratio')})."
             )
 
@@ -115,9 +115,9 @@ def _size(path: Path, name: str) -> int:
     except OSError as error:
         raise BadInput(_refused(name, error)) from None
     except ValueError:
-        raise BadInput(f"{name!r} cannot be the name of a file. Give the path of a dataset file.") from None
+        raise BadInput(f"{name!r} cannot be a file name. Enter the path of a dataset file.") from None
     if stat.S_ISDIR(status.st_mode):
-        raise BadInput(f"{name} is a folder. Give a json, jsonl, csv, tsv or parquet file.")
+        raise BadInput(f"{name} is a folder. Use a json, jsonl, csv, tsv or parquet file.")
     if not stat.S_ISREG(status.st_mode):
         raise BadInput(f"{name} is a pipe or a device, not an ordinary file. Save its content as a file first.")
     if status.st_size == 0:
@@ -127,5 +127,5 @@ def _size(path: Path, name: str) -> int:
 
 def _refused(name: str, error: OSError) -> str:
     if isinstance(error, PermissionError):
-        return f"{name} may not be read by this user. Give yourself the right to read it, or copy it."
+        return f"{name} may not be read by this user. Give this user permission to read it, or copy it."
     return f"{name} cannot be read: {error.strerror or error}. Check the disk and the path."

@@ -1,4 +1,4 @@
-"""What a single row must be to be taken, whichever file it stands in."""
+"""Checks on a single row, independent of the file type."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ from studio.dataset.read.limits import Limits, limit
 from studio.dataset.read.rows import Finding, Row
 
 MIB = 2**20
-# How much of a row's text is kept to show it: 64 KiB of UTF-8, whatever the letters.
+# Bytes of a row's text kept for display: 64 KiB of UTF-8.
 _RAW = 2**16
 _MARK = " …"
-# How much of a file's own names a message repeats.
+# Maximum length of a name from the file in a message, and maximum number of names.
 _NAME, _NAMES = 60, 12
 
 
 @dataclass(frozen=True, slots=True)
 class RowError:
-    """Stands where a value could not be taken; the row that holds it is refused for that reason."""
+    """Placeholder for a value that cannot be accepted; its row is rejected for that reason."""
 
     reason: str
     fix: str
 
 
 def clip(text: str) -> str:
-    """The text, cut to 64 KiB with a mark when longer; halves of characters become \\udXXX."""
+    """Cut a text to 64 KiB, with a mark if it was longer; lone surrogates are written as \\udXXX."""
     most = _RAW - 4 if text.isascii() else _RAW // 4 - 2
     if len(text) > most:
         text = text[:most] + _MARK
@@ -32,19 +32,19 @@ def clip(text: str) -> str:
 
 
 def named(name: str) -> str:
-    """A name from a file as a message can hold it: whole characters, and not too many."""
+    """Shorten a name from a file for a message."""
     return clip(name if len(name) <= _NAME else name[:_NAME] + _MARK)
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first names of a file's columns, for a message."""
+    """List the first names of a file's columns, for a message."""
     every = list(names)
     more = " …" if len(every) > _NAMES else ""
     return ", ".join(named(name) for name in every[:_NAMES]) + more if every else "no columns"
 
 
 def too_long(text: str, mebibytes: int) -> bool:
-    """Whether a text takes more than so many MiB as UTF-8."""
+    """Whether a text takes more than `mebibytes` MiB as UTF-8."""
     most = mebibytes * MIB
     if len(text) > most:
         return True
@@ -52,12 +52,12 @@ def too_long(text: str, mebibytes: int) -> bool:
 
 
 def unreadable(row: int, reason: str, fix: str, raw: str, field: str = "") -> Finding:
-    """A finding for a row that could not be read. raw: its text as it stood, of any length."""
+    """Finding for a row that could not be read. raw: its text in the file, of any length."""
     return Finding(row, "unreadable", field, reason, fix, raw=clip(raw))
 
 
 def check_row(row: int, values: dict[str, Any], limits: Limits, raw: str) -> Row | Finding:
-    """The row, or the finding that refuses it: too long or too deep, a NUL, or a value that could not be taken."""
+    """Return the row, or the finding that rejects it: too long, too deep, a NUL, or a value that is a RowError."""
     for name, value in values.items():
         bad = _look(name, limits) or _look(value, limits)
         if bad is None and isinstance(value, dict | list):

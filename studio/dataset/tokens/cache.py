@@ -1,4 +1,4 @@
-"""Counts of tokens on disk, and of small datasets the tokens: a cache, of which anything may be missing at any time."""
+"""Disk cache of token counts and, for small datasets, of the tokens. Any entry may be missing at any time."""
 
 import contextlib
 import functools
@@ -19,17 +19,18 @@ from studio.dataset.tokens.encode import Refused
 from studio.recipe.fields import Data
 from studio.rundir import read_json
 
-MOST = 2**30  # bytes of all kept files together
-# The fields of the recipe that shape an example's text and what of it is trained.
+MOST = 2**30  # maximum total size of the cache, bytes
+# Recipe fields that determine an example's text and which part of it is trained.
 SHAPING = ("template", "custom_template", "system_prompt", "train_on")
-_FORMAT = 2  # of the kept files; another number makes all of them anew
-_NAMED = 32  # characters of a dataset's folder by which its kept files are named
-_IDS = "ids"  # tokens of all rows, where they are kept: read only by who wants them
+_FORMAT = 2  # version of the file format; changing it invalidates all cached files
+_NAMED = 32  # characters of the dataset's folder name that begin the name of a cached file
+_IDS = "ids"  # tokens of all rows, where cached: read only on demand
 _ARRAYS = ("rows", "totals", "held_out", "offsets", "starts", "ends")
 
 
 def place_of(dataset_folder: Path, model_folder: Path, data: Data, cache: Path) -> Path:
-    """Where counts are kept: the name holds all that they depend on. A dataset's folder is named by its content."""
+    """Path of the cached counts; the name is a hash of everything they depend on. A dataset's folder is named by its
+    content."""
     source = data.own_chat_template or (templates.template_source(model_folder) if data.template == "chat" else "")
     parts = [
         _FORMAT,
@@ -48,31 +49,34 @@ def place_of(dataset_folder: Path, model_folder: Path, data: Data, cache: Path) 
 
 def _hash_of(path: Path) -> str:
     try:
-        known = path.stat()
+        status = path.stat()
     except OSError:
-        return ""  # the encoder says what is missing
-    return _hashed(path, known.st_size, known.st_mtime_ns)
+        return ""  # the encoder reports the missing file
+    return _hashed(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
 def _hashed(path: Path, _size: int, _changed: int) -> str:
-    """Tokenizer files have megabytes: each is hashed once, until it changes."""
+    """sha256 of a tokenizer file, computed once until the file changes: they are megabytes in size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(path: Path, counts: Counts, ids: Ints | None) -> None:
-    """Written aside, then renamed: a kept file is whole. A disk that is full or read-only only costs the next count."""
-    told = json.dumps({"total": counts.refused.total, "rows": counts.refused.rows}).encode()
+    """Write a cache entry atomically, by renaming a temporary file.
+
+    On a full or read-only disk nothing is written, and the next count is computed again.
+    """
+    refused = json.dumps({"total": counts.refused.total, "rows": counts.refused.rows}).encode()
     arrays = {name: getattr(counts, name) for name in _ARRAYS} | ({} if ids is None else {_IDS: ids})
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".counts-", suffix=".tmp", delete=False) as file:
             aside = Path(file.name)
             try:
-                np.savez(file, refused=np.frombuffer(told, dtype=np.uint8), **arrays)
+                np.savez(file, refused=np.frombuffer(refused, dtype=np.uint8), **arrays)
                 file.close()
-                os.replace(aside, path)  # noqa: PTH105 - the one that replaces on every system
+                os.replace(aside, path)  # noqa: PTH105 - replaces an existing file on every system
             finally:
                 aside.unlink(missing_ok=True)
         _make_room(path.parent)
@@ -81,15 +85,15 @@ def write(path: Path, counts: Counts, ids: Ints | None) -> None:
 
 
 def read(path: Path) -> Counts | None:
-    """Kept counts; None when there are none, or none that can be read."""
-    # Used now, by which the next to go is chosen; when it was written, by which others know it, stays.
+    """Cached counts; None when there are none or they cannot be read."""
+    # Set the access time, which decides what is evicted next; keep the modification time, which identifies the entry.
     with contextlib.suppress(OSError):
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in _ARRAYS}
-            told = json.loads(bytes(file["refused"]))
-            refused = Refused([(int(row), str(reason)) for row, reason in told["rows"]], int(told["total"]))
+            payload = json.loads(bytes(file["refused"]))
+            refused = Refused([(int(row), str(reason)) for row, reason in payload["rows"]], int(payload["total"]))
             counts = Counts(**arrays, refused=refused)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
@@ -98,7 +102,7 @@ def read(path: Path) -> Counts | None:
 
 
 def read_tokens(path: Path, counts: Counts) -> Ints | None:
-    """The tokens that belong to kept counts; None where they are not kept, or not whole."""
+    """The tokens that belong to cached counts; None where they are not cached or incomplete."""
     try:
         with np.load(path, allow_pickle=False) as file:
             ids: Ints = file[_IDS]
@@ -108,17 +112,17 @@ def read_tokens(path: Path, counts: Counts) -> Ints | None:
 
 
 def forget(dataset_folder: Path, cache: Path) -> None:
-    """Delete what is kept of a dataset that goes."""
+    """Delete the cache entries of a dataset that is being deleted."""
     for path in cache.glob(f"{glob.escape(dataset_folder.name[:_NAMED])}-*.npz"):
         path.unlink(missing_ok=True)
 
 
 def _make_room(cache: Path) -> None:
-    """Of more than MOST bytes, what was used longest ago goes; the newest stays, however large."""
-    found = [(path.stat(), path) for path in cache.glob("*.npz")]
-    held = sum(known.st_size for known, _ in found)
-    for known, path in sorted(found, key=lambda one: one[0].st_atime_ns)[:-1]:
-        if held <= MOST:
+    """Evict the least recently used entries beyond MOST bytes; the newest stays, however large."""
+    entries = [(path.stat(), path) for path in cache.glob("*.npz")]
+    total = sum(status.st_size for status, _ in entries)
+    for status, path in sorted(entries, key=lambda entry: entry[0].st_atime_ns)[:-1]:
+        if total <= MOST:
             return
         path.unlink(missing_ok=True)
-        held -= known.st_size
+        total -= status.st_size

@@ -1,4 +1,4 @@
-"""Token counts of a dataset's rows, and what a cut at some length costs. No disk, no tokenizer."""
+"""Token counts of a dataset's rows, and the loss from cutting at a length. No disk, no tokenizer."""
 
 from dataclasses import dataclass, field
 
@@ -14,9 +14,9 @@ Places = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What is lost beyond max_length tokens.
+    """Loss from cutting at max_length tokens.
 
-    tokens_lost: tokens beyond it; trained_lost: the trained ones of them; answers_lost: answers of which no token is
+    tokens_lost: tokens beyond it; trained_lost: trained tokens among them; answers_lost: answers without any token
     left; rows_untrained: rows without any trained token left, which are dropped.
     """
 
@@ -29,11 +29,11 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Token counts of a dataset's n rows, each at its place in the dataset.
+    """Token counts of a dataset's n rows, in the order of the dataset.
 
-    rows: their numbers; totals: tokens before the cut, 0 for a row that the template refuses; held_out: what the
-    dataset itself holds out. The trained ranges of tokens of the row at place i (from 0) are
-    starts[offsets[i]:offsets[i + 1]] to ends[…], one for each answer.
+    rows: row numbers; totals: tokens before the cut, 0 for a row that the template refuses; held_out: rows held out by
+    the dataset itself. The trained token ranges of the row at position i (from 0) are starts[offsets[i]:offsets[i + 1]]
+    to ends[…], one for each answer.
     """
 
     rows: Ints
@@ -48,7 +48,7 @@ class Counts:
         return len(self.rows)
 
     def summary(self) -> dict[str, int]:
-        """Tokens of a row (min, p50, p95, max) and of all of them (total, trained)."""
+        """Tokens per row (min, p50, p95, max) and in total (total, trained)."""
         known = self._known
         if not len(known):
             return dict.fromkeys(("min", "p50", "p95", "max", "total", "trained"), 0)
@@ -63,7 +63,7 @@ class Counts:
         }
 
     def histogram(self, bins: int = 40) -> tuple[list[int], list[int]]:
-        """Rows by length: at most `bins` ranges of equal width, one edge more than there are counts."""
+        """Histogram of row lengths: at most `bins` ranges of equal width, as (edges, counts) with one more edge."""
         known = self._known
         if not len(known):
             return [0, 1], [0]
@@ -74,7 +74,7 @@ class Counts:
         return edges, [int(count) for count in counts]
 
     def at(self, max_length: int) -> Cut:
-        """What examples of at most `max_length` tokens lose."""
+        """The loss from cutting examples at `max_length` tokens."""
         beyond = np.maximum(self.totals.astype(np.int64) - max_length, 0)
         lost = np.maximum(self.ends.astype(np.int64) - np.maximum(self.starts, max_length), 0)
         return Cut(
@@ -86,15 +86,15 @@ class Counts:
         )
 
     def cut(self, max_length: int) -> Places:
-        """Places (from 0) of the rows that have tokens beyond `max_length`."""
+        """Positions (from 0) of the rows with tokens beyond `max_length`."""
         return np.flatnonzero(self.totals > max_length)
 
     def lost(self, max_length: int) -> Places:
-        """Places of the rows that lose an answer entirely."""
+        """Positions of the rows that lose an answer entirely."""
         return np.flatnonzero(self._per_row(self.starts >= max_length))
 
     def untrained(self, max_length: int) -> Places:
-        """Places of the rows that keep no trained token, those that are refused among them."""
+        """Positions of the rows that keep no trained token, including refused rows."""
         return np.flatnonzero(self._per_row(self.starts < max_length) == 0)
 
     @property
@@ -103,7 +103,7 @@ class Counts:
         return self.totals[self.totals > 0]
 
     def _per_row(self, answers: Flags) -> NDArray[np.int64]:
-        """How many of a row's answers are marked, for each row."""
+        """Number of flagged answers of each row."""
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(answers, dtype=np.int64)])
-        found: NDArray[np.int64] = np.diff(before[self.offsets])
-        return found
+        counts: NDArray[np.int64] = np.diff(before[self.offsets])
+        return counts

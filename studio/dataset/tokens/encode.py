@@ -1,8 +1,8 @@
-"""From records to the very `input_ids` and `labels` that are trained on, without torch or transformers.
+"""Convert records to the `input_ids` and `labels` used for training, without torch or transformers.
 
-Pages show what this module makes and the trainer is handed it unchanged. Trained are exactly the assistant's tokens and
-the marker that ends them (masks.py), or all tokens if the recipe says so; examples are cut after max_length tokens, and
-those left without a trained token are dropped, and counted.
+Pages show the output of this module and the trainer uses it unchanged. The trained tokens are exactly the assistant's
+and the marker that ends them (masks.py), or all tokens if the recipe says so. Examples are cut after max_length tokens;
+those left without a trained token are dropped and counted.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,13 +21,13 @@ from studio.recipe.fields import Data
 from studio.rundir import read_json
 
 IGNORED = -100  # torch's cross_entropy ignore_index: the label of a token that is not trained
-CHUNK = 1024  # rows that are tokenised at once
-REFUSED_KEPT = 1000  # enough to see what is wrong; the rest is counted
+CHUNK = 1024  # rows tokenised at once
+REFUSED_KEPT = 1000  # refused rows listed with their reason; the rest are only counted
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What the trainer gets: token ids and labels of equal length, at most max_length; -100 is not trained."""
+    """Input of the trainer: token ids and labels of equal length, at most max_length; -100 is not trained."""
 
     row: int
     input_ids: list[int]
@@ -38,8 +38,8 @@ class Example:
 class Tokenised:
     """An example before the cut: all its tokens, and which of them are trained.
 
-    spans: ranges [start, end) of tokens, in order, one for each answer that is trained. held_out: by the
-    dataset itself.
+    spans: token ranges [start, end), in order, one for each trained answer. held_out: whether the dataset itself holds
+    the example out.
     """
 
     row: int
@@ -57,14 +57,14 @@ class Tokenised:
 
 @dataclass(frozen=True, slots=True)
 class Whole(Tokenised):
-    """The same with the text that it was made of."""
+    """A tokenised example with its text."""
 
     text: str = ""
 
 
 @dataclass(slots=True)
 class Refused:
-    """Rows that a template has no text for, with its reason: the first of them, and how many they are in all."""
+    """Rows that the template cannot render: the first REFUSED_KEPT with their reason, and the total number."""
 
     rows: list[tuple[int, str]] = field(default_factory=list)
     total: int = 0
@@ -77,8 +77,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A record's text, the ranges of characters that are trained (None: all of it), and whether a tokenizer adds the
-    tokens it puts around plain text. A chat template writes those itself."""
+    """Rendered text of a record.
+
+    trained: character ranges that are trained (None: all). framed: whether the tokenizer adds its special tokens around
+    the text, as for plain text; a chat template writes them itself.
+    """
 
     record: Record
     text: str
@@ -87,7 +90,7 @@ class _Text:
 
 
 class Encoder:
-    """Renders and tokenises as training does, for one model folder and the data part of a recipe."""
+    """Render and tokenise records as in training, for one model folder and the data section of a recipe."""
 
     def __init__(self, model_folder: Path, data: Data) -> None:
         self._folder, self._data = model_folder, data
@@ -106,22 +109,22 @@ class Encoder:
     @cached_property
     def eos_ids(self) -> list[int]:
         """Every token id that ends an answer."""
-        told = (read_json(self._folder / "generation_config.json") or {}).get("eos_token_id")
-        if told is None:
-            told = (read_json(self._folder / "config.json") or {}).get("eos_token_id")
-        ids = [told] if isinstance(told, int) else list(told or [])
+        value = (read_json(self._folder / "generation_config.json") or {}).get("eos_token_id")
+        if value is None:
+            value = (read_json(self._folder / "config.json") or {}).get("eos_token_id")
+        ids = [value] if isinstance(value, int) else list(value or [])
         own = self.tokenizer.token_to_id(self._eos)
         return ids if own is None or own in ids else [*ids, own]
 
     @cached_property
     def pad_id(self) -> int:
-        """The id that fills short rows up; never trained."""
+        """The id used for padding; never trained."""
         own = self.tokenizer.token_to_id(self.special.get("pad_token", ""))
         return own if own is not None else (self.eos_ids or [0])[0]
 
     @cached_property
     def special_ids(self) -> set[int]:
-        """Ids of tokens that stand for no text."""
+        """Ids of special tokens, which represent no text."""
         return {id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
 
     @cached_property
@@ -129,37 +132,37 @@ class Encoder:
         assert self._chat is not None
         ids = self.special_ids | set(self.eos_ids)
         ends = {self.tokenizer.id_to_token(id_) or "" for id_ in ids} | {self._eos}
-        # The token that begins a text ends no answer, unless it is the same.
+        # The bos token does not end an answer, unless it is also the eos token.
         return Marker(self._chat, ends - ({self.special.get("bos_token", "")} - {self._eos}))
 
     def prompt_text(self, messages: list[Message]) -> tuple[str, bool]:
-        """The text of a conversation with the opening of the next answer behind it, and whether the tokenizer adds its
-        own first token to it."""
+        """The text of a conversation followed by the opening of the next answer, and whether the tokenizer adds its bos
+        token to it."""
         if self._chat is not None:
-            seen = templates.with_system(messages, self._data.system_prompt)
-            return self._chat.render(seen, add_generation_prompt=True), False
+            conversation = templates.with_system(messages, self._data.system_prompt)
+            return self._chat.render(conversation, add_generation_prompt=True), False
         question = next((item["content"] for item in reversed(messages) if item["role"] == "user"), "")
         prompt = self._prompt(question, "", _system_of(messages) or self._data.system_prompt)
         return prompt, self._framed(prompt)
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
-        """Token ids of a conversation with the opening of the next answer behind it."""
+        """Token ids of a conversation followed by the opening of the next answer."""
         prompt, framed = self.prompt_text(messages)
         encoding = self.tokenizer.encode(prompt, add_special_tokens=framed)
         ids = list(encoding.ids)
         while framed and prompt and encoding.offsets[len(ids) - 1] == (0, 0):
-            ids.pop()  # an end that the tokenizer adds: the answer is still to come
+            ids.pop()  # an end token added by the tokenizer: the answer is still to come
         return ids
 
     @property
     def chat_source(self) -> str:
-        """The chat template that words its prompts; empty where they are plain text."""
+        """Source of the chat template used for prompts; empty for plain text."""
         return "" if self._chat is None else self._chat.source
 
     def encode(self, records: Sequence[Record], refused: Refused | None = None) -> list[Whole]:
         """Tokenise records, in order.
 
-        Rows whose text cannot be made are left out and noted in `refused`; without it, BadInput names the row.
+        Rows that cannot be rendered are left out and added to `refused`; without it, BadInput names the row.
         """
         texts = self._texts(records, refused)
         encodings = self._batch(texts)
@@ -169,24 +172,24 @@ class Encoder:
         ]
 
     def count(self, records: Sequence[Record], refused: Refused | None = None) -> list[Tokenised]:
-        """As `encode`, without the texts, which would fill the memory.
+        """Tokenise records like `encode`, but without keeping the texts, to save memory.
 
-        Here each record has its place: one that is refused has 0 tokens.
+        The result has one entry per record; a refused one has 0 tokens.
         """
-        noted = Refused() if refused is None else refused
-        found = next(self.count_all([records], noted), [])
-        if refused is None and noted.total:
-            row, reason = noted.rows[0]
+        rejected = Refused() if refused is None else refused
+        examples = next(self.count_all([records], rejected), [])
+        if refused is None and rejected.total:
+            row, reason = rejected.rows[0]
             raise BadInput(f"Row {row}: {reason}")
-        return found
+        return examples
 
     def count_all(self, chunks: Iterable[Sequence[Record]], refused: Refused) -> Iterator[list[Tokenised]]:
-        """`count` for many chunks: while one is tokenised, the next is read and rendered."""
-        with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as beside:
+        """Apply `count` to many chunks: while one is tokenised, the next is read and rendered."""
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as executor:
             ahead: tuple[Sequence[Record], list[_Text], Future[list[Encoding]]] | None = None
             for chunk in chunks:
                 texts = self._texts(chunk, refused)
-                tokens = beside.submit(self._batch, texts)
+                tokens = executor.submit(self._batch, texts)
                 if ahead is not None:
                     yield self._counted(*ahead)
                 ahead = (chunk, texts, tokens)
@@ -194,15 +197,15 @@ class Encoder:
                 yield self._counted(*ahead)
 
     def pieces(self, whole: Whole) -> list[str]:
-        """The text behind each token of an example. A character that takes several tokens stands with its first."""
+        """The text of each token of an example. A character split into several tokens is assigned to the first."""
         encoding = self.tokenizer.encode(whole.text, add_special_tokens=False)
         if encoding.ids != whole.input_ids:
             encoding = self.tokenizer.encode(whole.text, add_special_tokens=True)
         if encoding.ids != whole.input_ids:
-            raise AssertionError("an example was tokenised differently for showing and for training")
+            raise AssertionError("an example was tokenised differently for display and for training")
         pieces, reached = [], 0
         for (_, end), token, added in zip(encoding.offsets, encoding.tokens, encoding.special_tokens_mask, strict=True):
-            # Some tokenizers trim white space from their offsets: what lies between two tokens goes to the second.
+            # Some tokenizers trim white space from their offsets: text between two tokens is assigned to the second.
             pieces.append(token if added and end <= reached else whole.text[reached:end])
             reached = max(reached, end)
         if pieces:
@@ -217,15 +220,15 @@ class Encoder:
     def _counted(
         self, records: Sequence[Record], texts: list[_Text], tokens: "Future[list[Encoding]]"
     ) -> list[Tokenised]:
-        made = {id(item.record): (item, encoding) for item, encoding in zip(texts, tokens.result(), strict=True)}
-        found = []
+        encoded = {id(item.record): (item, encoding) for item, encoding in zip(texts, tokens.result(), strict=True)}
+        examples = []
         for record in records:
-            if id(record) in made:
-                item, encoding = made[id(record)]
-                found.append(Tokenised(record.row, encoding.ids, self._spans(item, encoding), record.held_out))
+            if id(record) in encoded:
+                item, encoding = encoded[id(record)]
+                examples.append(Tokenised(record.row, encoding.ids, self._spans(item, encoding), record.held_out))
             else:
-                found.append(Tokenised(record.row, [], (), record.held_out))
-        return found
+                examples.append(Tokenised(record.row, [], (), record.held_out))
+        return examples
 
     def _texts(self, records: Sequence[Record], refused: Refused | None) -> list[_Text]:
         texts = []
@@ -239,7 +242,7 @@ class Encoder:
         return texts
 
     def _text(self, record: Record) -> _Text:
-        """The text of a record and what of it is trained."""
+        """Render the text of a record and mark the trained parts."""
         whole = self._data.train_on == "everything"
         if not record.messages:
             return _Text(record, record.text + self._eos, None, self._framed(record.text))
@@ -255,7 +258,7 @@ class Encoder:
         ending = "" if self._plain is None else self._plain.ending
         if not self._eos or self._eos not in ending:
             ending += self._eos
-        # What stands behind the end marker comes too late to be the model's.
+        # Text after the end marker is not part of the model's answer.
         end = len(prompt) + len(answer) + (ending.index(self._eos) + len(self._eos) if self._eos else len(ending))
         text = prompt + answer + ending
         return _Text(record, text, None if whole else [(len(prompt), end)], self._framed(prompt))
@@ -266,7 +269,7 @@ class Encoder:
         return templates.before(system, templates.alpaca_prompt(instruction, extra))
 
     def _framed(self, text: str) -> bool:
-        """Whether the tokenizer adds its own first token to a plain text: not where the text brings it."""
+        """Whether the tokenizer adds its bos token to a plain text: not if the text already starts with it."""
         bos = self.special.get("bos_token")
         return not (bos and text.startswith(bos))
 
@@ -274,7 +277,7 @@ class Encoder:
         framed = bool(texts) and texts[0].framed
         if any(item.framed != framed for item in texts):
             return [self.tokenizer.encode(item.text, add_special_tokens=item.framed) for item in texts]
-        # Offsets cost a little, and only spans need them.
+        # Offsets take some time and are only needed for spans.
         needed = any(item.trained is not None for item in texts)
         encode = self.tokenizer.encode_batch if needed else self.tokenizer.encode_batch_fast
         return encode([item.text for item in texts], add_special_tokens=framed)
@@ -285,18 +288,18 @@ def _system_of(messages: list[Message]) -> str:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder, without the padding or truncation that its file may ask for.
+    """Load the tokenizer of a model folder, without the padding or truncation its file may configure.
 
-    The last one is kept while its file stays as it is, for whoever asks next: it is not to be changed.
+    The most recent one is cached while its file is unchanged and shared by callers: do not modify it.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise BadInput(f"{folder.name} has no tokenizer.json. Save its tokenizer in the fast format and add it again.")
-    told = path.stat()
-    return _read_tokenizer(path, told.st_mtime_ns, told.st_size)
+    status = path.stat()
+    return _read_tokenizer(path, status.st_mtime_ns, status.st_size)
 
 
-@lru_cache(maxsize=1)  # as it takes a tenth of a second, and tens of megabytes
+@lru_cache(maxsize=1)  # loading takes a tenth of a second, and tens of megabytes
 def _read_tokenizer(path: Path, _changed: int, _size: int) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))

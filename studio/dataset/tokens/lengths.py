@@ -1,7 +1,7 @@
-"""How many tokens the examples of a dataset have: exact, for every row, and kept on disk; of small ones the tokens too.
+"""Token counts of a dataset: exact, for every row, and cached on disk; for small datasets the tokens too.
 
-max_length is no part of what is kept: what a cut costs is worked out from the counts at once (counts.py). What it does
-not do: render or tokenise (encode.py does), or know how it is kept (cache.py does).
+max_length is not part of the cache key: the loss from a cut is computed directly from the counts (counts.py). Rendering
+and tokenising are in encode.py, the cache format in cache.py.
 """
 
 import functools
@@ -19,19 +19,19 @@ from studio.dataset.tokens.encode import Encoder, Refused, Tokenised
 from studio.errors import BadInput
 from studio.recipe.fields import Data
 
-# Up to this many rows a form waits for exact counts; of more it takes the longest and an even sample.
+# Up to this many rows the form waits for exact counts; for more it uses the longest rows and an even sample.
 _ALL = 2000
-# Up to this many tokens of a dataset are kept themselves (4 bytes each): a run then begins seconds earlier. What has
-# more trains for so long that it makes no difference.
+# Datasets of up to this many tokens have the tokens cached too (4 bytes each), so a run starts seconds earlier. Larger
+# ones train for so long that it makes no difference.
 _TOKENS_KEPT = 4_000_000
 _LONGEST = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of an example before the cut: the longest, the mean, and the share of them that is trained.
+    """Tokens per example before the cut: longest, mean, and the share that is trained.
 
-    `exact` when every row was counted.
+    exact: whether every row was counted.
     """
 
     rows: int
@@ -49,17 +49,17 @@ def count(
     cache: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Counts:
-    """Counts of every row of a dataset as this model sees it, from the folder `cache` if they are kept there.
+    """Count the tokens of every row of a dataset for this model, or read the counts from the folder `cache`.
 
     progress: called with (done, of) rows while counting.
     """
     counts = kept.read(kept.place_of(dataset_folder, model_folder, data, cache))
     if counts is not None:
         return counts
-    made, refused = _Growing(), Refused()
-    for _ in _pass(dataset_folder, model_folder, data, cache, (made, refused), progress):
+    accumulator, refused = _Growing(), Refused()
+    for _ in _pass(dataset_folder, model_folder, data, cache, (accumulator, refused), progress):
         pass
-    return made.finish(refused)[0]
+    return accumulator.finish(refused)[0]
 
 
 def tokenised(
@@ -70,8 +70,10 @@ def tokenised(
     refused: Refused,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Tokenised]:
-    """Every row in order, without tokens where it is refused, which is noted: from the folder `cache`, or made now and
-    kept there for the next time."""
+    """Yield every row in order, from the folder `cache` or tokenised now and then cached there.
+
+    Refused rows have no tokens and are added to `refused`.
+    """
     path = None if cache is None else kept.place_of(dataset_folder, model_folder, data, cache)
     counts = None if path is None else kept.read(path)
     ids = None if path is None or counts is None else kept.read_tokens(path, counts)
@@ -84,7 +86,7 @@ def tokenised(
     rows = zip(counts.rows.tolist(), counts.totals.tolist(), counts.held_out.tolist(), strict=True)
     at = 0
     for place, (row, total, held_out) in enumerate(rows):
-        spans = tuple((starts[one], ends[one]) for one in range(offsets[place], offsets[place + 1]))
+        spans = tuple((starts[i], ends[i]) for i in range(offsets[place], offsets[place + 1]))
         yield Tokenised(row, ids[at : at + total].tolist(), spans, held_out)
         at += total
 
@@ -94,31 +96,31 @@ def _pass(
     model_folder: Path,
     data: Data,
     cache: Path | None,
-    noted: tuple["_Growing", Refused],
+    results: tuple["_Growing", Refused],
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[list[Tokenised]]:
-    """Tokenise every row, chunk by chunk; what is counted on the way is kept at the end."""
+    """Tokenise every row, chunk by chunk, and write the counts to the cache at the end."""
     of = size(dataset_folder)
-    made, refused = noted
+    accumulator, refused = results
     for chunk in Encoder(model_folder, data).count_all(iter_records(dataset_folder), refused):
-        made.add(chunk)
+        accumulator.add(chunk)
         yield chunk
         if progress is not None:
-            progress(len(made), of)
+            progress(len(accumulator), of)
     if cache is not None:
-        kept.write(kept.place_of(dataset_folder, model_folder, data, cache), *made.finish(refused))
+        kept.write(kept.place_of(dataset_folder, model_folder, data, cache), *accumulator.finish(refused))
 
 
 def is_counted(dataset_folder: Path, model_folder: Path, data: Data, cache: Path) -> bool:
-    """Whether `count` will find its counts in `cache`."""
+    """Whether `count` can read its counts from `cache`."""
     return kept.place_of(dataset_folder, model_folder, data, cache).is_file()
 
 
 def measure(dataset_folder: Path, model_folder: Path, data: Data, cache: Path) -> Lengths:
-    """Token lengths of a dataset as a model sees it, quickly enough for a form that answers while one types.
+    """Token lengths of a dataset for a model, fast enough for a form that updates as the user types.
 
-    Exact where they are counted already or the dataset is small; of others a sample. Raises BadInput when the template
-    has no text for any row.
+    Exact where the counts are cached or the dataset is small; estimated from a sample otherwise. Raises BadInput when
+    the template refuses every row.
     """
     return _measure(kept.place_of(dataset_folder, model_folder, data, cache), dataset_folder, model_folder,
                     data.model_dump_json(include=set(kept.SHAPING)))  # fmt: skip
@@ -140,7 +142,7 @@ def _of_file(path: Path, _changed: int) -> Lengths | None:
 
 @functools.lru_cache(maxsize=64)
 def _sampled(path: Path, dataset_folder: Path, model_folder: Path, shaping: str) -> Lengths:
-    """Datasets never change, so neither does the answer: it is kept."""
+    """Lengths from a sample; cached, since datasets never change."""
     data = Data.model_validate_json(shaping)
     records = read_records(dataset_folder)
     if len(records) <= _ALL:
@@ -152,15 +154,15 @@ def _sampled(path: Path, dataset_folder: Path, model_folder: Path, shaping: str)
         return len(record.text) + sum(len(message["content"]) for message in record.messages)
 
     by_size = sorted(range(len(records)), key=characters, reverse=True)
-    made = _Growing()
+    accumulator = _Growing()
     sample = records[:: max(1, len(records) // _ALL)]
-    made.add(encoder.count(sample, refused))
-    found = _lengths(made.finish(refused)[0])
+    accumulator.add(encoder.count(sample, refused))
+    lengths = _lengths(accumulator.finish(refused)[0])
     top = max(
         (len(item.input_ids) for item in encoder.count([records[i] for i in by_size[:_LONGEST]], refused)), default=0
     )
     held_out = sum(record.held_out for record in records)
-    return replace(found, rows=len(records), held_out=held_out, longest=max(top, found.longest), exact=False)
+    return replace(lengths, rows=len(records), held_out=held_out, longest=max(top, lengths.longest), exact=False)
 
 
 def _lengths(counts: Counts) -> Lengths:
@@ -168,19 +170,19 @@ def _lengths(counts: Counts) -> Lengths:
     if not known:
         row, reason = counts.refused.rows[0] if counts.refused.rows else (0, "it has no rows")
         raise BadInput(f"The template has no text for any of the examples. Row {row}: {reason}")
-    told = counts.summary()
+    summary = counts.summary()
     return Lengths(
         rows=known,
         held_out=int(counts.held_out[counts.totals > 0].sum()),
-        longest=told["max"],
-        mean=told["total"] / known,
-        trained_share=told["trained"] / max(1, told["total"]),
+        longest=summary["max"],
+        mean=summary["total"] / known,
+        trained_share=summary["trained"] / max(1, summary["total"]),
         exact=True,
     )
 
 
 class _Growing:
-    """Counts as they come; four bytes a number, for millions of rows. The tokens too, while they are few enough."""
+    """Accumulator of counts, 4 bytes per number, for millions of rows. Also keeps the tokens while they are few."""
 
     def __init__(self) -> None:
         self._ids: array[int] | None = array("i")

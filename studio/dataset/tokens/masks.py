@@ -1,8 +1,8 @@
-"""Which part of an example is trained: exactly the assistant's tokens and the marker that ends them.
+"""Loss mask: find the trained part of an example, exactly the assistant's tokens and the marker that ends them.
 
-For any chat template, known or not, in two steps. First in characters: an answer begins where the prompt that asks for
-it ends, and ends behind the first special token that follows its content. Then in tokens, by the tokenizer's offsets.
-Templates that say by `{% generation %}` what is the assistant's are taken at their word, as transformers does.
+Works for any chat template, known or not, in two steps. First in characters: an answer starts where its prompt ends,
+and ends after the first special token that follows its content. Then in tokens, by the tokenizer's offsets. Templates
+that mark the assistant's part with `{% generation %}` are trusted, as in transformers.
 """
 
 import re
@@ -17,32 +17,32 @@ from studio.errors import BadInput
 
 Span = tuple[int, int]  # [start, end)
 
-# Ways to cut a text into answers that are looked at before the best of them is taken.
+# Maximum number of ways to split a text into answers that are compared.
 _WAYS = 256
-# Different frames around a last answer that are remembered: with reasoning, without, and some more.
+# Maximum number of remembered frames around a last answer: with reasoning, without, and some more.
 _FRAMES = 8
-_TAIL = 16  # characters by which a prompt's end is known again
+_TAIL = 16  # characters used to recognise the end of a prompt
 
 
 class Marker:
-    """Finds the answers in rendered conversations.
+    """Find the answers in rendered conversations.
 
     ends: the special tokens that can end an answer, as text.
     """
 
     def __init__(self, template: ChatTemplate, ends: Iterable[str]) -> None:
         self._template = template
-        # The longest first: one special token may begin as another does.
+        # Longest first: one special token may be a prefix of another.
         choices = "|".join(re.escape(end) for end in sorted(filter(None, set(ends)), key=len, reverse=True))
         self._end = re.compile(rf"\s*(?:{choices or '(?!)'})")
-        # What stands around a last answer: between its prompt and it, and behind it.
+        # Text around a last answer: between its prompt and it, and after it.
         self._frames: list[tuple[str, str]] = []
 
     def mark(self, messages: list[Message], every: bool) -> tuple[str, list[Span]]:
-        """The text of a conversation and where its trained answers stand, in characters and in order.
+        """The text of a conversation and the character ranges of its trained answers, in order.
 
-        every: all answers, not the last one alone. Raises BadInput when the template refuses the conversation, or
-        changes its answers so that they cannot be told from the rest.
+        every: all answers instead of only the last one. Raises BadInput when the template refuses the conversation, or
+        changes its answers so that they cannot be located in the text.
         """
         if self._template.marks:
             text, spans = self._marked(messages, every)
@@ -56,17 +56,17 @@ class Marker:
         prompts = {turn: self._template.render(messages[:turn], add_generation_prompt=True) for turn in turns}
         spans = []
         for turn, prompt in prompts.items():
-            found = self._plainly(text, prompt, messages[turn]["content"].strip(), turn == turns[-1])
-            if found is None:
+            span = self._plainly(text, prompt, messages[turn]["content"].strip(), turn == turns[-1])
+            if span is None:
                 return text, self._exactly(messages, text, prompts)
-            spans.append(found)
+            spans.append(span)
         return text, spans
 
     def _marked(self, messages: list[Message], every: bool) -> tuple[str, list[Span]]:
-        """What `{% generation %}` marks; blocks that touch are one answer."""
-        text, found = self._template.render_marked(messages)
+        """The text and the spans marked with `{% generation %}`; adjacent blocks are one answer."""
+        text, blocks = self._template.render_marked(messages)
         spans: list[Span] = []
-        for start, end in found:
+        for start, end in blocks:
             if spans and spans[-1][1] == start:
                 spans[-1] = (spans[-1][0], end)
             elif start < end:
@@ -79,7 +79,7 @@ class Marker:
         return text, own or spans[-1:]
 
     def _plainly(self, text: str, prompt: str, content: str, is_last: bool) -> Span | None:
-        """The answer that stands behind the prompt as it was given; None when that is not beyond doubt."""
+        """Span of an answer that follows its prompt unchanged; None when that is not certain."""
         start = len(prompt)
         if not content or not text.startswith(prompt):
             return None
@@ -98,40 +98,40 @@ class Marker:
         return (start, ending.end()) if ending else None
 
     def _behind(self, text: str, begin: int, end: int) -> int:
-        """Where an answer whose content is text[begin:end] ends: behind its end marker if it has one."""
+        """End of an answer with content text[begin:end]: after its end marker if it has one."""
         ending = self._end.match(text, begin + len(text[begin:end].rstrip()))
         return max(ending.end(), end) if ending else end
 
     def _exactly(self, messages: list[Message], text: str, prompts: dict[int, str]) -> list[Span]:
-        """Rendered once more with names in place of the answers: what stands around the names is the template's."""
+        """Locate the answers by rendering again with names in their place: all other text is the template's."""
         every = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
         names = dict(zip(every, _names(len(every), text), strict=True))
         framed = [
             {**message, "content": names[turn]} if turn in names else message for turn, message in enumerate(messages)
         ]
         whole = self._template.render(framed)
-        found = self._between_prompts(framed, whole, text, names, prompts)
-        if found is None:
+        answers = self._between_prompts(framed, whole, text, names, prompts)
+        if answers is None:
             pieces = _split(whole, list(names.values()))
             placed = _place(text, pieces, [messages[turn]["content"].strip() for turn in every]) if pieces else None
             if placed is None:
                 raise BadInput(
-                    f"The chat template of {self._template.where} changes the answers so that they cannot be told "
-                    "from the rest. Set train_on to everything, or use another template."
+                    f"The chat template of {self._template.where} changes the answers so that they cannot be "
+                    "located in the text. Set train_on to everything, or use another template."
                 )
-            found = [placed[every.index(turn)] for turn in prompts]
+            answers = [placed[every.index(turn)] for turn in prompts]
         return [
             (_start(text, begin, prompt), self._behind(text, begin, end))
-            for prompt, (begin, end) in zip(prompts.values(), found, strict=True)
+            for prompt, (begin, end) in zip(prompts.values(), answers, strict=True)
         ]
 
     def _between_prompts(
         self, framed: list[Message], whole: str, text: str, names: dict[int, str], prompts: dict[int, str]
     ) -> list[Span] | None:
-        """Each answer from its prompt's end to where what follows it begins; None when a prompt is no prefix."""
+        """Span of each answer, from its prompt's end to the start of what follows; None if a prompt is not a prefix."""
         if not all(text.startswith(prompt) for prompt in prompts.values()):
             return None
-        found: list[Span] = []
+        spans: list[Span] = []
         turns = list(prompts)
         for turn, following in zip(turns, [*turns[1:], None], strict=True):
             limit = len(text) if following is None else len(prompts[following])
@@ -142,12 +142,12 @@ class Marker:
             start, end = len(prompts[turn]), limit - len(after)
             if end < start or not text.endswith(after, start, limit):
                 return None
-            found.append((start, end))
+            spans.append((start, end))
             if following is None:
                 prompt = self._template.render(framed[:turn], add_generation_prompt=True)
                 if before.startswith(prompt):
                     self._remember((before[len(prompt) :], after))
-        return found
+        return spans
 
     def _remember(self, frame: tuple[str, str]) -> None:
         if frame not in self._frames and len(self._frames) < _FRAMES:
@@ -155,9 +155,9 @@ class Marker:
 
 
 def _start(text: str, begin: int, prompt: str) -> int:
-    """Where an answer whose content begins at `begin` starts: behind its prompt, though that be no prefix of the text.
+    """Start of an answer whose content begins at `begin`: after its prompt, even if that is not a prefix of the text.
 
-    White space that the template writes before the content and not at the prompt's end is the model's to write.
+    White space that the template writes before the content but not at the end of the prompt belongs to the answer.
     """
     if text.startswith(prompt):
         return min(len(prompt), begin)
@@ -166,7 +166,7 @@ def _start(text: str, begin: int, prompt: str) -> int:
 
 
 def _names(count: int, text: str) -> list[str]:
-    """Numbers that the text does not hold, one for each answer: digits come through filters such as upper and trim."""
+    """Numbers that do not occur in the text, one per answer: digits survive filters such as upper and trim."""
     first = 73_158_209_460_000_000
     while any(str(first + number) in text for number in range(count)):
         first += count
@@ -174,20 +174,20 @@ def _names(count: int, text: str) -> list[str]:
 
 
 def _split(whole: str, names: list[str]) -> list[str] | None:
-    """What stands before, between and behind the names; None unless each stands there once, in order."""
+    """The text before, between and after the names; None unless each occurs once, in order."""
     pieces, rest = [], whole
     for name in names:
         if whole.count(name) != 1:
             return None
-        before, found, rest = rest.partition(name)
-        if not found:
+        before, match, rest = rest.partition(name)
+        if not match:
             return None
         pieces.append(before)
     return [*pieces, rest]
 
 
 def _place(text: str, pieces: list[str], contents: list[str]) -> list[Span] | None:
-    """Where the answers between `pieces` stand in the text; of several ways the one that is closest to `contents`."""
+    """Spans of the answers between `pieces` in the text; of several ways, the one closest to `contents`."""
 
     def ways(answer: int, begin: int) -> Iterator[list[Span]]:
         piece = pieces[answer + 1]
@@ -203,9 +203,9 @@ def _place(text: str, pieces: list[str], contents: list[str]) -> list[Span] | No
             end = text.find(piece, end + 1)
 
     def likeness(way: list[Span]) -> tuple[int, int]:
-        found = [text[begin:end].strip() for begin, end in way]
-        same = sum(one == other for one, other in zip(found, contents, strict=True))
-        inside = sum(one in other for one, other in zip(found, contents, strict=True))
+        answers = [text[begin:end].strip() for begin, end in way]
+        same = sum(answer == content for answer, content in zip(answers, contents, strict=True))
+        inside = sum(answer in content for answer, content in zip(answers, contents, strict=True))
         return same, inside
 
     if not text.startswith(pieces[0]):
@@ -214,22 +214,22 @@ def _place(text: str, pieces: list[str], contents: list[str]) -> list[Span] | No
 
 
 def token_spans(encoding: Encoding, text: str, spans: Iterable[Span], special: Collection[int]) -> tuple[Span, ...]:
-    """Ranges of characters as ranges of tokens: every token that overlaps one belongs to it.
+    """Convert character ranges to token ranges: every token that overlaps a range belongs to it.
 
-    special: ids of special tokens. Some of them swallow the white space that an answer begins with; they are no part
-    of it.
+    special: ids of special tokens. Some of them absorb the white space at the start of an answer; they are not part of
+    it.
     """
     offsets: list[Span] | None = None
-    found: list[Span] = []
+    ranges: list[Span] = []
     reached = 0
     for start, end in spans:
         if start >= end:
             continue
         first = encoding.char_to_token(start)
-        # Past ASCII one character may take several tokens, and the library names the first of them.
+        # A non-ASCII character may take several tokens, and the library returns the first of them.
         last = encoding.char_to_token(end - 1) if text[end - 1] < "\x80" else None
         if first is None or last is None:
-            # White space that the tokenizer trims from its offsets belongs to a token of no width at its end.
+            # White space that the tokenizer trims from its offsets belongs to a zero-width token at its end.
             offsets = encoding.offsets if offsets is None else offsets
             first, last = _overlapping(offsets, start, end)
         first = max(first, reached)
@@ -237,20 +237,20 @@ def token_spans(encoding: Encoding, text: str, spans: Iterable[Span], special: C
         if around is not None and around[0] < start and encoding.ids[first] in special:
             first += 1
         if first <= last:
-            found.append((first, last + 1))
+            ranges.append((first, last + 1))
             reached = last + 1
-    return tuple(found)
+    return tuple(ranges)
 
 
 def _overlapping(offsets: list[Span], start: int, end: int) -> Span:
-    """First and last token that overlaps [start, end); the last before the first when none does."""
+    """First and last token that overlaps [start, end); last < first when none does."""
     first = next((token for token, (_, stop) in enumerate(offsets) if stop > start), len(offsets))
     last = first - 1
     for token in range(first, len(offsets)):
         begin, stop = offsets[token]
-        if stop <= start:  # a token that the tokenizer put behind the text
+        if stop <= start:  # a token that the tokenizer added after the text
             continue
-        # A token of no width holds the white space before it.
+        # A zero-width token represents the white space before it.
         if begin >= end and not begin == stop == end:
             break
         last = token

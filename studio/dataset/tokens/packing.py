@@ -1,7 +1,7 @@
-"""Short examples laid behind each other in rows of max_length, so that little of a batch is padding.
+"""Packing: concatenate short examples into rows of up to max_length tokens, to reduce padding.
 
-First fit, longest first (Johnson 1974: at most 11/9 of the fewest rows). Each row remembers where its examples begin:
-the engine lets each see only itself. What this does not do: cut an example, or know about torch.
+First-fit decreasing (Johnson 1974: at most 11/9 of the optimal number of rows). Each row records the lengths of its
+examples, so that the engine can restrict attention to each of them. Examples are never cut here.
 """
 
 import random
@@ -13,7 +13,7 @@ from studio.dataset.tokens.encode import IGNORED, Example
 
 @dataclass(frozen=True, slots=True)
 class PackedRow:
-    """Several examples as one row; lengths: of each, in order."""
+    """Several examples as one row. lengths: tokens of each example, in order."""
 
     input_ids: list[int]
     labels: list[int]
@@ -21,12 +21,12 @@ class PackedRow:
 
 
 def pack(examples: Sequence[Example], max_length: int, seed: int) -> list[PackedRow]:
-    """The examples in rows of at most max_length tokens; those of one length are shuffled by the seed."""
+    """Pack examples into rows of at most max_length tokens; examples of equal length are shuffled by the seed."""
     return [_joined(row) for row in pack_order(examples, max_length, seed)]
 
 
 def pack_order(examples: Sequence[Example], max_length: int, seed: int) -> list[list[Example]]:
-    """Which examples lie in which row, in order."""
+    """Assign examples to rows; returns the examples of each row, in order."""
     shuffled = list(examples)
     random.Random(seed).shuffle(shuffled)  # noqa: S311  (no secret)
     shuffled.sort(key=lambda example: len(example.input_ids), reverse=True)
@@ -41,16 +41,16 @@ def _joined(examples: list[Example]) -> PackedRow:
     row = PackedRow([], [], [])
     for example in examples:
         row.input_ids.extend(example.input_ids)
-        # No example answers the one before it: its first token is nobody's target.
+        # The first token of an example must not be predicted from the example before it.
         row.labels.extend([IGNORED, *example.labels[1:]])
         row.lengths.append(len(example.input_ids))
     return row
 
 
 def _first_fit(lengths: list[int], room: int) -> list[int]:
-    """For each length the number of the first row that has room for it.
+    """For each length, the index of the first row with room for it.
 
-    A tree over the rows holds the largest room below each node, so that a million examples take seconds.
+    Uses a tree over the rows with the largest free room below each node, so a million examples take seconds.
     """
     leaves = 1
     while leaves < len(lengths):

@@ -1,9 +1,8 @@
-"""The rows of a run as a stranger's script reads them: texts, and which of their tokens are trained.
+"""The rows of a run for an exported training script: texts, and which of their tokens are trained.
 
-One JSON object a row, in the order of training: "messages" where it has some, "text", "special" (whether the tokenizer
-adds its own first token), "tokens" (how many before the cut), "check" (crc32 of them) and "trained" ([first, behind the
-last] of each part); packed runs have "pack", the number of the row that an example lies in. What this does not do:
-decide what is trained (encode.py).
+One JSON object per row, in training order: "messages" if any, "text", "special" (whether the tokenizer adds its special
+tokens), "tokens" (number before the cut), "check" (crc32 of the token ids) and "trained" ([first, last + 1] of each
+part). Packed runs also have "pack", the index of the packed row of an example. What is trained is decided in encode.py.
 """
 
 import zlib
@@ -21,7 +20,7 @@ from studio.recipe import Recipe
 
 @dataclass(frozen=True, slots=True)
 class PlainRows:
-    """Rows to train on and rows held out, each ready for a line of JSON."""
+    """Rows to train on and held-out rows, each ready to write as a line of JSON."""
 
     train: list[dict[str, Any]]
     held_out: list[dict[str, Any]]
@@ -60,8 +59,8 @@ def _encoded(encoder: Encoder, records: Sequence[Any]) -> Iterator[Whole]:
 
 def _row(encoder: Encoder, whole: Whole, messages: Sequence[Any]) -> dict[str, Any]:
     plain = encoder.tokenizer.encode(whole.text, add_special_tokens=False).ids
-    told: dict[str, Any] = {"messages": list(messages)} if messages else {}
-    return told | {
+    row: dict[str, Any] = {"messages": list(messages)} if messages else {}
+    return row | {
         "text": whole.text,
         "special": plain != whole.input_ids,
         "tokens": len(whole.input_ids),

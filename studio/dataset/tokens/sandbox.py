@@ -1,14 +1,13 @@
-"""The sandbox that chat templates run in, with an end: so many steps, so much time, so long a text.
+"""Sandbox for chat templates with limits on steps, time and text length.
 
-Jinja's own sandbox keeps a template from Python; it does not keep it from looping for days or from multiplying a text
-until the memory is gone. A template comes from a model's folder, or from whoever writes a recipe, and the studio
-renders it while it shows an example. So every way in which a template can do much is counted here: a step of a loop or
-a call of a macro, what two values become together, what a filter or a method is about to make. All of it in a
-rendering has one budget; a template that goes beyond is refused like any other that cannot render.
+Jinja's own sandbox denies a template access to Python; it does not stop it from looping for days or multiplying a text
+until memory runs out. Templates come from model folders and from recipes, and the studio renders them to show an
+example. So everything that can grow is counted: steps of loops, calls of macros, results of operators, filters and
+methods. One rendering has one budget; a template that exceeds it is refused like any other that cannot render.
 
-The room of Jinja's inside: it has no way to look at a template's tree or at what is joined, so `_parse` and `concat`
-are taken over. RELIES_ON names what of it is used, and what would be broken without it;
-tests/unit/project/test_contracts.py holds the installed Jinja to that.
+Jinja has no hook for a template's tree or for joining its output, so `_parse` and `concat` are overridden. RELIES_ON
+lists the Jinja internals in use and what would break without each; tests/unit/project/test_contracts.py checks them
+against the installed Jinja.
 """
 
 import functools
@@ -36,31 +35,31 @@ RELIES_ON = {
     "jinja2.sandbox.ImmutableSandboxedEnvironment.call(self, context, obj)": _LONG,
     "jinja2.sandbox.ImmutableSandboxedEnvironment.wrap_str_format(self, value)": _LONG,
 }
-STEPS = 1_000_000  # of loops, and calls of macros, in one rendering
-SECONDS = 20.0  # that one rendering may take
-LONGEST = 32 * 2**20  # characters that anything in it may become
-PARTS = 1_000_000  # values that may lie in one list or dictionary, with all that lies in those
-NUMBER = 10_000  # highest number given to a filter, a method or range
-_EVERY = 1024  # steps between two looks at the clock
+STEPS = 1_000_000  # loop steps and macro calls per rendering
+SECONDS = 20.0  # per rendering
+LONGEST = 32 * 2**20  # maximum characters of any text
+PARTS = 1_000_000  # maximum values in a list or dictionary, including nested ones
+NUMBER = 10_000  # highest number passed to a filter, a method or range
+_EVERY = 1024  # steps between two checks of the time
 _INDENT = 100
-_UNWEIGHED = frozenset({"length", "count", "first", "last", "default", "d"})  # look at one thing, whatever the size
+_UNWEIGHED = frozenset({"length", "count", "first", "last", "default", "d"})  # cheap filters, whatever the size
 _NEEDLESS = (
     "urlize",
     "xmlattr",
     "pprint",
     "wordwrap",
     "random",
-)  # of no use in a chat; what they make is hard to foresee
-_WIDE = re.compile(r"\d{5,}|\*")  # in a format: a width that makes much of little
+)  # not useful in a chat template; the size of their output is hard to predict
+_WIDE = re.compile(r"\d{5,}|\*")  # in a format string: a width that produces a very long text
 _NESTED = re.compile(r"\{[^{}]*\{")
 
 
 class TemplateTooLarge(jinja2.TemplateError):
-    """A template asked for more than one needs."""
+    """A template exceeded a limit."""
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """An environment whose templates end. `begin` gives a rendering its budget."""
+    """Jinja environment whose templates always terminate. `begin` starts the budget of a rendering."""
 
     intercepted_binops = frozenset({"*", "**", "+", "%"})
 
@@ -73,18 +72,18 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             self.filters.pop(name, None)
         for name, function in list(self.filters.items()):
             self.filters[name] = self._bounded(name, function)
-        self.concat = self._concat  # type: ignore[method-assign]  # compiled templates join by it
+        self.concat = self._concat  # type: ignore[method-assign]  # compiled templates join their output with it
 
     def begin(self) -> None:
-        """A rendering starts: its steps and its time are counted from here."""
+        """Start a rendering: reset its steps and its time limit."""
         self._steps, self._until = 0, time.monotonic() + SECONDS
 
     def wrap(self, name: str) -> None:
-        """Bound a filter that was added after the environment was made."""
+        """Apply the limits to a filter that was added after the environment was created."""
         self.filters[name] = self._bounded(name, self.filters[name])
 
     def tick(self) -> str:
-        """One step of a loop, or one call of a macro."""
+        """Count one step of a loop or one call of a macro."""
         self._steps += 1
         if self._steps > STEPS:
             raise TemplateTooLarge(f"it takes more than {STEPS:,} steps")
@@ -93,7 +92,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return ""
 
     def joined(self, *parts: Any) -> str:
-        """What `~` makes."""
+        """Result of the `~` operator."""
         weigh(parts)
         return "".join(str(part) for part in parts)
 
@@ -106,7 +105,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             _refuse_product(left, right)
         elif operator == "**":
             if isinstance(left, int) and isinstance(right, int) and abs(right) * abs(left).bit_length() > 4096:
-                raise TemplateTooLarge("it makes a number that is too high")
+                raise TemplateTooLarge("it computes a number that is too large")
         elif operator == "%" and isinstance(left, str | bytes):
             _refuse_format(left, right)
         elif operator == "+" and not (isinstance(left, int | float) or isinstance(right, int | float)):
@@ -125,19 +124,19 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call(context, obj, *values, **named)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        made = super().wrap_str_format(value)
-        if made is None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
             return None
         text = str(value.__self__)
 
         def formatted(*values: Any, **named: Any) -> str:
             _refuse_format(text, (values, named))
-            return made(*values, **named)
+            return wrapped(*values, **named)
 
         return formatted
 
     def _shown(self, value: Any) -> Any:
-        """What is written into the text, before it becomes text."""
+        """Check a value before it is converted to text and written to the output."""
         if not isinstance(value, str):
             weigh(value)
         return value
@@ -172,7 +171,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _Counting(NodeTransformer):
-    """A template's tree, with a step counted in each loop and macro, and `~` by a function that looks first."""
+    """Transform a template's tree: count a step in each loop and macro, and replace `~` by a checked function."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         return self._stepping(node)
@@ -185,8 +184,8 @@ class _Counting(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
-        made = nodes.Call(nodes.EnvironmentAttribute("joined"), node.nodes, [], None, None, lineno=node.lineno)
-        return _of(node, made)
+        call = nodes.Call(nodes.EnvironmentAttribute("joined"), node.nodes, [], None, None, lineno=node.lineno)
+        return _of(node, call)
 
     def _stepping(self, node: Any) -> nodes.Node:
         self.generic_visit(node)
@@ -196,7 +195,7 @@ class _Counting(NodeTransformer):
 
 
 def _counted(parts: Iterator[Any]) -> Iterator[Any]:
-    """What a filter gives bit by bit, until it is too much together."""
+    """Pass on the parts that a filter yields, until their total exceeds the limit."""
     length = 0
     for part in parts:
         length += weigh(part)
@@ -205,24 +204,24 @@ def _counted(parts: Iterator[Any]) -> Iterator[Any]:
         yield part
 
 
-def _of(node: nodes.Node, made: nodes.Node) -> nodes.Node:
+def _of(node: nodes.Node, new: nodes.Node) -> nodes.Node:
     assert node.environment is not None  # the parser sets it on every node
-    return made.set_environment(node.environment)
+    return new.set_environment(node.environment)
 
 
 def weigh(value: Any) -> int:
-    """How many characters a value would be as text, about; raises TooMuch beyond the bounds."""
+    """Approximate length of a value as text, in characters; raises TemplateTooLarge beyond the limits."""
     length, parts, waiting = 0, 0, [value]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, str | bytes):
-            length += len(one)
-        elif isinstance(one, dict):
-            parts += len(one)
-            waiting += [*one, *one.values()] if parts <= PARTS else []
-        elif isinstance(one, list | tuple | set | frozenset):
-            parts += len(one)
-            waiting += one if parts <= PARTS else []
+        item = waiting.pop()
+        if isinstance(item, str | bytes):
+            length += len(item)
+        elif isinstance(item, dict):
+            parts += len(item)
+            waiting += [*item, *item.values()] if parts <= PARTS else []
+        elif isinstance(item, list | tuple | set | frozenset):
+            parts += len(item)
+            waiting += item if parts <= PARTS else []
         else:
             length += 8
         if length > LONGEST:
@@ -233,10 +232,10 @@ def weigh(value: Any) -> int:
 
 
 def _range(*values: int) -> range:
-    made = range(*values)
-    if len(made) > NUMBER:
+    numbers = range(*values)
+    if len(numbers) > NUMBER:
         raise TemplateTooLarge(f"it counts to more than {NUMBER:,}")
-    return made
+    return numbers
 
 
 def _refuse_product(left: Any, right: Any) -> None:
@@ -246,34 +245,34 @@ def _refuse_product(left: Any, right: Any) -> None:
             if len(many) * times > bound or weigh(many) * times > LONGEST:
                 raise TemplateTooLarge(f"it repeats something until it is longer than {bound:,}")
     if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > 4096:
-        raise TemplateTooLarge("it makes a number that is too high")
+        raise TemplateTooLarge("it computes a number that is too large")
 
 
 def _refuse_numbers(values: Iterable[Any]) -> None:
     for value in values:
         if isinstance(value, int) and abs(value) > NUMBER:
-            raise TemplateTooLarge(f"it gives a number beyond {NUMBER:,}")
+            raise TemplateTooLarge(f"it uses a number above {NUMBER:,}")
 
 
 def _refuse_format(text: str | bytes, values: Any) -> None:
-    told = text if isinstance(text, str) else text.decode("latin-1")
-    if _WIDE.search(told) or _NESTED.search(told):
+    form = text if isinstance(text, str) else text.decode("latin-1")
+    if _WIDE.search(form) or _NESTED.search(form):
         raise TemplateTooLarge("it formats with a width that no template needs")
-    if (told.count("%") + told.count("{")) * weigh(values) > LONGEST:
+    if (form.count("%") + form.count("{")) * weigh(values) > LONGEST:
         raise TemplateTooLarge(f"it makes a text of more than {LONGEST:,} characters")
 
 
 def _refuse_many(data: list[Any]) -> None:
-    """What becomes of values that stand in one another's gaps, at the most."""
-    weights = [weigh(one) + 1 for one in data]
+    """Refuse filters that insert one value into another, by the maximum size of the result."""
+    weights = [weigh(value) + 1 for value in data]
     if weights[0] * max(weights[1:], default=1) > LONGEST and max(weights[1:], default=1) > 1024:
         raise TemplateTooLarge(f"it makes a text of more than {LONGEST:,} characters")
 
 
 def _refuse_method(owner: str | bytes, name: str, values: tuple[Any, ...]) -> None:
-    """A method of a text that is about to make much of little."""
+    """Refuse a method call on a text whose result would be too long."""
     if name == "translate":
-        raise TemplateTooLarge("it translates signs, which no template needs")
+        raise TemplateTooLarge("it calls translate, which no template needs")
     if name == "expandtabs" and len(owner) * max((x for x in values if isinstance(x, int)), default=8) > LONGEST:
         raise TemplateTooLarge(f"it makes a text of more than {LONGEST:,} characters")
     if name == "replace" and len(values) >= 2:

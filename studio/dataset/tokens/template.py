@@ -1,9 +1,9 @@
 """Chat templates, rendered in a sandbox; plain templates with placeholders; the Alpaca text.
 
 The environment is that of transformers (`utils/chat_template_utils.py`: ImmutableSandboxedEnvironment, trim_blocks,
-lstrip_blocks, loopcontrols, raise_exception, strftime_now, tojson that keeps non-ASCII), so the text is the one
-`apply_chat_template` gives; a test compares them. A template is data from a model's folder: it sees the messages
-and the special tokens, nothing else, and it ends (sandbox.py).
+lstrip_blocks, loopcontrols, raise_exception, strftime_now, tojson that keeps non-ASCII), so the text is that of
+`apply_chat_template`; a test compares them. A template is data from a model's folder: it has access to the messages and
+the special tokens only, and it always terminates (sandbox.py).
 """
 
 import json
@@ -37,14 +37,14 @@ ALPACA_WITHOUT_INPUT = (
 
 
 def alpaca_prompt(instruction: str, extra: str = "") -> str:
-    """The classic Alpaca text up to and including the response heading."""
+    """The original Alpaca text up to and including the response heading."""
     if extra:
         return ALPACA_WITH_INPUT.format(instruction=instruction, input=extra)
     return ALPACA_WITHOUT_INPUT.format(instruction=instruction)
 
 
 class _Generation(Extension):
-    """`{% generation %}` blocks mark the assistant's part: they add no text, and where they stand is noted."""
+    """`{% generation %}` blocks, which mark the assistant's part: they add no text, and their position is recorded."""
 
     tags = {"generation"}  # noqa: RUF012 jinja2 reads a plain set
 
@@ -66,14 +66,14 @@ class _Generation(Extension):
 
 
 class Marks:
-    """Where the marked blocks of a rendering stand, in characters, and how much of it is written so far."""
+    """Character ranges of the marked blocks of a rendering, and the number of characters written so far."""
 
     def __init__(self) -> None:
         self.written = 0
         self.found: list[tuple[int, int]] = []
 
 
-# What a template's own code can raise on messages it was not made for.
+# Errors that a template's code can raise on messages it was not written for.
 _REFUSALS = (
     jinja2.TemplateError,
     TypeError,
@@ -106,9 +106,9 @@ def environment() -> BoundedEnvironment:
 
 
 class ChatTemplate:
-    """A chat template: a model's own, or one that a recipe brings.
+    """A chat template from a model or a recipe.
 
-    where: whose it is, for messages. marks: it says by `{% generation %}` which part is the assistant's.
+    where: the name of its owner, for messages. marks: whether it marks the assistant's part with `{% generation %}`.
     Raises BadInput when the folder has none, or when the template is broken or refuses the messages.
     """
 
@@ -125,27 +125,25 @@ class ChatTemplate:
     def of_model(cls, folder: Path) -> "ChatTemplate":
         source = template_source(folder)
         if source is None:
-            raise BadInput(
-                f"{folder.name} has no chat template. Use the Alpaca template, or a model that was made for chat."
-            )
+            raise BadInput(f"{folder.name} has no chat template. Use the Alpaca template, or an instruct model.")
         return cls(source, special_tokens(folder), folder.name)
 
     def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
-        """The text of a conversation, with the opening of an answer behind it if asked."""
+        """Render the text of a conversation, followed by the opening of an answer if requested."""
         self._environment.begin()
         try:
-            return self._template.render(self._seen(messages, add_generation_prompt))
+            return self._template.render(self._variables(messages, add_generation_prompt))
         except _REFUSALS as error:
             raise self._refusal(error) from None
 
     def render_marked(self, messages: list[Message]) -> tuple[str, list[tuple[int, int]]]:
-        """The text of a conversation and the ranges of characters that `{% generation %}` blocks mark in it."""
+        """Render the text of a conversation; also returns the character ranges of its `{% generation %}` blocks."""
         marks = Marks()
         self._environment.marks = marks  # type: ignore[attr-defined]  # see _Generation
         blocks = []
         self._environment.begin()
         try:
-            for block in self._template.generate(self._seen(messages, False)):
+            for block in self._template.generate(self._variables(messages, False)):
                 blocks.append(block)
                 marks.written += len(block)
                 if marks.written > LONGEST:
@@ -156,7 +154,7 @@ class ChatTemplate:
             self._environment.marks = None  # type: ignore[attr-defined]
         return "".join(blocks), marks.found
 
-    def _seen(self, messages: list[Message], add_generation_prompt: bool) -> dict[str, Any]:
+    def _variables(self, messages: list[Message], add_generation_prompt: bool) -> dict[str, Any]:
         return {
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
@@ -170,40 +168,40 @@ class ChatTemplate:
 
 
 class PlainTemplate:
-    """A text with {instruction}, {input} and {system}, once {output}, and what ends the answer behind it."""
+    """Text with placeholders {instruction}, {input}, {system} and one {output}; the text after it ends the answer."""
 
     def __init__(self, source: str) -> None:
-        self._before, found, self.ending = source.partition("{output}")
-        if not found:
-            raise BadInput("The template has no {output}: say where the answer stands.")
+        self._before, placeholder, self.ending = source.partition("{output}")
+        if not placeholder:
+            raise BadInput("The template has no {output}: add it where the answer goes.")
         self._with_input = "{input}" in self._before
         self._with_system = "{system}" in self._before
 
     def prompt(self, instruction: str, extra: str = "", system: str = "") -> str:
-        """All that stands before the answer. What the template has no place for is not lost: without {input} the
-        input follows the instruction, without {system} the system prompt stands first.
+        """The text before the answer. Nothing is lost without a placeholder: without {input} the input follows the
+        instruction, without {system} the system prompt comes first.
         """
         if extra and not self._with_input:
             instruction, extra = f"{instruction}\n\n{extra}", ""
         values = {"instruction": instruction, "input": extra, "system": system}
-        # In one pass, so that braces in an example's own text stay what they are.
-        text = PLACEHOLDER.sub(lambda found: values[found[1]], self._before)
+        # In one pass, so that braces in an example's text are left alone.
+        text = PLACEHOLDER.sub(lambda match: values[match[1]], self._before)
         return text if self._with_system else before(system, text)
 
 
 def before(system: str, text: str) -> str:
-    """A text that has no place for a system prompt, with the system prompt before it."""
+    """Prepend a system prompt to a text without a place for one."""
     return f"{system}\n\n{text}" if system else text
 
 
 def template_source(folder: Path) -> str | None:
-    """The text of a model's chat template: chat_template.jinja, else tokenizer_config.json; None without one."""
+    """Source of a model's chat template: chat_template.jinja, else tokenizer_config.json; None without one."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         try:
             return path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            raise BadInput(f"The chat template of {folder.name} is no text in UTF-8.") from None
+            raise BadInput(f"The chat template of {folder.name} is not UTF-8 text.") from None
     value = (read_json(folder / "tokenizer_config.json") or {}).get("chat_template")
     if isinstance(value, list):
         named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
@@ -212,8 +210,8 @@ def template_source(folder: Path) -> str | None:
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
-    """bos_token, eos_token and the like of a model folder, as templates see them."""
-    found: dict[str, str] = {}
+    """Special tokens of a model folder (bos_token, eos_token and so on), as passed to templates."""
+    tokens: dict[str, str] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         for key, value in (read_json(folder / name) or {}).items():
             if not key.endswith("_token"):
@@ -221,19 +219,19 @@ def special_tokens(folder: Path) -> dict[str, str]:
             if isinstance(value, dict):
                 value = value.get("content")
             if isinstance(value, str):
-                found[key] = value
-    return found
+                tokens[key] = value
+    return tokens
 
 
 def with_system(messages: list[Message], system_prompt: str) -> list[Message]:
-    """The messages with a system prompt in front, unless they bring their own."""
+    """Prepend a system prompt to the messages, unless they already have one."""
     if not system_prompt or (messages and messages[0]["role"] == "system"):
         return messages
     return [{"role": "system", "content": system_prompt}, *messages]
 
 
 def single_turn(record: Record, what: str) -> str:
-    """The answer of an example of one turn; raises BadInput for a longer one, which `what` has no room for."""
+    """The answer of a single-turn example; raises BadInput for longer ones, which `what` does not support."""
     if not record.instruction:
         raise BadInput(f"It is a conversation of several turns, and {what} has room for one. Use the chat template.")
     return record.messages[-1]["content"]

@@ -1,6 +1,6 @@
-"""A dataset ready to train on: split, cut, and without what cannot be learned from.
+"""Training set: a dataset split, cut, and without the examples that cannot be trained on.
 
-Its tokens come from where they are kept on disk (lengths.py) or are made now, and kept for the next run.
+Its tokens are read from the cache (lengths.py), or computed now and cached for the next run.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from studio.recipe.fields import Data
 
 @dataclass(slots=True)
 class Encoded:
-    """A dataset ready to train on, and what was left out of it."""
+    """A dataset ready for training, and what was left out of it."""
 
     train: list[Example] = field(default_factory=list)
     held_out: list[Example] = field(default_factory=list)
@@ -35,10 +35,10 @@ def encode_dataset(
     progress: Callable[[int, int], None] | None = None,
     cache: Path | None = None,
 ) -> Encoded:
-    """All examples of the dataset in `folder`, split and cut, in the order of the source file.
+    """Encode, split and cut all examples of the dataset in `folder`, in the order of the source file.
 
-    seed: of the split (the recipe's). progress: called with (done, of). cache: the folder where tokens are kept; none
-    are without it.
+    seed: the recipe's seed, used for the split. progress: called with (done, of). cache: folder of the token cache;
+    None disables it.
     """
     records = read_records(folder)
     out = held_out_rows(records, data.held_out, seed)
@@ -58,7 +58,7 @@ def encode_dataset(
 
 
 def _note(encoded: Encoded, untrained: int, rows: int, max_length: int) -> None:
-    """Say in words what was left out; raises BadInput when the template refused every row."""
+    """Add notes on what was left out; raises BadInput when the template refused every row."""
     if encoded.refused.total:
         row, reason = encoded.refused.rows[0]
         if encoded.refused.total == rows:

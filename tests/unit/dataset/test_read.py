@@ -108,21 +108,21 @@ def test_the_same_rows_however_they_are_written(write: Write, name: str, content
     [
         ("empty.jsonl", "", "empty.jsonl is empty"),
         ("empty.csv.gz", packed(b""), "is empty once unpacked"),
-        ("blank.csv", " \n\n", "nothing but white space"),
+        ("blank.csv", " \n\n", "only white space"),
         ("page.json", "<!doctype html><html>", "looks like a web page"),
         ("cut.json", '[{"q": "1"}, {"q": ', "line 1, column 20, after example 1"),
         ("more.json", '[{"q": "1"}]\n]', "something follows the array at line 2, column 1"),
-        ("comma.json", '[{"q": "1"},]', "a comma stands before the ]"),
+        ("comma.json", '[{"q": "1"},]', "a comma comes before the ]"),
         ("number.json", "42", "holds a number"),
         ("columns.json", '{"q": ["1", "2"], "a": ["x"]}', "differ in length (q 2, a 1)"),
-        ("keys.json", '{"q": ["1"], "q": ["x"]}', "the key 'q' stands twice"),
+        ("keys.json", '{"q": ["1"], "q": ["x"]}', "the key 'q' appears twice"),
         ("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(40), "is a picture"),
         ("sheet.csv", b"PK\x03\x04" + bytes(26) + b"[Content_Types].xml", "Save the sheet as CSV"),
         ("pointer.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         ("model.jsonl", b"GGUF\x03\0\0\0", "is a model"),
         ("noise.csv", bytes(range(32)) * 20, "not text"),
         ("zeros.csv", b"q,a\x00\n1,2\n", "column 2 holds a NUL"),
-        ("twice.csv", "q,q\n1,2\n", "'q' stands twice"),
+        ("twice.csv", "q,q\n1,2\n", "'q' appears twice"),
         ("nameless.csv", "q,\n1,2\n", "column 2 of the header has no name"),
         (
             "open.csv",
@@ -187,7 +187,7 @@ def test_an_overlong_line_costs_that_line_only(write: Write) -> None:
 @pytest.mark.parametrize(
     ("item", "field", "reason"),
     [
-        ('{"a": 1, "a": 2}', "", "the key 'a' stands twice"),
+        ('{"a": 1, "a": 2}', "", "the key 'a' appears twice"),
         ('{"a": NaN}', "a", "NaN is not JSON"),
         ('{"a": [{"b": -Infinity}]}', "a", "-Infinity is not JSON"),
         ('{"a": 1e999}', "a", "the number 1e999 is too large"),
@@ -280,7 +280,7 @@ def test_an_unknown_encoding_is_asked_for_with_the_likeliest_first(write: Write,
 def test_a_text_of_two_encodings_is_called_that(write: Write) -> None:
     path = write("mixed.csv", "q,a\né,1\n".encode() + "è,2\n".encode("cp1252"))
     told = refused(path)
-    assert "line 3" in told and "may come from elsewhere: mend it" in told
+    assert "line 3" in told and "may come from elsewhere: fix it" in told
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])

@@ -133,7 +133,7 @@ def test_a_format_can_be_chosen_and_must_fit(studio: Studio, write: Write) -> No
     path = write("both.jsonl", '{"instruction": "a", "output": "b", "text": "c"}\n')
     assert checks.check(studio, path).report.format == "alpaca"
     report = checks.check(studio, path, Options(format="text")).report
-    assert (report.format, report.why) == ("text", "you said so")
+    assert (report.format, report.why) == ("text", "you chose it")
     for form, said in [("messages", "needs a column messages"), ("parrot", "There is no format 'parrot'")]:
         with pytest.raises(BadInput, match=said):
             checks.check(studio, path, Options(format=form))
