@@ -1,1 +1,1 @@
-"""What an evaluation asks, how answers are judged by rule, and what may be said of the result; without torch."""
+"""Evaluation, without torch: prompts, rules that judge answers, figures with intervals, and sentences on the result."""

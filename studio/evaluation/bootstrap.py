@@ -1,9 +1,9 @@
-"""Intervals of a figure over rows, and of its change, by the paired bootstrap.
+"""Confidence intervals of a figure over rows, and of its change, by the paired bootstrap.
 
-Rows are drawn with replacement, the same rows for both models, and the figure is computed anew from each draw: the
-middle 95% of what comes out is the interval (percentile bootstrap: Efron and Tibshirani, An Introduction to the
-Bootstrap, 1993, chapter 13; paired over the same sentences: Koehn, Statistical Significance Tests for Machine
-Translation Evaluation, EMNLP 2004). All draws are computed at once: how often each row was drawn, times its sums.
+Rows are drawn with replacement, the same rows for both models, and the figure is computed for each draw: the middle 95%
+of the results is the interval (percentile bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
+chapter 13; paired over the same sentences: Koehn, Statistical Significance Tests for Machine Translation Evaluation,
+EMNLP 2004). All draws are computed as one matrix product: how often each row was drawn, times its sums.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Table = NDArray[np.float64]
-# From the sums over rows (draws × columns) to the figure of each draw.
+# Maps sums over rows (draws × columns) to the figure of each draw.
 Figure = Callable[[Table], Table]
 
 DRAWS = 10_000
 SEED = 20_260
-_AT_ONCE = 4_000_000  # numbers of the matrix of draws that are in memory at a time
+_AT_ONCE = 4_000_000  # elements of the matrix of draws in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure and the 95% interval around it."""
+    """A figure and its 95% interval."""
 
     value: float
     low: float
@@ -32,12 +32,12 @@ class Interval:
 
 
 def mean(sums: Table) -> Table:
-    """The figure of rows given as (value, 1)."""
+    """Mean of rows given as (value, 1)."""
     return np.asarray(sums[:, 0] / sums[:, 1])
 
 
 def as_rows(values: Any) -> Table:
-    """One value a row, as `mean` takes it."""
+    """Convert one value per row to the rows that `mean` expects."""
     given = np.asarray(values, dtype=np.float64)
     return np.stack([given, np.ones_like(given)], axis=1)
 
@@ -51,14 +51,14 @@ def drawn(rows: Table, figure: Figure) -> Table:
     """The figure of each of DRAWS draws; the same rows are drawn for every table of the same length."""
     count = len(rows)
     random = np.random.default_rng(SEED)
-    found = []
+    figures = []
     left, each = DRAWS, max(1, _AT_ONCE // count)
     while left > 0:
         size = min(each, left)
         times = random.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
-        found.append(figure(times @ rows))
+        figures.append(figure(times @ rows))
         left -= size
-    return np.concatenate(found)
+    return np.concatenate(figures)
 
 
 def interval(rows: Table, figure: Figure) -> Interval:
@@ -67,11 +67,11 @@ def interval(rows: Table, figure: Figure) -> Interval:
 
 
 def change(before: Table, after: Table, figure: Figure) -> Interval:
-    """How a figure changes from one model to another over the same rows."""
+    """Change of a figure from one model to another over the same rows, with its interval."""
     value = whole(after, figure) - whole(before, figure)
     return _around(value, drawn(after, figure) - drawn(before, figure))
 
 
-def _around(value: float, found: Table) -> Interval:
-    low, high = np.quantile(found, [0.025, 0.975])
+def _around(value: float, draws: Table) -> Interval:
+    low, high = np.quantile(draws, [0.025, 0.975])
     return Interval(value, float(low), float(high))

@@ -1,15 +1,15 @@
-"""An evaluation's directory: a run directory (rundir.py) whose order and result are of this make.
+"""Files of an evaluation directory: a run directory (rundir/) with this order and result.
 
 evaluations/<id>/
   evaluation.json    in; what is evaluated: model, columns, sets, dataset; immutable
-  prompts.jsonl      in; the prompts of all sets, in order; `set` names theirs
+  prompts.jsonl      in; the prompts of all sets, in order; `set` is the name of the set
   control/           in; cancel
   events.jsonl …     as in any run directory
-  result/            out; whole, with MANIFEST.json, or not there
+  result/            out; complete, with MANIFEST.json, or absent
     prompts.jsonl    the prompts that were asked
-    answers.jsonl    for each of them: answers and how they ended, by column
+    answers.jsonl    for each prompt: answers and how they ended, by column
     scores.json      figures with intervals, a list of sets
-  judge.json         what a judge said of the answers, if one was asked
+  judge.json         the verdicts of a judge, if one was asked
 """
 
 import json
@@ -29,7 +29,7 @@ ORDER = "evaluation.json"
 
 @dataclass(frozen=True, slots=True)
 class PromptSet:
-    """A set in an order. tokens: the longest answer; 0 for one found from the references."""
+    """A prompt set in an order. tokens: maximum answer length; 0 derives it from the references."""
 
     name: str
     title: str
@@ -40,7 +40,7 @@ class PromptSet:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A model that answers. folder: its adapter or whole model, empty for the base; data: its recipe's data part."""
+    """A model that answers. folder: its adapter or full model, empty for the base; data: its recipe's data section."""
 
     name: str
     title: str
@@ -50,7 +50,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is evaluated, as evaluation.json says. seed: of the dataset's split; rows: held-out rows for the loss."""
+    """Content of evaluation.json: what to evaluate. seed: of the dataset's split; rows: held-out rows for the loss."""
 
     run_id: str
     run_name: str
@@ -72,8 +72,8 @@ class Order:
         try:
             if value is None:
                 raise TypeError("it is missing")
-            sets = [PromptSet(**told) for told in value["sets"]]
-            columns = [Column(**told) for told in value["columns"]]
+            sets = [PromptSet(**item) for item in value["sets"]]
+            columns = [Column(**item) for item in value["columns"]]
             return cls(**{**value, "sets": sets, "columns": columns})
         except (KeyError, TypeError):
             raise BadInput(f"This evaluation has no readable {ORDER}. Start it again.") from None
@@ -81,7 +81,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an evaluation found."""
+    """Rows and scores of a finished evaluation."""
 
     rows: list[Row]
     sets: list[SetScores]
@@ -89,12 +89,12 @@ class Result:
 
 def dump_prompts(sets: Iterable[tuple[str, Iterable[Prompt]]]) -> str:
     """The text of prompts.jsonl."""
-    made = []
+    rows = []
     for name, prompts in sets:
         for prompt in prompts:
             value = json.loads(prompt_files.dump([prompt])) | {"set": name}
-            made.append(json.dumps(value, ensure_ascii=False) + "\n")
-    return "".join(made)
+            rows.append(json.dumps(value, ensure_ascii=False) + "\n")
+    return "".join(rows)
 
 
 def read_prompts(folder: Path) -> list[tuple[str, Prompt]]:
@@ -105,24 +105,24 @@ def read_prompts(folder: Path) -> list[tuple[str, Prompt]]:
 
 
 def write_result(folder: Path, rows: Iterable[Row], sets: Iterable[SetScores]) -> None:
-    """Write the result whole."""
+    """Write the result atomically."""
     rows = list(rows)
     with whole_folder(folder / "result") as aside:
         write_text(aside / "prompts.jsonl", dump_prompts([(row.set, [row.prompt]) for row in rows]))
         answers = [json.dumps({"answers": row.answers, "ends": row.ends}, ensure_ascii=False) + "\n" for row in rows]
         write_text(aside / "answers.jsonl", "".join(answers))
-        write_json(aside / "scores.json", {"sets": [as_dict(one) for one in sets]})
+        write_json(aside / "scores.json", {"sets": [as_dict(scores) for scores in sets]})
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result, once it is whole."""
+    """The result, or None before it is complete."""
     result = folder / "result"
     value = read_json(result / "scores.json")
     if value is None or not (result / MANIFEST).is_file():
         return None
-    told = [json.loads(line) for line in prompt_files.lines(result / "answers.jsonl")]
+    answers = [json.loads(line) for line in prompt_files.lines(result / "answers.jsonl")]
     rows = [
-        Row(name, prompt, given["answers"], given["ends"])
-        for (name, prompt), given in zip(read_prompts(result), told, strict=True)
+        Row(name, prompt, answer["answers"], answer["ends"])
+        for (name, prompt), answer in zip(read_prompts(result), answers, strict=True)
     ]
-    return Result(rows, [from_dict(one) for one in value["sets"]])
+    return Result(rows, [from_dict(scores) for scores in value["sets"]])

@@ -1,4 +1,4 @@
-"""What can be said of one answer at a glance, in a mark and a few words."""
+"""Grade of a single answer: a mark and a few words."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ Shape = Literal["good", "warn", "bad"]
 
 
 def mark_of(prompt: Prompt, answer: str) -> tuple[Shape, str] | None:
-    """Whether an answer is as its check or its reference wants it; None where a machine cannot tell."""
+    """Mark of an answer by its check or its reference; None when there is neither."""
     if prompt.check is not None:
         return ("good", "as expected") if rules.met(prompt.check, answer) else ("bad", "not as expected")
     if not prompt.reference:
@@ -18,7 +18,7 @@ def mark_of(prompt: Prompt, answer: str) -> tuple[Shape, str] | None:
     if wanted is None:
         return ("good", "the same") if rules.exact(answer, prompt.reference) else ("warn", "differs")
     if not rules.same_keys(answer, set(wanted)):
-        return "bad", "not the form"
+        return "bad", "wrong form"
     right = round(len(wanted) * rules.values_share(answer, wanted))
     words = f"right form, {right} of {len(wanted)} values"
     return ("good", words) if right == len(wanted) else ("warn", words)

@@ -1,8 +1,8 @@
-"""The figures of an evaluation: what each is, from which rows it comes, and which way is better.
+"""Metrics of an evaluation: definition, the rows each applies to, and which direction is better.
 
-chrF and BLEU are sacrebleu's (Popović 2015; Papineni et al. 2002, tokenised as mteval-v13a), ROUGE-L is rouge-score's F
-measure (Lin 2004) over words in lower case of any script. BLEU is that of the whole set, from the sums over rows; every
-other figure is the mean over rows, or over tokens for the loss.
+chrF and BLEU are sacrebleu's (Popović 2015; Papineni et al. 2002, tokenised as in mteval-v13a), ROUGE-L is the F
+measure of rouge-score (Lin 2004) over lower-cased words of any script. BLEU is computed over the whole set, from sums
+over rows; every other figure is the mean over rows, or over tokens for the loss.
 """
 
 import functools
@@ -18,15 +18,15 @@ from studio.evaluation import rules
 from studio.evaluation.bootstrap import Figure, Table, mean
 from studio.evaluation.prompts import Prompt
 
-ORDERS = 4  # BLEU counts up to four words in a row
+ORDERS = 4  # maximum n-gram order of BLEU
 Unit = Literal["share", "points", "number"]
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A figure: its name, the words for it, its unit, whether more is better, and how it comes from sums over rows.
+    """A metric: name, label, description, unit, direction, and its figure from sums over rows.
 
-    of_row: the sums of one row, None where the figure does not apply to it. yes_or_no: each row has it or has it not.
+    of_row: the sums of one row, None where the metric does not apply. yes_or_no: whether each row counts as 0 or 1.
     """
 
     name: str
@@ -42,22 +42,22 @@ class Metric:
 def _bleu_row(prompt: Prompt, answer: str) -> Sequence[float] | None:
     if not prompt.reference:
         return None
-    found = _sacrebleu()[0].sentence_score(answer, [prompt.reference])
-    return [*found.counts, *found.totals, found.sys_len, found.ref_len]
+    score = _sacrebleu()[0].sentence_score(answer, [prompt.reference])
+    return [*score.counts, *score.totals, score.sys_len, score.ref_len]
 
 
 def bleu(sums: Table) -> Table:
     """BLEU from sums over rows, as sacrebleu's corpus_score: counts, totals, length of answers and of references.
 
-    The geometric mean of the shares of word groups found, an order with none counting as 1/2, 1/4 … of one ("exp"
+    The geometric mean of the n-gram precisions, where an order without matches counts as 1/2, 1/4 … of one ("exp"
     smoothing), times exp(1 - reference / answers) where the answers are shorter.
     """
     counts, totals = sums[:, :ORDERS], sums[:, ORDERS : 2 * ORDERS]
-    said, wanted = sums[:, -2], sums[:, -1]
+    answered, wanted = sums[:, -2], sums[:, -1]
     none = counts == 0
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = np.where(none, 0.5 ** np.cumsum(none, axis=1), counts) / totals
-        short = np.where(said < wanted, np.exp(1 - wanted / said), 1.0)
+        short = np.where(answered < wanted, np.exp(1 - wanted / answered), 1.0)
         score = 100 * short * np.exp(np.log(shares).mean(axis=1))
     return np.where((counts.sum(axis=1) == 0) | (totals == 0).any(axis=1), 0.0, score)
 
@@ -85,7 +85,7 @@ def _rouge() -> Any:
 
 
 class _Words:
-    """rouge-score's own tokenizer knows the letters a to z alone."""
+    """Tokenizer for words of any script: rouge-score's default only supports the letters a to z."""
 
     def tokenize(self, text: str) -> list[str]:
         return re.findall(r"\w+", text.lower())
@@ -120,12 +120,12 @@ def _values_row(prompt: Prompt, answer: str) -> Sequence[float] | None:
 
 
 def loss(sums: Table) -> Table:
-    """Mean loss of a token, in nats, from (sum of losses, tokens)."""
+    """Mean loss per token, in nats, from (sum of losses, tokens)."""
     return mean(sums)
 
 
 def perplexity(sums: Table) -> Table:
-    """exp of the mean loss of a token."""
+    """exp of the mean loss per token."""
     return np.asarray(np.exp(np.minimum(mean(sums), 700.0)))
 
 
@@ -149,8 +149,14 @@ OF_ANSWERS = (
     Metric("check", "As expected", "the prompt's own check is met", _check_row, yes_or_no=True),
     Metric("json_form", "JSON form", "valid JSON with exactly the expected keys", _form_row, yes_or_no=True),
     Metric("json_values", "JSON values", "share of the reference's values that are the same", _values_row),
-    Metric("exact", "Exact match", "the reference, white space aside; case counts", _exact_row, yes_or_no=True),
-    Metric("contains", "Contains", "the reference stands in the answer, in any case", _contains_row, yes_or_no=True),
+    Metric(
+        "exact",
+        "Exact match",
+        "the same text as the reference; white space is ignored, case is not",
+        _exact_row,
+        yes_or_no=True,
+    ),
+    Metric("contains", "Contains", "the answer contains the reference, ignoring case", _contains_row, yes_or_no=True),
     Metric("chrf", "chrF", "groups of letters in common, mean over rows", _chrf_row, "points"),
     Metric("bleu", "BLEU", "groups of words in common, over the whole set", _bleu_row, "points", figure=bleu),
     Metric("rouge_l", "ROUGE-L", "longest common run of words, mean over rows", _rouge_row, "points"),
@@ -159,7 +165,7 @@ ALL = {metric.name: metric for metric in (LOSS, PERPLEXITY, *OF_ANSWERS)}
 
 
 def format_value(metric: Metric, value: float) -> str:
-    """A figure with as many digits as it bears."""
+    """Format a figure with a suitable number of digits."""
     if metric.unit == "share":
         return f"{100 * value:.0f}%"
     if metric.unit == "points":

@@ -1,15 +1,15 @@
-"""Parity: whether an artefact answers as the model that was chatted with did. Figures, bounds and words; no torch.
+"""Parity check: whether an artefact answers like the model in the chat. Figures, bounds and sentences; no torch.
 
-What is compared (engine/artefacts/parity.py measures it): some held-out prompts are put to the trained model as the
-chat loads it, and it answers greedily. The artefact, loaded from disk by the loader that others will use, then reads
-the same prompts and answers. At the last places of each prompt and at each token of the answer two things are asked:
+Measured by engine/artefacts/parity.py: the trained model, loaded as in the chat, answers some held-out prompts
+greedily. The artefact, loaded from disk by the loader that others will use, then reads the same prompts and answers. At
+the last positions of each prompt and at each token of the answer two figures are computed:
 
-    correlation   Pearson's, between the two rows of logits over the whole vocabulary, at each place
-    agreement     whether both hold the same token for the likeliest next one, over the places of the answer
+    correlation   Pearson's, between the two rows of logits over the whole vocabulary, at each position
+    agreement     whether the most likely next token is the same, over the positions of the answer
 
-and of each prompt whether the artefact's own tokenizer and template make the same token ids of the same messages. An
+and for each prompt whether the artefact's own tokenizer and template give the same token ids for the same messages. An
 artefact is offered when every correlation and their mean reach the bound of its kind and all token ids are equal.
-Bounds are below what was measured on sound artefacts (docs/export.md) and above what a damaged one reaches.
+Bounds are below the values measured on sound artefacts (docs/export.md) and above those of damaged ones.
 """
 
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The least correlation that any place may have, and the least that all may have on average."""
+    """Minimum correlation at any position (least), and minimum of the mean over all positions (mean)."""
 
     least: float
     mean: float
 
 
-# An adapter and a merged model compute what the chat computed, but for rounding; float32 hardly rounds.
+# An adapter and a merged model compute the same as the chat, up to rounding; in float32 there is hardly any.
 BOUNDS = {
     "adapter": Bound(0.99, 0.998),
     "merged": Bound(0.98, 0.995),
@@ -44,10 +44,13 @@ LOADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """What was found. correlation: the smallest of all places; mean: their mean; max_abs: the largest difference of two
-    logits; agreement: share of the answers' places with the same likeliest token; alike: prompts answered the same
-    from first to last token; template, own_template: sha256 of the template that was chatted with and of the
-    artefact's, empty where prompts are plain text; same_tokens: prompts whose token ids are equal."""
+    """Result of a parity check.
+
+    correlation: minimum over all positions; mean: their mean; max_abs: largest difference of two logits; agreement:
+    share of the answers' positions with the same most likely token; alike: prompts with identical answers; template,
+    own_template: sha256 of the template used in the chat and of the artefact's, empty for plain text; same_tokens:
+    prompts with equal token ids.
+    """
 
     kind: str
     loader: str
@@ -67,7 +70,7 @@ class Parity:
 
     @classmethod
     def read(cls, value: Mapping[str, Any] | None) -> Self | None:
-        """From parity.json; None if that is none."""
+        """From the content of parity.json; None if it is missing or invalid."""
         try:
             return cls(**value) if value is not None else None
         except TypeError:
@@ -79,7 +82,7 @@ class Parity:
 
     @property
     def words(self) -> str:
-        """The finding in a sentence or two."""
+        """The result in a sentence."""
         same = "every" if self.alike == self.prompts else f"{self.alike} of {self.prompts}"
         return (
             f"Loaded again by {self.loader}, its logits correlate {digits(self.correlation)} at the worst of "
@@ -98,7 +101,7 @@ class Parity:
 
 
 def digits(correlation: float) -> str:
-    """A correlation with as many nines as it has, so that .99999 is not shown as 1."""
+    """Format a correlation with all its nines, so that .99999 is not shown as 1."""
     for places in (3, 4, 5, 6, 7):
         if round(correlation, places) < 1:
             return f"{correlation:.{places}f}"
@@ -106,24 +109,24 @@ def digits(correlation: float) -> str:
 
 
 def fault(found: Parity) -> str:
-    """Why an artefact is withheld, as far as its figures tell; empty where they reach the bound."""
+    """Reason to withhold an artefact, from its figures; empty if they reach the bound."""
     if found.same_tokens < found.prompts:
         what = (
-            "its chat template is another than the one that was trained and chatted with"
+            "its chat template differs from the one used in training and chat"
             if found.template != found.own_template
-            else "its tokenizer splits the same text in another way"
+            else "its tokenizer splits the same text differently"
         )
         return (
-            f"{found.prompts - found.same_tokens} of {found.prompts} prompts become other tokens in the artefact: "
-            f"{what}. It would be asked in words that it was not trained on."
+            f"{found.prompts - found.same_tokens} of {found.prompts} prompts have different tokens in the artefact: "
+            f"{what}. Its prompts would differ from those it was trained on."
         )
     if found.template != found.own_template:
-        return "Its chat template is another than the one that was trained and chatted with."
+        return "Its chat template differs from the one used in training and chat."
     bound = found.bound
-    # Written so that what is no number reaches no bound.
+    # Written so that NaN fails the check.
     if not (found.correlation >= bound.least and found.mean >= bound.mean):
         return (
             f"Its logits correlate {found.correlation:.3f} at the worst place and {found.mean:.4f} on average with "
-            f"those of the model in the chat; at least {bound.least:g} and {bound.mean:g} are wanted."
+            f"those of the model in the chat; at least {bound.least:g} and {bound.mean:g} are required."
         )
     return ""

@@ -1,8 +1,8 @@
-"""Prompts with what is expected of the answer, and the files they are kept in.
+"""Prompts with expected answers, and the files that store them.
 
-One prompt a line: {"prompt" or "messages", "reference", "check", "about"}. A check is one of {"exact": text},
-{"contains": [texts, any of which will do]}, {"regex": pattern}, {"json": [keys, exactly these]}. The pattern is
-searched anywhere in the answer, `^` and `$` being the answer's ends.
+One prompt per line: {"prompt" or "messages", "reference", "check", "about"}. A check is one of {"exact": text},
+{"contains": [texts, any of which is enough]}, {"regex": pattern}, {"json": [keys, exactly these]}. The pattern is
+searched anywhere in the answer; `^` and `$` are the start and end of the answer.
 """
 
 import json
@@ -21,25 +21,25 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What a machine can tell of an answer: of which kind, and the texts, pattern or keys it is held against."""
+    """A rule for an answer: its kind, and the texts, pattern or keys the answer is compared with."""
 
     kind: Kind
     wanted: tuple[str, ...]
 
     @property
     def words(self) -> str:
-        """What is expected, for people."""
+        """Description of the expected answer, for people."""
         if self.kind == "json":
             return f"a JSON object with the keys {', '.join(self.wanted)}"
         if self.kind == "regex":
             return f"matches {self.wanted[0]}"
-        listed = " or ".join(f"“{one}”" for one in self.wanted)
+        listed = " or ".join(f"“{text}”" for text in self.wanted)
         return f"exactly {listed}" if self.kind == "exact" else f"contains {listed}"
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One question. row: its number in the dataset's file, where it comes from one; about: its kind, in a word."""
+    """One prompt. row: its row number if it is from a dataset's file; about: its category, in a word."""
 
     messages: tuple[dict[str, str], ...]
     reference: str = ""
@@ -49,26 +49,29 @@ class Prompt:
 
     @property
     def question(self) -> str:
-        """The last thing the user says."""
+        """The last user message."""
         return next((turn["content"] for turn in reversed(self.messages) if turn["role"] == "user"), "")
 
 
 def of_text(text: str, reference: str = "", check: Check | None = None) -> Prompt:
-    """A prompt of one message."""
+    """Create a prompt of one message."""
     return Prompt(({"role": "user", "content": text},), reference, check)
 
 
 def typed(text: str) -> list[Prompt]:
-    """Prompts typed one a line, behind ` => ` what is expected of the answer: a text it contains (or one of several,
-    ` | ` between them), `= text` for exactly this text, `/pattern/`, or `json: key, key`. Raises BadInput for none."""
-    found = []
+    """Parse prompts typed one per line, each optionally followed by ` => ` and the expected answer.
+
+    Expected answer: a text it contains (or one of several, separated by ` | `), `= text` for exactly this text,
+    `/pattern/`, or `json: key, key`. Raises BadInput when there is no prompt.
+    """
+    prompts = []
     for number, line in enumerate(text.splitlines(), start=1):
         question, _, wanted = line.partition(" => ")
         if question.strip():
-            found.append(of_text(question.strip(), check=_expected(wanted.strip(), f"Line {number}")))
-    if not found:
-        raise BadInput("Write at least one prompt, one a line.")
-    return found
+            prompts.append(of_text(question.strip(), check=_expected(wanted.strip(), f"Line {number}")))
+    if not prompts:
+        raise BadInput("Write at least one prompt, one per line.")
+    return prompts
 
 
 def _expected(text: str, where: str) -> Check | None:
@@ -80,31 +83,31 @@ def _expected(text: str, where: str) -> Check | None:
         return checked({"json": [key.strip() for key in text[5:].split(",")]}, where)
     if text.startswith("= "):
         return checked({"exact": text[2:].strip()}, where)
-    return checked({"contains": [one.strip() for one in text.split(" | ")]}, where)
+    return checked({"contains": [part.strip() for part in text.split(" | ")]}, where)
 
 
 def checked(given: Mapping[str, Any], where: str) -> Check:
-    """The check that a file tells of; raises BadInput that says where it is wrong."""
+    """Build a check from its JSON form; raises BadInput that says where it is wrong."""
     kind, value = next(iter(given.items()), ("", None))
     wanted = tuple(value) if isinstance(value, list) else (value,)
-    if kind not in KINDS or len(given) != 1 or not wanted or not all(isinstance(one, str) and one for one in wanted):
+    if kind not in KINDS or len(given) != 1 or not wanted or not all(isinstance(text, str) and text for text in wanted):
         raise BadInput(f"{where}: a check is one of {', '.join(KINDS)} with a text or a list of texts, not {given!r}.")
     if kind == "regex":
         try:
             regex.compile(wanted[0])
         except regex.error as error:
-            raise BadInput(f"{where}: {wanted[0]!r} is no regular expression: {error}.") from None
+            raise BadInput(f"{where}: {wanted[0]!r} is not a regular expression: {error}.") from None
     return Check(kind, wanted)
 
 
 def lines(path: Path) -> list[str]:
-    """The lines of a jsonl file; some characters inside JSON texts would end a line for str.splitlines."""
+    """The lines of a jsonl file. str.splitlines would also split at some characters inside JSON texts."""
     return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def load(path: Path) -> list[Prompt]:
-    """The prompts of a file."""
-    found = []
+    """Read the prompts of a file."""
+    prompts = []
     for number, line in enumerate(lines(path), start=1):
         where = f"{path.name}, line {number}"
         try:
@@ -112,18 +115,18 @@ def load(path: Path) -> list[Prompt]:
             turns = value.get("messages") or [{"role": "user", "content": value["prompt"]}]
             messages = tuple({"role": str(turn["role"]), "content": str(turn["content"])} for turn in turns)
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise BadInput(f"{where} is no prompt: an object with prompt or messages is needed.") from None
+            raise BadInput(f"{where} is not a prompt: an object with prompt or messages is needed.") from None
         check = checked(value["check"], where) if value.get("check") else None
-        found.append(
+        prompts.append(
             Prompt(messages, str(value.get("reference", "")), check, value.get("about", ""), value.get("row", 0))
         )
-    return found
+    return prompts
 
 
 def dump(prompts: Iterable[Prompt]) -> str:
-    """The text of a file that `load` reads."""
-    made = []
+    """Text of a file that `load` reads."""
+    rows = []
     for prompt in prompts:
         value = asdict(prompt) | {"check": {prompt.check.kind: list(prompt.check.wanted)} if prompt.check else None}
-        made.append(json.dumps({name: told for name, told in value.items() if told}, ensure_ascii=False) + "\n")
-    return "".join(made)
+        rows.append(json.dumps({name: item for name, item in value.items() if item}, ensure_ascii=False) + "\n")
+    return "".join(rows)

@@ -1,7 +1,7 @@
-"""What a machine can tell of one answer: equal, contained, matched, JSON with the right keys and values.
+"""Rules that judge one answer: equal, contained, matched, JSON with the right keys and values.
 
-Normalisation, wherever texts are compared: Unicode NFC, white space at the ends taken away and each run of it inside
-made one space. Case counts for `exact` and does not for `contains`.
+Texts are normalised before comparison: Unicode NFC, white space stripped at the ends and collapsed to one space inside.
+`exact` is case-sensitive, `contains` is not.
 """
 
 import json
@@ -12,11 +12,11 @@ import regex
 
 from studio.evaluation.prompts import Check
 
-PATTERN_SECONDS = 1.0  # a pattern of a user's may take for ever on some answer
+PATTERN_SECONDS = 1.0  # timeout: a user's pattern may backtrack without end on some answer
 
 
 def normal(text: str) -> str:
-    """A text as it is compared."""
+    """Normalise a text for comparison."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
@@ -26,12 +26,12 @@ def exact(answer: str, reference: str) -> bool:
 
 
 def contains(answer: str, wanted: str) -> bool:
-    """Whether the text stands in the answer, in whatever case."""
+    """Whether the answer contains the text, ignoring case."""
     return normal(wanted).casefold() in normal(answer).casefold()
 
 
 def matches(answer: str, pattern: str) -> bool:
-    """Whether the pattern is found in the answer; one that takes too long counts as not found."""
+    """Whether the pattern matches anywhere in the answer; a timeout counts as no match."""
     try:
         return regex.search(pattern, answer.strip(), timeout=PATTERN_SECONDS) is not None
     except TimeoutError:
@@ -39,7 +39,7 @@ def matches(answer: str, pattern: str) -> bool:
 
 
 def json_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that a text is, and nothing beside it; None where it is none."""
+    """Parse a text that is exactly one JSON object; None if it is not."""
     try:
         value = json.loads(text.strip())
     except (ValueError, RecursionError):
@@ -54,26 +54,26 @@ def same_keys(answer: str, keys: set[str]) -> bool:
 
 
 def values_share(answer: str, reference: dict[str, Any]) -> float:
-    """The share of the reference's keys that the answer has with the same value; 0 where it is no JSON object."""
+    """Share of the reference's keys that the answer has with the same value; 0 if it is not a JSON object."""
     value = json_object(answer)
     if value is None or not reference:
         return 0.0
-    return sum(key in value and _same(value[key], told) for key, told in reference.items()) / len(reference)
+    return sum(key in value and _same(value[key], wanted) for key, wanted in reference.items()) / len(reference)
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, str) and isinstance(other, str):
-        return exact(one, other)
+def _same(value: Any, other: Any) -> bool:
+    if isinstance(value, str) and isinstance(other, str):
+        return exact(value, other)
     # In Python True == 1; in JSON they are different.
-    return type(one) is type(other) and bool(one == other)
+    return type(value) is type(other) and bool(value == other)
 
 
 def met(check: Check, answer: str) -> bool:
-    """Whether an answer is as its prompt expects."""
+    """Whether an answer meets its prompt's check."""
     if check.kind == "exact":
-        return any(exact(answer, one) for one in check.wanted)
+        return any(exact(answer, text) for text in check.wanted)
     if check.kind == "contains":
-        return any(contains(answer, one) for one in check.wanted)
+        return any(contains(answer, text) for text in check.wanted)
     if check.kind == "regex":
         return matches(answer, check.wanted[0])
     return same_keys(answer, set(check.wanted))

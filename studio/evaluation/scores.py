@@ -1,9 +1,9 @@
-"""From answers and losses to figures with intervals, and to the sentences that may be said of them.
+"""Compute figures with intervals from answers and losses, and the sentences that describe them.
 
-A change is called better or worse only when its 95% interval leaves zero out and at least FEWEST rows differ: with
-fewer, even a coin falls on one side more than once in twenty times (sign test: 2·0.5^6 = 0.03, 2·0.5^5 = 0.06).
-Otherwise one cannot tell. Intervals are of each figure alone: of twenty without any change, one leaves zero out by
-chance.
+A change is called better or worse only when its 95% interval excludes zero and at least FEWEST rows differ: with fewer,
+even a fair coin lands on one side more than once in twenty times (sign test: 2·0.5^6 = 0.03, 2·0.5^5 = 0.06).
+Otherwise the word is "cannot tell". Intervals are not corrected for multiple figures: of twenty without any change, one
+excludes zero by chance.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ FEWEST = 6
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A column's figure less the base's, with its 95% interval. differ: rows in which the two are not alike."""
+    """A column's figure minus the base's, with its 95% interval. differ: number of rows in which the two differ."""
 
     value: float
     low: float
@@ -36,8 +36,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One figure of a set: of each column, and how each differs from the base. counts: rows that have it, where each
-    has it or not."""
+    """One metric of a set: the figure of each column, and its difference from the base.
+
+    counts: number of rows that meet a yes-or-no metric; empty for others.
+    """
 
     metric: str
     label: str
@@ -51,7 +53,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class SetScores:
-    """All figures of one prompt set; sentences: what may be said of each column."""
+    """All scores of one prompt set. sentences: a summary of each column."""
 
     name: str
     title: str
@@ -63,7 +65,7 @@ class SetScores:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One prompt with each column's answer. ends: why each ended (end, length for one that was cut, too long)."""
+    """One prompt with each column's answer. ends: why each ended (end, length when it was cut, too long)."""
 
     set: str
     prompt: Prompt
@@ -74,30 +76,30 @@ class Row:
 def score_set(
     name: str, title: str, kind: SetKind, rows: Sequence[Row], losses: Mapping[str, Sequence[tuple[float, int]]]
 ) -> SetScores:
-    """The figures of a set. losses: of each column, (sum, tokens) of each example, in the same order."""
-    found = []
+    """Compute the scores of a set. losses: for each column, (sum, tokens) of each example, in the same order."""
+    scores = []
     tables = {column: np.asarray(pairs, dtype=np.float64) for column, pairs in losses.items() if pairs}
-    # A loss that is no number says that a model is broken, and compares with nothing.
+    # A loss that is not finite means that a model is broken; it cannot be compared.
     if tables and all(np.isfinite(table).all() for table in tables.values()):
-        found += [_score(LOSS, tables), _score(PERPLEXITY, tables)]
+        scores += [_score(LOSS, tables), _score(PERPLEXITY, tables)]
     for metric in OF_ANSWERS:
         tables = _tables(metric, rows)
         if tables:
-            found.append(_score(metric, tables))
+            scores.append(_score(metric, tables))
     columns = [column for column in (rows[0].answers if rows else losses) if column != BASE]
-    sentences = {column: _sentence(kind, found, column) for column in columns}
-    return SetScores(name, title, kind, len(rows), found, sentences)
+    sentences = {column: _sentence(kind, scores, column) for column in columns}
+    return SetScores(name, title, kind, len(rows), scores, sentences)
 
 
 def _tables(metric: Metric, rows: Iterable[Row]) -> dict[str, Table]:
-    """Sums of the rows to which a figure applies, by column; whether it applies hangs on the prompt alone."""
+    """Sums of the rows a metric applies to, by column; whether it applies depends on the prompt alone."""
     sums: dict[str, list[Sequence[float]]] = {}
     for row in rows:
         for column, answer in row.answers.items():
-            told = metric.of_row(row.prompt, answer)
-            if told is not None:
-                sums.setdefault(column, []).append(told)
-    return {column: np.asarray(told, dtype=np.float64) for column, told in sums.items()}
+            values = metric.of_row(row.prompt, answer)
+            if values is not None:
+                sums.setdefault(column, []).append(values)
+    return {column: np.asarray(values, dtype=np.float64) for column, values in sums.items()}
 
 
 def _score(metric: Metric, tables: Mapping[str, Table]) -> Score:
@@ -114,12 +116,12 @@ def _score(metric: Metric, tables: Mapping[str, Table]) -> Score:
 
 
 def _difference(metric: Metric, base: Table, table: Table) -> Difference:
-    found = change(base, table, metric.figure)
+    interval = change(base, table, metric.figure)
     differ = int((base != table).any(axis=1).sum())
     word: Word = "cannot tell"
-    if differ >= FEWEST and (found.low > 0 or found.high < 0):
-        word = "better" if (found.low > 0) == metric.more_is_better else "worse"
-    return Difference(found.value, found.low, found.high, differ, word)
+    if differ >= FEWEST and (interval.low > 0 or interval.high < 0):
+        word = "better" if (interval.low > 0) == metric.more_is_better else "worse"
+    return Difference(interval.value, interval.low, interval.high, differ, word)
 
 
 def _sentence(kind: SetKind, scores: Sequence[Score], column: str) -> str:
@@ -129,8 +131,8 @@ def _sentence(kind: SetKind, scores: Sequence[Score], column: str) -> str:
         word = score.differences[column].word
         return f"It answers {score.counts[column]} of {score.rows} as expected, before {score.counts[BASE]}: {word}."
     first = next((by_name[name] for name in ("check", "json_form", "rouge_l") if name in by_name), None)
-    told = [_short(score, column) for score in (first, by_name.get("perplexity")) if score is not None]
-    return " ".join(told) or "There is nothing here that a machine can compare: read the answers in the table."
+    parts = [_short(score, column) for score in (first, by_name.get("perplexity")) if score is not None]
+    return " ".join(parts) or "No metric applies to these prompts: read the answers in the table."
 
 
 def _short(score: Score, column: str) -> str:
@@ -138,31 +140,32 @@ def _short(score: Score, column: str) -> str:
 
 
 def describe(score: Score, column: str) -> str:
-    """A column's figure: `59 of 60`, or with its digits."""
+    """Format a column's figure: `59 of 60`, or a number."""
     if score.counts:
         return f"{score.counts[column]} of {score.rows}"
     return metrics.format_value(metrics.ALL[score.metric], score.values[column])
 
 
 def evidence(score: Score, column: str) -> str:
-    """How sure a change is: the change, its interval, and of how many rows."""
-    told = score.differences[column]
+    """Format a change with its interval and number of rows."""
+    difference = score.differences[column]
     scale, mark = (100, " points") if score.unit == "share" else (1, "")
     digits = 3 if score.unit == "number" else 1
-    low, value, high = (f"{scale * one:+.{digits}f}" for one in (told.low, told.value, told.high))
-    few = f"; only {told.differ} of {score.rows} differ" if told.differ < FEWEST else ""
+    figures = (difference.low, difference.value, difference.high)
+    low, value, high = (f"{scale * figure:+.{digits}f}" for figure in figures)
+    few = f"; only {difference.differ} of {score.rows} differ" if difference.differ < FEWEST else ""
     return f"{value}{mark}, 95% interval {low} to {high}, {score.rows} rows{few}"
 
 
 def as_dict(found: SetScores) -> dict[str, Any]:
-    """For JSON."""
+    """Convert scores to plain values, for JSON."""
     return asdict(found)
 
 
 def from_dict(value: Mapping[str, Any]) -> SetScores:
-    """What `as_dict` gave."""
+    """Inverse of `as_dict`."""
     scores = [
-        Score(**{**score, "differences": {key: Difference(**told) for key, told in score["differences"].items()}})
+        Score(**{**score, "differences": {key: Difference(**item) for key, item in score["differences"].items()}})
         for score in value["scores"]
     ]
     return SetScores(**{**value, "scores": scores})

@@ -1,1 +1,1 @@
-"""How much memory a run needs, by arithmetic on a model's config and safetensors header. No torch, no weights read."""
+"""Memory estimate of a run, from a model's config and safetensors header. Needs no torch and reads no weights."""

@@ -1,18 +1,19 @@
-"""A step of training as a tape of operations, to count the bytes alive at its peak. No tensor is ever made.
+"""A training step as a tape of operations, to count the bytes alive at its peak. No tensor is ever allocated.
 
-It follows the rules of PyTorch's autograd (https://docs.pytorch.org/docs/stable/notes/autograd.html, "Saved tensors"):
-forwards, an operation makes its result and keeps what its derivative needs; a tensor goes when its last user is done
-and nothing keeps it. Backwards, in reverse order, an operation makes the gradients of its inputs, adds them to those
-already there, and lets go of its own gradient and of what it kept.
+Follows the rules of PyTorch's autograd (https://docs.pytorch.org/docs/stable/notes/autograd.html, "Saved tensors").
+Forward, an operation creates its result and saves what its derivative needs; a tensor is freed when its last user is
+done and nothing saves it. Backward, in reverse order, an operation creates the gradients of its inputs, adds them to
+existing ones, and frees its own gradient and its saved tensors.
 """
 
 from collections.abc import Sequence
 
 
 class Tensor:
-    """Storage of `bytes` in numbers of `width` bytes; grad: whether a gradient flows to it; kept: how many keep it.
+    """Storage of `bytes` bytes in elements of `width` bytes.
 
-    source: what whoever needs it in the backward pass keeps in its place, to make it again; empty: itself.
+    grad: whether a gradient flows to it; kept: number of operations that save it. source: tensors saved in its place by
+    operations that recompute it in the backward pass; empty: the tensor itself is saved.
     """
 
     __slots__ = ("alive", "base", "bytes", "grad", "gradient", "kept", "last", "size", "source", "width")
@@ -20,7 +21,7 @@ class Tensor:
     def __init__(self, size: float, width: int, grad: bool) -> None:
         self.bytes, self.width, self.grad = size, width, grad
         self.size = size  # of its gradient
-        self.base: Tensor | None = None  # whose storage a part of a split tensor lies in
+        self.base: Tensor | None = None  # for a part of a split tensor: the tensor that owns the storage
         self.source: tuple[Tensor, ...] = ()
         self.kept = 0
         self.last = -1
@@ -29,7 +30,7 @@ class Tensor:
 
 
 class _Gradient:
-    """Storage of a gradient, and how many wait for it."""
+    """Storage of a gradient, with its number of references."""
 
     __slots__ = ("bytes", "names")
 
@@ -57,7 +58,7 @@ class _Op:
 
 
 class Tape:
-    """Operations in order; `run` walks them forwards, `run_back` backwards. Sizes in bytes."""
+    """Operations in order; `run` executes them forward, `run_back` backward. Sizes in bytes."""
 
     def __init__(self, training: bool = True) -> None:
         self.training = training
@@ -66,11 +67,11 @@ class Tape:
         self._done = 0
 
     def tensor(self, size: float, width: int, grad: bool = False) -> Tensor:
-        """A tensor that is there from the beginning."""
-        made = Tensor(size, width, grad and self.training)
-        made.alive = True
+        """Create a tensor that exists from the start."""
+        tensor = Tensor(size, width, grad and self.training)
+        tensor.alive = True
         self.rise(size)
-        return made
+        return tensor
 
     def op(
         self,
@@ -83,11 +84,11 @@ class Tape:
         passes: bool = False,
         param: tuple[float, float] = (0.0, 0.0),
     ) -> Tensor:
-        """One operation; returns its result of `size` bytes.
+        """Record one operation; returns its result of `size` bytes.
 
-        saves: what its derivative needs besides its result (`keep`). work and back: bytes it needs only while it runs,
-        forwards and backwards. passes: its inputs get its own gradient, not a new one (a sum). param: gradient of a
-        trained weight, (bytes that stay, bytes that pass).
+        saves: tensors its derivative needs besides its result (`keep`). work and back: temporary bytes, forward and
+        backward. passes: its inputs receive its own gradient instead of a new one (a sum). param: gradient of a trained
+        weight, as (bytes that stay, temporary bytes).
         """
         grad = self.training and (param[0] > 0 or any(tensor.grad for tensor in inputs))
         out = Tensor(size, width, grad)
@@ -104,7 +105,7 @@ class Tape:
         return out
 
     def split(self, x: Tensor, *sizes: float) -> list[Tensor]:
-        """Parts of `x` without copies; backwards their gradients are joined to one for `x` (torch.split)."""
+        """Split `x` into parts without copies; backward, their gradients are concatenated for `x` (torch.split)."""
         out = Tensor(0.0, x.width, x.grad)
         op = _Op(out, (x,), [], 0.0, 0.0, False, (0.0, 0.0))
         x.last = len(self.ops)
@@ -116,7 +117,7 @@ class Tape:
         return op.parts
 
     def keep(self, out: Tensor) -> Tensor:
-        """The operation that made `out` keeps it for its own derivative (softmax, a norm's statistics)."""
+        """Let the operation that created `out` save it for its own derivative (softmax, a norm's statistics)."""
         op = self.ops[-1]
         if op.out.grad:
             op.saves = (*op.saves, out)
@@ -124,7 +125,7 @@ class Tape:
         return out
 
     def hold(self, *tensors: Tensor) -> None:
-        """A name in the code keeps these until here."""
+        """Keep these tensors alive until here, as a local variable in the code does."""
         for tensor in tensors:
             tensor.last = len(self.ops) - 1
         self.ops[-1].ends += tensors
@@ -135,7 +136,7 @@ class Tape:
             self.peak = self.now
 
     def run(self) -> None:
-        """Walk the operations added since the last walk forwards."""
+        """Execute forward the operations added since the last call."""
         for index in range(self._done, len(self.ops)):
             op = self.ops[index]
             self.rise(op.out.bytes + op.work)
@@ -148,7 +149,7 @@ class Tape:
         self._done = len(self.ops)
 
     def run_back(self, down_to: int = 0) -> None:
-        """Walk backwards to operation `down_to`; the last result's gradient is made first."""
+        """Execute backward down to operation `down_to`; the gradient of the last result is created first."""
         last = self.ops[-1].out
         if last.grad and last.gradient is None:
             last.gradient = _Gradient(last.bytes)
@@ -166,20 +167,20 @@ class Tape:
         own = op.out.gradient
         op.out.gradient = None
         stays, passing = op.param
-        made: list[tuple[Tensor, _Gradient]] = []
+        gradients: list[tuple[Tensor, _Gradient]] = []
         for tensor in wanted:
             if own is not None and op.passes and tensor.size == op.out.size:
                 own.names += 1
-                made.append((tensor, own))
+                gradients.append((tensor, own))
             else:
-                made.append((tensor, _Gradient(tensor.size)))
+                gradients.append((tensor, _Gradient(tensor.size)))
                 self.now += tensor.size
         self.rise(stays + passing + op.back)
         self.gradients += stays
         self.now -= passing + op.back
         if own is not None:
-            self._let_go(own)  # before anything is added up
-        for tensor, gradient in made:
+            self._let_go(own)  # before gradients are accumulated
+        for tensor, gradient in gradients:
             before = tensor.gradient
             if before is None:
                 tensor.gradient = gradient

@@ -1,7 +1,7 @@
-"""Known models' shapes by hub id, bundled: what one may ask about without downloading anything.
+"""Bundled shapes of known models by hub id, for estimates without a download.
 
-`data/catalogue.json` holds the entries of each published config.json that decide sizes, and the published number of
-parameters; the tensors follow by one rule a family. A test compares them with transformers' own models.
+`data/catalogue.json` contains the entries of each published config.json that determine sizes, and the published number
+of parameters; the tensors follow from one rule per family. A test compares them with transformers' models.
 """
 
 import functools
@@ -18,8 +18,8 @@ _Named = Iterator[tuple[str, tuple[int, ...]]]
 
 @functools.cache
 def _entries() -> dict[str, dict[str, Any]]:
-    told: dict[str, dict[str, Any]] = json.loads((resources.data() / "catalogue.json").read_text(encoding="utf-8"))
-    return told
+    entries: dict[str, dict[str, Any]] = json.loads((resources.data() / "catalogue.json").read_text(encoding="utf-8"))
+    return entries
 
 
 def names() -> list[str]:
@@ -28,17 +28,17 @@ def names() -> list[str]:
 
 
 def published(hub_id: str) -> int:
-    """The number of parameters that the model's makers state."""
+    """The number of parameters stated by the model's authors."""
     return int(_entries()[_known(hub_id)]["parameters"])
 
 
 def shape(hub_id: str) -> ModelShape:
-    """The shape of a known model; raises NotFound that names some."""
+    """The shape of a known model; raises NotFound that lists some known models."""
     return _shape(_known(hub_id))
 
 
 def _known(hub_id: str) -> str:
-    """Hub ids are compared without case, and without the owner where that is plain."""
+    """Resolve a hub id, ignoring case; the owner may be left out."""
     wanted = hub_id.lower()
     for name in _entries():
         if wanted in (name.lower(), name.lower().partition("/")[2]):
@@ -55,14 +55,14 @@ def _shape(name: str) -> ModelShape:
 
 
 def tensors(config: dict[str, Any]) -> _Named:
-    """Names and shapes of a model's tensors, as its safetensors file has them; a tied head is not in it."""
+    """Yield names and shapes of a model's tensors as in its safetensors file, without a tied head."""
     kind = config["model_type"]
     rule = {"gpt2": _gpt2, "gpt_neox": _neox, "falcon": _falcon}.get(kind, _llama)
     yield from rule(config)
 
 
 def _llama(config: dict[str, Any]) -> _Named:
-    """Llama and its relatives: separate projections, gated MLP, RMS norms; Phi-3 fuses, Gemma 3 and Qwen3 add norms."""
+    """Llama-like models: separate projections, gated MLP, RMS norms; Phi-3 fuses, Gemma 3 and Qwen3 add norms."""
     kind, hidden, inner = config["model_type"], config["hidden_size"], config["intermediate_size"]
     heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
     size = config.get("head_dim", hidden // heads)
@@ -110,7 +110,7 @@ def _gpt2(config: dict[str, Any]) -> _Named:
 
 
 def _neox(config: dict[str, Any]) -> _Named:
-    """GPT-NeoX and Pythia: fused attention, plain MLP, biases, a head of its own."""
+    """GPT-NeoX and Pythia: fused attention, plain MLP, biases, an untied head."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     yield "gpt_neox.embed_in.weight", (config["vocab_size"], hidden)
     yield from _both("gpt_neox.final_layer_norm", (hidden,), hidden)
@@ -126,7 +126,7 @@ def _neox(config: dict[str, Any]) -> _Named:
 
 
 def _falcon(config: dict[str, Any]) -> _Named:
-    """Falcon 7B: one key and value head, attention and MLP side by side behind one norm, no biases in the layers."""
+    """Falcon 7B: one key and value head, attention and MLP in parallel after one norm, no biases in the layers."""
     hidden = config["hidden_size"]
     size = hidden // config["num_attention_heads"]
     yield "transformer.word_embeddings.weight", (config["vocab_size"], hidden)

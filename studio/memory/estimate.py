@@ -1,23 +1,23 @@
-"""The memory estimate: peak bytes on the training device, itemised, from shapes and a recipe alone.
+"""Memory estimate: peak bytes on the training device, itemised, from shapes and a recipe alone.
 
-The peak is the highest of a few moments: the start of the backward pass (head, last block), its end (all gradients),
-the optimizer's step, an evaluation. The weights and states below are there at each; what comes and goes is counted
-operation by operation (passes, layers, tape).
+The peak is the maximum over a few stages: the start of the backward pass (head, last block), its end (all gradients),
+the optimizer step, an evaluation. The weights and states below exist in each; temporary memory is counted operation by
+operation (peaks.py, layers.py, autograd_tape.py).
 
-weights        stored bytes; 4 bits a parameter of every decoder linear layer plus the scales: one fp32 for 64
-               parameters, or with double quantization 8 bits for 64 and one fp32 for 256 of those (Dettmers et al.
-               2023, section 3); 8 bits plus one fp32 a row for int8. What bitsandbytes leaves alone (embeddings, norms,
-               head) PEFT's prepare_model_for_kbit_training casts to fp32. Fully trained weights are fp32. On the fast
-               path what is laid out for products (engine/fast/ops/prepacked.py) comes on top.
-adapter        LoRA: r * (in + out) for every adapted layer (Hu et al. 2021, section 4.1), DoRA one more for each of its
-               outputs; fp32 over a plain base (PEFT's autocast_adapter_dtype), A and B bf16 over a quantised one (TRL
+weights        stored bytes; with nf4 and fp4 4 bits per parameter of every decoder linear layer plus the scales: one
+               fp32 per 64 parameters, or with double quantization 8 bits per 64 and one fp32 per 256 of those (Dettmers
+               et al. 2023, section 3); 8 bits plus one fp32 per row for int8. PEFT's prepare_model_for_kbit_training
+               casts the tensors that bitsandbytes does not quantize (embeddings, norms, head) to fp32. Fully trained
+               weights are fp32. On the fast path, prepacked weights (engine/fast/ops/prepacked.py) come on top.
+adapter        LoRA: r * (in + out) for every adapted layer (Hu et al. 2021, section 4.1), with DoRA one more for each
+               output; fp32 over a plain base (PEFT's autocast_adapter_dtype), A and B bf16 over a quantised one (TRL
                follows the QLoRA paper there). IA3, prompt and prefix: fp32.
-optimizer      AdamW: two moments in the weight's type; the 8-bit kinds: two bytes a parameter and two fp32 for 256.
-gradients      those that are there at the peak. An adapter's come while activations go, so without accumulation the
-               peak has none of them.
-activations    what autograd keeps of every block, and what the block at work holds.
-logits         TRL's fused head takes up to 4096 trained positions times 32768 words at once; without Triton it holds
-               seven fp32 copies of that tile beside it on the way back.
+optimizer      AdamW: two moments in the weight's type; the 8-bit kinds: two bytes per parameter and two fp32 per 256.
+gradients      gradients alive at the peak. An adapter's gradients appear as activations are freed, so without
+               accumulation there are none of them at the peak.
+activations    tensors saved by autograd in every block, and those of the block being computed.
+logits         TRL's fused head processes up to 4096 trained positions times 32768 words at once; without Triton it has
+               seven additional fp32 copies of that tile in the backward pass.
 runtime        the libraries' own: the CUDA context, or the Python process on a CPU. Not part of peak allocated bytes.
 """
 
@@ -37,9 +37,9 @@ GIB = 2**30
 # The CUDA context with cuBLAS workspaces, and a Python process with torch, transformers and TRL in it.
 # CPU: resident memory of the worker before the model is loaded, measured 2026-11 (torch 2.13): 0.6 GiB.
 _RUNTIME = {"cuda": int(0.5 * GIB), "cpu": int(0.6 * GIB)}
-# A quantised layer's tables: 16 levels, and with double quantization 256 more, the mean (bitsandbytes QuantState).
+# A quantised layer's tables: 16 levels; with double quantization 256 more and the mean (bitsandbytes QuantState).
 _TABLE, _NESTED_TABLE = 64, 1028
-# The watch for non-finite gradients (engine.callbacks.Guard) looks at the largest one: |g| in fp32 and three masks.
+# The check for non-finite gradients (engine.callbacks.Guard) needs |g| of the largest one in fp32 and three masks.
 _CHECK = 7
 _FIXED = ("weights", "adapter", "optimizer")
 
@@ -56,7 +56,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """The whole estimate: items in bytes, exact parameter counts, the moment at which it is highest.
+    """The whole estimate: items in bytes, exact parameter counts, the stage of the peak.
 
     pageable: bytes that a paged optimizer moves to RAM when they do not fit.
     """
@@ -73,19 +73,19 @@ class Footprint:
 
     @property
     def allocated(self) -> int:
-        """Peak allocated bytes: what is compared with measurements.
+        """Peak allocated bytes, the figure compared with measurements.
 
-        The total without the libraries' own, and without paged states, which torch does not allocate.
+        The total without the libraries' own memory and without paged states, which torch does not allocate.
         """
         return sum(item.bytes for item in self.items if item.key != "runtime") - self.pageable
 
     @property
     def fixed(self) -> int:
-        """The part of the allocated bytes that is exact: what is there at every moment."""
+        """The exact part of the allocated bytes: memory in use throughout the run."""
         return sum(item.bytes for item in self.items if item.key in _FIXED) - self.pageable
 
     def corrected(self, factor: float) -> "Footprint":
-        """With everything that comes and goes multiplied by `factor`, as a measurement of the like showed."""
+        """Copy with the temporary memory multiplied by `factor`, as measured on similar runs."""
         if factor == 1:
             return self
         items = [
@@ -96,7 +96,7 @@ class Footprint:
 
 
 def adapted(shape: ModelShape, recipe: Recipe) -> list[Linear]:
-    """The linear layers that the recipe adapts."""
+    """The linear layers the recipe adapts."""
     targets = recipe.method.target_modules
     if targets == "all-linear":
         return shape.linears
@@ -104,7 +104,7 @@ def adapted(shape: ModelShape, recipe: Recipe) -> list[Linear]:
 
 
 def trainable_parameters(shape: ModelShape, recipe: Recipe) -> int:
-    """Parameters that are trained, exactly as PEFT counts them."""
+    """Number of trained parameters, exactly as PEFT counts them."""
     return trainable(shape, recipe).count
 
 
@@ -116,10 +116,10 @@ def footprint(
     trained_share: float = 1.0,
     processor: Processor = USUAL,
 ) -> Footprint:
-    """Itemised peak memory of training `shape` by `recipe` on `device` ("cuda" or "cpu").
+    """Itemised peak memory of training `shape` with `recipe` on `device` ("cuda" or "cpu").
 
-    length: tokens of the longest example if it is known and shorter than max_length. trained_share: share of the
-    tokens that count in the loss. processor: where that is what trains.
+    length: tokens of the longest example, if known and shorter than max_length. trained_share: share of the tokens that
+    count in the loss. processor: the CPU, when training on it.
     """
     cuda = device == "cuda"
     longest = min(length or recipe.data.max_length, recipe.data.max_length)
@@ -142,7 +142,7 @@ def footprint(
         optimizer,
         Item("activations", "Activations", round(stage.activations), _about_activations(setup, recipe, shape, stage)),
         Item("logits", "Logits and loss", round(stage.head), _about_head(setup, shape)),
-        Item("workspace", "Workspace", round(stage.workspace), "what an operation needs while it runs"),
+        Item("workspace", "Workspace", round(stage.workspace), "temporary memory of single operations"),
     ]
     what = "CUDA context and libraries" if cuda else "Python, PyTorch and libraries"
     items.append(Item("runtime", "Runtime", _RUNTIME["cuda" if cuda else "cpu"], what))
@@ -151,7 +151,7 @@ def footprint(
 
 
 def nf4_bytes(elements: int, double_quant: bool) -> int:
-    """Bytes of a weight in NF4 with its scales: 4.127 bits a parameter with double quantization, 4.5 without."""
+    """Bytes of a weight in NF4 with its scales: 4.127 bits per parameter with double quantization, 4.5 without."""
     blocks = -(-elements // 64)
     scales = blocks + 4 * -(-blocks // 256) if double_quant else 4 * blocks
     return elements // 2 + scales
@@ -164,30 +164,28 @@ def _weights(shape: ModelShape, setup: Setup) -> Item:
         width = setup.held
         size, note = shape.parameters * width, f"{shape.parameters:,} parameters in {width * 8} bits"
     elif setup.quantization == "int8":
-        held = sum(times * (one.elements + 4 * one.out_features) for one, times in shape.groups)
-        size = held + 4 * rest
-        note = f"{held / GIB:.2f} GiB in 8 bits, {4 * rest / GIB:.2f} GiB (embeddings, norms) in 32 bits"
+        quantised = sum(times * (linear.elements + 4 * linear.out_features) for linear, times in shape.groups)
+        size = quantised + 4 * rest
+        note = f"{quantised / GIB:.2f} GiB in 8 bits, {4 * rest / GIB:.2f} GiB (embeddings, norms) in 32 bits"
     else:
         table = _TABLE + (_NESTED_TABLE if setup.double else 0)
-        held = sum(times * (nf4_bytes(one.elements, setup.double) + table) for one, times in shape.groups)
-        size = held + 4 * rest
+        quantised = sum(times * (nf4_bytes(linear.elements, setup.double) + table) for linear, times in shape.groups)
+        size = quantised + 4 * rest
         name = setup.quantization.upper()
-        note = f"{held / GIB:.2f} GiB in {name}, {4 * rest / GIB:.2f} GiB (embeddings, norms) in 32 bits"
+        note = f"{quantised / GIB:.2f} GiB in {name}, {4 * rest / GIB:.2f} GiB (embeddings, norms) in 32 bits"
     return Item("weights", "Base weights", size, note)
 
 
 def _laid_out(weights: Item, more: int) -> Item:
     if not more:
         return weights
-    return replace(
-        weights, bytes=weights.bytes + more, note=f"{weights.note}, {more / GIB:.2f} GiB laid out for products"
-    )
+    return replace(weights, bytes=weights.bytes + more, note=f"{weights.note}, {more / GIB:.2f} GiB prepacked copies")
 
 
 def _optimizer(recipe: Recipe, trained: Trainable, cuda: bool) -> Item:
     kind = recipe.optimizer.optim if cuda else "adamw_torch"
     if kind == "adamw_torch":
-        return Item("optimizer", "Optimizer", 2 * trained.bytes, "AdamW's two moments, as wide as the weights")
+        return Item("optimizer", "Optimizer", 2 * trained.bytes, "AdamW's two moments, in the type of the weights")
     paged = ", moved to RAM in a spike" if kind.startswith("paged") else ""
     if "8bit" in kind:
         size = round(trained.count * (2 + 2 * 4 / 256))
@@ -198,7 +196,10 @@ def _optimizer(recipe: Recipe, trained: Trainable, cuda: bool) -> Item:
 def _highest(
     shape: ModelShape, recipe: Recipe, setup: Setup, trained: Trainable, example: tuple[int, float, Processor]
 ) -> Stage:
-    """The moment with the most bytes beside weights and optimizer. example: as of footprint, its last three."""
+    """The stage with the most bytes besides weights and optimizer.
+
+    example: the arguments length, trained_share and processor of `footprint`.
+    """
     schedule = recipe.schedule
     waiting = float(trained.bytes) if schedule.gradient_accumulation_steps > 1 else 0.0
     stages = list(_stages(shape, setup, schedule.gradient_checkpointing, waiting))
@@ -212,7 +213,7 @@ def _highest(
     return max(stages, key=lambda stage: stage.total)
 
 
-# Most edits of a form change nothing that these depend on.
+# Most edits of the form change nothing that these depend on.
 @functools.lru_cache(maxsize=4096)
 def _stages(shape: ModelShape, setup: Setup, checkpointing: bool, waiting: float) -> tuple[Stage, ...]:
     return tuple(_passes(setup)(shape, setup, checkpointing, waiting).stages())
@@ -229,8 +230,8 @@ def _passes(setup: Setup) -> type[Passes]:
 
 def _about_gradients(stage: Stage, setup: Setup) -> str:
     if stage.gradients:
-        return "of every weight" if setup.full else "of the adapter only: nothing frozen has any"
-    return "0 at the peak: the adapter's come while activations go"
+        return "of every weight" if setup.full else "of the adapter only: frozen weights have none"
+    return "0 at the peak: the adapter's appear as activations are freed"
 
 
 def _about_activations(setup: Setup, recipe: Recipe, shape: ModelShape, stage: Stage) -> str:

@@ -1,8 +1,8 @@
-"""The same step on the engine's fast path (studio/engine/fast), written on a tape.
+"""Memory of a step on the engine's fast path (studio/engine/fast), recorded on a tape.
 
-Its functions keep their inputs and little else, or what those are made of, take no autocast copies, and go through
-norms, gates, attention and the vocabulary in pieces. An evaluation runs the reference's modules, with the fast path's
-head.
+The fast path's functions save little besides their inputs or the tensors those are computed from, need no autocast
+copies, and process norms, gates, attention and the vocabulary in pieces. An evaluation runs the reference's modules
+with the fast path's head.
 """
 
 from studio.memory.autograd_tape import Tape, Tensor
@@ -21,12 +21,12 @@ from studio.recipe.fast_path import (
     blocks,
 )
 
-# float32 numbers that a norm has of each of a piece, at most; and the head of the scores of one.
+# Maximum float32 temporaries per element of a piece in a norm and in the head, in bytes; elements of a head piece.
 _HELD, _HEAD_HELD, _HEAD_PIECE = 3 * 4, 3 * 4, 2**19
 
 
 class FastLayers(Layers):
-    """Writes the modules as the fast path computes them."""
+    """Modules as the fast path computes them."""
 
     def linear(self, x: Tensor, layer: Linear) -> Tensor:
         setup, tape = self.setup, self.tape
@@ -48,7 +48,7 @@ class FastLayers(Layers):
 
     @property
     def _unpacks(self) -> bool:
-        """Whether a weight is made anew, in the width of the products, each time it is used."""
+        """Whether a weight is unpacked to the compute type each time it is used."""
         return self.setup.quantization != "none" or self.setup.held != self.setup.compute
 
     def _base(self, x: Tensor, layer: Linear) -> Tensor:
@@ -61,10 +61,10 @@ class FastLayers(Layers):
         scales = tape.op(rows * 4, 4)
         compute = self.setup.compute
         work = _HELD * min(PIECE, rows * features)
-        made = tape.op(rows * features * compute, compute, x, saves=(x, scales), work=work, back=work)
-        if made.grad:
-            made.source = (x, scales)
-        return made
+        normed = tape.op(rows * features * compute, compute, x, saves=(x, scales), work=work, back=work)
+        if normed.grad:
+            normed.source = (x, scales)
+        return normed
 
     def mlp(self, x: Tensor) -> Tensor:
         block, tape, width = self.block, self.tape, self.setup.compute
@@ -75,7 +75,7 @@ class FastLayers(Layers):
             gate, up = (self.linear(x, layer) for layer in block.mlp)
         else:
             gate, up = tape.split(self.linear(x, block.mlp[0]), size, size)
-        piece = width * min(PIECE, size / width)  # of the activation; backwards of a product and its gradient
+        piece = width * min(PIECE, size / width)  # of the activation; backward, of a product and its gradient
         product = tape.op(size, width, gate, up, saves=(gate, up), work=piece, back=2 * piece)
         if product.grad:
             product.source = (gate, up)
@@ -92,14 +92,14 @@ class FastLayers(Layers):
         return (self._compiled if compiled else self._in_blocks)(query, key, value)
 
     def _compiled(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention as attention.cpp computes it: nothing is kept but a sum for each query."""
+        """Attention as attention.cpp computes it: only one sum per query is saved."""
         tape, setup, shape = self.tape, self.setup, self.shape
         width = setup.compute
         length = min(setup.example or setup.length, setup.length)
         rows = setup.batch * setup.length // length
         spaces = setup.threads * attention_bytes(length, shape.head_dim, width)
         parts = shape.kv_heads * attention_parts(rows, shape.heads, shape.kv_heads, setup.threads)
-        partial = 2 * 4 * parts * self.tokens * shape.head_dim  # what each says of keys and values, in float32
+        partial = 2 * 4 * parts * self.tokens * shape.head_dim  # partial gradients of keys and values, in float32
         saves = [query, key, value, tape.op(4 * self.tokens * shape.heads, 4)]
         if setup.stream != width:
             saves.append(tape.op(2 * self.tokens * shape.head_dim * width, width))  # the angles
@@ -107,13 +107,13 @@ class FastLayers(Layers):
         return tape.op(size, width, query, key, value, saves=saves, work=spaces, back=spaces + partial)
 
     def _in_blocks(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention row by row, in blocks of queries."""
+        """Attention one row at a time, in blocks of queries."""
         tape, setup, shape = self.tape, self.setup, self.shape
         width = setup.compute
         value = tape.op(self.tokens * shape.kv_heads * shape.head_dim * width, width, value)
         length = min(setup.example or setup.length, setup.length)
         all_of = [(end - first, end) for first, end in blocks(length)]
-        kept = (
+        probabilities = (
             setup.batch
             * setup.length
             / length
@@ -121,8 +121,8 @@ class FastLayers(Layers):
             * sum(queries * keys for queries, keys in all_of if keys <= KEPT_KEYS)
         )
         largest = shape.heads * max(queries * keys for queries, keys in all_of)
-        chances = tape.op(kept * width, width)
-        saves = [query, key, value, chances]
+        saved = tape.op(probabilities * width, width)
+        saves = [query, key, value, saved]
         if setup.stream != width:
             saves.append(tape.op(2 * self.tokens * shape.head_dim * width, width))  # the angles
         size = self.tokens * shape.heads * shape.head_dim * width
@@ -150,7 +150,7 @@ class FastPasses(Passes):
         tables = 2 * setup.tokens * self.shape.head_dim * setup.stream + setup.tokens * 40
         if not setup.dropout:
             return tables
-        widest = max((one.in_features for one, _ in self.shape.groups if setup.adapts(one)), default=0)
+        widest = max((linear.in_features for linear, _ in self.shape.groups if setup.adapts(linear)), default=0)
         return tables + max(POOL, 1.25 * setup.tokens * widest) * setup.compute
 
     def head(self, tape: Tape, layers: Layers, x: Tensor) -> float:

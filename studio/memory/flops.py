@@ -1,9 +1,10 @@
 """Floating-point operations of training, counted from shapes.
 
-A product of a weight takes 2 operations a parameter and token forwards (Kaplan et al. 2020, section 2.1). Backwards it
-takes 2 for the gradient of its input, and 2 more only where the weight itself is trained: a frozen base costs 4
-instead of 6. Checkpointing computes the blocks' forward pass again. Attention's own products take 4 * length * width a
-token and block. The head works on trained tokens only, and TRL's computes its logits again on the way back.
+A matrix product with a weight takes 2 operations per parameter and token forward (Kaplan et al. 2020, section 2.1).
+Backward it takes 2 for the gradient of its input, and 2 more only if the weight itself is trained: a frozen base costs
+4 instead of 6. Checkpointing repeats the forward pass of the blocks. The products inside attention take
+4 * length * width per token and block. The head processes trained tokens only, and TRL's recomputes its logits in the
+backward pass.
 """
 
 from studio.memory.parameters import trainable
@@ -12,7 +13,7 @@ from studio.recipe import Recipe
 
 
 def per_token(shape: ModelShape, recipe: Recipe, length: float, trained_share: float) -> float:
-    """Operations for one token of an example of `length` tokens in one training step."""
+    """Operations per token of an example of `length` tokens in one training step."""
     method = recipe.method.method
     linear = float(shape.elements[0])
     adapter = float(trainable(shape, recipe).count) if method == "lora" else 0.0

@@ -1,8 +1,8 @@
-"""The operations of a decoder block, as transformers, PEFT and bitsandbytes really run them, written on a tape.
+"""The operations of a decoder block as transformers, PEFT and bitsandbytes run them, recorded on a tape.
 
-Each function writes down one module: what it makes, what autograd keeps of it, what it needs while it runs. Found by
-listing the tensors alive between forward and backward pass of real models (transformers 5.23, peft 0.21, bitsandbytes
-0.50, torch 2.13) and by reading their code; benchmarks/estimator measures the sum.
+Each function records one module: its results, the tensors autograd saves, its temporary memory. Derived from the
+tensors alive between forward and backward pass of real models (transformers 5.23, peft 0.21, bitsandbytes 0.50, torch
+2.13) and from their code; benchmarks/estimator measures the sum.
 """
 
 from studio.memory.autograd_tape import Tape, Tensor
@@ -12,20 +12,20 @@ from studio.memory.structure import Block
 
 
 class Layers:
-    """Writes the modules of one model, set up in one way, on a tape."""
+    """Record the modules of one model with one setup on a tape."""
 
     def __init__(self, tape: Tape, shape: ModelShape, block: Block, setup: Setup) -> None:
         self.tape, self.shape, self.block, self.setup = tape, shape, block, setup
         self.tokens = setup.tokens
 
     def cast(self, x: Tensor, width: int) -> Tensor:
-        """`x.to(dtype)`: nothing where it has that type already."""
+        """`x.to(dtype)`; returns `x` itself if it has that type already."""
         return x if x.width == width else self.tape.op(x.bytes / x.width * width, width, x)
 
     # Linear layers
 
     def linear(self, x: Tensor, layer: Linear) -> Tensor:
-        """A linear layer with what the method puts on it."""
+        """A linear layer with its adapter, if any."""
         setup, tape = self.setup, self.tape
         if not setup.adapts(layer):
             return self._base(x, layer)
@@ -36,10 +36,10 @@ class Layers:
         inside = x if conversion else self.cast(x, setup.adapter)
         dropped = inside
         if setup.dropout:
-            # A CPU keeps the mask in the input's type, CUDA's fused kernel as booleans.
-            mask = 1 if setup.cuda else inside.width
-            kept = tape.op(inside.bytes / inside.width * mask, mask)
-            dropped = tape.op(inside.bytes, inside.width, inside, saves=(kept,))
+            # On a CPU the mask has the input's type; CUDA's fused kernel stores booleans.
+            mask_width = 1 if setup.cuda else inside.width
+            mask = tape.op(inside.bytes / inside.width * mask_width, mask_width)
+            dropped = tape.op(inside.bytes, inside.width, inside, saves=(mask,))
         width = setup.lora_compute
         first = self.cast(dropped, width)
         rows, r = self.tokens, setup.r
@@ -60,7 +60,7 @@ class Layers:
         return result
 
     def _trained(self, elements: int, compute: int) -> tuple[float, float]:
-        """Gradient of a trained weight: what stays, and the copy in the type it was computed in."""
+        """Gradient of a trained weight: bytes that stay, and bytes of the copy in the type it was computed in."""
         own = self.setup.adapter
         return own * elements, compute * elements if compute != own else 0
 
@@ -72,16 +72,15 @@ class Layers:
             scales = elements // 64 * 8 if setup.double else 0
             inside = self.cast(x, width)
             back = elements * width + scales
-            made = tape.op(out * width, width, inside, work=elements * width + scales, back=back)
-            if made.width == x.width:
-                return made
-            return self.cast(made, x.width)
+            result = tape.op(out * width, width, inside, work=elements * width + scales, back=back)
+            if result.width == x.width:
+                return result
+            return self.cast(result, x.width)
         if setup.quantization == "int8":
             width = setup.compute
             again = elements * width + x.bytes / x.width * width if x.width != width else 0.0
-            made = tape.op(out * width, width, x, saves=(x,), work=elements * x.width + again,
+            return tape.op(out * width, width, x, saves=(x,), work=elements * x.width + again,
                            back=elements * x.width + (out * x.width if x.width != width else 0))  # fmt: skip
-            return made
         inside = self.cast(x, setup.compute)
         if setup.full:
             cast = elements * setup.compute if setup.compute != 4 else 0
@@ -89,7 +88,7 @@ class Layers:
         return tape.op(out * setup.compute, setup.compute, inside)
 
     def _ia3(self, x: Tensor, layer: Linear) -> Tensor:
-        """Factors of 32 bits on the input (feed-forward) or the result (PEFT `tuners/ia3/layer.py`)."""
+        """IA³: 32-bit factors on the input (feed-forward) or the result (PEFT `tuners/ia3/layer.py`)."""
         tape = self.tape
         if layer.module in self.setup.feedforward:
             wide = self.cast(x, 4)
@@ -101,15 +100,15 @@ class Layers:
         return self.cast(scaled, result.width)
 
     def _dora(self, result: Tensor, b: Tensor, x: Tensor, layer: Linear) -> Tensor:
-        """DoRA's norm is over the whole weight, which it makes anew at each pass (PEFT `tuners/lora/dora.py`)."""
+        """DoRA: its norm is over the whole weight, which is recomputed in each pass (PEFT `tuners/lora/dora.py`)."""
         setup, tape = self.setup, self.tape
         square, elements, width = layer.in_features**2, layer.elements, setup.lora_compute
-        # eye, A(eye), B(eye), its copy in x's type, the base weight in it, the scaled one and their sum
+        # eye, A(eye), B(eye), its copy in x's type, the base weight in that type, the scaled one and their sum
         work = square * setup.adapter + elements * (width + 4 * x.width)
         size = self.tokens * layer.out_features * 4
         base = result
         if setup.dropout:
-            # The base's part is computed again on the dropped input, with a weight that autograd keeps.
+            # The base's part is computed again on the input after dropout, with a weight that autograd saves.
             inside = self.cast(x, setup.compute)
             weight = tape.op(elements * setup.compute, setup.compute)
             base = tape.op(size / 4 * setup.compute, setup.compute, inside, saves=(weight,))
@@ -123,7 +122,7 @@ class Layers:
     # Norms
 
     def norm(self, x: Tensor, features: int, width: int | None = None) -> Tensor:
-        """A norm over the last `features` numbers; RMS norms compute in float32 by hand."""
+        """A norm over the last `features` elements; RMS norms compute explicitly in float32."""
         tape, kind, full = self.tape, self.block.norm, self.setup.full
         rows = x.bytes / x.width / features
         param = (4.0 * features, 0.0) if full else (0.0, 0.0)
@@ -137,12 +136,11 @@ class Layers:
         tape.keep(root)
         scaled = tape.op(size, 4, inside, root, saves=(inside, root), back=size)
         if kind == "gemma":
-            made = tape.op(size, 4, scaled, saves=(scaled,) if full else (), back=size if full else 0, param=param)
-            return self.cast(made, width or x.width)
+            result = tape.op(size, 4, scaled, saves=(scaled,) if full else (), back=size if full else 0, param=param)
+            return self.cast(result, width or x.width)
         narrow = self.cast(scaled, x.width)
-        made = tape.op(narrow.bytes, narrow.width, narrow, saves=(narrow,) if full else (),
+        return tape.op(narrow.bytes, narrow.width, narrow, saves=(narrow,) if full else (),
                        back=narrow.bytes if full else 0, param=param)  # fmt: skip
-        return made
 
     def dropout(self, x: Tensor, rate: float) -> Tensor:
         """The model's own dropout."""
@@ -214,17 +212,17 @@ class Layers:
     # Attention
 
     def attention(self, x: Tensor) -> Tensor:
-        """Projections, rotation, the attention itself, the output projection."""
+        """Attention: projections, rotary embedding, attention, output projection."""
         shape, block = self.shape, self.block
         query_size, key_size = (self.tokens * heads * shape.head_dim for heads in (shape.heads, shape.kv_heads))
-        made = [self.linear(x, layer) for layer in block.attention]
-        if len(made) == 3:
-            query, key, value = made
+        projected = [self.linear(x, layer) for layer in block.attention]
+        if len(projected) == 3:
+            query, key, value = projected
         elif shape.architecture in ("phi3", "falcon"):
-            query = key = value = made[0]  # sliced: each slice's gradient is as large as the whole
+            query = key = value = projected[0]  # sliced: each slice's gradient is as large as the whole
         else:
-            width = made[0].width
-            query, key, value = self.tape.split(made[0], query_size * width, key_size * width, key_size * width)
+            width = projected[0].width
+            query, key, value = self.tape.split(projected[0], query_size * width, key_size * width, key_size * width)
         if block.head_norms:
             query = self.norm(query, shape.head_dim)
             key = self.norm(key, shape.head_dim)
@@ -233,7 +231,7 @@ class Layers:
             key = self._turn(key, key_size)
         if self.setup.prefix:
             key, value = self._prefixed(key, key_size), self._prefixed(value, key_size)
-        # Scores that are bent by a soft cap are never computed by the fused kernels.
+        # Soft-capped scores are never computed by the fused kernels.
         plain = self.setup.plain_attention or block.softcap
         attended = self._plain(query, key, value) if plain else self._fused(query, key, value)
         return self.linear(attended, block.out) if block.out else attended
@@ -251,7 +249,7 @@ class Layers:
 
     @property
     def _joins(self) -> bool:
-        """Whether the turned part of a head is joined to the rest, which lays its heads behind each other."""
+        """Whether the rotated part of a head is concatenated with the rest, which makes the layout head by head."""
         return self.block.turned < 1 or self.shape.architecture == "phi3"
 
     def _prefixed(self, x: Tensor, elements: int) -> Tensor:
@@ -265,7 +263,7 @@ class Layers:
         return self.setup.length + self.setup.prefix
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """scaled_dot_product_attention: keeps q, k, v, its result and a number for each query."""
+        """scaled_dot_product_attention: saves q, k, v, its result and one number per query."""
         tape, setup, shape = self.tape, self.setup, self.shape
         size = self.tokens * shape.heads * shape.head_dim
         keys = setup.batch * self._all_keys() * shape.heads * shape.head_dim
@@ -273,26 +271,26 @@ class Layers:
         if setup.masked and 1 < shape.kv_heads < shape.heads:
             key, value = self._repeated(key, keys), self._repeated(value, keys)
         elif setup.masked and shape.kv_heads < shape.heads and key.width != width:
-            # One head is repeated without a copy, until it is cast.
+            # A single head is repeated without a copy until it is cast.
             key, value = tape.op(keys * width, width, key), tape.op(keys * width, width, value)
         if len(self.block.attention) == 3 or query.width == width:
             query, key, value = self.cast(query, width), self.cast(key, width), self.cast(value, width)
         else:
-            # Parts of one fused tensor: each is cast by itself.
+            # Parts of one fused tensor: each is cast separately.
             query, key, value = (tape.op(size * width, width, x) for x in (query, key, value))
         saves = [query, key, value]
         if setup.masked:
-            # Its boolean mask is made numbers once a layer.
+            # The boolean mask is converted to numbers once per layer.
             saves.append(tape.op(setup.batch * setup.length * self._all_keys() * width, width))
         if self.block.attention_dropout and not setup.cuda and setup.training:
             return self._in_pieces(query, key, value)
         statistics = tape.op(self.tokens * shape.heads * 4, 4)
         out = tape.keep(tape.op(size * width, width, query, key, value, saves=(*saves, statistics)))
-        # The result is laid out as the queries are; where that is head by head it is copied to token by token.
+        # The result has the layout of the queries; if that is head by head, it is copied to token by token.
         return tape.op(size * width, width, out) if self._joins else out
 
     def _in_pieces(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """What a CPU does for attention with dropout: float32 products, all kept."""
+        """Attention with dropout on a CPU: float32 matrix products, all saved."""
         tape, shape = self.tape, self.shape
         rows = self.tokens * shape.heads * shape.head_dim
         query, key, value = (tape.op(rows * 4, 4, x) for x in (query, key, value))
@@ -305,7 +303,7 @@ class Layers:
         return self.cast(out, self.setup.compute)
 
     def _plain(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention as products of matrices (transformers' eager_attention_forward)."""
+        """Attention as plain matrix products (transformers' eager_attention_forward)."""
         tape, setup, shape = self.tape, self.setup, self.shape
         rows = self.tokens * shape.heads * shape.head_dim
         keys = setup.batch * self._all_keys() * shape.heads * shape.head_dim
@@ -321,7 +319,7 @@ class Layers:
             scaled = tape.op(squares * width, width, bent)
         wide = max(width, setup.stream)
         masked = tape.op(squares * wide, wide, scaled, passes=True)
-        # Most compute the softmax in float32; GPT-2 in the type at hand.
+        # Most models compute the softmax in float32; GPT-2 in the type of the scores.
         exact = wide if shape.architecture == "gpt2" else 4
         change = squares * exact if wide < exact else 0
         shares = tape.keep(tape.op(squares * exact, exact, masked, work=change, back=change))

@@ -1,4 +1,4 @@
-"""How many parameters each method trains, exactly as PEFT counts them, and what they take."""
+"""Number of parameters each method trains, exactly as PEFT counts them, and their size."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from studio.recipe.fields.method import ia3_modules
 
 @dataclass(frozen=True, slots=True)
 class Trainable:
-    """What is trained: numbers, bytes they are held in, and the bytes of the largest tensor divided by its width."""
+    """Trained parameters: their count, their bytes, and the element count of the largest tensor."""
 
     count: int
     bytes: int
@@ -17,7 +17,7 @@ class Trainable:
 
 
 def trainable(shape: ModelShape, recipe: Recipe) -> Trainable:
-    """What `recipe` trains of `shape`."""
+    """The parameters of `shape` that `recipe` trains."""
     method = recipe.method
     if method.method == "full":
         return Trainable(shape.parameters, 4 * shape.parameters, shape.elements[2])
@@ -25,7 +25,7 @@ def trainable(shape: ModelShape, recipe: Recipe) -> Trainable:
         count = method.num_virtual_tokens * shape.hidden
         return Trainable(count, 4 * count, count)
     if method.method == "prefix":
-        # PEFT keeps keys and values of every layer, as wide as the model's own key heads.
+        # PEFT stores keys and values for every layer, with the size of the model's own key heads.
         count = method.num_virtual_tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim
         return Trainable(count, 4 * count, count)
     if method.method == "ia3":
@@ -35,18 +35,18 @@ def trainable(shape: ModelShape, recipe: Recipe) -> Trainable:
             for linear, times in shape.groups
             if linear.module in scaled
         ]
-        count = sum(one * times for one, times in factors)
-        return Trainable(count, 4 * count, max((one for one, _ in factors), default=0))
+        count = sum(size * times for size, times in factors)
+        return Trainable(count, 4 * count, max((size for size, _ in factors), default=0))
     return _lora(shape, recipe)
 
 
 def _lora(shape: ModelShape, recipe: Recipe) -> Trainable:
-    """r * (in + out) a layer (Hu et al. 2021, section 4.1); DoRA adds a length for each output."""
+    """r * (in + out) per layer (Hu et al. 2021, section 4.1); DoRA adds a magnitude per output."""
     method, targets = recipe.method, recipe.method.target_modules
-    layers = [(one, times) for one, times in shape.groups if targets == "all-linear" or one.module in targets]
+    layers = [(linear, times) for linear, times in shape.groups if targets == "all-linear" or linear.module in targets]
     narrow = 2 if recipe.quantization.quantization != "none" else 4
-    matrices = sum(times * method.r * (one.in_features + one.out_features) for one, times in layers)
-    wide = sum(times * one.out_features for one, times in layers) if method.use_dora else 0
+    matrices = sum(times * method.r * (linear.in_features + linear.out_features) for linear, times in layers)
+    wide = sum(times * linear.out_features for linear, times in layers) if method.use_dora else 0
     if method.bias == "all":
         wide += sum(
             tensor.elements
@@ -54,6 +54,6 @@ def _lora(shape: ModelShape, recipe: Recipe) -> Trainable:
             if tensor.name.endswith(".bias") or tensor.name == "bias"
         )
     elif method.bias == "lora_only":
-        wide += sum(times * one.out_features for one, times in layers if one.bias)
-    largest = max((method.r * max(one.in_features, one.out_features) for one, _ in layers), default=0)
+        wide += sum(times * linear.out_features for linear, times in layers if linear.bias)
+    largest = max((method.r * max(linear.in_features, linear.out_features) for linear, _ in layers), default=0)
     return Trainable(matrices + wide, matrices * narrow + 4 * wide, largest)

@@ -1,8 +1,8 @@
-"""The stages of a step at which memory can peak, each on a tape of its own.
+"""The stages of a step at which memory can peak, each on a separate tape.
 
-Blocks are alike, so one stands for those between the first (whose input needs no gradient where only adapters are
-trained) and the last. Without checkpointing every block's kept tensors wait for the backward pass; with it only each
-block's input does, and a block is computed again before it is gone through backwards.
+All blocks are identical, so one represents those between the first (whose input needs no gradient when only adapters
+are trained) and the last. Without checkpointing, the saved tensors of every block stay until the backward pass; with it
+only each block's input does, and a block is computed again before its backward pass.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from studio.memory.structure import block_of
 
 # The tile of TRL's fused head (trl 1.16, kernels/chunked_logprob.py): TOKEN_CHUNK_SIZE and _CHUNKED_LOGPROB_CHUNK_SIZE.
 HEAD_TOKENS, HEAD_WORDS = 4096, 32768
-# Bytes for each number of the tile that TRL's folding holds beside it where there is no Triton, from its code: forwards
-# z, exp(z), their product and a mask; backwards y, z, log p, p, two of the gradient, the product and a mask.
+# Additional bytes per element of the tile in TRL's implementation without Triton, from its code: forward z, exp(z),
+# their product and a mask; backward y, z, log p, p, two for the gradient, the product and a mask.
 _FOLD, _UNFOLD, _SOFTCAP = 13, 29, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One moment that may be the highest: bytes beside the model, adapter and optimizer."""
+    """One stage that may be the peak: bytes besides the model, adapter and optimizer."""
 
     name: str
     activations: float
@@ -39,11 +39,11 @@ class Passes:
     """All stages of one setup."""
 
     def __init__(self, shape: ModelShape, setup: Setup, checkpointing: bool, waiting: float) -> None:
-        """waiting: bytes of gradients that wait from batches before (accumulation)."""
+        """waiting: bytes of gradients accumulated from earlier batches."""
         self.shape, self.setup, self.block = shape, setup, block_of(shape)
         self.checkpointing, self.waiting = checkpointing, waiting
         self.hidden = setup.tokens * shape.hidden * setup.stream
-        # Learned input needs its gradient from the first block on; so does checkpointing, as PEFT sets it up.
+        # A trained input needs gradients from the first block on; so does checkpointing as PEFT configures it.
         self.from_input = setup.full or setup.method == "prompt" or checkpointing
         self.layers = max(1, shape.layers)
 
@@ -54,14 +54,14 @@ class Passes:
         return tape, Layers(tape, self.shape, self.block, self.setup), x
 
     def kept_by_block(self, x_grad: bool) -> float:
-        """Bytes that stay after a block's forward pass, its result not counted."""
+        """Bytes that stay after a block's forward pass, without its result."""
         tape, layers, x = self.tape(x_grad, 0.0)
         out = layers.whole(x)
         tape.run()
         return tape.now - (0 if out.kept else out.bytes)
 
     def common(self) -> float:
-        """What all blocks share: the rotation's tables, the mask."""
+        """Bytes shared by all blocks: the tables of the rotary embedding, the mask."""
         setup, shape = self.setup, self.shape
         tables = (
             2 * setup.length * shape.head_dim * setup.stream * (2 if shape.architecture.startswith("gemma3") else 1)
@@ -75,7 +75,7 @@ class Passes:
         return self.setup.masked or self.setup.plain_attention
 
     def copies(self) -> float:
-        """Autocast's 16-bit copies of float32 weights that are trained: made once, kept through the pass."""
+        """Bytes of autocast's 16-bit copies of trained float32 weights: created once and kept during the pass."""
         setup = self.setup
         if not setup.autocast or setup.adapter == 2:
             return 0.0
@@ -84,23 +84,23 @@ class Passes:
         if setup.method != "lora":
             return 0.0
         return 2.0 * sum(
-            setup.r * (one.in_features + one.out_features) * times
-            for one, times in self.shape.groups
-            if setup.adapts(one)
+            setup.r * (linear.in_features + linear.out_features) * times
+            for linear, times in self.shape.groups
+            if setup.adapts(linear)
         )
 
     def stages(self) -> list[Stage]:
-        """The moments of a training step that may be the highest."""
+        """The stages of a training step that may be the peak."""
         return [*self._checkpointed(), self._low()] if self.checkpointing else [self._top(), self._low()]
 
     def _top(self) -> Stage:
-        """Where the backward pass begins: everything is kept, the head and the last block are at work."""
+        """Start of the backward pass: all activations are saved, the head and the last block are being computed."""
         first = self.kept_by_block(self.from_input)
         common = self.common() + self.copies() + self.waiting + (first if self.layers > 1 else 0.0)
         tape, layers, x = self.tape(self.layers > 1 or self.from_input, common)
         out = layers.whole(x)
         tape.run()
-        # The last block keeps what those in the middle kept before it.
+        # The last block saves as much as each of the blocks in the middle.
         middle = tape.now - common - (0.0 if out.kept else out.bytes)
         kept = common + max(0, self.layers - 2) * middle
         tape.now += kept - common
@@ -117,7 +117,7 @@ class Passes:
         return Stage("backward", activations, head, gradients + self.waiting, 0.0)
 
     def _low(self) -> Stage:
-        """Where the backward pass ends: the gradients are there, the first block and the embedding are at work."""
+        """End of the backward pass: all gradients exist, the first block and the embedding are being computed."""
         setup, shape = self.setup, self.shape
         if not setup.full:
             return Stage("end", 0, 0, 0, 0)
@@ -139,7 +139,7 @@ class Passes:
         tape, layers, x = self.tape(True, inputs)
         own = self.head(tape, layers, x)
         tape.run()
-        # The copies go when the forward pass is over.
+        # The copies are freed when the forward pass is over.
         forward = tape.peak + self.copies()
         tape.run_back()
         head = max(tape.peak, forward)
@@ -160,8 +160,8 @@ class Passes:
         ]
 
     def _held_anyway(self) -> float:
-        """What checkpointing cannot drop in a block: bitsandbytes' 8-bit layers hold their inputs themselves,
-        past autograd's hooks (0.50, `MatMul8bitFp`: ctx.A, on CUDA `MatMul8bitLt`: ctx.tensors)."""
+        """Bytes that checkpointing cannot free in a block: bitsandbytes' 8-bit layers store their inputs themselves,
+        bypassing autograd's hooks (0.50, `MatMul8bitFp`: ctx.A, on CUDA `MatMul8bitLt`: ctx.tensors)."""
         setup, shape, down = self.setup, self.shape, self.block.down
         if setup.quantization != "int8":
             return 0.0
@@ -170,7 +170,7 @@ class Passes:
         return (1 if self.block.shared else 2) * self.hidden + attended + product
 
     def head(self, tape: Tape, layers: Layers, x: Tensor) -> float:
-        """The last norm and the fused head; returns the bytes of the head's own gradient."""
+        """Record the last norm and the fused head; returns the bytes of the head's own gradient."""
         setup, shape = self.setup, self.shape
         normed = layers.norm(x, shape.hidden)
         tokens, words = min(setup.trained, HEAD_TOKENS), min(shape.vocabulary, HEAD_WORDS)

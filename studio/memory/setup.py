@@ -1,7 +1,7 @@
-"""How a recipe is computed: the width of every kind of number, what is trained, how much goes through at once.
+"""How a recipe is computed: the width of each kind of tensor, the trained parts, the batch.
 
-Widths in bytes. `stream`: what passes from layer to layer; `compute`: what matrices are multiplied in. They follow from
-the engine: autocast computes in bfloat16; what bitsandbytes leaves alone is cast to float32 by PEFT's
+Widths in bytes. `stream`: the residual stream between layers; `compute`: matrix products. They follow from the engine:
+autocast computes in bfloat16; tensors that bitsandbytes does not quantize are cast to float32 by PEFT's
 prepare_model_for_kbit_training; trained weights are float32, but A and B over a quantised base are bfloat16 (TRL).
 """
 
@@ -19,10 +19,10 @@ Method = Literal["lora", "ia3", "prompt", "prefix", "full"]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A batch of `batch` rows of `length` tokens (virtual ones included), and how it is computed.
+    """A batch of `batch` rows of `length` tokens (including virtual ones), and how it is computed.
 
-    fast: by the fast path. threads: of its attention where that is compiled. held: width of the base's own numbers
-    where it is not quantized. example: tokens of the longest example in a packed row; 0 where rows are examples.
+    fast: whether by the fast path. threads: number of threads of its compiled attention. held: width of the base's
+    weights where it is not quantized. example: tokens of the longest example in a packed row; 0 without packing.
     """
 
     batch: int
@@ -61,24 +61,24 @@ class Setup:
 
     @property
     def lora_compute(self) -> int:
-        """Width in which A and B multiply."""
+        """Width in which A and B are multiplied."""
         return 2 if self.autocast else self.adapter
 
     def adapts(self, linear: Linear) -> bool:
-        """Whether the method puts something on this layer."""
+        """Whether the method adapts this layer."""
         if self.method == "lora":
             return self.targets is None or linear.module in self.targets
         return self.method == "ia3" and self.targets is not None and linear.module in self.targets
 
     def of(self, batch: int, trained: int, *, training: bool) -> "Setup":
-        """The same with another batch."""
+        """Copy with another batch."""
         return replace(self, batch=batch, trained=trained, training=training, masked=self.masked or batch > 1)
 
 
 def setup_of(
     shape: ModelShape, recipe: Recipe, cuda: bool, length: int, trained_share: float, processor: Processor
 ) -> Setup:
-    """The setup of one training step; `length`: tokens of the longest row."""
+    """The setup of one training step. length: tokens of the longest row."""
     method, held = recipe.method, recipe.quantization
     quantized = held.quantization != "none"
     half = recipe.model.dtype == "bfloat16"
@@ -117,7 +117,7 @@ def setup_of(
         feedforward=frozenset(feedforward),
         cuda=cuda,
         plain_attention=not cuda and length <= PLAIN_ATTENTION_TOKENS,
-        # Rows of unequal length are padded, packed ones see only themselves: either takes a mask.
+        # Padding of rows of unequal length and packing both need a mask.
         masked=batch > 1 or recipe.schedule.packing or method.method == "prefix",
         prefix=method.num_virtual_tokens if method.method == "prefix" else 0,
         fast=fast,

@@ -1,7 +1,7 @@
-"""What a model folder is made of: its config and the names, shapes and types of its tensors.
+"""Shape of a model: its config and the names, shapes and types of its tensors.
 
-Read from config.json and the headers of the safetensors files alone; linear layers are found in the header, not in
-a list of names. Format of the header: https://github.com/huggingface/safetensors (8 bytes little-endian length, JSON).
+Reads only config.json and the headers of the safetensors files; linear layers are detected from the header, not from a
+list of names. Header format: https://github.com/huggingface/safetensors (8 bytes little-endian length, then JSON).
 """
 
 import json
@@ -31,9 +31,9 @@ BYTES = {
     "F8_E4M3": 1,
     "F8_E5M2": 1,
 }
-# A header larger than this is no header: the library itself refuses at 100 MB.
+# Maximum header size: the library itself refuses more than 100 MB.
 _MAX_HEADER = 100 * 2**20
-# What files of old versions carry beside the parameters: causal masks, rotation tables.
+# Buffers that files of old versions contain besides the parameters: causal masks, rotary tables.
 _BUFFERS = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
 # Architectures whose head is the embedding unless the config says otherwise.
 _TIED = ("gpt2", "gemma", "gemma2", "gemma3", "gemma3_text", "falcon")
@@ -55,9 +55,9 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A linear layer inside the decoder: `module` is the last part of its name, as target_modules wants it.
+    """A linear layer in the decoder. module: last part of its name, as used in target_modules.
 
-    layer: which decoder block it stands in; path: its name within that block; bias: whether it has one.
+    layer: index of its decoder block; path: its name within that block; bias: whether it has one.
     """
 
     module: str
@@ -74,7 +74,7 @@ class Linear:
 
 @dataclass(frozen=True, eq=False)
 class ModelShape:
-    """A model's architecture as the estimate needs it."""
+    """A model's architecture, as needed for the estimate."""
 
     name: str
     config: dict[str, Any]
@@ -82,7 +82,7 @@ class ModelShape:
 
     @cached_property
     def trained_tensors(self) -> list[Tensor]:
-        """The parameters among the tensors: no masks and tables that old files carry, and a tied head only once."""
+        """The parameters among the tensors: without masks and tables in old files, and a tied head only once."""
         tied = self.config.get("tie_word_embeddings", self.architecture in _TIED) and any(
             re.search(r"(embed_tokens|embed_in|wte|word_embeddings)\.weight$", tensor.name) for tensor in self.tensors
         )
@@ -96,18 +96,18 @@ class ModelShape:
 
     @cached_property
     def parameters(self) -> int:
-        """All parameters; tied ones count once."""
+        """Number of parameters; tied ones count once."""
         return sum(tensor.elements for tensor in self.trained_tensors)
 
     @cached_property
     def tied(self) -> bool:
-        """Whether the head that scores the vocabulary is the embedding itself."""
+        """Whether the output head is the embedding."""
         return not any(re.search(r"(lm_head|embed_out)\.weight$", tensor.name) for tensor in self.trained_tensors)
 
     @cached_property
     def linears(self) -> list[Linear]:
-        """Every linear layer of the decoder blocks: what all-linear adapts and NF4 quantizes. lm_head is neither."""
-        found = []
+        """Every linear layer of the decoder blocks, as adapted by all-linear and quantized by NF4; not lm_head."""
+        linears = []
         names = {tensor.name for tensor in self.tensors}
         for tensor in self.tensors:
             block = re.search(r"\.(\d+)\.(.*)\.weight$", "." + tensor.name)
@@ -117,16 +117,16 @@ class ModelShape:
             if self.architecture == "gpt2":
                 out_features, in_features = in_features, out_features  # Conv1D stores its weight transposed
             bias = tensor.name.removesuffix("weight") + "bias" in names
-            found.append(Linear(tensor.name.split(".")[-2], out_features, in_features, int(block[1]), block[2], bias))
-        return found
+            linears.append(Linear(tensor.name.split(".")[-2], out_features, in_features, int(block[1]), block[2], bias))
+        return linears
 
     @cached_property
     def groups(self) -> list[tuple[Linear, int]]:
-        """Linear layers of one name and size, and how many there are: a handful instead of hundreds."""
-        alike: dict[tuple[str, int, int, bool], list[Linear]] = {}
+        """Linear layers grouped by name and size, with their number: a handful instead of hundreds."""
+        groups: dict[tuple[str, int, int, bool], list[Linear]] = {}
         for linear in self.linears:
-            alike.setdefault((linear.module, linear.out_features, linear.in_features, linear.bias), []).append(linear)
-        return [(same[0], len(same)) for same in alike.values()]
+            groups.setdefault((linear.module, linear.out_features, linear.in_features, linear.bias), []).append(linear)
+        return [(group[0], len(group)) for group in groups.values()]
 
     @cached_property
     def elements(self) -> tuple[int, int, int]:
@@ -149,14 +149,14 @@ class ModelShape:
 
     @property
     def dtype(self) -> str:
-        """The type most parameters are stored in."""
+        """The type in which most parameters are stored."""
         sizes: Counter[str] = Counter()
         for tensor in self.tensors:
             sizes[tensor.dtype] += tensor.elements
         return sizes.most_common(1)[0][0] if sizes else ""
 
     def number(self, *names: str, default: int = 0) -> int:
-        """The first of the named config entries that is a number (architectures differ in their spelling)."""
+        """The first of the named config entries that is an integer (architectures use different names)."""
         for name in names:
             value = self.config.get(name)
             if isinstance(value, int):
@@ -199,19 +199,19 @@ class ModelShape:
 
 
 def read_shape(folder: Path) -> ModelShape:
-    """The shape of the model in `folder`; raises BadInput that says what the folder lacks and the remedy."""
+    """Read the shape of the model in `folder`; raises BadInput that says what is missing and the remedy."""
     if not folder.is_dir():
         raise BadInput(f"There is no folder {folder}.")
     config = read_json(folder / "config.json")
     if config is None:
-        raise BadInput(f"{folder} has no readable config.json, so it is no model folder.")
+        raise BadInput(f"{folder} has no readable config.json, so it is not a model folder.")
     config = flat_config(config)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
         if pickles:
             raise BadInput(
-                f"{folder.name} holds its weights as {pickles[0]}, a pickle: opening one can run foreign code, so it "
+                f"{folder.name} stores its weights as {pickles[0]}, a pickle: opening one can run foreign code, so it "
                 "is refused. Get the model's safetensors version."
             )
         raise BadInput(f"{folder} has no weights: there is no .safetensors file in it.")
@@ -221,7 +221,7 @@ def read_shape(folder: Path) -> ModelShape:
 
 
 def flat_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with the entries of its text part, where it describes several, on top."""
+    """The config with the entries of its text_config, if any, merged at the top level."""
     text = config.get("text_config")
     return {**config, **text} if isinstance(text, dict) else config
 
@@ -231,11 +231,11 @@ def _check_shards(folder: Path) -> None:
     named = index.get("weight_map")
     for name in sorted(set(named.values())) if isinstance(named, dict) else []:
         if not (folder / str(name)).is_file():
-            raise BadInput(f"{folder.name} is not whole: its index names {name}, and that file is missing.")
+            raise BadInput(f"{folder.name} is incomplete: its index names {name}, and that file is missing.")
 
 
 def read_header(path: Path) -> list[Tensor]:
-    """The tensors of one safetensors file; raises BadInput when it is none or was cut short."""
+    """The tensors of one safetensors file; raises BadInput when it is not one or was cut short."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -244,16 +244,16 @@ def read_header(path: Path) -> list[Tensor]:
             raise BadInput(f"{path.name} is not a safetensors file, whatever its name says.")
         try:
             header = json.loads(file.read(length))
-            tensors = {name: told for name, told in header.items() if name != "__metadata__"}
-            end = max((told["data_offsets"][1] for told in tensors.values()), default=0)
-            found = [Tensor(name, tuple(told["shape"]), told["dtype"]) for name, told in tensors.items()]
+            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+            tensors = [Tensor(name, tuple(entry["shape"]), entry["dtype"]) for name, entry in entries.items()]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise BadInput(f"{path.name} is not a safetensors file, whatever its name says.") from None
     if size < 8 + length + end:
-        raise BadInput(f"{path.name} was cut short: it has {size:,} of {8 + length + end:,} bytes. Get it again.")
-    return found
+        raise BadInput(f"{path.name} was cut short: it has {size:,} of {8 + length + end:,} bytes. Download it again.")
+    return tensors
 
 
 def stored_bytes(shape: ModelShape) -> int:
-    """Bytes of the weights as they lie on disk."""
+    """Bytes of the weights on disk."""
     return sum(tensor.elements * BYTES.get(tensor.dtype, 4) for tensor in shape.tensors)

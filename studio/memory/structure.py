@@ -1,7 +1,7 @@
-"""What a decoder block does with its linear layers: which are attention's, which the MLP's, which norms stand where.
+"""Structure of a decoder block: which linear layers belong to attention and MLP, and where its norms are.
 
-Read off the names and sizes in the safetensors header and a few entries of the config; an architecture that is not
-known by name is taken for a Llama-like one with the layers its header shows.
+Derived from the names and sizes in the safetensors header and a few entries of the config; an unknown architecture is
+treated as Llama-like, with the layers in its header.
 """
 
 import functools
@@ -16,10 +16,10 @@ Norm = Literal["rms", "gemma", "layer"]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One decoder block. `attention` lists q, k, v or the one fused layer; `mlp` gate and up, the fused one, or one.
+    """One decoder block. attention: q, k, v or the fused layer; mlp: gate and up, the fused layer, or a single one.
 
-    norms: how many norms of the stream it has; post: whether two of them stand behind attention and MLP; shared: one
-    norm before both; parallel: attention and MLP read the same stream. turned: share of a head that is rotated.
+    before: whether norms precede attention and MLP; post: whether norms follow them; shared: one norm before both;
+    parallel: attention and MLP read the same stream. turned: share of a head that is rotated.
     """
 
     attention: tuple[Linear, ...]
@@ -46,25 +46,28 @@ class Block:
 
 
 def is_attention(linear: Linear) -> bool:
-    """Whether a layer stands in the attention of its block."""
+    """Whether a layer belongs to the attention of its block."""
     return re.search(r"attn|attention", linear.path) is not None
 
 
 @functools.lru_cache(maxsize=128)
 def block_of(shape: ModelShape) -> Block:
-    """The first decoder block, which stands for all."""
+    """The first decoder block, which represents all of them."""
     linears = [linear for linear in shape.linears if linear.layer == 0 and "vision" not in linear.path]
     attention = [linear for linear in linears if is_attention(linear)]
     rest = [linear for linear in linears if linear not in attention]
-    out = next((one for one in attention if one.module in ("o_proj", "out_proj", "dense", "c_proj", "wo")), None)
+    outputs = ("o_proj", "out_proj", "dense", "c_proj", "wo")
+    out = next((linear for linear in attention if linear.module in outputs), None)
     order = {"q_proj": 0, "k_proj": 1, "v_proj": 2}
-    inputs = sorted((one for one in attention if one is not out), key=lambda one: order.get(one.module, 0))
+    inputs = sorted((linear for linear in attention if linear is not out), key=lambda item: order.get(item.module, 0))
     hidden = shape.hidden
     narrowing = (
-        one for one in rest if one.out_features == hidden and (one.in_features != hidden or "down" in one.module)
+        linear
+        for linear in rest
+        if linear.out_features == hidden and (linear.in_features != hidden or "down" in linear.module)
     )
     down = next(narrowing, None)
-    wide = sorted((one for one in rest if one is not down), key=lambda one: one.module.startswith("up"))
+    wide = sorted((linear for linear in rest if linear is not down), key=lambda item: item.module.startswith("up"))
     config, kind = shape.config, shape.architecture
     names = [tensor.name for tensor in shape.tensors if len(tensor.shape) == 1 and re.search(r"\.0\.", tensor.name)]
     norms = [name for name in names if re.search(r"(norm|ln)[\w.]*\.weight$", name)]

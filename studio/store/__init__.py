@@ -1,1 +1,1 @@
-"""The index: SQLite over what the run directories say. Losing it loses nothing; `ingest` builds it again."""
+"""SQLite index of the run directories. Losing it loses nothing; `ingest` rebuilds it."""

@@ -10,7 +10,7 @@ from studio.store.tables import Dataset
 
 
 def put(database: Database, **row: object) -> None:
-    """Index a dataset by its columns' values; indexing it again changes nothing."""
+    """Add a dataset to the index, given its column values; adding it again changes nothing."""
     with database.write() as session:
         session.execute(insert(Dataset).values(row).on_conflict_do_nothing())
 
@@ -22,10 +22,10 @@ def every(database: Database, owners: Sequence[str]) -> Sequence[Dataset]:
 
 
 def find(database: Database, owners: Sequence[str], key: str) -> Dataset | None:
-    """The dataset with this id, the beginning of an id, or this name (the newest of that name)."""
+    """The dataset with this id, prefix of an id, or name (the newest with that name)."""
     mine = select(Dataset).where(Dataset.owner.in_(owners)).order_by(Dataset.created.desc())
     match = or_(Dataset.name == key, Dataset.id == key)
-    if len(key) >= 6:  # shorter ones are more likely a mistyped name than the beginning of an id
+    if len(key) >= 6:  # a shorter key is more likely a mistyped name than a prefix of an id
         match = or_(match, Dataset.id.startswith(key, autoescape=True))
     with database.read() as session:
         return session.scalars(mine.where(match)).first()
@@ -38,6 +38,6 @@ def known_ids(database: Database) -> set[str]:
 
 
 def forget(database: Database, dataset_id: str) -> None:
-    """Take a dataset out of the index."""
+    """Remove a dataset from the index."""
     with database.write() as session:
         session.execute(delete(Dataset).where(Dataset.id == dataset_id))

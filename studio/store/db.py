@@ -1,8 +1,8 @@
 """The database file: opened for one writer and many readers, migrated, set aside when damaged.
 
-SQLite with WAL; busy_timeout is set before the journal mode, foreign keys are on, writes begin IMMEDIATE and are
-serialised by one lock, readers use an engine of their own that cannot write. Only the keeper of a home opens the writer
-(see services/core/keeper.py). What is in the file can be built again from files: a damaged one is never repaired.
+SQLite with WAL; busy_timeout is set before the journal mode, foreign keys are on, writes use BEGIN IMMEDIATE and are
+serialised by one lock, readers use a separate read-only engine. Only the keeper of a home opens the writer (see
+services/core/keeper.py). The content can be rebuilt from files, so a damaged database is never repaired.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ from studio.errors import BadInput, Unavailable
 from studio.rundir import sha256, write_text
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-# What SQLite says of a file that is not as it was written: the codes that it has for that, and, of what has no code of
-# its own (a general SQLITE_ERROR), the words. The latter lack what we made in the file, or were written by no SQLite.
+# SQLite's errors for a damaged file: result codes, and messages of the generic SQLITE_ERROR for files that lack our
+# tables or were not written by SQLite.
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR})
 _MISSING = ("no such table", "no such column", "unsupported file format")
 _HELD = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
 class Database:
-    """One home's database. `writable=False` opens it for reading alone.
+    """One home's database. `writable=False` opens it read-only.
 
-    set_aside: where a damaged file was put when this one was made in its stead; why: what was wrong with it. patience:
-    seconds to wait for another program that has locked the file. damaged: damage was met since.
-    writes: transactions that were written by this object, which tells a reader whether anything may have changed.
+    set_aside: where a damaged file was moved when this one replaced it; why: what was wrong with it. patience: seconds
+    to wait for another program that has locked the file. damaged: whether damage was detected since. writes: number of
+    transactions written by this object, from which a reader can tell whether anything may have changed.
     """
 
     def __init__(self, path: Path, writable: bool = True, patience: float = 10.0) -> None:
@@ -48,7 +48,7 @@ class Database:
         self.why = ""
         self.damaged = False
         self.writes = 0
-        # What store/series/sync.py keeps beside the tables: where, one at a time, and up to which seq of each run.
+        # For the column files of store/series/sync.py: their folder, a lock, and the last filed seq of each run.
         self.curves = path.parent / "cache" / "curves"
         self.filing = threading.RLock()
         self.filed: dict[str, int] = {}
@@ -62,7 +62,7 @@ class Database:
 
     def _open_writer(self) -> None:
         self.why = "" if not self.path.exists() else _fault(self.path, self.patience)
-        # From here on the file changes: the sum of its last rest no longer holds.
+        # From here on the file changes: its stored checksum is no longer valid.
         _sum_of(self.path).unlink(missing_ok=True)
         if not self.why:
             try:
@@ -87,9 +87,9 @@ class Database:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Session]:
-        """A transaction that writes: all of it or nothing. One at a time."""
+        """Open a write transaction: atomic, and one at a time."""
         if self._writer is None:
-            raise RuntimeError("this database was opened for reading alone")
+            raise RuntimeError("this database was opened read-only")
         with (
             self._watched(),
             self._lock,
@@ -101,7 +101,7 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
-        """A session that reads."""
+        """Open a read-only session."""
         shared: Session | None = getattr(self._shared, "session", None)
         if shared is not None:
             yield shared
@@ -111,7 +111,7 @@ class Database:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """What this thread reads meanwhile is of one moment, that of its first read, and costs one session."""
+        """Share one session between all reads of this thread, which see one snapshot, that of the first read."""
         with self.read() as session:
             self._shared.session, before = session, getattr(self._shared, "session", None)
             try:
@@ -124,23 +124,23 @@ class Database:
         try:
             yield
         except UnicodeEncodeError:
-            # Of what was asked, not of the file: half of a character, as JSON can bring it.
-            raise BadInput("What was asked for is no text: it holds half of a character.") from None
+            # Caused by the request, not the file: a lone surrogate, which JSON can contain.
+            raise BadInput("The request is not valid text: it contains half of a character.") from None
         except (DatabaseError, TypeError, ValueError) as error:
-            # A flipped bit can leave a well-formed file whose values no longer parse.
+            # A flipped bit can leave a well-formed file with values that no longer parse.
             if not isinstance(error, DatabaseError) or is_damage(error):
                 self.damaged = True
             raise
 
     def lost(self) -> bool:
-        """Whether damage was met, or the file that we write is no longer the one at its place."""
+        """Whether damage was detected, or the file at the path is no longer the one being written."""
         try:
             return self.damaged or self.path.stat().st_ino != self._inode
         except FileNotFoundError:
             return True
 
     def renew(self) -> None:
-        """Set the file aside, if it is there, and begin an empty one. What is reading meanwhile reads the old one."""
+        """Set the file aside, if it exists, and create an empty one. Current readers keep reading the old one."""
         self.writes += 1
         with self._lock:
             self._reader.dispose()
@@ -157,7 +157,7 @@ class Database:
         self._reader.dispose()
         if self._writer is None:
             return
-        # Damage is found at the next opening; closing goes on.
+        # Damage is detected at the next opening; closing continues.
         with contextlib.suppress(SQLAlchemyError, OSError):
             with self._writer.connect() as connection:
                 busy = connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -168,7 +168,7 @@ class Database:
 
 
 def open_reader(path: Path, patience: float = 5.0) -> Database:
-    """A home's database for reading; waits `patience` seconds for a studio that is just making the file."""
+    """Open a home's database for reading; waits `patience` seconds for a studio that is still creating the file."""
     deadline = time.monotonic() + patience
     while True:
         with contextlib.suppress(sqlite3.Error, DatabaseError):
@@ -177,12 +177,12 @@ def open_reader(path: Path, patience: float = 5.0) -> Database:
                 session.connection()
             return database
         if time.monotonic() > deadline:
-            raise Unavailable(f"The database {path} cannot be read while another studio holds it.")
+            raise Unavailable(f"The database {path} cannot be read while another studio is using it.")
         time.sleep(0.1)
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error says that the file is damaged, rather than busy, full, or misused."""
+    """Whether an error means that the file is damaged, rather than busy, full or misused."""
     if not isinstance(error, DBAPIError):
         return False
     code = _code(error)
@@ -190,21 +190,21 @@ def is_damage(error: BaseException) -> bool:
 
 
 def is_locked(error: BaseException) -> bool:
-    """Whether an error says that another program has locked the file."""
+    """Whether an error means that another program has locked the file."""
     return _code(error) in _HELD
 
 
 def _code(error: BaseException) -> int | None:
-    """SQLite's primary result code behind an error of its driver or of SQLAlchemy; None where there is none."""
+    """SQLite's primary result code in an error of its driver or of SQLAlchemy; None if there is none."""
     code: int | None = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 
 def locked_words(path: Path) -> str:
-    """What a person is told of a locked database."""
+    """Message for a locked database."""
     return (
         f"The database {path} is locked by another program. Close that program (a database browser, a backup); "
-        "runs go on meanwhile."
+        "runs continue meanwhile."
     )
 
 
@@ -218,7 +218,7 @@ def _engine(path: Path, patience: float, readonly: bool = False) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _settings(connection: Any, _record: Any) -> None:
-        # The driver must not begin transactions by itself: we begin them, IMMEDIATE where we write.
+        # The driver must not begin transactions itself: `_begin` does, with IMMEDIATE for writes.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
@@ -236,7 +236,7 @@ def _engine(path: Path, patience: float, readonly: bool = False) -> Engine:
 
 
 def migrate(engine: Engine, path: Path) -> None:
-    """Bring the tables to the newest revision in one transaction; an older database is copied beside itself first."""
+    """Migrate the tables to the newest revision in one transaction; an older database is backed up next to it first."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     head = ScriptDirectory.from_config(config).get_current_head()
@@ -256,24 +256,25 @@ def migrate(engine: Engine, path: Path) -> None:
 
 
 def _sum_of(path: Path) -> Path:
-    """Where the sha256 of a database at rest lies, from one orderly closing to the next opening."""
+    """Path of the sha256 of a closed database, which exists from a clean close to the next opening."""
     return path.with_name(path.name + ".sha256")
 
 
 def _fault(path: Path, patience: float) -> str:
-    """What is wrong with a database file at rest, or nothing.
+    """Describe what is wrong with a closed database file; empty if nothing.
 
-    SQLite finds a broken structure; a changed digit inside a value only the sum finds, which is there after an
-    orderly end. After a kill there is none, and SQLite's own full check has to do.
+    SQLite detects a broken structure; a changed digit in a value is only detected by the checksum, which exists after a
+    clean close. After a kill there is none, and only SQLite's own full check is done.
     """
-    noted = _sum_of(path)
+    checksum = _sum_of(path)
     side = path.with_name(path.name + "-wal")
-    if noted.is_file() and not (side.exists() and side.stat().st_size):
-        return "" if noted.read_text(errors="replace").strip() == sha256(path) else "its content changed while at rest"
+    if checksum.is_file() and not (side.exists() and side.stat().st_size):
+        same = checksum.read_text(errors="replace").strip() == sha256(path)
+        return "" if same else "its content changed while it was closed"
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=patience)) as connection:
-            (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-            return "" if said == "ok" else str(said).splitlines()[0]
+            (message,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            return "" if message == "ok" else str(message).splitlines()[0]
     except sqlite3.DatabaseError as error:
         if is_locked(error):
             raise _locked(path) from None

@@ -1,5 +1,7 @@
-"""Journals into tables. Idempotent on (run, seq): the same lines read twice change nothing, and the journal offset
-is stored in the transaction that stores the lines. The tables can be deleted and built again from run directories.
+"""Ingest journals into tables.
+
+Idempotent on (run, seq): reading the same lines twice changes nothing, and the journal offset is stored in the same
+transaction as the lines. The tables can be deleted and rebuilt from the run directories.
 """
 
 import re
@@ -33,9 +35,9 @@ _POINT_FIELDS = (
     "token_accuracy",
 )
 _TOKENS_PER_S, _ACCURACY = _POINT_FIELDS.index("tokens_per_s"), _POINT_FIELDS.index("token_accuracy")
-# Past SQLAlchemy's own, which makes a dictionary of every row.
+# Bypasses SQLAlchemy's insert, which creates a dictionary for every row.
 _INSERT_POINT = (
-    f"INSERT INTO points (run, seq, time, step, {', '.join(_POINT_FIELDS)}) "  # noqa: S608 - names of ours
+    f"INSERT INTO points (run, seq, time, step, {', '.join(_POINT_FIELDS)}) "  # noqa: S608 - constants only
     f"VALUES ({', '.join('?' * (4 + len(_POINT_FIELDS)))}) ON CONFLICT DO NOTHING"
 )
 _PIECE = 20_000  # events in one transaction
@@ -43,12 +45,12 @@ _SUMMARY_FIELDS = ("step", "loss", "tokens_per_s", "step_seconds", "memory")
 
 
 def register(database: Database, run: RunDir) -> bool:
-    """Give a run directory its row; False when it has one already or is no readable run."""
+    """Add a row for a run directory; False when it has one already or is not a readable run."""
     try:
         recipe = Recipe.load(run.recipe)
     except BadInput:
         return False
-    seen, about = stamp(run), About.read(run)
+    version, about = stamp(run), About.read(run)
     dataset = read_json(run.dataset) or {}
     row = {
         "id": run.id,
@@ -60,38 +62,40 @@ def register(database: Database, run: RunDir) -> bool:
         "path": str(run.path),
         "created": run.path.stat().st_ctime if about.created is None else about.created,
     }
-    said = _said(about, seen, about.name or recipe.name or run.id, row)
+    columns = _about_columns(about, version, about.name or recipe.name or run.id, row)
     with database.write() as session:
-        new = session.scalar(insert(Run).values(**row, **said).on_conflict_do_nothing().returning(Run.id)) is not None
+        new = (
+            session.scalar(insert(Run).values(**row, **columns).on_conflict_do_nothing().returning(Run.id)) is not None
+        )
         if new:
             _tag(session, run.id, about)
     return new
 
 
 def take_about(database: Database, run: RunDir) -> None:
-    """Take in what about.json says now of a run that has a row."""
-    seen, about = stamp(run), About.read(run)
+    """Ingest the current about.json of a run that has a row."""
+    version, about = stamp(run), About.read(run)
     with database.write() as session:
         row = session.get_one(Run, run.id)
         known = {"id": row.id, "model": row.model, "dataset_name": row.dataset_name}
-        for name, value in _said(about, seen, about.name or row.name, known).items():
+        for name, value in _about_columns(about, version, about.name or row.name, known).items():
             setattr(row, name, value)
         _tag(session, run.id, about)
 
 
-def _said(about: About, seen: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that come from about.json; seen: the stamp from before it was read."""
+def _about_columns(about: About, version: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that come from about.json. version: its stamp from before it was read."""
     searched = (name, about.notes, " ".join(about.tags), row["id"], row["model"], row["dataset_name"])
     return {
         "name": name,
         "place": place_of(about),
-        "about": seen,
+        "about": version,
         "notes": about.notes,
         "tags": list(about.tags),
         "starred": about.starred,
         "trashed": about.trashed,
         "words": "\n".join(searched).casefold(),
-        "name_key": re.sub(r"\d+", lambda found: found[0].zfill(12), name.casefold()),
+        "name_key": re.sub(r"\d+", lambda match: match[0].zfill(12), name.casefold()),
     }
 
 
@@ -102,19 +106,19 @@ def _tag(session: Session, run_id: str, about: About) -> None:
 
 
 def place_of(about: About) -> float:
-    """Where about.json puts a run in the queue: by default in the order in which runs were made."""
+    """Position of a run in the queue, from about.json: by default the time of its creation."""
     return next((value for value in (about.order, about.created) if value is not None), 0.0)
 
 
 def ingest(database: Database, run: RunDir) -> int:
-    """Take in what is new in a run's journal; returns the number of new events.
+    """Ingest new events from a run's journal; returns their number.
 
-    A long journal is taken in piece by piece, each with the offset behind it in one transaction, so that others may
-    write in between and a kill costs the last piece at most.
+    A long journal is ingested in pieces, each in one transaction with the new offset, so that others can write in
+    between and a kill costs at most the last piece.
     """
-    with database.read() as reading:
-        found = reading.connection().exec_driver_sql('SELECT "offset" FROM runs WHERE id = ?', (run.id,)).first()
-    offset = found[0] if found else 0
+    with database.read() as session:
+        first = session.connection().exec_driver_sql('SELECT "offset" FROM runs WHERE id = ?', (run.id,)).first()
+    offset = first[0] if first else 0
     taken = 0
     while True:
         try:
@@ -139,10 +143,10 @@ def ingest(database: Database, run: RunDir) -> int:
 
 
 def _take(session: Session, row: Run, fresh: list[JournalEvent]) -> None:
-    """Take events in, many at once: a journal may have a million."""
+    """Store events in batches: a journal may have a million."""
     points: list[tuple[Any, ...]] = []
     others: list[dict[str, Any]] = []
-    told: dict[str, Any] = {}  # of the run's own row, which is slow to set at every step
+    summary: dict[str, Any] = {}  # columns of the run's row, which is slow to set at every step
 
     def put() -> None:
         if points:
@@ -151,9 +155,9 @@ def _take(session: Session, row: Run, fresh: list[JournalEvent]) -> None:
             session.execute(insert(Event).on_conflict_do_nothing(), others)
         points.clear()
         others.clear()
-        for name, value in told.items():
+        for name, value in summary.items():
             setattr(row, name, value)
-        told.clear()
+        summary.clear()
 
     run = row.id
     for event in fresh:
@@ -167,8 +171,8 @@ def _take(session: Session, row: Run, fresh: list[JournalEvent]) -> None:
         if kind == "resumed":
             put()
             _go_back(session, row, event.seq, int(step or 0))
-        _summarise(row, told, event)
-        told["last_seq"] = event.seq
+        _summarise(row, summary, event)
+        summary["last_seq"] = event.seq
     put()
 
 
@@ -182,7 +186,7 @@ def _values(kind: str, payload: dict[str, Any]) -> list[Any]:
 
 
 def _go_back(session: Session, row: Run, seq: int, step: int) -> None:
-    """A worker goes on from `step`: what an earlier one did beyond it, it will do again."""
+    """Delete the points, checkpoints and samples after `step`: a resumed worker will produce them again."""
     session.execute(delete(Point).where(Point.run == row.id, Point.seq < seq, Point.step > step))
     again = Event.kind.in_(("checkpoint", "sample"))
     session.execute(delete(Event).where(Event.run == row.id, Event.seq < seq, Event.step > step, again))
@@ -194,7 +198,7 @@ def _go_back(session: Session, row: Run, seq: int, step: int) -> None:
 
 
 def again(database: Database, run: RunDir) -> None:
-    """Take in a run's journal from its start, whatever was taken in before: a power cut may have taken its end."""
+    """Ingest a run's journal again from its start, since a power cut may have lost its end."""
     series_sync.drop(database, run.id)
     with database.write() as session:
         for table in (Point, Event):
@@ -205,37 +209,37 @@ def again(database: Database, run: RunDir) -> None:
     ingest(database, run)
 
 
-def _summarise(row: Run, told: dict[str, Any], event: JournalEvent) -> None:
-    """What the run's own row is to say now, which is what its list line shows."""
+def _summarise(row: Run, summary: dict[str, Any], event: JournalEvent) -> None:
+    """Update the columns of the run's row, as shown in the list, with one event."""
     payload = event.payload
     if event.kind == "metric":
         for name in _SUMMARY_FIELDS:
             if name in payload:
-                told[name] = _number(payload[name])
-        told["doing"] = ""
+                summary[name] = _number(payload[name])
+        summary["doing"] = ""
     elif event.kind == "eval":
-        loss = told["eval_loss"] = _number(payload.get("eval_loss"))
-        best = told.get("best_eval", row.best_eval)
+        loss = summary["eval_loss"] = _number(payload.get("eval_loss"))
+        best = summary.get("best_eval", row.best_eval)
         if loss is not None:
-            told["best_eval"] = loss if best is None else min(best, loss)
+            summary["best_eval"] = loss if best is None else min(best, loss)
     elif event.kind == "plan":
-        told["plan"] = payload
-        told["total_steps"] = int(payload.get("total_steps", 0))
-        told["device"] = str(payload.get("device", ""))
+        summary["plan"] = payload
+        summary["total_steps"] = int(payload.get("total_steps", 0))
+        summary["device"] = str(payload.get("device", ""))
     elif event.kind == "progress":
-        told["doing"] = str(payload.get("what", ""))
+        summary["doing"] = str(payload.get("what", ""))
     elif event.kind == "state" and not row.started:
-        # The state itself is the keeper's to tell: a worker may die between its last word and its end.
-        told.setdefault("started", event.time)
+        # The state itself is set by the keeper: a worker may die between its last event and its end.
+        summary.setdefault("started", event.time)
 
 
 def _number(value: Any) -> Any:
-    """Numbers as they are; the names of numbers that JSON lacks ("nan") as nothing, since a column orders by it."""
+    """Return numbers unchanged and None for the names of non-finite ones ("nan"), since the column is sorted by."""
     return value if isinstance(value, (int, float)) else None
 
 
 def rebuild(database: Database, folder: Path) -> int:
-    """Build the run tables again from the run directories below `folder`; returns the number of runs."""
+    """Rebuild the run tables from the run directories in `folder`; returns the number of runs."""
     with database.write() as session:
         for table in (Point, Event, RunTag, Run):
             session.execute(delete(table))

@@ -1,7 +1,7 @@
-"""The list of runs: searched, filtered, sorted and cut into pages by SQLite.
+"""The list of runs: searched, filtered, sorted and paged by SQLite.
 
-A search is for parts of words, which no index of SQLite answers: it reads the `words` of the owner's runs. Everything
-else goes by the indices of tables.py.
+A search matches parts of words, which no SQLite index supports: it scans `words` of the owner's runs. Everything else
+uses the indices of tables.py.
 """
 
 import time
@@ -16,13 +16,13 @@ from studio.store.db import Database
 from studio.store.runs import FINAL
 from studio.store.tables import Run, RunTag
 
-# By state: what is at work first, then what waits, then what is over, by how well.
+# Sort order of states: running ones first, then waiting ones, then finished ones, successful first.
 _RANKS = ("running", "stalled", "stopping", "starting", "queued", "completed", "stopped", "interrupted", "failed")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which runs, in which order. terms: all of them are in what is searched, in one case; down: largest first."""
+    """Filter and sort order. terms: all must occur in the searched text, case-folded; down: largest first."""
 
     owner: str
     terms: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """How many runs, and the bytes of disk that those take whose size is known."""
+    """Number of runs, and the bytes on disk of those whose size is known."""
 
     count: int
     bytes: int
@@ -49,19 +49,19 @@ def _of(owner: str, trashed: bool) -> tuple[ColumnElement[bool], ...]:
 
 
 def _matching(wanted: Wanted) -> list[ColumnElement[bool]]:
-    found = [*_of(wanted.owner, wanted.trashed)]
-    found += [Run.words.contains(term, autoescape=True) for term in wanted.terms]
+    conditions = [*_of(wanted.owner, wanted.trashed)]
+    conditions += [Run.words.contains(term, autoescape=True) for term in wanted.terms]
     if wanted.states:
-        found.append(Run.state.in_(wanted.states))
+        conditions.append(Run.state.in_(wanted.states))
     if wanted.model:
-        found.append(Run.model == wanted.model)
+        conditions.append(Run.model == wanted.model)
     if wanted.dataset:
-        found.append(Run.dataset_name == wanted.dataset)
+        conditions.append(Run.dataset_name == wanted.dataset)
     if wanted.tag:
-        found.append(Run.id.in_(select(RunTag.run).where(RunTag.tag == wanted.tag)))
+        conditions.append(Run.id.in_(select(RunTag.run).where(RunTag.tag == wanted.tag)))
     if wanted.starred:
-        found.append(Run.starred.is_(True))
-    return found
+        conditions.append(Run.starred.is_(True))
+    return conditions
 
 
 def _key(sort: str, now: float) -> Any:
@@ -81,7 +81,7 @@ def _key(sort: str, now: float) -> Any:
 
 
 def page(database: Database, wanted: Wanted, limit: int, offset: int = 0) -> tuple[Sequence[Run], int]:
-    """The runs of one page, without recipe and plan, and how many match in all. Runs without a value come last."""
+    """The runs of one page, without recipe and plan, and the total number of matches. Runs without a value are last."""
     matching = _matching(wanted)
     key = _key(wanted.sort, time.time())
     order = (key.is_(None), key.desc() if wanted.down else key.asc(), Run.created.desc(), Run.id.desc())
@@ -92,20 +92,20 @@ def page(database: Database, wanted: Wanted, limit: int, offset: int = 0) -> tup
 
 
 def facets(database: Database, owner: str, trashed: bool = False) -> dict[str, dict[str, int]]:
-    """What an owner's runs can be filtered by: the values of state, model, dataset and tag, and how many have each."""
+    """Filter values of an owner's runs: each state, model, dataset and tag, with its number of runs."""
     of = _of(owner, trashed)
-    found: dict[str, dict[str, int]] = {}
+    counts: dict[str, dict[str, int]] = {}
     with database.read() as session:
         for name, column in (("state", Run.state), ("model", Run.model), ("dataset", Run.dataset_name)):
             rows = session.execute(select(column, func.count()).where(*of).group_by(column).order_by(column))
-            found[name] = {str(value): count for value, count in rows if value}
+            counts[name] = {str(value): count for value, count in rows if value}
         tags = select(RunTag.tag, func.count()).join(Run, Run.id == RunTag.run).where(*of)
-        found["tag"] = {tag: count for tag, count in session.execute(tags.group_by(RunTag.tag).order_by(RunTag.tag))}
-    return found
+        counts["tag"] = {tag: count for tag, count in session.execute(tags.group_by(RunTag.tag).order_by(RunTag.tag))}
+    return counts
 
 
 def sums(database: Database, owner: str, trashed: bool) -> Sums:
-    """All runs of an owner, either in the list or in the trash."""
+    """Number and size of an owner's runs, either those in the list or those in the trash."""
     query = select(func.count(), func.coalesce(func.sum(Run.bytes), 0)).select_from(Run).where(*_of(owner, trashed))
     with database.read() as session:
         count, taken = session.execute(query).one()
@@ -113,31 +113,34 @@ def sums(database: Database, owner: str, trashed: bool) -> Sums:
 
 
 def trashed_ids(database: Database, owner: str) -> Sequence[str]:
-    """Ids of the runs in an owner's trash, last thrown first."""
+    """Ids of the runs in an owner's trash, most recently trashed first."""
     query = select(Run.id).where(*_of(owner, True)).order_by(Run.trashed.desc())
     with database.read() as session:
         return session.scalars(query).all()
 
 
-# Asked at every look of the keeper: plain SQL, since putting the same query together costs ten times what it does.
+# Runs at every pass of the keeper: plain SQL, since building the query costs ten times as much as running it.
 _FINAL = ", ".join(f"'{state}'" for state in FINAL)
 _UNMEASURED = f"""
 SELECT id, bytes FROM runs WHERE bytes IS NULL
  OR (state IN ({_FINAL}) AND (bytes_at <= coalesce(ended, 0) OR bytes_at < :over))
  OR (state NOT IN ({_FINAL}) AND bytes_at < :live)
 ORDER BY bytes_at, created DESC
-"""  # noqa: S608 - words of ours
+"""  # noqa: S608 - constants only
 
 
 def unmeasured(database: Database, now: float, live: float, over: float) -> Sequence[tuple[str, int | None]]:
-    """Runs whose size is not known any more, and the one that was: never measured, or `live` or `over` seconds ago."""
+    """Runs whose size is out of date, with the last known size.
+
+    A size is out of date when it was never measured, or more than `live` (`over` for finished runs) seconds ago.
+    """
     with database.read() as session:
         rows = session.connection().exec_driver_sql(_UNMEASURED, {"live": now - live, "over": now - over})
         return [(run, taken) for run, taken in rows]
 
 
 def measured(database: Database, sizes: dict[str, int], now: float) -> None:
-    """Take down the bytes of disk that runs take."""
+    """Store the measured bytes on disk of runs."""
     with database.write() as session:
         for run, taken in sizes.items():
             session.execute(update(Run).where(Run.id == run).values(bytes=taken, bytes_at=now))

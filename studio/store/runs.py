@@ -1,4 +1,4 @@
-"""Queries on runs and their points. Every query goes through `_mine`, the one place that filters by owner."""
+"""Queries on runs and their points. Every query of an owner's runs uses `_mine`, which filters by owner."""
 
 import json
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ def _kept(owner: str | BindParameter[str]) -> Select[Run]:
     return _mine(owner).where(Run.trashed.is_(None))
 
 
-# Asked at every question of a page: put together once.
+# Runs at every request of a page: built once.
 _OWNER: BindParameter[str] = bindparam("owner")
 _EXACT = _mine(_OWNER).where(Run.id == bindparam("run"))
 
 
 def find(database: Database, owner: str, run_id: str) -> Run | None:
-    """The run with this id, or whose id begins with it if only one does."""
+    """The run with this id, or the only one whose id starts with it."""
     with database.read() as session:
         exact = session.scalars(_EXACT, {"owner": owner, "run": run_id}).first()
         if exact is not None:
@@ -37,31 +37,31 @@ def find(database: Database, owner: str, run_id: str) -> Run | None:
 
 
 def get(database: Database, run_id: str) -> Run:
-    """The row of a run that exists, whoever owns it: for the keeper."""
+    """The row of an existing run of any owner: for the keeper."""
     with database.read() as session:
         return session.get_one(Run, run_id)
 
 
 def every(database: Database, owner: str) -> Sequence[Run]:
-    """All runs of an owner but those in the trash, newest first."""
+    """All runs of an owner except those in the trash, newest first."""
     with database.read() as session:
         return session.scalars(_kept(owner).order_by(Run.created.desc(), Run.id.desc())).all()
 
 
 def names(database: Database, owner: str) -> Sequence[str]:
-    """The names of all runs of an owner, also of those in the trash: they may come back."""
+    """The names of all runs of an owner, including those in the trash, which may be restored."""
     with database.read() as session:
         return session.scalars(select(Run.name).where(Run.owner == owner)).all()
 
 
 def count(database: Database, owner: str) -> int:
-    """How many runs an owner has, without the trash."""
+    """Number of runs of an owner, without the trash."""
     with database.read() as session:
         return session.scalar(_kept(owner).with_only_columns(func.count())) or 0
 
 
 def newest(database: Database, owner: str) -> Run | None:
-    """The run that was made last, without the trash."""
+    """The most recently created run of an owner, without the trash."""
     with database.read() as session:
         return session.scalars(_kept(owner).order_by(Run.created.desc(), Run.id.desc()).limit(1)).first()
 
@@ -74,7 +74,7 @@ _CURRENT = (
 
 
 def current(database: Database, owner: str, since: float) -> Sequence[Run]:
-    """Runs of an owner that are not over, and those that ended after `since`; newest first."""
+    """Unfinished runs of an owner, and those that ended after `since`; newest first."""
     with database.read() as session:
         return session.scalars(_CURRENT, {"owner": owner, "since": since}).all()
 
@@ -83,20 +83,20 @@ _NEWEST_ABOUT = _mine(_OWNER).with_only_columns(func.max(Run.about))
 
 
 def newest_about(database: Database, owner: str) -> str:
-    """Another text once about.json of any of an owner's runs was written anew: it begins with when; "" without runs."""
+    """The newest stamp of an owner's about.json files, which changes when any of them is written; "" without runs."""
     with database.read() as session:
         return session.scalar(_NEWEST_ABOUT, {"owner": owner}) or ""
 
 
 def unfinished(database: Database) -> Sequence[Run]:
-    """Runs of all owners that are not over, in the order of the queue: the keeper's work."""
+    """Unfinished runs of all owners, in queue order: for the keeper."""
     query = select(Run).where(Run.state.not_in(FINAL)).order_by(Run.place, Run.created, Run.id)
     with database.read() as session:
         return session.scalars(query).all()
 
 
 def waiting(database: Database) -> Sequence[Run]:
-    """Runs of all owners that wait, in the order in which they will start."""
+    """Queued runs of all owners, in the order in which they will start."""
     query = select(Run).where(Run.state == "queued").order_by(Run.place, Run.created, Run.id)
     with database.read() as session:
         return session.scalars(query).all()
@@ -104,7 +104,7 @@ def waiting(database: Database) -> Sequence[Run]:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the keeper compares with a run directory. about: which writing of about.json was taken in."""
+    """Columns that the keeper compares with a run directory. about: stamp of the ingested about.json."""
 
     over: bool
     about: str
@@ -119,7 +119,7 @@ def known(database: Database) -> dict[str, Known]:
 
 
 def forget(database: Database, run_id: str) -> None:
-    """Take a run out of the index, with its points and events."""
+    """Remove a run from the index, with its points and events."""
     with database.write() as session:
         session.execute(delete(Run).where(Run.id == run_id))
 
@@ -139,7 +139,7 @@ def points_after(database: Database, run_id: str, after: int) -> Sequence[Point]
 
 
 class LastEvent(NamedTuple):
-    """An event as a run's journal has it."""
+    """An event, as in a run's journal."""
 
     seq: int
     time: float
@@ -166,20 +166,20 @@ def last_event(database: Database, run_id: str, kind: str, after: int = 0) -> Ev
         return session.scalars(query.limit(1)).first()
 
 
-# Asked at every look of the keeper or of a page: plain SQL, since putting the same query together costs ten times what
-# it does.
+# Runs at every pass of the keeper and refresh of a page: plain SQL, since building the query costs ten times as much as
+# running it.
 _SAID = "SELECT time, payload FROM events WHERE run = ? AND kind = 'state' AND seq > ? ORDER BY seq DESC LIMIT 1"
 
 
 def last_said(database: Database, run_id: str, after: int = 0) -> tuple[str, float | None]:
-    """The state that the worker that began after seq `after` last told of itself, and when; empty when none yet."""
+    """The last state reported by the worker that started after seq `after`, and its time; ("", None) if none yet."""
     with database.read() as session:
         row = session.connection().exec_driver_sql(_SAID, (run_id, after)).first()
     return ("", None) if row is None else (str((json.loads(row[1]) or {}).get("state", "")), row[0])
 
 
 def last_seq(database: Database, run_id: str) -> int:
-    """The last line of a run's journal that was taken in; 0 without such a run."""
+    """Seq of the last ingested event of a run; 0 without such a run."""
     with database.read() as session:
         return session.connection().exec_driver_sql("SELECT last_seq FROM runs WHERE id = ?", (run_id,)).scalar() or 0
 
@@ -188,6 +188,6 @@ _LIVE = f"SELECT 1 FROM runs WHERE id = ? AND owner = ? AND state NOT IN ({', '.
 
 
 def is_live(database: Database, owner: str, run_id: str) -> bool:
-    """Whether an owner has this very run and it is not over."""
+    """Whether the owner has a run with exactly this id and it is not finished."""
     with database.read() as session:
         return session.connection().exec_driver_sql(_LIVE, (run_id, owner, *FINAL)).first() is not None

@@ -1,10 +1,10 @@
-"""The tables. Rows that a person owns carry an `owner`.
+"""Database tables. Rows that belong to a user have an `owner`.
 
-runs      one row a run: what the list shows, where ingest stands (offset, last_seq)
-run_tags  one row a tag of a run
+runs      one row per run: what the list shows, and the progress of ingest (offset, last_seq)
+run_tags  one row per tag of a run
 points    metric and evaluation points, keyed by (run, seq): inserting twice changes nothing
-events    everything else in the journal, keyed the same way
-datasets  one row a dataset folder
+events    all other journal events, with the same key
+datasets  one row per dataset folder
 """
 
 from typing import Any
@@ -51,13 +51,13 @@ class Run(Base):
     stalled_since: Mapped[float | None]
     offset: Mapped[int] = mapped_column(default=0)
     last_seq: Mapped[int] = mapped_column(default=0)
-    # What about.json says; about: which writing of it was taken in.
+    # From about.json; about: the stamp of the version that was ingested.
     about: Mapped[str] = mapped_column(default="")
     notes: Mapped[str] = mapped_column(default="")
     tags: Mapped[list[str]] = mapped_column(JSON, default=list)
     starred: Mapped[bool] = mapped_column(default=False)
     trashed: Mapped[float | None]
-    # Made for the list. words: all that is searched, in one case; name_key: so that run-9 stands before run-10.
+    # For the list. words: the searched text, case-folded; name_key: sorts run-9 before run-10.
     words: Mapped[str] = mapped_column(default="")
     name_key: Mapped[str] = mapped_column(default="")
     bytes: Mapped[int | None]

@@ -103,8 +103,8 @@ def lost_template(folder: Path) -> None:
     ("harm", "words"),
     [
         (zero_one_tensor, "model.layers.1.mlp.down_proj.weight (by 100%)"),
-        (other_template, "its chat template is another than the one that was trained"),
-        (lost_template, "Its chat template is another"),
+        (other_template, "its chat template differs from the one used in training"),
+        (lost_template, "Its chat template differs"),
     ],
 )
 def test_a_damaged_merge_is_withheld_with_the_reason(

@@ -158,7 +158,7 @@ def test_another_template_in_the_file_is_caught(
     monkeypatch.setattr(converting, "write_merged", wrong)
     made = order(tmp_path / "export", run, model, "gguf", tools=str(TOOLS))
     end = do(made)
-    assert end.state == "failed" and "its chat template is another" in end.message
+    assert end.state == "failed" and "its chat template differs" in end.message
 
 
 def test_tools_that_cannot_be_made_are_a_sentence_and_leave_nothing(

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `store.db.migrate` hands over."""
+"""Alembic entry point: run the migrations on the connection passed by `store.db.migrate`."""
 
 from alembic import context
 

@@ -1,1 +1,1 @@
-"""The metric points of runs in column files beside the database."""
+"""Column files with the metric points of runs, next to the database."""

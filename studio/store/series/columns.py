@@ -1,8 +1,8 @@
-"""The points of a run as columns of numbers, kept in step with the table.
+"""The points of a run as columns of numbers, in sync with the table.
 
-A million rows take seconds to come out of SQLite, so a long run's stand in a file too (file.py, sync.py), which is
-mapped in a moment; only what is behind it is read from the table and held in memory. What a resumed run does again is
-dropped here as ingest drops it there: of a step, the last word counts.
+Reading a million rows from SQLite takes seconds, so those of a long run are also in a file (file.py, sync.py), which is
+memory-mapped instantly; only newer rows are read from the table and kept in memory. Points that a resumed run computes
+again are dropped here as ingest drops them from the table: the last point of a step counts.
 """
 
 import threading
@@ -19,12 +19,12 @@ from studio.store.series.file import AT, COLUMNS, KINDS, ROWS, Array, Damaged, E
 __all__ = ["COLUMNS", "Array", "ColumnCache", "Damaged", "Extremes", "Index", "Table"]
 _BATCH = 20_000
 _HELD_BYTES = 384 * 2**20
-# Asked at every look for new points: plain SQL, since putting the same query together costs ten times what it does.
+# Runs at every check for new points: plain SQL, since building the query costs ten times as much as running it.
 _RESUMED = "SELECT max(seq) FROM events WHERE run = ? AND kind = 'resumed' AND seq > ?"
 
 
 class Table(Protocol):
-    """Points of one kind by column name, with rising steps, whether they are held or mapped. nan: no value."""
+    """Points of one kind by column name, with increasing steps, in memory or mapped. nan: no value."""
 
     def __len__(self) -> int: ...
 
@@ -32,20 +32,20 @@ class Table(Protocol):
         """A whole column."""
 
     def take(self, name: str, rows: Index) -> Array:
-        """Values of single rows."""
+        """Values of individual rows."""
 
     def part(self, name: str, first: int, last: int, sure: bool = True) -> Array:
-        """Values of the rows from `first` up to `last`; if `sure`, summed when they come from a file."""
+        """Values of rows `first` to `last` (exclusive); if `sure`, with the crc checked when they are from a file."""
 
     def windows(self, name: str, ends: Index, reach: int) -> Array:
-        """Of each row the values of the last `reach` rows with it, 0 where there are none."""
+        """For each row, the values of the last `reach` rows up to it, 0 before the first row."""
 
     def extremes(self, name: str) -> Extremes | None:
-        """The extremes of every 64 rows where they are at hand: of long runs."""
+        """The extremes of every 64 rows where available, as for long runs; else None."""
 
 
 class Columns:
-    """One run's points. Not for several threads at once: see Shelf."""
+    """One run's points. Not thread-safe: see ColumnCache."""
 
     def __init__(self, database: Database, run: str) -> None:
         self._database, self._run = database, run
@@ -54,21 +54,21 @@ class Columns:
     def _begin(self) -> None:
         self._file: SeriesFile | None = None
         self._tail: Array = np.empty((len(COLUMNS), 0))
-        self.cursor = 0  # everything up to this seq is in
-        self.restarted = 0  # seq of the newest resume: cursors before it know points that are gone
+        self.cursor = 0  # everything up to this seq is loaded
+        self.restarted = 0  # seq of the newest resume: cursors before it refer to points that were dropped
         self._looked = False
         self._split: tuple[Table, Table] | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes held in memory; a map holds none."""
+        """Bytes in memory, with a share of the mapped file."""
         return int(self._tail.nbytes) + (0 if self._file is None else self._file.size // 16)
 
     def refresh(self) -> None:
-        """Take in what the table has since the last look."""
+        """Load the rows added to the table since the last refresh."""
         resumed = self._resumed()
         if resumed > self.restarted:
-            # Points are gone from the table, and may be from the file: begin anew.
+            # Points were deleted from the table, and perhaps from the file: start again.
             self._begin()
             self.restarted = resumed
         first_look = not self._looked
@@ -77,7 +77,7 @@ class Columns:
         news: list[Array] = []
         while len(rows := series_sync.read(self._database, self._run, self.cursor, _BATCH)):
             if first_look and not news and len(rows) >= 2 * ROWS:
-                # Much that is not filed: a run of an older home, or one whose file is gone.
+                # Many rows are not in the file: a run of an older home, or one whose file was deleted.
                 first_look = False
                 series_sync.file_anew(self._database, self._run)
                 self._open()
@@ -89,7 +89,7 @@ class Columns:
             self._split = None
 
     def _open(self) -> None:
-        """Begin with what is filed by now; what is held beyond it stays."""
+        """Open the current file; rows in memory beyond it stay."""
         self._looked = True
         if self._file is not None and series_sync.size(self._database, self._run) == self._file.size:
             return
@@ -101,7 +101,7 @@ class Columns:
         self.cursor = max(self.cursor, file.last_seq)
 
     def tables(self) -> tuple[Table, Table]:
-        """Metric points and evaluation points, each with rising steps."""
+        """Metric points and evaluation points, each with increasing steps."""
         if self._split is None:
             evals = series_file.is_eval(self._tail)
             metric, evaluated = (self._table(kind, evals == bool(kind)) for kind in KINDS)
@@ -121,12 +121,12 @@ class Columns:
 
     def _resumed(self) -> int:
         with self._database.read() as session:
-            found = session.connection().exec_driver_sql(_RESUMED, (self._run, self.restarted)).scalar()
-        return found or 0
+            seq = session.connection().exec_driver_sql(_RESUMED, (self._run, self.restarted)).scalar()
+        return seq or 0
 
 
 class ColumnsInMemory:
-    """A table in memory: of a short run, or of one whose steps came twice."""
+    """A table in memory, for a short run or one with repeated steps."""
 
     def __init__(self, data: Array, chosen: Index | None) -> None:
         self._data, self._chosen = data, chosen
@@ -158,12 +158,12 @@ class ColumnsInMemory:
 
 
 class MappedColumns:
-    """A table in a file, with what is not filed yet behind it."""
+    """A table in a file, followed by rows in memory that are not in it yet."""
 
     def __init__(self, file: SeriesFile, kind: int, tail: Array) -> None:
         self._file, self._kind, self._tail = file, kind, tail
         self._filed = file.rows[kind]
-        self._told: dict[str, Extremes | None] = {}
+        self._extremes_of: dict[str, Extremes | None] = {}
 
     def __len__(self) -> int:
         return self._filed + int(self._tail.shape[1])
@@ -176,10 +176,10 @@ class MappedColumns:
         if not len(tail):
             return self._file.take(self._kind, name, rows)
         filed = rows < self._filed
-        found = np.empty(rows.shape)
-        found[filed] = self._file.take(self._kind, name, rows[filed])
-        found[~filed] = tail[rows[~filed] - self._filed]
-        return found
+        values = np.empty(rows.shape)
+        values[filed] = self._file.take(self._kind, name, rows[filed])
+        values[~filed] = tail[rows[~filed] - self._filed]
+        return values
 
     def windows(self, name: str, ends: Index, reach: int) -> Array:
         filed = int(np.searchsorted(ends, self._filed))
@@ -194,9 +194,9 @@ class MappedColumns:
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0), *pieces])
 
     def extremes(self, name: str) -> Extremes | None:
-        if name not in self._told:
-            self._told[name] = self._extremes(name)
-        return self._told[name]
+        if name not in self._extremes_of:
+            self._extremes_of[name] = self._extremes(name)
+        return self._extremes_of[name]
 
     def _extremes(self, name: str) -> Extremes | None:
         filed = self._file.extremes(self._kind, name)
@@ -208,17 +208,17 @@ class MappedColumns:
         if not len(filed.first):  # no value so far
             return filed if new.finite == 0 else None
         meets = bool(new.low[0] > filed.high[-1] if name == "step" else new.low[0] >= filed.high[-1])
-        both = [np.concatenate(one) for one in ((filed.low, new.low), (filed.high, new.high))]
+        both = [np.concatenate(pair) for pair in ((filed.low, new.low), (filed.high, new.high))]
         rows = [
-            np.concatenate(one)
-            for one in ((filed.first, new.first), (filed.low_at, new.low_at), (filed.high_at, new.high_at))
+            np.concatenate(pair)
+            for pair in ((filed.first, new.first), (filed.low_at, new.low_at), (filed.high_at, new.high_at))
         ]
         rises = filed.rises and new.rises and meets
         return Extremes(rows[0], both[0], both[1], rows[1], rows[2], filed.finite + new.finite, rises)
 
 
 class ColumnCache:
-    """The columns of the runs that were looked at last, bounded by their bytes."""
+    """Cache of the columns of recently viewed runs, bounded by their size in bytes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -227,33 +227,33 @@ class ColumnCache:
         self._busy: dict[str, threading.Lock] = {}
 
     def tables(self, run: str) -> tuple[Table, Table, int, int]:
-        """Metric points, evaluation points, the seq up to which all are in, and the seq of the newest resume."""
+        """Metric points, evaluation points, the seq up to which all are loaded, and the seq of the newest resume."""
         with self._lock:
             busy = self._busy.setdefault(run, threading.Lock())
-        with busy:  # two pages that open the same run wait for one reading; other runs do not wait
+        with busy:  # pages that open the same run share one read; other runs do not wait
             with self._lock:
                 columns = self._held.get(run) or Columns(self._database, run)
             columns.refresh()
             try:
                 metrics, evals = columns.tables()
             except Damaged:
-                columns = self._anew(run)
+                columns = self._rebuilt(run)
                 metrics, evals = columns.tables()
-            found = metrics, evals, max(columns.cursor, columns.restarted), columns.restarted
+            result = metrics, evals, max(columns.cursor, columns.restarted), columns.restarted
         with self._lock:
             self._held[run] = columns
             self._held.move_to_end(run)
-            while len(self._held) > 1 and sum(one.nbytes for one in self._held.values()) > _HELD_BYTES:
+            while len(self._held) > 1 and sum(item.nbytes for item in self._held.values()) > _HELD_BYTES:
                 self._busy.pop(self._held.popitem(last=False)[0], None)
-        return found
+        return result
 
     def forget(self, run: str) -> None:
-        """A run's file is damaged: delete it, so that the next look builds it again."""
+        """Delete a run's damaged file, so that the next access rebuilds it."""
         series_sync.drop(self._database, run)
         with self._lock:
             self._held.pop(run, None)
 
-    def _anew(self, run: str) -> Columns:
+    def _rebuilt(self, run: str) -> Columns:
         series_sync.drop(self._database, run)
         columns = Columns(self._database, run)
         columns.refresh()
@@ -261,7 +261,7 @@ class ColumnCache:
 
 
 def _rising(steps: Array) -> Index | None:
-    """The rows without those whose step comes again or lower later on: of a step, the last word counts. None: all."""
+    """Indices of rows with increasing steps: the last point of a step counts, earlier ones are dropped. None: all."""
     if len(steps) < 2 or bool(np.all(steps[1:] > steps[:-1])):
         return None
     later = np.minimum.accumulate(steps[::-1])[::-1]

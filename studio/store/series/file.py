@@ -1,15 +1,15 @@
-"""A long run's points in a file beside the database: blocks of columns, each with the extremes of every 64 rows.
+"""Column file with the points of a long run: blocks of columns with the extremes of every 64 rows.
 
-The file is only appended to, a block of 4096 rows at a time, and is read through a memory map. A block holds two parts,
-training points and evaluations, and says how many rows each has and which columns have values:
+The file is append-only, in blocks of 4096 rows, and is read through a memory map. A block has two parts, training
+points and evaluations, each with its number of rows and the columns that have values:
 
     head     64 bytes: magic, its own crc, first and last seq, rows and columns of both parts, crcs of what follows
-    extremes per part and column: count of finite values, whether they rise; per group lowest, highest, both places
+    extremes per part and column: count of finite values, whether they rise; per group minimum, maximum, both positions
     data     per part and column: the values, nan where there is none
 
-The file is a cache: it may be deleted at any time. A torn last block is overwritten by the next writer; a block whose
-head or extremes are not as written ends the file there, one whose data is not raises Damaged when its rows are read. A
-file is never made shorter, since others may have it mapped: what must go is left out of a copy that takes its place.
+The file is a cache: it may be deleted at any time. A torn last block is overwritten by the next writer. A block with a
+damaged head or extremes ends the file there; one with damaged data raises Damaged when its rows are read. A file is
+never truncated, since others may have it mapped: it is replaced by a shorter copy instead.
 """
 
 import contextlib
@@ -34,21 +34,21 @@ COLUMNS = (
     "step_seconds", "memory", "token_accuracy",
 )  # fmt: skip
 AT = {name: index for index, name in enumerate(COLUMNS)}
-ROWS = 4096  # of a block; so many at most are read from the table when a studio has just started
-GROUP = 64  # rows whose extremes are kept together
+ROWS = 4096  # rows per block, and the most read from the table when a studio has just started
+GROUP = 64  # rows that share one pair of extremes
 KINDS = (0, 1)  # training points, evaluations
 _MAGIC = b"LSP1"
 _HEAD = struct.Struct("<4sIqqIIIIIII12x")
 _STATS, _EXTREMES = 2, 3
-_LIKELY = 24 * 1024  # bytes of a head and its extremes, nearly always
+_LIKELY = 24 * 1024  # bytes that nearly always contain a head and its extremes
 assert _HEAD.size == 64
 
 
 @dataclass(frozen=True, slots=True)
 class Extremes:
-    """Of one column, for every group of rows: its first row, its lowest and highest value, and the rows they are in.
+    """Extremes of one column: for every group its first row, minimum and maximum, and the rows they are in.
 
-    finite: values that are numbers. rises: every value is one, and none is below the one before (of steps: all above).
+    finite: number of finite values. rises: whether all values are finite and non-decreasing (steps: increasing).
     """
 
     first: Index
@@ -60,10 +60,10 @@ class Extremes:
     rises: bool
 
 
-class _Part(NamedTuple):  # thousands are made at once: a frozen dataclass takes three times as long
-    """Where one kind's rows of a block are, counted in float64 from the start of the file."""
+class _Part(NamedTuple):  # thousands are created at once: a frozen dataclass takes three times as long
+    """Position of one kind's rows in a block, counted in float64 from the start of the file."""
 
-    start: int  # row of the whole run
+    start: int  # first row, counted over the whole run
     rows: int
     columns: tuple[int, ...]
     extremes: int
@@ -75,7 +75,7 @@ class _Part(NamedTuple):  # thousands are made at once: a frozen dataclass takes
 
 
 class Block(NamedTuple):
-    """One block: the seqs of its rows, where it ends, and where its data is with the sum that it must have."""
+    """One block: the seqs of its rows, its end, and the position and crc of its data."""
 
     first_seq: int
     last_seq: int
@@ -85,28 +85,27 @@ class Block(NamedTuple):
 
 
 def is_eval(columns: Array) -> NDArray[np.bool_]:
-    """Which rows are evaluations; one whose loss is no number is told from a step whose loss is none."""
+    """Which rows are evaluations, including those with a non-finite loss (rows with neither loss nor step_seconds)."""
     evaluated = np.isfinite(columns[AT["eval_loss"]])
     none: NDArray[np.bool_] = np.isnan(columns[AT["loss"]]) & np.isnan(columns[AT["step_seconds"]])
-    found: NDArray[np.bool_] = evaluated | none
-    return found
+    evaluations: NDArray[np.bool_] = evaluated | none
+    return evaluations
 
 
 def extremes_of(column: Array, name: str, start: int = 0) -> Extremes:
     """The extremes of a column whose first value is in row `start`."""
     stats, groups = _extremes(column, name)
-    return _told(np.arange(start, start + len(column), GROUP), groups, int(stats[0]), bool(stats[1]))
+    return _unpacked(np.arange(start, start + len(column), GROUP), groups, int(stats[0]), bool(stats[1]))
 
 
-def _told(first: Index, groups: Array, finite: int, rises: bool) -> Extremes:
-    low_at, high_at = np.divmod(
-        groups[2].astype(np.intp), GROUP
-    )  # of whole numbers: of floats it takes six times as long
+def _unpacked(first: Index, groups: Array, finite: int, rises: bool) -> Extremes:
+    low_at, high_at = np.divmod(groups[2].astype(np.intp), GROUP)  # on integers: on floats it takes six times as long
     return Extremes(first, groups[0], groups[1], first + low_at, first + high_at, finite, rises)
 
 
 def _extremes(column: Array, name: str) -> tuple[Array, Array]:
-    """What a block says of a column: (finite, rises), and of each group lowest, highest and their places in one."""
+    """Extremes of a column as stored in a block: (finite, rises), and per group minimum, maximum and their positions
+    combined in one number."""
     count = len(column)
     groups = -(-count // GROUP)
     finite = np.isfinite(column)
@@ -124,19 +123,19 @@ def _extremes(column: Array, name: str) -> tuple[Array, Array]:
 
 
 def pack(columns: Array) -> bytes:
-    """A block of rows, in the order of their seq."""
+    """Encode rows, in order of seq, as a block."""
     evals = is_eval(columns)
     heads: list[tuple[int, int]] = []
     extremes: list[bytes] = []
     data: list[bytes] = []
     for chosen in (~evals, evals):
         part = columns[:, chosen]
-        held = [index for index in range(len(COLUMNS)) if not np.isnan(part[index]).all()] if part.shape[1] else []
-        heads.append((part.shape[1], sum(1 << index for index in held)))
-        told = [_extremes(part[index], COLUMNS[index]) for index in held]
-        extremes += [b"".join(stats.astype("<f8").tobytes() for stats, _ in told)]
-        extremes += [b"".join(groups.astype("<f8").tobytes() for _, groups in told)]
-        data.append(part[held].astype("<f8").tobytes())
+        present = [index for index in range(len(COLUMNS)) if not np.isnan(part[index]).all()] if part.shape[1] else []
+        heads.append((part.shape[1], sum(1 << index for index in present)))
+        pairs = [_extremes(part[index], COLUMNS[index]) for index in present]
+        extremes += [b"".join(stats.astype("<f8").tobytes() for stats, _ in pairs)]
+        extremes += [b"".join(groups.astype("<f8").tobytes() for _, groups in pairs)]
+        data.append(part[present].astype("<f8").tobytes())
     seqs = columns[AT["seq"]]
     over = b"".join(extremes)
     (metrics, metric_mask), (evaluated, eval_mask) = heads
@@ -149,28 +148,30 @@ def pack(columns: Array) -> bytes:
 
 
 class Damaged(Exception):
-    """A block's rows are not what was written."""
+    """The data of a block does not match its crc."""
 
 
 class SeriesFile:
-    """A file of blocks, as far as it is whole. Raises OSError when it cannot be read."""
+    """The intact blocks of a file. Raises OSError when it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.blocks: list[Block] = []
-        self._heads: list[Array] = []  # of each block what is before its data, read: mapped it would fault page by page
+        self._heads: list[
+            Array
+        ] = []  # head and extremes of each block, read since mapped they would fault page by page
         with path.open("rb") as file:
             self.size = os.fstat(file.fileno()).st_size
             rows = [0, 0]
             while (block := self._block(file.fileno(), self.blocks[-1].end if self.blocks else 0, rows)) is not None:
                 self.blocks.append(block)
-                rows = [one + part.rows for one, part in zip(rows, block.parts, strict=True)]
+                rows = [count + part.rows for count, part in zip(rows, block.parts, strict=True)]
             usable = self.blocks[-1].end if self.blocks else 0
             self._bytes = memoryview(mmap.mmap(file.fileno(), usable, prot=mmap.PROT_READ) if usable else b"")
         self._flat: Array = np.frombuffer(self._bytes, "<f8")
-        self._sound: set[tuple[int, int]] = set()  # blocks and parts whose data was summed
-        self._told: dict[tuple[int, str], Extremes | None] = {}
-        self._all: dict[int, _Said] = {}  # by kind
+        self._sound: set[tuple[int, int]] = set()  # blocks and parts whose data was verified
+        self._extremes_of: dict[tuple[int, str], Extremes | None] = {}
+        self._all: dict[int, _Stored] = {}  # by kind
         self._groups: dict[int, Index] = {}
         self._lock = threading.Lock()
         self.rows = tuple(rows)
@@ -182,7 +183,7 @@ class SeriesFile:
         return self.blocks[-1].last_seq if self.blocks else 0
 
     def _block(self, file: int, at: int, rows: Sequence[int]) -> Block | None:
-        """The block at a byte, if it is whole and its extremes are what was written."""
+        """The block at a byte offset, if it is complete and its head and extremes match their crcs."""
         read = os.pread(file, _LIKELY, at)
         head = read[: _HEAD.size]
         if len(head) < _HEAD.size or head[:4] != _MAGIC:
@@ -207,44 +208,44 @@ class SeriesFile:
         )  # fmt: skip
 
     def _bases(self, kind: int) -> NDArray[np.intp]:
-        """Where each column of each block begins, less the row it begins with; -1 where a block has none of it."""
+        """Start of each column in each block; -1 where a block does not have the column."""
         bases = np.full((len(COLUMNS), len(self.blocks)), -1, np.intp)
         parts = [block.parts[kind] for block in self.blocks]
         data, rows = np.array([part.data for part in parts]), np.array([part.rows for part in parts])
         for columns in {part.columns for part in parts if part.columns}:
-            alike = [number for number, part in enumerate(parts) if part.columns == columns]
-            bases[np.ix_(columns, alike)] = data[alike] + rows[alike] * np.arange(len(columns))[:, None]
+            numbers = [number for number, part in enumerate(parts) if part.columns == columns]
+            bases[np.ix_(columns, numbers)] = data[numbers] + rows[numbers] * np.arange(len(columns))[:, None]
         return bases
 
     def take(self, kind: int, name: str, rows: Index) -> Array:
-        """Values of a column in single rows; their blocks are not summed."""
+        """Values of a column in individual rows; the crc of their blocks is not checked."""
         number = np.searchsorted(self.starts[kind], rows, side="right") - 1
         base = self._base[kind][AT[name], number]
         if (base < 0).any():
-            there = base >= 0
-            found = np.full(len(rows), np.nan)
-            found[there] = self._flat[base[there] + rows[there] - self.starts[kind][number[there]]]
-            return found
+            present = base >= 0
+            partial = np.full(len(rows), np.nan)
+            partial[present] = self._flat[base[present] + rows[present] - self.starts[kind][number[present]]]
+            return partial
         values: Array = self._flat[base + rows - self.starts[kind][number]]
         return values
 
     def windows(self, kind: int, name: str, ends: Index, reach: int) -> Array:
-        """Of each row the values of the last `reach` rows with it, 0 where there are none; blocks are not summed."""
+        """For each row, the values of the last `reach` rows up to it, 0 before the first row; crcs are not checked."""
         number = np.searchsorted(self.starts[kind], ends, side="right") - 1
         base, start = self._base[kind][AT[name], number], self.starts[kind][number]
         within = (base >= 0) & (ends - start >= reach - 1)
-        found = np.empty((len(ends), reach))
+        windows = np.empty((len(ends), reach))
         if within.any():
             views = np.lib.stride_tricks.sliding_window_view(self._flat, reach)
-            found[within] = views[(base + ends - start)[within] - reach + 1]
+            windows[within] = views[(base + ends - start)[within] - reach + 1]
         rows = ends[~within, None] - np.arange(reach - 1, -1, -1)
         values = self.take(kind, name, np.maximum(rows, 0).ravel()).reshape(rows.shape)
-        found[~within] = np.where(rows >= 0, values, 0.0)
-        return found
+        windows[~within] = np.where(rows >= 0, values, 0.0)
+        return windows
 
     def pieces(self, kind: int, name: str, first: int, last: int, sure: bool = True) -> list[Array]:
-        """Values of a column in the rows from `first` up to `last`; if `sure`, raises Damaged when a sum is wrong."""
-        found: list[Array] = []
+        """Values of a column in rows `first` to `last` (exclusive); if `sure`, raises Damaged when a crc is wrong."""
+        pieces: list[Array] = []
         number = max(0, int(np.searchsorted(self.starts[kind], first, side="right")) - 1)
         while number < len(self.blocks) and (part := self.blocks[number].parts[kind]).start < last:
             if sure:
@@ -252,9 +253,9 @@ class SeriesFile:
             low, high = max(0, first - part.start), min(part.rows, last - part.start)
             base = int(self._base[kind][AT[name], number])
             if high > low:
-                found.append(np.full(high - low, np.nan) if base < 0 else self._flat[base + low : base + high])
+                pieces.append(np.full(high - low, np.nan) if base < 0 else self._flat[base + low : base + high])
             number += 1
-        return found
+        return pieces
 
     def _check(self, number: int, kind: int) -> None:
         if (number, kind) not in self._sound:
@@ -264,35 +265,35 @@ class SeriesFile:
             self._sound.add((number, kind))
 
     def extremes(self, kind: int, name: str) -> Extremes | None:
-        """The extremes of a column; None when some blocks have none of it where others do."""
+        """The extremes of a column; None when only some of the blocks have the column."""
         with self._lock:
-            if (kind, name) not in self._told:
-                self._told[kind, name] = self._extremes(kind, AT[name])
-            return self._told[kind, name]
+            if (kind, name) not in self._extremes_of:
+                self._extremes_of[kind, name] = self._extremes(kind, AT[name])
+            return self._extremes_of[kind, name]
 
     def _extremes(self, kind: int, column: int) -> Extremes | None:
-        said = self._all.get(kind)
-        if said is None:
-            said = self._all[kind] = _said(self.blocks, self._heads, kind)
-        if not said.some[column]:
+        stored = self._all.get(kind)
+        if stored is None:
+            stored = self._all[kind] = _stored(self.blocks, self._heads, kind)
+        if not stored.some[column]:
             none, nowhere = np.empty(0), np.empty(0, np.intp)
             return Extremes(nowhere, none, none, nowhere, nowhere, 0, False)
-        if not said.every[column]:
+        if not stored.every[column]:
             return None
-        if said.together is not None:
-            place = said.parts[0][0].columns.index(column)
-            stats, both = said.together[0][:, place], said.together[1][place]
+        if stored.together is not None:
+            place = stored.parts[0][0].columns.index(column)
+            stats, both = stored.together[0][:, place], stored.together[1][place]
         else:
-            told = [_of_part(part, read) for part, read in said.parts]
-            places = [part.columns.index(column) for part, _ in said.parts]
-            stats = np.array([one[0][place] for one, place in zip(told, places, strict=True)])
-            both = np.concatenate([one[1][place] for one, place in zip(told, places, strict=True)], axis=1)
+            pairs = [_of_part(part, read) for part, read in stored.parts]
+            places = [part.columns.index(column) for part, _ in stored.parts]
+            stats = np.array([pair[0][place] for pair, place in zip(pairs, places, strict=True)])
+            both = np.concatenate([pair[1][place] for pair, place in zip(pairs, places, strict=True)], axis=1)
         low, high = both[0], both[1]
         finite, rise = stats.sum(axis=0)
         rises = int(rise) == len(stats) and not bool((low[1:] < high[:-1]).any())
         if column == AT["step"]:
             rises = rises and not bool((low[1:] == high[:-1]).any())
-        return _told(self._firsts(kind), both, int(finite), rises)
+        return _unpacked(self._firsts(kind), both, int(finite), rises)
 
     def _firsts(self, kind: int) -> Index:
         if kind not in self._groups:
@@ -304,7 +305,7 @@ class SeriesFile:
 
 
 class _Layout(NamedTuple):
-    """Where things are in a block, counted in float64 from its start, metric points and evaluations."""
+    """Layout of a block, counted in float64 from its start; pairs are for metric points and evaluations."""
 
     held: tuple[tuple[int, ...], tuple[int, ...]]  # columns
     extremes: tuple[int, int]
@@ -330,7 +331,7 @@ def _columns(mask: int) -> tuple[int, ...]:
 
 
 def _of_part(part: _Part, read: Array) -> tuple[Array, Array]:
-    """What a block's head says of each column of a part: (finite, rises), and the groups' extremes."""
+    """Stored extremes of each column of a part: (finite, rises), and those of the groups."""
     middle = part.extremes + _STATS * len(part.columns)
     end = middle + _EXTREMES * part.groups * len(part.columns)
     stats = read[part.extremes : middle].reshape(-1, _STATS)
@@ -338,9 +339,12 @@ def _of_part(part: _Part, read: Array) -> tuple[Array, Array]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """What the heads of all blocks say of one kind; `together` where all have the same columns: of each block and
-    column (finite, rises), and of each column the groups' extremes."""
+class _Stored:
+    """Stored extremes of one kind in all blocks.
+
+    together: set where all blocks have the same columns: (finite, rises) of each block and column, and the groups'
+    extremes of each column.
+    """
 
     parts: list[tuple[_Part, Array]]
     some: NDArray[np.bool_]  # whether any block has a column
@@ -348,29 +352,29 @@ class _Said:
     together: tuple[Array, Array] | None
 
 
-def _said(held: Sequence[Block], heads: Sequence[Array], kind: int) -> _Said:
-    parts = [(block.parts[kind], read) for block, read in zip(held, heads, strict=True)]
+def _stored(blocks: Sequence[Block], heads: Sequence[Array], kind: int) -> _Stored:
+    parts = [(block.parts[kind], read) for block, read in zip(blocks, heads, strict=True)]
     parts = [(part, read) for part, read in parts if part.rows]
     kinds = {part.columns for part, _ in parts}
-    there = np.array([np.isin(np.arange(len(COLUMNS)), columns) for columns in kinds or {()}])
+    present = np.array([np.isin(np.arange(len(COLUMNS)), columns) for columns in kinds or {()}])
     together = None
-    if len(kinds) == 1:  # as a whole: column by column takes ten times as long
-        told = [_of_part(part, read) for part, read in parts]
-        together = np.array([stats for stats, _ in told]), np.concatenate([groups for _, groups in told], axis=2)
-    return _Said(parts, np.asarray(there.any(axis=0)), np.asarray(there.all(axis=0)), together)
+    if len(kinds) == 1:  # all columns at once: one by one takes ten times as long
+        pairs = [_of_part(part, read) for part, read in parts]
+        together = np.array([stats for stats, _ in pairs]), np.concatenate([groups for _, groups in pairs], axis=2)
+    return _Stored(parts, np.asarray(present.any(axis=0)), np.asarray(present.all(axis=0)), together)
 
 
 def open_file(path: Path) -> SeriesFile | None:
-    """The blocks at a path; None when there are none."""
+    """Open the file at a path; None when there is none or it has no intact block."""
     with contextlib.suppress(OSError, ValueError):
-        found = SeriesFile(path)
-        if found.blocks:
-            return found
+        file = SeriesFile(path)
+        if file.blocks:
+            return file
     return None
 
 
 def append(path: Path, valid: int, blocks: Sequence[bytes]) -> None:
-    """Write blocks behind the `valid` bytes of a file, over what was torn there. Raises OSError."""
+    """Write blocks after the first `valid` bytes of a file, over a torn tail. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("r+b" if path.exists() else "w+b") as file:
         file.seek(valid)
@@ -378,7 +382,7 @@ def append(path: Path, valid: int, blocks: Sequence[bytes]) -> None:
 
 
 def shorten(path: Path, valid: int) -> None:
-    """Leave only the first `valid` bytes, in a copy that takes the file's place: others may have it mapped."""
+    """Keep only the first `valid` bytes, in a copy that replaces the file: others may have it mapped."""
     if not valid:
         path.unlink(missing_ok=True)
         return

@@ -1,8 +1,8 @@
-"""Keeps the files of long runs (file.py) in step with the table of points.
+"""Keep the column files of long runs (file.py) in sync with the table of points.
 
-The table is the truth. A file holds its first rows, a block of 4096 at a time, written behind the transaction that took
-them in; what a kill keeps from being written is read from the table at the next look. A file whose last row is not in
-the table, since a resumed run went back behind it, loses its last blocks until it is.
+The table is authoritative. A file contains its first rows in blocks of 4096, written after the transaction that
+ingested them; rows that a kill prevented from being written are read from the table next time. If a file's last row is
+not in the table, since a resumed run went back before it, its last blocks are removed until it is.
 """
 
 import contextlib
@@ -22,24 +22,24 @@ _READ = f"SELECT {', '.join(COLUMNS)} FROM points WHERE run = ? AND seq > ? ORDE
 
 
 def path_of(database: Database, run: str) -> Path:
-    """Where a run's file is, if it has one."""
+    """Path of a run's file, which may not exist."""
     return database.curves / f"{run}.points"
 
 
 def catch_up(database: Database, run: str, last_seq: int) -> None:
-    """File what the table has beyond a run's file, if that is a block or more. `last_seq`: where the journal stands."""
+    """Append the table's rows to a run's file, if there is a full block of new ones. last_seq: newest ingested seq."""
     if last_seq - database.filed.get(run, 0) < ROWS or not database.writable:
         return
     with database.filing:
         left = 0
-        # A disk that is full only costs the next opening of the page some time.
+        # On a full disk the next opening of the page only takes longer.
         with contextlib.suppress(OSError):
             left = _append(database, run, path_of(database, run))
         database.filed[run] = last_seq - left
 
 
 def file_anew(database: Database, run: str) -> None:
-    """File whatever the table has beyond a run's file."""
+    """Append all full blocks that the table has beyond a run's file."""
     database.filed.pop(run, None)
     catch_up(database, run, sys.maxsize)
     database.filed.pop(run, None)
@@ -54,7 +54,7 @@ def size(database: Database, run: str) -> int:
 
 
 def _append(database: Database, run: str, path: Path) -> int:
-    """Append whole blocks; returns how many rows are left over."""
+    """Append full blocks; returns the number of remaining rows."""
     file = opened(database, run)
     valid, after = (file.blocks[-1].end, file.last_seq) if file else (0, 0)
     while len(rows := read(database, run, after, _AT_ONCE * ROWS)) >= ROWS:
@@ -67,10 +67,10 @@ def _append(database: Database, run: str, path: Path) -> int:
 
 
 def opened(database: Database, run: str) -> SeriesFile | None:
-    """A run's file as far as the table bears it out; None when there is nothing in it."""
+    """Open a run's file, as far as it agrees with the table; None when nothing is left of it."""
     path = path_of(database, run)
     file = series_file.open_file(path)
-    while file is not None and not _borne_out(database, run, file):
+    while file is not None and not _agrees(database, run, file):
         if not database.writable:
             return None
         with database.filing, contextlib.suppress(OSError):
@@ -79,9 +79,9 @@ def opened(database: Database, run: str) -> SeriesFile | None:
     return file
 
 
-def _borne_out(database: Database, run: str, file: SeriesFile) -> bool:
-    """Whether the last row of a file is in the table as it is."""
-    kind = max(series_file.KINDS, key=lambda one: _last(file, one, "seq"))
+def _agrees(database: Database, run: str, file: SeriesFile) -> bool:
+    """Whether the last row of a file is in the table with the same values."""
+    kind = max(series_file.KINDS, key=lambda kind: _last(file, kind, "seq"))
     query = select(Point.step, Point.time).where(Point.run == run, Point.seq == file.last_seq)
     with database.read() as session:
         known = session.execute(query).first()
@@ -94,7 +94,7 @@ def _last(file: SeriesFile, kind: int, name: str) -> float:
 
 
 def drop(database: Database, run: str) -> None:
-    """Delete a run's file: its points are no longer what was filed, or it is damaged."""
+    """Delete a run's file, because its points have changed or it is damaged."""
     if database.writable:
         with database.filing:
             database.filed.pop(run, None)
@@ -102,7 +102,7 @@ def drop(database: Database, run: str) -> None:
 
 
 def read(database: Database, run: str, after: int, most: int) -> Array:
-    """At most so many points behind a seq, each a row; past the ORM, which would make an object of each."""
+    """At most `most` points after a seq, one per row. Bypasses the ORM, which would create an object for each."""
     with database.read() as session:
         driver = session.connection().connection.driver_connection
         if driver is None:

@@ -191,7 +191,7 @@ def test_typed_prompts_say_what_is_expected() -> None:
     assert found[0].question == "Capital of Peru?"
     with pytest.raises(BadInput, match="at least one"):
         prompts.typed(" \n")
-    with pytest.raises(BadInput, match="Line 2: '\\(' is no regular expression"):
+    with pytest.raises(BadInput, match="Line 2: '\\(' is not a regular expression"):
         prompts.typed("a\nb => /(/")
 
 
@@ -217,6 +217,6 @@ def test_a_mark_tells_an_answer_at_a_glance() -> None:
     prompt = of_text("?", TICKET)
     assert mark_of(prompt, TICKET) == ("good", "right form, 3 of 3 values")
     assert mark_of(prompt, TICKET.replace("drill", "saw")) == ("warn", "right form, 2 of 3 values")
-    assert mark_of(prompt, "a drill") == ("bad", "not the form")
+    assert mark_of(prompt, "a drill") == ("bad", "wrong form")
     assert mark_of(of_text("?", "a b"), "a  b\n") == ("good", "the same")
     assert mark_of(of_text("?"), "a") is None

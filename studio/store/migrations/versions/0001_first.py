@@ -1,4 +1,4 @@
-"""The first tables: runs, points, events, datasets."""
+"""Create the first tables: runs, points, events, datasets."""
 
 import sqlalchemy as sa
 from alembic import op

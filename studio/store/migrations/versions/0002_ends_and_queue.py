@@ -1,4 +1,4 @@
-"""Why a run ended, its place in the queue, and which of its workers is at work."""
+"""Add why a run ended, its position in the queue, and the number of its current worker."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What a person says of a run (notes, tags, star, trash), and what the list searches and sorts by."""
+"""Add notes, tags, star and trash of a run, and the columns that the list searches and sorts by."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # The values of runs that are there come from their about.json, at the keeper's next look.
+    # The values of existing runs are read from their about.json, at the keeper's next pass.
     for name in ("about", "notes", "words", "name_key"):
         op.add_column("runs", sa.Column(name, sa.String(), nullable=False, server_default=""))
     op.add_column("runs", sa.Column("tags", sa.JSON(), nullable=False, server_default="[]"))

@@ -1,4 +1,4 @@
-"""When a person last said something of a run, found without reading their runs."""
+"""Add an index to find an owner's newest about.json without reading their runs."""
 
 from alembic import op
 
