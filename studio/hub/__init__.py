@@ -1,1 +1,1 @@
-"""The Hugging Face hub and PyPI: downloads and uploads, each in a process of its own."""
+"""Downloads from and uploads to the Hugging Face hub and PyPI, each in a separate process."""

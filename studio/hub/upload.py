@@ -1,8 +1,8 @@
-"""`python -m studio.hub.upload ORDER.json`: publishes the files of a folder as a repository of the hub.
+"""`python -m studio.hub.upload ORDER.json`: publish the files of a folder as a repository on the hub.
 
-The token is read from the environment of this process and is nowhere else: the order does not hold it, and nothing that
-is printed or logged does. Prints JSON lines: {"doing", "done", "of"} in bytes, then {"url", "repo", "commit"} or
-{"error", "unavailable"}. All files are sent first and appear by one commit: a repository has all of them or none.
+The token is only in the environment of this process: it is not in the order, and is never printed or logged. Prints
+JSON lines: {"doing", "done", "of"} in bytes, then {"url", "repo", "commit"} or {"error", "unavailable"}. All files are
+uploaded first and published in one commit: a repository has all of them or none.
 """
 
 import io
@@ -17,21 +17,21 @@ from typing import Any
 from studio.errors import BadInput, StudioError, Unavailable
 from studio.hub.compat import connection_errors
 
-_EVERY = 0.3  # seconds between two words on how far it is
+_EVERY = 0.3  # seconds between progress reports
 
 
 class _Counted(io.BufferedReader):
-    """A file that tells how far it is read. It is read once for its checksum and then once to be sent."""
+    """A file that reports how far it has been read. It is read once for its checksum and once for the upload."""
 
-    def __init__(self, path: Path, told: Callable[[int], None]) -> None:
+    def __init__(self, path: Path, report: Callable[[int], None]) -> None:
         super().__init__(io.FileIO(path))
-        self._told, self._passes, self._reached = told, 0, 0
+        self._report, self._passes, self._reached = report, 0, 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         chunk = super().read(size)
         self._reached = self.tell()
         if self._passes:
-            self._told(self._reached)
+            self._report(self._reached)
         return chunk
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -41,7 +41,7 @@ class _Counted(io.BufferedReader):
 
 
 def publish(order: dict[str, Any], token: str) -> dict[str, str]:
-    """Create the repository, send the files and commit them."""
+    """Create the repository, upload the files and commit them."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(token=token, library_name="lora-studio")
@@ -51,29 +51,31 @@ def publish(order: dict[str, Any], token: str) -> dict[str, str]:
     repo = _attempt(lambda: _repository(api, wanted, private, bool(order["update"])), wanted)
     done, last = 0, 0.0
 
-    def told(reached: int) -> None:
+    def report(reached: int) -> None:
         nonlocal last
         if time.monotonic() - last > _EVERY:
             last = time.monotonic()
-            _say(doing=f"Sending {path.name}", done=done + reached, of=total)
+            _send(doing=f"Sending {path.name}", done=done + reached, of=total)
 
     operations = []
     for path in files:
-        _say(doing=f"Sending {path.name}", done=done, of=total)
-        with _Counted(path, told) as file:
+        _send(doing=f"Sending {path.name}", done=done, of=total)
+        with _Counted(path, report) as file:
             operation = CommitOperationAdd(path.name, file)
             _attempt(lambda: api.preupload_lfs_files(repo, [operation], free_memory=True), repo)  # noqa: B023
             if operation.path_or_fileobj is file:
-                operation = CommitOperationAdd(path.name, path)  # not sent, since small: it comes with the commit
+                operation = CommitOperationAdd(
+                    path.name, path
+                )  # not uploaded because it is small: it is sent with the commit
         operations.append(operation)
         done += path.stat().st_size
-    _say(doing="Making it appear", done=total, of=total)
-    made = _attempt(lambda: api.create_commit(repo, operations, commit_message=str(order["message"])), repo)
-    return {"url": f"{api.endpoint}/{repo}", "repo": repo, "commit": str(made.oid)}
+    _send(doing="Publishing", done=total, of=total)
+    commit = _attempt(lambda: api.create_commit(repo, operations, commit_message=str(order["message"])), repo)
+    return {"url": f"{api.endpoint}/{repo}", "repo": repo, "commit": str(commit.oid)}
 
 
 def _repository(api: Any, wanted: str, private: bool, update: bool) -> str:
-    """The full name of the repository, new or, for an update, known to be as private as was agreed."""
+    """Create the repository, or check that the visibility of an existing one is as agreed; returns its full name."""
     if not update:
         return str(api.create_repo(wanted, private=private, repo_type="model").repo_id)
     info = api.model_info(wanted)
@@ -84,7 +86,7 @@ def _repository(api: Any, wanted: str, private: bool, update: bool) -> str:
 
 
 def _attempt(act: Callable[[], Any], repo: str) -> Any:
-    """What `act` gives; what goes wrong is said in a sentence, without anything that the hub or its client wrote."""
+    """Return the result of `act`; errors become a sentence, without any text from the hub or its client."""
     from huggingface_hub.errors import HFValidationError
 
     broken = connection_errors()
@@ -94,7 +96,7 @@ def _attempt(act: Callable[[], Any], repo: str) -> Any:
         raise
     except HFValidationError:
         raise BadInput(
-            f"{repo} is no name for a repository: write NAME or OWNER/NAME, letters, digits, - _ ."
+            f"{repo} is not a valid repository name: write NAME or OWNER/NAME, with letters, digits, - _ ."
         ) from None
     except Exception as error:
         status = _status(error)
@@ -102,14 +104,14 @@ def _attempt(act: Callable[[], Any], repo: str) -> Any:
             raise _refused(status, repo) from None
         if isinstance(error, broken):
             raise Unavailable(
-                f"The hub cannot be reached, or the connection broke off ({type(error).__name__}). Nothing appeared "
-                "there; try again."
+                f"The hub cannot be reached, or the connection was interrupted ({type(error).__name__}). Nothing was "
+                "published; try again."
             ) from None
-        raise StudioError(f"The hub answered in a way that is not understood ({type(error).__name__}).") from None
+        raise StudioError(f"The hub gave an unexpected answer ({type(error).__name__}).") from None
 
 
 def _status(error: BaseException | None) -> int | None:
-    """The HTTP status behind an error, or behind what it came from."""
+    """The HTTP status of an error, or of its cause."""
     while error is not None:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(status, int):
@@ -120,21 +122,21 @@ def _status(error: BaseException | None) -> int | None:
 
 def _refused(status: int, repo: str) -> StudioError:
     known = {
-        401: "The hub does not know this token: it is wrong or has ended. Make one with write access in the hub's "
+        401: "The hub does not know this token: it is wrong or has expired. Create one with write access in the hub's "
         "settings, under Access Tokens.",
-        402: f"The hub wants a paid plan for {repo}. Nothing appeared there.",
-        403: f"This token may not write to {repo}. Give one with write access, and a name under an owner of yours.",
+        402: f"The hub requires a paid plan for {repo}. Nothing was published.",
+        403: f"This token may not write to {repo}. Use one with write access, and a name under your own account.",
         404: f"The hub has no {repo} that this token can write to. Check the owner's name.",
-        409: f"There is already a repository {repo}. Choose another name, or say that it is to be updated (--update).",
-        413: f"The hub takes no files of this size for {repo}.",
-        429: "The hub is asked too often at the moment. Try again in some minutes.",
+        409: f"There is already a repository {repo}. Choose another name, or choose to update it (--update).",
+        413: f"The hub does not accept files of this size for {repo}.",
+        429: "The hub receives too many requests at the moment. Try again in a few minutes.",
     }
     if status in known:
         return BadInput(known[status])
-    return Unavailable(f"The hub could not do it (status {status}). Nothing appeared there; try again.")
+    return Unavailable(f"The hub could not do this (status {status}). Nothing was published; try again.")
 
 
-def _say(**value: Any) -> None:
+def _send(**value: Any) -> None:
     print(json.dumps(value), flush=True)
 
 
@@ -142,10 +144,10 @@ def main(order: Path) -> None:
     token = os.environ.pop("HF_TOKEN", "")
     try:
         if not token:
-            raise BadInput("There is no token. Give one with write access.")
-        _say(**publish(json.loads(order.read_text(encoding="utf-8")), token))
+            raise BadInput("There is no token. Enter one with write access.")
+        _send(**publish(json.loads(order.read_text(encoding="utf-8")), token))
     except StudioError as error:
-        _say(error=str(error), unavailable=isinstance(error, Unavailable))
+        _send(error=str(error), unavailable=isinstance(error, Unavailable))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""How a worker is started and found again, and what this machine is. The only home of subprocess.
+"""Start workers and find them again; most subprocesses are started here.
 
-A kind of launcher has four verbs: start, find, signal, reap. `local` is the first; others (a cluster, a cloud)
-keep the same four.
+A launcher has four operations: start, find, signal, reap. `workers` is the local one; others (a cluster, a cloud) would
+have the same four.
 """

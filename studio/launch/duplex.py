@@ -1,6 +1,6 @@
-"""The chat worker: the one worker that lives with its studio.
+"""Chat worker process: the only kind of worker that ends with its studio.
 
-It speaks JSON lines on stdin and stdout and exits when stdin closes, so a dead studio frees the memory.
+Exchanges JSON lines on stdin and stdout and exits when stdin closes, so its memory is freed when the studio dies.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ _LOG_BYTES = 4_000
 
 
 class ChatProcess:
-    """A worker to talk with. Replies are put in order of arrival; one conversation at a time."""
+    """A worker that answers messages. Replies are in order of arrival; one conversation at a time."""
 
     def __init__(self, module: str, arguments: Sequence[str], log: Path) -> None:
         self._log = log
-        # Of this worker alone: the words of an earlier one must not be told as its last.
+        # A fresh log: the output of an earlier worker must not be reported as this one's last line.
         with begin_log(log) as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
@@ -58,18 +58,18 @@ class ChatProcess:
             raise Unavailable(f"The chat worker ended. {self._last_words()}") from None
 
     def replies(self, timeout: float) -> Iterator[dict[str, Any]]:
-        """Replies as they come; raises Unavailable when the worker ends or is silent for `timeout` seconds."""
+        """Yield replies as they arrive; raises Unavailable when the worker ends or is silent for `timeout` seconds."""
         while True:
             try:
                 reply = self._replies.get(timeout=timeout)
             except queue.Empty:
-                raise Unavailable(f"The chat worker said nothing for {timeout:.0f} seconds.") from None
+                raise Unavailable(f"The chat worker did not reply for {timeout:.0f} seconds.") from None
             if reply is None:
                 raise Unavailable(f"The chat worker ended. {self._last_words()}")
             yield reply
 
     def close(self, grace: float = 5.0) -> None:
-        """Close its stdin, and end it if it does not go by itself."""
+        """Close its stdin, and kill it if it does not exit within `grace` seconds."""
         with contextlib.suppress(OSError):
             if self._process.stdin is not None:
                 self._process.stdin.close()
@@ -91,4 +91,4 @@ class ChatProcess:
             lines = [line for line in tail(self._log, _LOG_BYTES).splitlines() if line.strip()]
         except OSError:
             lines = []
-        return f"Its last words: {lines[-1][:300]}" if lines else "It left no message."
+        return f"Its last line of output: {lines[-1][:300]}" if lines else "It left no message."

@@ -1,4 +1,4 @@
-"""The environment of worker processes: what they may see of ours; quiet, offline, an allocator that keeps pages."""
+"""Environment of worker processes: an allow-list of our variables; quiet, offline, an allocator that keeps pages."""
 
 import ctypes.util
 import functools
@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Mapping
 
-# What a worker may see of our environment. Everything else (tokens, cookies, a shell's leftovers) stays behind.
+# Variables passed on to workers. Everything else (tokens, cookies, shell settings) is dropped.
 _ENV_KEPT = (
     "PATH",
     "HOME",
@@ -40,37 +40,37 @@ _ENV_KEPT = (
     "WANDB_BASE_URL",
 )
 _ENV_KEPT_PREFIXES = ("LC_", "MALLOC_", "CUDA_", "NCCL_", "PYTORCH_", "TORCH_", "STUDIO_")
-# Of the studio alone, though they begin like what a worker may see.
+# Never passed on, even if they match a prefix above.
 _SECRETS = re.compile(r"STUDIO_WEBHOOK_URL|.*(KEY|TOKEN|SECRET|PASSWORD)")
 
 
 def worker_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a worker: what it needs of ours, set for offline and quiet work."""
-    kept = {
+    """Build the environment of a worker: the allowed variables, and settings for offline and quiet work."""
+    environment = {
         name: value
         for name, value in os.environ.items()
         if (name in _ENV_KEPT or name.startswith(_ENV_KEPT_PREFIXES)) and not _SECRETS.fullmatch(name)
     }
-    kept |= {
+    environment |= {
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8",
-        "KINETO_LOG_LEVEL": "99",  # torch's profiler, which counts memory, would write into the log
+        "KINETO_LOG_LEVEL": "99",  # keeps torch's profiler, used to count memory, out of the log
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    if "LD_PRELOAD" not in kept:
-        kept = allocator()[1] | kept
-    return kept | dict(extra or {})
+    if "LD_PRELOAD" not in environment:
+        environment = allocator()[1] | environment
+    return environment | dict(extra or {})
 
 
 @functools.cache
 def allocator() -> tuple[str, dict[str, str]]:
     """An allocator that keeps its pages: its name, and the environment that makes a worker use it.
 
-    Training frees and takes the same large blocks at every step. glibc by default gives each back to the system and
-    has it faulted in again; kept, a step on a CPU takes half the time (benchmarks/RESULTS.md). tcmalloc does it with
-    less memory than glibc told to, so it is used where it is installed.
+    Training frees and allocates the same large blocks at every step. By default glibc returns each to the system and
+    faults it in again; with pages kept, a step on a CPU takes half the time (benchmarks/RESULTS.md). tcmalloc needs
+    less memory for it than glibc with these settings, so it is used where it is installed.
     """
     if sys.platform != "linux":
         return "the system's", {}
@@ -79,4 +79,4 @@ def allocator() -> tuple[str, dict[str, str]]:
         if library:
             return name, {"LD_PRELOAD": library}
     settings = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(64 * 2**20)}
-    return "glibc, told to keep its pages", settings
+    return "glibc, set to keep its pages", settings

@@ -1,14 +1,14 @@
-"""A process that has imported what a kind of work needs and forks for each piece of it, so that none waits for imports.
+"""Fork server: a process with the imports of a module already done, which forks for each task to save import time.
 
     python -m studio.launch.forkserver MODULE FD IDLE
 
-Where multiprocessing's own fork server would hand our whole environment on, with what is secret in it, and take the
-work's answers as pickles, this one has a worker's environment, and the work prints its lines as if it had been started
-by `python -m MODULE`. It ends when whoever started it does, and its forks end with it.
+multiprocessing's fork server would pass on our whole environment, including secrets, and receive results as pickles.
+This one has a worker's environment, and a task prints its lines as if started by `python -m MODULE`. It ends when the
+process that started it ends, and its forks end with it.
 
-On the socket FD: each message is one piece of work, the arguments of MODULE's `main` as a JSON list of texts, with
-three files: where it prints, where it complains, and a socket. On that its end is told (an exit status, or a signal as
-a negative number), after a word that it began; whoever writes there or closes it has it killed.
+On the socket FD, each message is one task: the arguments of MODULE's `main` as a JSON list of strings, with three file
+descriptors: stdout, stderr and a socket. On that socket the server sends `began` and, at the end, the exit status (a
+signal as a negative number); writing to it or closing it kills the task.
 """
 
 import contextlib
@@ -31,17 +31,17 @@ from typing import IO, Any, NoReturn
 from studio.launch.environment import worker_environment
 
 IDLE = 600.0
-_MOST = 1 << 16  # bytes of a message
+_MOST = 1 << 16  # maximum bytes of a message
 _BEGAN = b"began"
 
 
 def possible() -> bool:
-    """Elsewhere a process that has used a system library may not be forked, or there is no fork."""
+    """Whether forking is supported: elsewhere system libraries do not allow it, or there is no fork."""
     return sys.platform == "linux"
 
 
 class Forked:
-    """A piece of work at work, with as much of Popen's ways as `studio.launch.short_tasks` asks for."""
+    """A running task, with the part of Popen's interface that `studio.launch.short_tasks` uses."""
 
     def __init__(self, stdout: IO[str], line: socket.socket) -> None:
         self.stdout = stdout
@@ -49,18 +49,18 @@ class Forked:
         self._code: int | None = None
 
     def poll(self) -> int | None:
-        """How it ended, or None while it goes on."""
+        """Its exit status, or None while it runs."""
         if self._code is None and select.select([self._line], [], [], 0)[0]:
             return self.wait()
         return self._code
 
     def wait(self) -> int:
-        """Wait for its end; a signal is a negative number, as it is for who lost their fork server."""
+        """Wait for its exit status; a signal is a negative number, -SIGKILL if the fork server is gone."""
         if self._code is None:
-            told = b""
+            status = b""
             with contextlib.suppress(OSError):
-                told = self._line.recv(32)
-            self._code = int(told) if told else -signal.SIGKILL
+                status = self._line.recv(32)
+            self._code = int(status) if status else -signal.SIGKILL
             self._line.close()
         return self._code
 
@@ -70,10 +70,10 @@ class Forked:
 
 
 class ForkServer:
-    """The process for one module's work, started when there is some; it may be asked by several threads."""
+    """Client of the fork server of one module, which is started on demand. Thread-safe."""
 
     def __init__(self, module: str, idle: float = IDLE) -> None:
-        """idle: seconds without work after which it ends, until there is some again."""
+        """idle: seconds without tasks after which the server ends, until there is a task again."""
         self.module, self.idle = module, idle
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -81,8 +81,8 @@ class ForkServer:
         self._usable = possible()
 
     def begin(self, arguments: Sequence[str], errors: IO[bytes]) -> Forked | None:
-        """Have a piece of work begun; None where that cannot be done so, and nothing has been begun."""
-        tries = 2 if self._usable else 0  # it may just have ended for want of work
+        """Start a task; None if that is not possible, in which case nothing was started."""
+        tries = 2 if self._usable else 0  # it may just have ended because it was idle
         for _ in range(tries):
             asked = self._running()
             with contextlib.suppress(OSError):
@@ -92,7 +92,7 @@ class ForkServer:
             with self._lock:
                 if self._asked is asked:
                     self._end()
-        self._usable = False  # each further try would take as long as the work itself
+        self._usable = False  # further attempts would take as long as the task itself
         return None
 
     def _running(self) -> socket.socket:
@@ -108,7 +108,7 @@ class ForkServer:
                         stderr=subprocess.DEVNULL,
                         env=worker_environment(),
                         pass_fds=[theirs.fileno()],
-                        start_new_session=True,  # Ctrl-C is for us: it ends with us
+                        start_new_session=True,  # Ctrl-C goes only to us; the server ends with us
                     )
                 self._asked = ours
             return self._asked
@@ -134,7 +134,7 @@ class ForkServer:
         return None
 
     def close(self) -> None:
-        """End it, and what it has at work."""
+        """End the server and its running tasks."""
         with self._lock:
             self._end()
 
@@ -148,15 +148,15 @@ class ForkServer:
 
 
 def main(module: str, fd: int, idle: float) -> None:
-    """Fork for each message until the other end of the socket closes, or nothing comes for `idle` seconds."""
-    # What runs threads of its own by then (OpenBLAS, jemalloc under pyarrow) has handlers that see it through a fork.
+    """Fork for each message until the other end of the socket closes, or none arrives for `idle` seconds."""
+    # Libraries that run threads by now (OpenBLAS, jemalloc in pyarrow) have handlers that make forking safe.
     work: Callable[..., Any] = importlib.import_module(module).main
-    gc.freeze()  # what is there stays shared
+    gc.freeze()  # keeps existing objects on shared pages
     asked = socket.socket(fileno=fd)
     awake, wake = os.pipe()
     os.set_blocking(wake, False)
     os.set_blocking(awake, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # so that the wakeup is written
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler is needed for the wakeup to be written
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     at_work: dict[int, socket.socket] = {}
     last = time.monotonic()
@@ -167,11 +167,11 @@ def main(module: str, fd: int, idle: float) -> None:
         if not ready and not at_work:
             return
         for pid in (lines[line] for line in ready if line in lines):
-            os.kill(pid, signal.SIGKILL)  # ours until it is waited for
+            os.kill(pid, signal.SIGKILL)  # the pid cannot be reused until it is waited for
         if awake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(awake, 4096)
-        _tell_ends(at_work)
+        _report_ends(at_work)
         if fd in ready:
             message, files, _, _ = socket.recv_fds(asked, _MOST, 3)
             if not message:
@@ -180,7 +180,7 @@ def main(module: str, fd: int, idle: float) -> None:
             _begin(work, json.loads(message), files, at_work, (fd, awake, wake))
 
 
-def _tell_ends(at_work: dict[int, socket.socket]) -> None:
+def _report_ends(at_work: dict[int, socket.socket]) -> None:
     while at_work:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
@@ -198,16 +198,16 @@ def _begin(
     at_work: dict[int, socket.socket],
     ours: tuple[int, ...],
 ) -> None:
-    out, errors, told = files
-    line = socket.socket(fileno=told)
+    out, errors, status = files
+    line = socket.socket(fileno=status)
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         for other in at_work.values():
             other.close()
         line.close()
-        for one in ours:
-            os.close(one)
+        for descriptor in ours:
+            os.close(descriptor)
         _work(work, arguments, out, errors, parent)
     os.close(out)
     os.close(errors)
@@ -217,7 +217,7 @@ def _begin(
 
 
 def _work(work: Callable[..., Any], arguments: list[str], out: int, errors: int, parent: int) -> NoReturn:
-    """In the fork: as `python -m` would have it, and never back into the loop above."""
+    """Run a task in the fork as `python -m` would, and exit without returning to the loop above."""
     code = 1
     try:
         signal.set_wakeup_fd(-1)
@@ -228,10 +228,10 @@ def _work(work: Callable[..., Any], arguments: list[str], out: int, errors: int,
         os.close(out)
         os.close(errors)
         code = int(work(*arguments) or 0)
-    except SystemExit as left:
-        code = left.code if isinstance(left.code, int) else 1 if left.code else 0
-        if isinstance(left.code, str):
-            print(left.code, file=sys.stderr)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1 if ended.code else 0
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -242,7 +242,7 @@ def _work(work: Callable[..., Any], arguments: list[str], out: int, errors: int,
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends (prctl with PR_SET_PDEATHSIG)."""
+    """Ask the kernel to kill this process when its parent ends (prctl with PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

@@ -1,7 +1,7 @@
-"""A worker kept ready for a run that is not known yet, so that it need not wait for its imports.
+"""A spare worker with its imports already done, kept ready for the next run.
 
-Until it is handed a run it belongs to this process and ends with it, since its stdin ends. From then on it is a worker
-like any other, found again by its nonce.
+Until it is given a run it ends with this process, when its stdin closes. After that it is a worker like any other,
+found again by its nonce.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ from studio.rundir import RunDir, begin_log
 
 
 class IdleWorker:
-    """One process of a module that waits as studio.engine.workers.warm does."""
+    """A process of a module that waits for a run, such as studio.engine.workers.warm."""
 
     def __init__(self, module: str, log: Path) -> None:
-        """Starts it; raises OSError where that cannot be done. log: for what it says before it has a run."""
+        """Start the process; raises OSError if that fails. log: file for its output before it has a run."""
         self.nonce = secrets.token_hex(8)
         with begin_log(log) as errors:
             self.process = subprocess.Popen(
@@ -42,7 +42,7 @@ class IdleWorker:
 
     @property
     def ready(self) -> bool:
-        """Whether it has imported everything and waits."""
+        """Whether it has finished its imports and waits."""
         return self._ready.is_set() and self.alive
 
     @property
@@ -50,7 +50,7 @@ class IdleWorker:
         return self.process.poll() is None
 
     def hand(self, run: RunDir) -> bool:
-        """Make it the worker of a run; False when it is gone, and then nothing of it is left."""
+        """Make it the worker of a run; False if it has ended, in which case it is cleaned up."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(f"{run.path.resolve()}\n".encode())
@@ -61,7 +61,7 @@ class IdleWorker:
         return True
 
     def dismiss(self) -> None:
-        """End it, and wait until its memory is free."""
+        """Kill it, and wait until its memory is free."""
         with contextlib.suppress(OSError):
             self.process.kill()
         self.process.wait()

@@ -1,7 +1,7 @@
-"""Short work in a process of its own, which ends with the asker: preparing a model, reading a file.
+"""Short tasks in a child process that ends with the caller: preparing a model, reading a file.
 
-The child prints JSON lines. Whatever it does to itself (takes too much memory or time, crashes in a library) ends it
-alone, and is said in a sentence.
+The child prints JSON lines. If it uses too much memory or time, or crashes in a library, only the child ends, and the
+caller gets an error with a sentence.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from studio.launch.forkserver import ForkServer
 from studio.rundir import begin_log, tail
 
 _LOG_BYTES = 4_000
-PULSE = 0.25  # seconds after which a silent child is told of
+PULSE = 0.25  # seconds of silence after which an empty value is yielded
 
 
 class Died(StudioError):
-    """A child that ended without its result. timed_out: it was ended at its limit; signal: what ended it, or 0."""
+    """A child that ended without a result. timed_out: whether it exceeded its time; signal: what ended it, or 0."""
 
     def __init__(self, message: str, timed_out: bool, signal: int) -> None:
         super().__init__(message)
@@ -40,13 +40,13 @@ def follow(
     environment: Mapping[str, str] | None = None,
     server: ForkServer | None = None,
 ) -> Generator[dict[str, Any], None, None]:
-    """Run `python -m module` to its end and give the JSON lines it prints; closing the iterator ends the child.
+    """Run `python -m module` to its end and yield the JSON lines it prints; closing the iterator ends the child.
 
-    While the child says nothing, an empty dictionary is given every PULSE seconds, so that the asker can turn away.
+    While the child prints nothing, an empty dictionary is yielded every PULSE seconds, so that the caller can stop.
 
-    seconds: the most it may take. environment: what it is told beside a worker's usual one. server: forks the child
-    where it can, in place of a new interpreter; then there is no environment of its own. Raises Died with its last
-    words if it fails.
+    seconds: time limit. environment: variables in addition to a worker's usual ones. server: fork server to use, if
+    possible, instead of a new interpreter; `environment` is then ignored. Raises Died with the last line of output if
+    the child fails.
     """
     late = threading.Event()
     with begin_log(log) as errors:
@@ -79,10 +79,10 @@ def follow(
             process.kill()
             process.wait()
     if code != 0:
-        said = [line for line in tail(log, _LOG_BYTES).splitlines() if line.strip()]
+        output = [line for line in tail(log, _LOG_BYTES).splitlines() if line.strip()]
         killed = signal.Signals(-code).name if code < 0 else ""
-        words = f"it was ended by {killed}" if killed else said[-1] if said else "it gave no reason"
-        raise Died(f"{module} failed: {words}.", late.is_set(), -code if code < 0 else 0)
+        reason = f"it was ended by {killed}" if killed else output[-1] if output else "it gave no reason"
+        raise Died(f"{module} failed: {reason}.", late.is_set(), -code if code < 0 else 0)
 
 
 def _started(
@@ -101,20 +101,20 @@ def _started(
 
 
 def _lines(stream: IO[str]) -> Iterator[str]:
-    """The lines of a pipe until it ends, and an empty one whenever PULSE seconds pass without any."""
-    said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    """Yield the lines of a pipe until it ends, and an empty one whenever PULSE seconds pass without any."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def read() -> None:
         with stream:
             for line in stream:
-                said.put(line)
-        said.put(None)
+                lines.put(line)
+        lines.put(None)
 
     # A thread, since not every system reads a pipe with a time limit; it ends with the child, which closes the pipe.
     threading.Thread(target=read, name="child-lines", daemon=True).start()
     while True:
         try:
-            line = said.get(timeout=PULSE)
+            line = lines.get(timeout=PULSE)
         except queue.Empty:
             line = ""
         if line is None:

@@ -1,8 +1,7 @@
-"""Workers as processes of this machine.
+"""Workers as processes on this machine.
 
-A worker gets its own session, files for its output and an environment stripped to what it needs. It owes nothing
-to the process that started it: that one may die, and another finds the worker again by its full identity (pid,
-start time, boot id and nonce).
+A worker has its own session, files for its output and a minimal environment. It does not depend on the process that
+started it: if that dies, another finds the worker again by its full identity (pid, start time, boot id and nonce).
 """
 
 import contextlib
@@ -25,17 +24,17 @@ from studio.rundir import Identity, RunDir, boot_id, process_started, read_json,
 
 Found = Literal["never", "claimed", "unborn", "alive", "gone"]
 
-# How long a claim may be without the number of its process: the launcher writes that right after.
+# Seconds a claim may lack the pid of its process, which the launcher writes right after.
 CLAIM_SECONDS = 5.0
 
 _children: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
-# How workers of ours ended, by nonce: an exit status, or a signal as a negative number.
+# Exit status of workers started here, by nonce; a signal as a negative number.
 _codes: dict[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A started worker, as far as the starter knows it."""
+    """A started worker, as known to the process that started it."""
 
     pid: int
     nonce: str
@@ -44,8 +43,8 @@ class Process:
 def start(run: RunDir, module: str, seq: int = 0, spare: IdleWorker | None = None) -> Process | None:
     """Start `python -m <module> RUN_DIR --nonce N` for a run directory; None when it is claimed already.
 
-    The claim is written first, so that a studio that dies right here does not start the same run twice. seq: the last
-    line of the journal that is not this worker's. spare: a worker of the same module that waits, to take instead.
+    The claim is written first, so that a studio that dies right after does not start the same run twice. seq: last seq
+    of the journal before this worker. spare: an idle worker of the same module to use instead.
     """
     nonce = spare.nonce if spare else secrets.token_hex(8)
     claim = {
@@ -53,7 +52,7 @@ def start(run: RunDir, module: str, seq: int = 0, spare: IdleWorker | None = Non
         "time": time.time(),
         "boot_id": boot_id(),
         "seq": seq,
-        # What is needed to tell its end apart from others.
+        # The count at the start, to recognise an out-of-memory kill at its end.
         "oom_kills": exit_evidence.oom_kills(),
     }
     if not write_new_json(run.claim, claim):
@@ -66,7 +65,7 @@ def start(run: RunDir, module: str, seq: int = 0, spare: IdleWorker | None = Non
         run.claim.unlink(missing_ok=True)
         raise Unavailable(f"The worker could not be started: {error}.") from None
     _children[process.pid] = nonce, process
-    # A full disk must not make us lose a worker that has begun: without this it is found by its nonce.
+    # On a full disk the worker must not get lost: without its pid it is found by its nonce.
     with contextlib.suppress(OSError):
         write_json(run.claim, claim | {"pid": process.pid})
     return Process(process.pid, nonce)
@@ -87,8 +86,10 @@ def _begin(run: RunDir, module: str, nonce: str) -> "subprocess.Popen[bytes]":
 
 
 def find(run: RunDir) -> Found:
-    """Whether the worker of a run directory lives. `claimed`: it has not written its name yet; `unborn`: a launcher
-    claimed the run and died before it started a worker."""
+    """Find the worker of a run directory and return its state.
+
+    `claimed`: it has not written worker.json yet; `unborn`: a launcher claimed the run and died before it started one.
+    """
     identity = Identity.read(run)
     if identity is not None:
         return "alive" if _is(identity) else "gone"
@@ -108,13 +109,13 @@ def find(run: RunDir) -> Found:
 
 
 def _heard_since(run: RunDir, otherwise: Found = "gone") -> Found:
-    """A worker may have written its name, or ended, while we looked for its process."""
+    """Check again: a worker may have written worker.json, or ended, while its process was searched."""
     identity = Identity.read(run)
     return otherwise if identity is None else "alive" if _is(identity) else "gone"
 
 
 def _is(identity: Identity) -> bool:
-    """Whether the process with this pid is still the one that wrote its name: all four marks match."""
+    """Whether the process with this pid is still the worker: pid, start time, boot id and nonce all match."""
     if identity.boot_id != boot_id():
         return False
     started = process_started(identity.pid)
@@ -127,7 +128,7 @@ def _carries(pid: int, nonce: str) -> bool:
     """Whether a living process has this nonce among its arguments."""
     ours = _children.get(pid)
     if ours is not None and ours[0] == nonce:
-        # The system forgets the arguments of a process that ends a moment before it tells how it ended.
+        # The arguments of an ending process disappear a moment before its exit status is available.
         return ours[1].poll() is None
     try:
         process = psutil.Process(pid)
@@ -137,7 +138,7 @@ def _carries(pid: int, nonce: str) -> bool:
 
 
 def signal(run: RunDir, number: signals.Signals) -> bool:
-    """Send a signal to the worker and everything it started; False when it is not there any more."""
+    """Send a signal to the worker and its children; False if it is gone."""
     identity, claim = Identity.read(run), read_json(run.claim) or {}
     if identity is not None:
         pid = identity.pid if _is(identity) else None
@@ -147,7 +148,7 @@ def signal(run: RunDir, number: signals.Signals) -> bool:
     if pid is None:
         return False
     with contextlib.suppress(ProcessLookupError):
-        # The worker leads a session of its own, so its pid names its process group.
+        # The worker leads its own session, so its pid is its process group.
         os.killpg(pid, number)
         return True
     return False
@@ -163,12 +164,12 @@ def reap() -> None:
 
 
 def ended_with(nonce: str) -> int | None:
-    """The exit status of a worker that this process started, a signal as a negative number; None if it is not known."""
+    """The exit status of a worker started by this process, a signal as a negative number; None if not known."""
     return _codes.get(nonce)
 
 
 def reused(identity: Identity) -> bool:
-    """Whether another process goes by the worker's number now; its own remains that nobody has reaped are not one."""
+    """Whether another process has the worker's pid now; the worker's own zombie does not count."""
     if identity.boot_id != boot_id():
         return False
     try:

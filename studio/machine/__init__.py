@@ -1,1 +1,1 @@
-"""What this machine is and does: processor, memory, GPU, usage, and what the system says of processes that ended."""
+"""Facts on this machine: processor, memory, GPU, usage, and the system's evidence on processes that ended."""

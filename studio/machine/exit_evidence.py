@@ -1,6 +1,6 @@
-"""What the system tells of a process that ended without a word: the kernel's counts and its log.
+"""Evidence on a process that ended without an exit record: the kernel's counters and log.
 
-All of it fades (a count goes on, a log is cut), so it is asked once, right after the end.
+All of it is short-lived (counters continue, logs are cut), so it is read once, right after the end.
 """
 
 import re
@@ -15,9 +15,9 @@ _KILLED = re.compile(r"\[\s*(\d+\.\d+)\].*[Kk]illed process (\d+)")
 
 
 def oom_kills() -> int | None:
-    """How many processes the kernel has ended for lack of memory: in our control group, else on the whole machine.
+    """Number of processes killed by the kernel for lack of memory, in our control group or else on the whole machine.
 
-    None where the system does not count. Only the growth between two looks means anything.
+    None if the system does not count them. Only the difference between two calls is meaningful.
     """
     for path, name in _counters():
         try:
@@ -32,7 +32,7 @@ def oom_kills() -> int | None:
 
 
 def _counters() -> list[tuple[Path, str]]:
-    """Files that count kills, the nearest to us first: control groups v2, v1, and the machine's."""
+    """Files that count kills, most specific first: control groups v2, v1, and the whole machine."""
     return [
         *((folder / "memory.events", "oom_kill") for folder in ram.groups("", _CGROUPS)),
         *((folder / "memory.oom_control", "oom_kill") for folder in ram.groups("memory", _CGROUPS / "memory")),
@@ -41,9 +41,9 @@ def _counters() -> list[tuple[Path, str]]:
 
 
 def named_by_kernel(pid: int, since: float, boot: float) -> bool:
-    """Whether the kernel's log says that it ended this process for memory, after `since`; boot: when it booted.
+    """Whether the kernel's log says that it killed this process for memory after `since`. boot: boot time.
 
-    Times are seconds since the epoch. False as well where we may not read that log.
+    Times are seconds since the epoch. Also False if the log cannot be read.
     """
     if sys.platform != "linux":
         return False
@@ -51,4 +51,4 @@ def named_by_kernel(pid: int, since: float, boot: float) -> bool:
         log = subprocess.run(["dmesg"], capture_output=True, text=True, errors="replace", timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return False
-    return any(int(found[2]) == pid and boot + float(found[1]) >= since - 5 for found in _KILLED.finditer(log))
+    return any(int(match[2]) == pid and boot + float(match[1]) >= since - 5 for match in _KILLED.finditer(log))

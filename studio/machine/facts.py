@@ -1,4 +1,4 @@
-"""What this machine is: processors, memory, disk, and an NVIDIA GPU if the system tells of one. Without torch."""
+"""This machine's processors, memory, disk, and NVIDIA GPU if any. Without torch."""
 
 import functools
 import os
@@ -14,7 +14,7 @@ from studio.machine.cpu import Processor
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The first CUDA device, as nvidia-smi tells of it; bytes."""
+    """The first CUDA device, from nvidia-smi; sizes in bytes."""
 
     name: str
     total: int
@@ -23,7 +23,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine at one moment; memory (ram.py) and disk: bytes. compiles: what the fast path has compiled for it."""
+    """The machine at one moment; memory (ram.py) and disk in bytes. compiles: whether attention is compiled for it."""
 
     processor: str
     cores: int
@@ -36,7 +36,7 @@ class Machine:
 
 
 def look(folder: Path) -> Machine:
-    """Look at the machine; `folder` names the disk."""
+    """Describe the machine. folder: determines the disk."""
     now = ram.look()
     return Machine(
         processor=processor.name(),
@@ -51,13 +51,13 @@ def look(folder: Path) -> Machine:
 
 
 def found_by_training() -> Processor:
-    """What the fast path finds on this machine's processor."""
+    """The processor of this machine, as the fast path uses it."""
     threads = cores() if compiling.expected() else 0
     return Processor(processor.multiplies_bf16(), threads, ram.look().total, processor.lays_out())
 
 
 def cores() -> int:
-    """Processors this process may use."""
+    """Number of processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 

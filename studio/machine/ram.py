@@ -1,4 +1,4 @@
-"""The memory there is for us: the machine's or, in a container that is bounded, what that may take of it."""
+"""Memory available to the studio: the machine's or, in a container with a limit, the container's."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import psutil
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_WHOLE = 2**60  # bytes; a bound from here on is none
+_WHOLE = 2**60  # bytes; a limit this high means no limit
 
 
 @dataclass(frozen=True, slots=True)
 class Ram:
-    """Bytes at one moment. used: by anyone, without what the system gives up when it must (files it remembers)."""
+    """Bytes at one moment. used: by all processes, without memory the system can reclaim (file cache)."""
 
     total: int
     used: int
@@ -19,7 +19,7 @@ class Ram:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """Names in control groups of the second and the first kind, and where those are."""
+    """File names and root of one version of control groups (v2 or v1)."""
 
     controller: str
     root: Path
@@ -29,7 +29,7 @@ class _Kind:
 
 
 def look() -> Ram:
-    """The memory now."""
+    """Current memory."""
     machine = psutil.virtual_memory()
     total, free = int(machine.total), int(machine.available)
     for kind, folder in _ours():
@@ -41,7 +41,7 @@ def look() -> Ram:
 
 
 def groups(controller: str, root: Path) -> list[Path]:
-    """The control group of this process below `root`, and, where we see only our own, the root itself."""
+    """The control group of this process below `root`, and the root itself, in case only our own group is visible."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -59,7 +59,7 @@ def _ours() -> list[tuple[_Kind, Path]]:
 
 
 def _number(path: Path) -> int | None:
-    """A file's number; None where there is no file, or it says `max`."""
+    """The number in a file; None if there is no file, or it says `max`."""
     try:
         text = path.read_text(encoding="ascii").strip()
     except OSError:

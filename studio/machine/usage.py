@@ -1,4 +1,4 @@
-"""How much of this machine is in use, and by which processes: counters of the system, cheap enough for a timer."""
+"""Usage of this machine, in total and by process, from system counters that are cheap enough for a timer."""
 
 import contextlib
 import functools
@@ -18,7 +18,7 @@ from studio.machine import ram
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The machine at one moment; bytes, and shares from 0 to 1. gpu: the first CUDA device, None without one."""
+    """Usage at one moment; bytes, and shares from 0 to 1. gpu_*: the first CUDA device, None without one."""
 
     time: float
     cpu: float
@@ -33,7 +33,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What some processes hold; bytes. gpu: None where it is not told by process."""
+    """Memory used by some processes, bytes. gpu: None if not known per process."""
 
     memory: int = 0
     gpu: int | None = None
@@ -41,7 +41,7 @@ class Held:
 
 
 def sample(folder: Path) -> Sample:
-    """Look at the machine; the processor since the last look in this process. `folder` names the disk."""
+    """Sample the usage; that of the processor since the last call in this process. folder: determines the disk."""
     now, disk = ram.look(), shutil.disk_usage(folder)
     used, total, busy = _gpu()
     return Sample(
@@ -51,14 +51,13 @@ def sample(folder: Path) -> Sample:
 
 
 def held_by(roots: Mapping[int, str]) -> dict[str, Held]:
-    """What each of the named processes holds, with what it started that has no name of its own.
+    """Memory used by each of the named processes and its children, except those with their own name.
 
-    roots: pid to name. Of memory, what is the process's own counts (resident and not shared): files that are only
-    mapped are not in use by it, the system takes them back when it must.
+    roots: pid to name. Only private resident memory counts: mapped files are not, since the system can reclaim them.
     """
-    found = dict.fromkeys(roots.values(), Held())
+    held = dict.fromkeys(roots.values(), Held())
     if not roots:
-        return found
+        return held
     gpu = _gpu_by_process()
     parents: dict[int, int] = {}
     for process in psutil.process_iter():
@@ -71,14 +70,14 @@ def held_by(roots: Mapping[int, str]) -> dict[str, Held]:
         with contextlib.suppress(psutil.Error):
             memory = psutil.Process(pid).memory_info()
             own = memory.rss - getattr(memory, "shared", 0)
-            before = found[name]
+            before = held[name]
             on_gpu = before.gpu if pid not in gpu else (before.gpu or 0) + gpu[pid]
-            found[name] = Held(before.memory + max(0, own), on_gpu, before.processes + 1)
-    return found
+            held[name] = Held(before.memory + max(0, own), on_gpu, before.processes + 1)
+    return held
 
 
 def _name_of(pid: int, parents: Mapping[int, int], roots: Mapping[int, str]) -> str | None:
-    """The name of the nearest named process above."""
+    """The name of the nearest named ancestor of a process, or its own."""
     seen: set[int] = set()
     while pid not in roots:
         if pid in seen or pid not in parents:
@@ -89,13 +88,13 @@ def _name_of(pid: int, parents: Mapping[int, int], roots: Mapping[int, str]) -> 
 
 
 def held_by_itself() -> Held:
-    """What this process holds without what it started."""
+    """Memory used by this process, without its children."""
     memory = psutil.Process().memory_info()
     return Held(max(0, memory.rss - getattr(memory, "shared", 0)), _gpu_by_process().get(os.getpid()), 1)
 
 
 def held_by_all() -> Held:
-    """What is in use on the machine by anyone."""
+    """Memory in use on the machine by all processes."""
     return Held(ram.look().used, _gpu()[0])
 
 
@@ -104,7 +103,7 @@ def this_process() -> int:
     return os.getpid()
 
 
-# NVIDIA's own library where it is installed (nvidia-ml-py), else nvidia-smi. Neither was run on a GPU so far.
+# NVIDIA's library if installed (nvidia-ml-py), else nvidia-smi. Neither has been run on a GPU so far.
 
 
 @functools.cache
@@ -114,7 +113,7 @@ def _nvml() -> Any:
 
         pynvml.nvmlInit()
         return pynvml if pynvml.nvmlDeviceGetCount() else None
-    except Exception:  # its errors are its own, and a missing driver is no error here
+    except Exception:  # it has its own error classes, and a missing driver is not an error here
         return None
 
 
@@ -124,7 +123,7 @@ def _smi() -> str | None:
 
 
 def _gpu() -> tuple[int | None, int | None, float | None]:
-    """Memory used, memory in all, and how busy the first CUDA device is."""
+    """Used memory, total memory and utilisation of the first CUDA device."""
     library = _nvml()
     if library is not None:
         with contextlib.suppress(Exception):
@@ -135,19 +134,19 @@ def _gpu() -> tuple[int | None, int | None, float | None]:
     if program is not None:
         query = [program, "--id=0", "--query-gpu=memory.used,memory.total,utilization.gpu"]
         with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
-            told = subprocess.run(
+            output = subprocess.run(
                 [*query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=5, check=True
             ).stdout
-            used, total, busy = (part.strip() for part in told.splitlines()[0].split(","))
+            used, total, busy = (part.strip() for part in output.splitlines()[0].split(","))
             return int(used) * 2**20, int(total) * 2**20, float(busy) / 100
     return None, None, None
 
 
 def _gpu_by_process() -> dict[int, int]:
-    library, found = _nvml(), {}
+    library, used = _nvml(), {}
     if library is not None:
         with contextlib.suppress(Exception):
             device = library.nvmlDeviceGetHandleByIndex(0)
             for process in library.nvmlDeviceGetComputeRunningProcesses(device):
-                found[int(process.pid)] = int(process.usedGpuMemory or 0)
-    return found
+                used[int(process.pid)] = int(process.usedGpuMemory or 0)
+    return used

@@ -165,7 +165,7 @@ def test_tools_that_cannot_be_made_are_a_sentence_and_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gguf_tools, "_INDEX", ("--index-url", "http://127.0.0.1:9/simple", "--retries", "0"))
-    with pytest.raises(Unavailable, match=r"could not be made: .*Adapter and merged model need none"):
+    with pytest.raises(Unavailable, match=r"could not be installed: .*Exports as adapter or merged model do not need"):
         gguf_tools.make(tmp_path / "tools", "convert", "", lambda _: None)
     monkeypatch.setattr(gguf_tools.shutil, "which", lambda _: None)
     with pytest.raises(Unavailable, match=r"no C\+\+ compiler"):

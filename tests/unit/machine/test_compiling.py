@@ -54,8 +54,8 @@ def test_without_a_compiler_the_reason_is_told(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(("script", "why"), [
     ('echo half > "$(echo "$*" | sed "s/.* //")"; exit 3', "the C++ compiler failed with status 3"),
-    ("exit 0", "what the C++ compiler made does not run here (status 1)"),
-    ('echo half > "$(echo "$*" | sed "s/.* //")"', "what the C++ compiler made does not run here (status 1)"),
+    ("exit 0", "the compiled library does not run here (status 1)"),
+    ('echo half > "$(echo "$*" | sed "s/.* //")"', "the compiled library does not run here (status 1)"),
 ])  # fmt: skip
 def test_a_compiler_that_fails_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str
@@ -69,7 +69,7 @@ def test_a_compiler_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monk
     stand_in(tmp_path / "bin", "exec sleep 600", monkeypatch)
     monkeypatch.setattr(compiling, "PATIENCE", 0.01)
     build = compiling.start_compiling()
-    assert "was not done" in str(compiling.finished())
+    assert "did not finish" in str(compiling.finished())
     assert isinstance(build, compiling.Build) and build.compiler and build.compiler.poll() is not None
 
 
@@ -87,7 +87,7 @@ def test_what_a_processor_does_not_know_ends_no_worker(tmp_path: Path, monkeypat
     unknown = 'extern "C" void trial() { __builtin_trap(); }'
     stand_in(tmp_path / "bin", f"echo '{unknown}' | {real} -xc++ -shared -fPIC - -o \"${{@: -1}}\"", monkeypatch)
     (tmp_path / "bin" / "c++").write_text((tmp_path / "bin" / "c++").read_text().replace("/bin/sh", "/bin/bash"))
-    assert compiling.finished() == "what the C++ compiler made does not run here (status -4)"
+    assert compiling.finished() == "the compiled library does not run here (status -4)"
     assert kept(tmp_path) == []
 
 
