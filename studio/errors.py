@@ -1,13 +1,13 @@
-"""What can go wrong, in words meant for the person at the screen.
+"""Errors with messages for the user.
 
-    StudioError            something we can say in one sentence; exit status 1 on the command line
-    ├── BadInput           what was given is wrong: names what, where and the remedy; exit status 2
-    │   ├── NotFound       nothing goes by that name or id
-    │   └── Conflict       asked at the wrong moment (a stop for a run that is over)
-    └── Unavailable        cannot be done on this machine or right now (no network, port taken, no memory)
+    StudioError            an expected error, described in one sentence; exit status 1 on the command line
+    ├── BadInput           invalid input: the message names what, where and the remedy; exit status 2
+    │   ├── NotFound       there is nothing with that name or id
+    │   └── Conflict       not possible in the current state (such as stopping a run that has ended)
+    └── Unavailable        not possible on this machine or right now (no network, port taken, no memory)
 
-The message of every StudioError reaches the user unchanged: pages show it beside its cause, the command line
-prints it on stderr. Anything else is a bug and is shown as one.
+The message of every StudioError reaches the user unchanged: pages show it next to its cause, the command line prints it
+on stderr. Any other exception is a bug and is shown as one.
 """
 
 
@@ -18,18 +18,18 @@ class StudioError(Exception):
 
 
 class BadInput(StudioError):
-    """What was given is wrong. The message names what, where, and what to do."""
+    """Invalid input. The message names what is wrong, where, and what to do."""
 
     exit_status = 2
 
 
 class NotFound(BadInput):
-    """Nothing goes by that name or id."""
+    """There is nothing with that name or id."""
 
 
 class Conflict(BadInput):
-    """The request does not fit the present state."""
+    """The request is not possible in the current state."""
 
 
 class Unavailable(StudioError):
-    """It cannot be done here or now; the message says why and the way out."""
+    """Not possible here or now; the message says why and what to do."""

@@ -1,7 +1,6 @@
-"""Secrets in what is logged: whatever looks like one is struck out before it is written anywhere.
+"""Redact secrets in logs: text that looks like one is struck out before it is written anywhere.
 
-No secret is meant to come into a message at all; this is for the message of a library, or an address with a password
-in it, that nobody thought of.
+Our own messages contain no secrets; this is a safety net for messages of libraries, or addresses with a password.
 """
 
 import logging
@@ -11,26 +10,26 @@ from typing import Any
 
 STRUCK = "[struck out]"
 _PATTERNS = (
-    re.compile(r"\b(?:hf|api_org)_(?:oauth_|jwt_)?[A-Za-z0-9.-]{16,}"),  # of the hub
-    re.compile(r"\b(?:sk|ghp|gho|github_pat|xox[abprs]|glpat)[-_][A-Za-z0-9_-]{10,}"),  # of others
-    re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),  # a signed token
+    re.compile(r"\b(?:hf|api_org)_(?:oauth_|jwt_)?[A-Za-z0-9.-]{16,}"),  # Hugging Face
+    re.compile(r"\b(?:sk|ghp|gho|github_pat|xox[abprs]|glpat)[-_][A-Za-z0-9_-]{10,}"),  # other services
+    re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),  # JSON web token
     re.compile(r"(?i)(?<=bearer )[^\s\"',;]+|(?<=basic )[A-Za-z0-9+/=]{8,}"),
     re.compile(r"(?i)(?<=authorization: )\S+(?: \S+)?|(?<=cookie: )[^\r\n]+"),
-    re.compile(r"(?<=://)[^/\s@:]*:[^/\s@]+(?=@)"),  # user and password of an address
+    re.compile(r"(?<=://)[^/\s@:]*:[^/\s@]+(?=@)"),  # user and password in a URL
     re.compile(r"(?i)(?<=[?&])(?:token|key|api_key|apikey|secret|signature|sig|password|code|access_token)=[^&\s\"']+"),
     re.compile(r"(?i)(?<=hooks\.slack\.com/services/)\S+|(?<=discord\.com/api/webhooks/)\S+"),
 )
 
 
 def strike(text: str) -> str:
-    """The text without what looks like a secret in it."""
+    """Replace everything in a text that looks like a secret."""
     for pattern in _PATTERNS:
         text = pattern.sub(STRUCK, text)
     return text
 
 
 class _Struck:
-    """A stream on which secrets are struck out of each piece that is written."""
+    """Stream wrapper that redacts secrets in everything written to it."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -44,9 +43,9 @@ class _Struck:
 
 
 def guard_logs() -> None:
-    """Strike secrets out of all that this process logs or says on stderr from now on, tracebacks too.
+    """Redact secrets in everything this process logs or writes to stderr from now on, including tracebacks.
 
-    Handlers are made in many places, by libraries as well, so it is done where each of them formats.
+    Handlers are created in many places, also by libraries, so this patches the formatting of all of them.
     """
     if not isinstance(sys.stderr, _Struck):
         sys.stderr = _Struck(sys.stderr)

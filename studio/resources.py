@@ -1,4 +1,4 @@
-"""Finds what is bundled: `static/` and `data/`, beside the package in a checkout, inside it in a wheel."""
+"""Paths of the bundled folders `static/` and `data/`: next to the package in a checkout, inside it in a wheel."""
 
 from pathlib import Path
 

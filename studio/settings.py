@@ -1,7 +1,7 @@
-"""Settings of one studio: where it lives and how it behaves. Passed around, never global.
+"""Settings of one studio: its home and its behaviour. Passed as an argument, never global.
 
-Every field can be set by the environment variable named beside it in docs/settings.md, which a test keeps
-true to this file. Tests make their own: `Settings(home=tmp_path)`.
+Every field can be set by an environment variable, listed in docs/settings.md; a test keeps that list in sync with this
+file. Tests create their own: `Settings(home=tmp_path)`.
 """
 
 import contextlib
@@ -25,42 +25,42 @@ def default_home() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a studio process is told at its start.
+    """Settings of a studio process.
 
-    home                  where runs, datasets, models, adapters, exports and the database live
-    host, port            where the web studio listens
-    hosts                 more names it answers under, by commas: those of a reverse proxy before it
-    requests_per_second   most requests that one client may keep up; 0 for no bound
-    keeper_interval       seconds between two looks of the keeper at the run directories
-    stop_grace            seconds a worker gets to stop by itself before it is signalled
+    home                  folder of runs, datasets, models, adapters, exports and the database
+    host, port            address on which the web studio listens
+    hosts                 additional host names it answers to, separated by commas, such as those of a reverse proxy
+    requests_per_second   maximum sustained requests per second from one client; 0 for no limit
+    keeper_interval       seconds between the keeper's checks of the run directories
+    stop_grace            seconds a worker has to stop by itself before it is signalled
     stalled_after         seconds without progress after which a live worker is shown as stalled
-    chat_idle             seconds after which an unused chat worker gives its memory back
+    chat_idle             seconds after which an unused chat worker is ended to free its memory
     warm_seconds          seconds for which a training worker is kept ready after the form was used; 0 for none
-    max_file_mb           largest file that may be uploaded or added, MiB
-    max_rows              most rows a dataset may have
-    max_row_mb            longest row of a file, MiB
-    max_field_mb          longest text in one field, MiB
-    max_nesting           deepest nesting of lists and objects in a row
-    max_digits            most digits of a number
-    max_compression_ratio most bytes that one byte of a compressed file may unpack to
-    read_memory_mb        most memory that reading a file may take, MiB
-    read_seconds          most seconds that reading a file may take
-    webhook_url           address that is told when a run ends, http or https; empty for none
-    judge_url             address of an OpenAI-compatible service that may judge answers, http or https; empty for none
-    judge_model           the model to ask there
-    checkpoint_gb         most that one run's checkpoints may take once it is over, GiB; 0 for no bound
+    max_file_mb           maximum size of a file to upload or add, MiB
+    max_rows              maximum number of rows in a dataset
+    max_row_mb            maximum length of a row of a file, MiB
+    max_field_mb          maximum length of text in one field, MiB
+    max_nesting           maximum nesting of lists and objects in a row
+    max_digits            maximum number of digits in a number
+    max_compression_ratio maximum ratio of unpacked to compressed bytes of a file
+    read_memory_mb        maximum memory for reading a file, MiB
+    read_seconds          maximum seconds for reading a file
+    webhook_url           address that is notified when a run ends, http or https; empty for none
+    judge_url             address of an OpenAI-compatible service that can judge answers, http or https; empty for none
+    judge_model           the model to use there
+    checkpoint_gb         maximum size of one run's checkpoints after it has ended, GiB; 0 for no limit
     gguf_tools            folder of the tools for GGUF files; empty for tools/gguf in the home
-    gguf_find_links       folder or address where pip also looks for those tools; empty for none
-    offline               never ask the Hugging Face hub for anything
-    hosted                a studio that strangers reach: visitors own what they make, with the quotas below
-    hosted_models         base models that visitors of a hosted studio may use: names here or hub ids, by commas
-    admins                account names whose people see who uses what of a studio that others reach, by commas
-    queue_most            most runs that may wait in a hosted studio; 0 for no bound, as in all that follow
-    quota_running         exports, evaluations and combinations that one visitor of it may have at work, each
-    quota_queued          runs that one visitor of it may have waiting
-    quota_storage_gb      disk that one visitor's things may take there, GiB
-    quota_starts_day      runs that one visitor may start there a day (UTC)
-    quota_chat_tokens_day tokens that one visitor may be answered there a day (UTC)
+    gguf_find_links       additional folder or address where pip looks for those tools; empty for none
+    offline               never contact the Hugging Face hub
+    hosted                a studio open to the public: visitors own what they create, with the quotas below
+    hosted_models         base models that visitors of a hosted studio may use: local names or hub ids, by commas
+    admins                account names that may see the usage of all visitors, separated by commas
+    queue_most            maximum queued runs in a hosted studio; 0 for no limit, also in all settings below
+    quota_running         maximum running exports, evaluations and combinations per visitor, of each
+    quota_queued          maximum queued runs per visitor
+    quota_storage_gb      maximum disk space per visitor, GiB
+    quota_starts_day      maximum runs a visitor may start per day (UTC)
+    quota_chat_tokens_day maximum tokens generated in the chat per visitor and day (UTC)
     """
 
     home: Path = field(default_factory=default_home)
@@ -145,7 +145,7 @@ class Settings:
 
     @property
     def uploads(self) -> Path:
-        """Where uploads arrive: not in a folder that everybody on the machine shares."""
+        """Folder for incoming uploads, not in a temporary folder shared by all users of the machine."""
         return self.cache / "uploads"
 
     @property
@@ -158,14 +158,14 @@ class Settings:
         for folder in (self.home, *inside, self.cache, self.staging):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.stat().st_mode & 0o077:
-                # One that was there before; where it is somebody else's, it stays as it is.
+                # An existing folder; if it belongs to another user, it is left unchanged.
                 with contextlib.suppress(OSError):
                     folder.chmod(0o700)
         return self
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None, **given: object) -> Self:
-        """Defaults, then STUDIO_* variables, then what is `given` and not None."""
+        """Create settings from defaults, then STUDIO_* variables, then the `given` values that are not None."""
         env = os.environ if env is None else env
         values: dict[str, object] = {}
         for item in fields(cls):

@@ -2,23 +2,23 @@
 
     recipe.yaml          in; immutable once started
     dataset.json         in; pointer to the immutable dataset and its sha256
-    about.json           in; what a person says of it: name, notes, tags, star, owner, trashed; its place in the queue
+    about.json           in; set by the user: name, notes, tags, star, owner, trashed; its position in the queue
     control/             in; files named stop, cancel, checkpoint: touched by anyone, consumed by the worker
-    resume.json          in; what a worker that goes on is told: attempt, checkpoint, how far
-    attempts/N/          what earlier workers left: their claim, worker, heartbeat, exit and ended
-    events.jsonl         out; append-only journal, one JSON object a line: seq, time, kind, payload, crc; one writer
-    heartbeat            out; rewritten every few seconds (alive is not progressing)
+    resume.json          in; instructions for a resuming worker: attempt, checkpoint, how far
+    attempts/N/          files of earlier workers: their claim, worker, heartbeat, exit and ended
+    events.jsonl         out; append-only journal, one JSON object per line: seq, time, kind, payload, crc; one writer
+    heartbeat            out; rewritten every few seconds, with the times of the last beat and of the last progress
     worker.json          out; pid, start time, boot id, host, nonce, library versions, device
-    checkpoints/step-N/  out; whole, with MANIFEST.json, or not there
+    checkpoints/step-N/  out; complete, with MANIFEST.json, or absent
     adapter/             out; the same
-    model/               out; the same, instead of adapter/ where every weight was trained
-    log.txt              out; stdout and stderr; of a long one its end
-    exit.json            out; how it ended, in words a person understands
-    ended.json           the studio's word on the end, from evidence that fades: signals, the kernel's counts
+    model/               out; the same, instead of adapter/ if every weight was trained
+    log.txt              out; stdout and stderr; only the end of a long log
+    exit.json            out; how it ended, in a sentence for the user
+    ended.json           the studio's finding on the end, from short-lived evidence: signals, the kernel's counters
 
-Order is by `seq`, never by clock. A torn last line is ignored by readers and overwritten by the next writer.
-An export has a directory of the same make. This module knows files only (and, to tell one worker from another,
-when a process began): no database, no torch, nothing is started or signalled here.
+Events are ordered by `seq`, never by time. A torn last line is ignored by readers and overwritten by the next writer.
+An export has a directory of the same form. This package only handles files (and process start times, to tell workers
+apart): no database, no torch, and it starts and signals nothing.
 """
 
 from studio.rundir.about import About

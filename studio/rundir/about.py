@@ -1,7 +1,7 @@
-"""about.json: what a person says of a run. It is the truth; the database only repeats it.
+"""about.json: what the user sets on a run. It is authoritative; the database has a copy.
 
-Anyone may change it at any time, the server and a command at once: a change is read, made and written whole under one
-lock of all runs. What others wrote is read leniently: a field that makes no sense counts as not said.
+Server and commands may change it at the same time: each change is a read-modify-write under one lock for all runs.
+Reading is lenient: an invalid field counts as not set.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ NOTES_MOST = 10_000
 TAG_MOST = 40
 TAGS_MOST = 20
 _PATIENCE = 20.0
-# They make a line look like another one: directions turned round, lines broken inside a name.
+# Invisible characters that make a line look different: changes of direction, line breaks.
 _UNSEEN = frozenset("\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What about.json says. created, trashed: seconds since the epoch; order: its place in the queue."""
+    """Content of about.json. created, trashed: seconds since the epoch; order: position in the queue."""
 
     name: str
     owner: str
@@ -41,11 +41,13 @@ class About:
 
     @classmethod
     def read(cls, run: RunDir) -> Self:
-        """Whatever is in the file; one that cannot be read says nothing."""
+        """Read the file; if it cannot be read, all fields are unset."""
         value = read_json(run.about) or {}
         tags = value.get("tags")
         named = (
-            [tag for one in tags if isinstance(one, str) and (tag := plain_tag(one))] if isinstance(tags, list) else []
+            [tag for text in tags if isinstance(text, str) and (tag := plain_tag(text))]
+            if isinstance(tags, list)
+            else []
         )
         return cls(
             _clean(value.get("name"))[:NAME_MOST],
@@ -60,13 +62,13 @@ class About:
 
 
 def is_plain(text: str, lines: bool = False) -> bool:
-    """Whether a text has no control characters; lines: but for tabs and ends of lines."""
+    """Whether a text has no control characters. lines: tabs and line ends are allowed."""
     allowed = "\n\t" if lines else ""
     return all(letter in allowed or not _controls(letter) for letter in text)
 
 
 def plain_tag(text: str) -> str:
-    """A tag as it is kept: small letters, words joined by hyphens; nothing where it is no plain word."""
+    """Normalise a tag: lower case, words joined by hyphens; "" if it is not a valid tag."""
     word = "-".join(unicodedata.normalize("NFC", text).strip().lstrip("#").lower().split())
     if not word or len(word) > TAG_MOST or not any(letter.isalnum() for letter in word):
         return ""
@@ -74,22 +76,24 @@ def plain_tag(text: str) -> str:
 
 
 def stamp(run: RunDir) -> str:
-    """Tells one writing of about.json from another; empty when there is none."""
+    """Identifies one version of about.json; empty when there is none."""
     try:
-        found = os.stat(f"{run.path}/about.json")  # noqa: PTH116 - of every run at every look: a Path costs three times that
+        status = os.stat(f"{run.path}/about.json")  # noqa: PTH116 - called for every run at every pass: a Path takes 3 times as long
     except OSError:
         return ""
-    return f"{found.st_mtime_ns}-{found.st_ino}-{found.st_size}"
+    return f"{status.st_mtime_ns}-{status.st_ino}-{status.st_size}"
 
 
 @contextlib.contextmanager
 def held(run: RunDir) -> Iterator[None]:
-    """Nobody else changes what is said of runs meanwhile, in this process or another. Not to be held twice."""
+    """Lock about.json of all runs against changes by other threads and processes. Not reentrant."""
     lock = FileLock(run.path.parent / ".about.lock", timeout=_PATIENCE)
     try:
         lock.acquire()
     except Timeout:
-        raise Unavailable("What is said of runs is being changed elsewhere, for long. Try again in a moment.") from None
+        raise Unavailable(
+            "Names and notes of runs are being changed by another process. Try again in a moment."
+        ) from None
     try:
         yield
     finally:
@@ -97,15 +101,15 @@ def held(run: RunDir) -> Iterator[None]:
 
 
 def write(run: RunDir, **values: Any) -> None:
-    """Set fields of about.json, the others as they are; only while it is `held`."""
+    """Set fields of about.json and keep the others; only call it while `held`."""
     before = read_json(run.about)
     if before is None and run.about.exists():
-        raise Conflict(f"{run.about} cannot be read: mend it, or move it away, and try again.")
+        raise Conflict(f"{run.about} cannot be read: fix it, or move it away, and try again.")
     write_json(run.about, (before or {}) | values)
 
 
 def edit(run: RunDir, **values: Any) -> None:
-    """`write` while it is `held`."""
+    """Set fields of about.json and keep the others, under the lock."""
     with held(run):
         write(run, **values)
 
@@ -122,5 +126,5 @@ def _clean(value: Any, lines: bool = False) -> str:
 
 
 def _number(value: Any) -> float | None:
-    # A truth value is a whole number to Python, and no time.
+    # In Python bool is an int, but not a valid time.
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""Small files written whole or not at all."""
+"""Atomic writes of small files, and log files."""
 
 import json
 import os
@@ -6,17 +6,17 @@ import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# A folder is whole when this file is in it and every file it names matches.
+# A folder is complete when it contains this file and every file listed in it matches.
 MANIFEST = "MANIFEST.json"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a small JSON file whole: aside, flushed to disk, then renamed over."""
+    """Write a small JSON file atomically: to a temporary file, flushed to disk, then renamed."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 def write_new_json(path: Path, value: Any) -> bool:
-    """Write a small JSON file whole, unless there is one already: of many who try, True to one."""
+    """Write a small JSON file atomically, unless it exists: of several concurrent calls, only one returns True."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
     write_json(aside, value)
     try:
@@ -29,7 +29,7 @@ def write_new_json(path: Path, value: Any) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file whole or not at all."""
+    """Write a small text file atomically."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with aside.open("w", encoding="utf-8") as file:
@@ -43,7 +43,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def tail(path: Path, limit: int) -> str:
-    """The last `limit` bytes of a log as text, from a line's start; empty when there is none. Only those are read."""
+    """The last `limit` bytes of a log as text, from the start of a line; empty if there is no log. Reads only those."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -51,7 +51,7 @@ def tail(path: Path, limit: int) -> str:
             text = file.read(limit).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return ""
-    # Progress bars rewrite their line with \r: keep what was last shown.
+    # Progress bars rewrite their line with \r: keep the last version.
     text = "\n".join(line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n"))
     if size <= limit:
         return text
@@ -60,15 +60,15 @@ def tail(path: Path, limit: int) -> str:
 
 
 def begin_log(path: Path) -> BinaryIO:
-    """An empty log for a process to write into. It is only ever appended to, so `shorten` may cut it meanwhile."""
+    """Open an empty log for a process to write to, in append mode, so that `shorten` can cut it meanwhile."""
     path.write_bytes(b"")
     return path.open("ab")
 
 
 def shorten(path: Path, most: int, keep: int) -> bool:
-    """Leave of a log of more than `most` bytes its last `keep`, whoever appends to it; whether it was so long.
+    """Cut a log of more than `most` bytes to its last `keep`, while others append to it; returns whether it did.
 
-    A line that is written at this very moment may be lost.
+    A line written at the same moment may be lost.
     """
     try:
         if path.stat().st_size <= most:

@@ -1,4 +1,4 @@
-"""Whole folders: written aside, flushed, given a manifest and renamed; verified before anyone relies on them."""
+"""Atomic folders: written to a temporary folder, flushed, given a manifest and renamed; verified before use."""
 
 import contextlib
 import hashlib
@@ -11,14 +11,14 @@ from studio.errors import StudioError
 from studio.rundir.files import MANIFEST, read_json, write_json
 from studio.rundir.paths import RunDir
 
-GONE = ".gone"  # ends the name of a folder that is being deleted; what a kill leaves of it goes at the next start
+GONE = ".gone"  # suffix of a folder that is being deleted; leftovers of a kill are deleted at the next start
 
 
 @contextlib.contextmanager
 def whole_folder(final: Path) -> Iterator[Path]:
-    """Write a folder whole or not at all: yields a folder aside; on success it gets a manifest and is renamed.
+    """Write a folder atomically: yields a temporary folder, which on success gets a manifest and is renamed.
 
-    A folder already at `final` is replaced only by a finished one.
+    An existing folder at `final` is only replaced by a finished one.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     aside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
@@ -33,7 +33,7 @@ def whole_folder(final: Path) -> Iterator[Path]:
 
 
 def commit_folder(aside: Path, final: Path) -> None:
-    """Give `aside` its manifest, flush all of it to disk and rename it to `final`."""
+    """Write the manifest of `aside`, flush all of it to disk and rename it to `final`."""
     files = {}
     for path in sorted(item for item in aside.rglob("*") if item.is_file() and item.name != MANIFEST):
         files[path.relative_to(aside).as_posix()] = {"size": path.stat().st_size, "sha256": sha256(path)}
@@ -53,18 +53,18 @@ def commit_folder(aside: Path, final: Path) -> None:
 
 
 def vanish(path: Path) -> None:
-    """Delete a folder. It goes out of sight first: half of it must not be offered under its name."""
+    """Delete a folder. It is renamed first, so that a half-deleted folder never appears under its name."""
     gone = path.with_name(f".{path.name}{GONE}")
-    shutil.rmtree(gone, ignore_errors=True)  # what a kill left of an earlier one
+    shutil.rmtree(gone, ignore_errors=True)  # leftovers of an earlier, killed deletion
     path.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
 def tidy(parent: Path) -> None:
-    """Finish or undo what a writer of whole folders that was killed left in `parent`. Only where nobody writes now.
+    """Finish or undo the work of a killed writer of atomic folders in `parent`. Only call it when nothing is writing.
 
-    A kill between the two renames of a replacement leaves nothing under the final name: then the finished new folder
-    takes its place, or else the old one again. Half-written folders and files are deleted.
+    A kill between the two renames of a replacement leaves nothing under the final name: then the finished new folder is
+    renamed, or else the old one is restored. Half-written folders and files are deleted.
     """
     leftovers = [path for path in parent.glob(".*") if path.suffix in (".tmp", ".old", ".new")]
     for path in sorted(leftovers, key=lambda path: path.suffix == ".old"):
@@ -73,20 +73,20 @@ def tidy(parent: Path) -> None:
             path.rename(final)
         elif path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif not path.name.startswith((".about.", ".resume.")):  # those are the studio's, at any time
+        elif not path.name.startswith((".about.", ".resume.")):  # these may be written by the studio at any time
             path.unlink(missing_ok=True)
 
 
 def verify_folder(folder: Path, tick: Callable[[], None] | None = None) -> str | None:
-    """None when every file matches the manifest, else a sentence saying what does not."""
+    """Check every file against the manifest; returns None, or a sentence that names the first mismatch."""
     manifest = read_json(folder / MANIFEST)
     if manifest is None or not isinstance(manifest.get("files"), dict):
         return f"{folder.name} has no readable {MANIFEST}."
-    for name, told in manifest["files"].items():
+    for name, entry in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             return f"{folder.name}: the file {name} is missing."
-        if path.stat().st_size != told["size"] or sha256(path) != told["sha256"]:
+        if path.stat().st_size != entry["size"] or sha256(path) != entry["sha256"]:
             return f"{folder.name}: the file {name} is damaged."
         if tick is not None:
             tick()
@@ -95,11 +95,11 @@ def verify_folder(folder: Path, tick: Callable[[], None] | None = None) -> str |
 
 def newest_checkpoint(run: RunDir) -> Path | None:
     """The newest checkpoint whose files all match its manifest."""
-    found = []
+    checkpoints = []
     for path in run.checkpoints.glob("step-*"):
         with contextlib.suppress(ValueError):
-            found.append((int(path.name.removeprefix("step-")), path))
-    for _, path in sorted(found, reverse=True):
+            checkpoints.append((int(path.name.removeprefix("step-")), path))
+    for _, path in sorted(checkpoints, reverse=True):
         if verify_folder(path) is None:
             return path
     return None
@@ -116,7 +116,7 @@ def _fsync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError:
-        # Some file systems refuse to flush a folder; the rename is then as safe as they make it.
+        # Some file systems cannot flush a folder; the rename is then only as safe as they make it.
         if not path.is_dir():
             raise
     finally:

@@ -1,4 +1,4 @@
-"""events.jsonl: one writer, any number of readers, order by seq."""
+"""The journal events.jsonl: one writer, any number of readers, ordered by seq."""
 
 import contextlib
 import json
@@ -41,7 +41,7 @@ _TAIL = len(',"crc":"00000000"}')
 def _parse_line(line: bytes) -> Event | None:
     """The event on a complete line, or None if the line is damaged."""
     try:
-        # The sum is of the line without its own field: taken over the bytes as they are, since journals are long.
+        # The crc covers the line without the crc field: computed on the raw bytes, since journals are long.
         body = line[:-_TAIL]
         if f"{zlib.crc32(b'}', zlib.crc32(body)):08x}".encode() != line[-_TAIL + 8 : -2]:
             return None
@@ -53,7 +53,7 @@ def _parse_line(line: bytes) -> Event | None:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Events from one look at a journal, and the byte offset at which the next look begins."""
+    """Events from one read of a journal, and the byte offset at which the next read starts."""
 
     events: list[Event]
     offset: int
@@ -61,10 +61,10 @@ class Reading:
 
 
 def read_events(path: Path, offset: int = 0, limit: int | None = None) -> Reading:
-    """Whole events from byte `offset` on. A last line without its end is left for the next look.
+    """Read complete events from byte `offset` on. An incomplete last line is left for the next read.
 
-    A damaged line in the middle is passed over and counted. A file that became shorter than `offset`
-    (a torn tail overwritten on resume) is read from its start: readers are idempotent on seq.
+    A damaged line in the middle is skipped and counted. A file that became shorter than `offset` (a torn tail
+    overwritten on resume) is read from its start: readers are idempotent on seq.
     """
     events: list[Event] = []
     damaged = 0
@@ -90,7 +90,7 @@ def read_events(path: Path, offset: int = 0, limit: int | None = None) -> Readin
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: a number that is not finite is written as its name."""
+    """Replace non-finite numbers by their name, since JSON has no NaN."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return repr(value)
     if isinstance(value, Mapping):
@@ -99,7 +99,7 @@ def _finite(value: Any) -> Any:
 
 
 class Journal:
-    """The one writer of events.jsonl. Opening it cuts off a torn last line and continues its numbering."""
+    """The only writer of events.jsonl. Opening it removes a torn last line and continues the numbering."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -109,9 +109,9 @@ class Journal:
         self._file.truncate(reading.offset)
 
     def write(self, kind: str, *, sync: bool = False, **payload: Any) -> Event:
-        """Append one event. When it returns the event survives a kill; with `sync`, a power cut too.
+        """Append one event. When it returns, the event survives a kill; with `sync`, also a power cut.
 
-        What cannot be written (a full disk) is not there at all: OSError is raised, and the next event has its number.
+        If it cannot be written (a full disk), nothing is: OSError is raised, and the next event reuses its number.
         """
         event = Event(self.seq + 1, time.time(), kind, _finite(payload))
         end = self._file.seek(0, os.SEEK_END)

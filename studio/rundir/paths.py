@@ -1,4 +1,4 @@
-"""Where the files of one run are, what is asked of its worker by name, and how a run directory comes to be."""
+"""Paths in a run directory, control files for its worker, and creation of run directories."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from typing import Literal
 from studio.errors import BadInput
 from studio.rundir.files import MANIFEST, tail, write_text
 
-# The worker takes the first three. `start`: begin now, beside what runs; `killed`: the studio itself ended the worker.
+# The worker handles the first three. `start`: start now, in parallel to others; `killed`: the studio ended the worker.
 Control = Literal["stop", "cancel", "checkpoint", "start", "killed"]
 
 
@@ -38,12 +38,12 @@ class RunDir:
 
     @property
     def resume(self) -> Path:
-        """What a worker that goes on is told: resume.json, see engine/training/resume.py."""
+        """Instructions for a resuming worker: resume.json, see engine/training/resume.py."""
         return self.path / "resume.json"
 
     @property
     def attempts(self) -> Path:
-        """What earlier workers of this run left: attempts/1, attempts/2 …"""
+        """Files of earlier workers of this run: attempts/1, attempts/2 …"""
         return self.path / "attempts"
 
     @property
@@ -84,7 +84,7 @@ class RunDir:
 
     @property
     def trained(self) -> Path | None:
-        """What the run learned: its adapter or, where every weight was trained, its model; None before it is whole."""
+        """Result of the run: its adapter or, if every weight was trained, its model; None before it is complete."""
         return next((folder for folder in (self.adapter, self.model) if (folder / MANIFEST).is_file()), None)
 
     @property
@@ -97,11 +97,11 @@ class RunDir:
 
     @property
     def ended(self) -> Path:
-        """What the studio found out about the end of a worker, see services/runs/ends.py."""
+        """The studio's finding on the end of a worker, see services/runs/ends.py."""
         return self.path / "ended.json"
 
     def ask(self, what: Control) -> None:
-        """Leave a wish for the worker."""
+        """Leave a request for the worker, as a control file."""
         self.control.mkdir(exist_ok=True)
         (self.control / what).touch()
 
@@ -109,7 +109,7 @@ class RunDir:
         return (self.control / what).exists()
 
     def consume(self, what: Control) -> bool:
-        """Take the wish, if there is one: True to whoever took it."""
+        """Remove the control file; True if there was one, for only one of several callers."""
         try:
             (self.control / what).unlink()
         except FileNotFoundError:
@@ -122,7 +122,7 @@ class RunDir:
 
 
 def create(root: Path, run_id: str, files: Mapping[str, str]) -> RunDir:
-    """Make a new run directory with its input files, whole or not at all."""
+    """Create a new run directory with its input files, atomically."""
     final = root / run_id
     if final.exists():
         raise BadInput(f"There is already a run {run_id}.")

@@ -1,4 +1,4 @@
-"""Who works in a run directory, whether it lives, and how it ended."""
+"""Identity, heartbeat and exit record of the worker of a run directory."""
 
 import json
 import time
@@ -11,14 +11,14 @@ import psutil
 from studio.rundir.files import read_json, write_json
 from studio.rundir.paths import RunDir
 
-# The exit status of a worker on a disk so full that it could not write how it ended.
+# Exit status of a worker that could not write its exit record because the disk was full.
 DISK_FULL_STATUS = 28
 FinalState = Literal["completed", "stopped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a worker is. All four must match for a process to be it."""
+    """Identity of a worker. pid, start time, boot id and nonce must all match for a process to be it."""
 
     pid: int
     started: float
@@ -41,7 +41,7 @@ class Identity:
 
 
 def process_started(pid: int) -> float | None:
-    """When the process with this pid began, seconds since the epoch; None when there is no such (living) process."""
+    """Start time of the process with this pid, seconds since the epoch; None when there is no such (live) process."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -50,7 +50,7 @@ def process_started(pid: int) -> float | None:
 
 
 def resident_bytes() -> int:
-    """Bytes of RAM that this process has now; 0 where the system does not tell."""
+    """Resident memory of this process, bytes; 0 if unknown."""
     try:
         return int(psutil.Process().memory_info().rss)
     except psutil.Error:
@@ -58,7 +58,7 @@ def resident_bytes() -> int:
 
 
 def boot_id() -> str:
-    """Names this boot of the machine; empty where the system does not tell."""
+    """Identifies the current boot of the machine; empty if unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -69,7 +69,7 @@ def boot_id() -> str:
 class Beat:
     """A heartbeat: the worker was alive at `time`, and last progressed at `progress`.
 
-    memory: bytes of RAM that it had then; 0 where it did not tell.
+    memory: resident bytes at that time; 0 if unknown.
     """
 
     time: float
@@ -99,7 +99,7 @@ Cause = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a run ended: its state, a sentence for a person, and what to do next; cause tells ends of one state apart."""
+    """How a run ended: its state, a sentence for the user, and what to do next. cause: more specific than the state."""
 
     state: FinalState
     message: str

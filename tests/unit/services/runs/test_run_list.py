@@ -235,7 +235,7 @@ def test_a_hostile_about_json_is_read_for_what_makes_sense(studio: Studio) -> No
 def test_a_damaged_about_json_is_never_written_over(several: Studio) -> None:
     run = several.run_dir("id-poems")
     run.about.write_text('{"name": "po')
-    with pytest.raises(Conflict, match=r"about\.json cannot be read: mend it"):
+    with pytest.raises(Conflict, match=r"about\.json cannot be read: fix it"):
         labels.star(several, "id-poems")
     assert run.about.read_text() == '{"name": "po'
 
