@@ -353,9 +353,7 @@ ENCODINGS = [
     refused("code-overlong.csv", b"q,a\n\xc0\xaf,b\n", "line 2 holds the byte 0xc0"),
     refused("code-surrogate.csv", b"q,a\n\xed\xa0\x80,b\n", "line 2 holds the byte 0xed"),
     refused("code-beyond.csv", b"q,a\n\xf4\x90\x80\x80,b\n", "line 2 holds the byte 0xf4"),
-    refused(
-        "code-mark-then-latin.csv", b"\xef\xbb\xbfq,a\ncaf\xe9,b\n", "line 2 .*begins with the mark of UTF-8.*fix"
-    ),
+    refused("code-mark-then-latin.csv", b"\xef\xbb\xbfq,a\ncaf\xe9,b\n", "line 2 .*begins with the mark of UTF-8.*fix"),
     refused("code-mark-contradicts.csv", b"\xef\xbb\xbfq,a\n1,2\n", "mark of UTF-8", encoding="cp1252"),
     reads("code-utf16.csv", "q,a\né,2\n".encode("utf-16"), 1),
     reads("code-utf16-be.csv", b"\xfe\xff" + "q,a\né,2\n".encode("utf-16-be"), 1),

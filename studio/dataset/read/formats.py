@@ -90,7 +90,7 @@ def detect(columns: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> Detecti
         return Detection("prompt/completion", "it has the columns prompt and completion")
     if "text" in present:
         return Detection("text", "it has a column text")
-    return Detection(None, f"its columns ({listed(names)}) match none of the known formats: map the columns to fields")
+    return Detection(None, f"its columns ({listed(names)}) match none of the known formats: say which column is which")
 
 
 def _is_talk(value: Any) -> bool:

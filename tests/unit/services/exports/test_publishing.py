@@ -127,7 +127,7 @@ def test_a_repository_is_taken_or_updated_as_private_as_it_is(online: Studio, hu
         ("/preupload/main", 403, "may not write"),
         ("/commit/main", 403, "may not write"),
         ("/commit/main", 404, "has no me/sums"),
-        ("/validate-yaml", 429, "asked too often"),
+        ("/validate-yaml", 429, "too many requests"),
     ],
 )
 def test_what_the_hub_refuses_is_said_plainly(online: Studio, hub: Hub, end: str, status: int, why: str) -> None:
