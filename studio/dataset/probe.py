@@ -89,9 +89,9 @@ def _check_source(text: str) -> None:
     for constant in tree.find_all(nodes.Const):
         if isinstance(constant.value, str) and constant.value.startswith("__") and constant.value.endswith("__"):
             _refuse_inner(constant.value, constant.lineno)
-    for node in tree.find_all(nodes.Filter):
-        if node.name == "attr":
-            raise BadInput(f"Line {node.lineno} of its chat template accesses attributes by name. It is refused.")
+    for applied in tree.find_all(nodes.Filter):
+        if applied.name == "attr":
+            raise BadInput(f"Line {applied.lineno} of its chat template accesses attributes by name. It is refused.")
 
 
 def _refuse_inner(name: str, line: int) -> None:

@@ -164,12 +164,12 @@ def _weights(shape: ModelShape, setup: Setup) -> Item:
         width = setup.held
         size, note = shape.parameters * width, f"{shape.parameters:,} parameters in {width * 8} bits"
     elif setup.quantization == "int8":
-        quantised = sum(times * (linear.elements + 4 * linear.out_features) for linear, times in shape.groups)
+        quantised = sum(times * (layer.elements + 4 * layer.out_features) for layer, times in shape.groups)
         size = quantised + 4 * rest
         note = f"{quantised / GIB:.2f} GiB in 8 bits, {4 * rest / GIB:.2f} GiB (embeddings, norms) in 32 bits"
     else:
         table = _TABLE + (_NESTED_TABLE if setup.double else 0)
-        quantised = sum(times * (nf4_bytes(linear.elements, setup.double) + table) for linear, times in shape.groups)
+        quantised = sum(times * (nf4_bytes(layer.elements, setup.double) + table) for layer, times in shape.groups)
         size = quantised + 4 * rest
         name = setup.quantization.upper()
         note = f"{quantised / GIB:.2f} GiB in {name}, {4 * rest / GIB:.2f} GiB (embeddings, norms) in 32 bits"
