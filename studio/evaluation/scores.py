@@ -157,9 +157,9 @@ def evidence(score: Score, column: str) -> str:
     return f"{value}{mark}, 95% interval {low} to {high}, {score.rows} rows{few}"
 
 
-def as_dict(found: SetScores) -> dict[str, Any]:
+def as_dict(scores: SetScores) -> dict[str, Any]:
     """Convert scores to plain values, for JSON."""
-    return asdict(found)
+    return asdict(scores)
 
 
 def from_dict(value: Mapping[str, Any]) -> SetScores:

@@ -96,10 +96,10 @@ class Tape:
         touched = [tensor.base or tensor for tensor in (*inputs, *saves)]
         for tensor in touched:
             tensor.last = index
-        kept = [tensor.base or tensor for tensor in saves] if grad else []
-        for tensor in kept:
+        saved = [tensor.base or tensor for tensor in saves] if grad else []
+        for tensor in saved:
             tensor.kept += 1
-        op = _Op(out, inputs, kept, work, back, passes, param if grad else (0.0, 0.0))
+        op = _Op(out, inputs, saved, work, back, passes, param if grad else (0.0, 0.0))
         op.ends = tuple(touched)
         self.ops.append(op)
         return out

@@ -112,10 +112,10 @@ class Layers:
             inside = self.cast(x, setup.compute)
             weight = tape.op(elements * setup.compute, setup.compute)
             base = tape.op(size / 4 * setup.compute, setup.compute, inside, saves=(weight,))
-        one = tape.op(size, 4, base, saves=(base,), work=work, back=size, param=(4.0 * layer.out_features, 0))
+        first_term = tape.op(size, 4, base, saves=(base,), work=work, back=size, param=(4.0 * layer.out_features, 0))
         two = tape.op(size, 4, b, saves=(b,), back=size)
         three = tape.op(size, 4, two)
-        extra = tape.op(size, 4, one, three, passes=True)
+        extra = tape.op(size, 4, first_term, three, passes=True)
         total = tape.op(size, 4, result, extra, passes=True)
         return self.cast(total, result.width)
 
@@ -206,8 +206,8 @@ class Layers:
         scaled = tape.op(size * width, width, inner)
         bent = tape.op(size * width, width, scaled)
         tape.keep(bent)
-        one = tape.op(size * width, width, bent, passes=True)
-        return tape.op(size * width, width, half, one, saves=(half, one))
+        shifted = tape.op(size * width, width, bent, passes=True)
+        return tape.op(size * width, width, half, shifted, saves=(half, shifted))
 
     # Attention
 

@@ -145,11 +145,11 @@ class Passes:
         head = max(tape.peak, forward)
         own = own if self.setup.full else 0.0
         again, layers, x = self.tape(True, inputs + own - self.hidden)
-        held = again.tensor(self.hidden, self.setup.stream)  # the gradient of the block's result
+        upstream = again.tensor(self.hidden, self.setup.stream)  # the gradient of the block's result
         out = layers.whole(x)
         again.run()
         again.now += self.copies() / self.layers
-        again.now -= held.bytes
+        again.now -= upstream.bytes
         again.rise(0)
         out.gradient = None
         again.run_back()

@@ -79,8 +79,8 @@ def setup_of(
     shape: ModelShape, recipe: Recipe, cuda: bool, length: int, trained_share: float, processor: Processor
 ) -> Setup:
     """The setup of one training step. length: tokens of the longest row."""
-    method, held = recipe.method, recipe.quantization
-    quantized = held.quantization != "none"
+    method, quantization = recipe.method, recipe.quantization
+    quantized = quantization.quantization != "none"
     half = recipe.model.dtype == "bfloat16"
     batch = recipe.schedule.per_device_train_batch_size
     trained = max(1, round(batch * length * trained_share))
@@ -88,9 +88,7 @@ def setup_of(
     fast = not why_not(recipe, shape.config, cuda)
     width = 2 if half else 4
     compute = {"bfloat16": 2, "float32": 4}[products(recipe.model.dtype, cuda, processor.bf16 or not fast)]
-    unpacked = (
-        compute if held.bnb_4bit_compute_dtype == "same" else 2 if held.bnb_4bit_compute_dtype == "bfloat16" else 4
-    )
+    unpacked = {"same": compute, "bfloat16": 2, "float32": 4}[quantization.bnb_4bit_compute_dtype]
     scaled, feedforward = ia3_modules(linear.module for linear, _ in shape.groups)
     targets: frozenset[str] | None = None
     if method.method == "ia3":
@@ -102,14 +100,14 @@ def setup_of(
         length=length + virtual,
         trained=trained,
         method=method.method,
-        quantization=held.quantization,
+        quantization=quantization.quantization,
         held=4 if method.method == "full" else width,
         stream=4 if quantized or method.method == "full" else compute,
         compute=compute,
         autocast=half,
         adapter=2 if quantized and method.method == "lora" else 4,
         unpacked=unpacked,
-        double=held.bnb_4bit_use_double_quant,
+        double=quantization.bnb_4bit_use_double_quant,
         r=method.r,
         dropout=method.lora_dropout if method.method == "lora" else 0.0,
         dora=method.method == "lora" and method.use_dora,

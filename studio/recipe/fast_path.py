@@ -36,7 +36,7 @@ def why_not(recipe: Recipe, config: Mapping[str, Any], cuda: bool) -> str:
 
     config: the model's config.json, with the entries of its text part merged at the top level.
     """
-    method, held = recipe.method, recipe.quantization
+    method, quantization = recipe.method, recipe.quantization
     if recipe.schedule.engine == "trl":
         return "The recipe sets engine trl."
     if cuda and recipe.schedule.engine != "fast":
@@ -49,9 +49,9 @@ def why_not(recipe: Recipe, config: Mapping[str, Any], cuda: bool) -> str:
                       ("neftune_noise_alpha", recipe.schedule.neftune_noise_alpha > 0)):  # fmt: skip
         if odd:
             return f"{name} trains on the reference path."
-    if held.quantization == "int8":
+    if quantization.quantization == "int8":
         return "Quantization int8 trains on the reference path."
-    if held.four_bit and held.bnb_4bit_compute_dtype not in ("same", recipe.model.dtype):
+    if quantization.four_bit and quantization.bnb_4bit_compute_dtype not in ("same", recipe.model.dtype):
         return "A bnb_4bit_compute_dtype other than dtype trains on the reference path."
     family = config.get("model_type", "unknown")
     if family not in FAMILIES:

@@ -52,14 +52,14 @@ class Recipe(Theme):
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
         """Refuse combinations that the libraries do not support; the message names both fields."""
-        method, held = self.method, self.quantization.quantization
-        if method.method == "full" and held != "none":
-            raise ValueError(f"method full trains every weight, and quantization {held} freezes them: use none")
+        method, quantization = self.method, self.quantization.quantization
+        if method.method == "full" and quantization != "none":
+            raise ValueError(f"method full trains every weight, and quantization {quantization} freezes them: use none")
         if method.method == "lora":
-            if method.init_lora_weights in ("pissa", "olora") and held != "none":
+            if method.init_lora_weights in ("pissa", "olora") and quantization != "none":
                 raise ValueError(
                     f"init_lora_weights {method.init_lora_weights} decomposes the base in full precision, and "
-                    f"quantization {held} has rounded it: use none, or init_lora_weights loftq"
+                    f"quantization {quantization} has rounded it: use none, or init_lora_weights loftq"
                 )
             if method.init_lora_weights == "loftq" and not self.quantization.four_bit:
                 raise ValueError(

@@ -79,35 +79,35 @@ def propose(source: Bytes, offset: int, encodings: list[str]) -> list[Proposal]:
 def _around(source: Bytes, offset: int) -> bytes:
     """The bytes from shortly before the bad position. Opens the file again, since the reader is at another position."""
     again = Bytes(source.path, Limits(max_file_mb=source.limits.max_file_mb, max_compression_ratio=2**31))
-    kept = bytearray()
+    collected = bytearray()
     skipped = 0
     try:
         while data := again.read():
             first = max(offset - _SAMPLE - skipped, 0)
             skipped += len(data)
-            kept += data[first:]
-            if len(kept) > _TRIED:
+            collected += data[first:]
+            if len(collected) > _TRIED:
                 break
     except BadInput:
         # The text read so far is enough for a guess; the error will be reported by the actual read.
         pass
     finally:
         again.close()
-    return bytes(kept)
+    return bytes(collected)
 
 
 def _telling(data: bytes) -> bytes:
     """The lines with bytes above 127, up to a bounded length; the start of the data if there are none."""
     lines = re.findall(rb"[^\n]*[\x80-\xff][^\n]*\n?", data[: 2**20])
-    kept = b""
+    collected = b""
     for line in lines:
         if len(line) > _SAMPLE:
             first = re.search(rb"[\x80-\xff]", line)
             line = line[max(first.start() - 60, 0) if first else 0 :][: _SAMPLE // 2]
-        kept += line
-        if len(kept) > _SAMPLE:
+        collected += line
+        if len(collected) > _SAMPLE:
             break
-    return kept or data[:_SAMPLE]
+    return collected or data[:_SAMPLE]
 
 
 def _ordered(encodings: list[str], sample: bytes) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from studio.dataset.store import iter_records, read_records, size
-from studio.dataset.tokens import cache as kept
+from studio.dataset.tokens import cache as token_cache
 from studio.dataset.tokens.counts import Counts, Ints
 from studio.dataset.tokens.encode import Encoder, Refused, Tokenised
 from studio.errors import BadInput
@@ -53,7 +53,7 @@ def count(
 
     progress: called with (done, of) rows while counting.
     """
-    counts = kept.read(kept.place_of(dataset_folder, model_folder, data, cache))
+    counts = token_cache.read(token_cache.place_of(dataset_folder, model_folder, data, cache))
     if counts is not None:
         return counts
     accumulator, refused = _Growing(), Refused()
@@ -74,9 +74,9 @@ def tokenised(
 
     Refused rows have no tokens and are added to `refused`.
     """
-    path = None if cache is None else kept.place_of(dataset_folder, model_folder, data, cache)
-    counts = None if path is None else kept.read(path)
-    ids = None if path is None or counts is None else kept.read_tokens(path, counts)
+    path = None if cache is None else token_cache.place_of(dataset_folder, model_folder, data, cache)
+    counts = None if path is None else token_cache.read(path)
+    ids = None if path is None or counts is None else token_cache.read_tokens(path, counts)
     if counts is None or ids is None:
         for chunk in _pass(dataset_folder, model_folder, data, cache, (_Growing(), refused), progress):
             yield from chunk
@@ -108,12 +108,12 @@ def _pass(
         if progress is not None:
             progress(len(accumulator), of)
     if cache is not None:
-        kept.write(kept.place_of(dataset_folder, model_folder, data, cache), *accumulator.finish(refused))
+        token_cache.write(token_cache.place_of(dataset_folder, model_folder, data, cache), *accumulator.finish(refused))
 
 
 def is_counted(dataset_folder: Path, model_folder: Path, data: Data, cache: Path) -> bool:
     """Whether `count` can read its counts from `cache`."""
-    return kept.place_of(dataset_folder, model_folder, data, cache).is_file()
+    return token_cache.place_of(dataset_folder, model_folder, data, cache).is_file()
 
 
 def measure(dataset_folder: Path, model_folder: Path, data: Data, cache: Path) -> Lengths:
@@ -122,8 +122,8 @@ def measure(dataset_folder: Path, model_folder: Path, data: Data, cache: Path) -
     Exact where the counts are cached or the dataset is small; estimated from a sample otherwise. Raises BadInput when
     the template refuses every row.
     """
-    return _measure(kept.place_of(dataset_folder, model_folder, data, cache), dataset_folder, model_folder,
-                    data.model_dump_json(include=set(kept.SHAPING)))  # fmt: skip
+    return _measure(token_cache.place_of(dataset_folder, model_folder, data, cache), dataset_folder, model_folder,
+                    data.model_dump_json(include=set(token_cache.SHAPING)))  # fmt: skip
 
 
 def _measure(path: Path, dataset_folder: Path, model_folder: Path, shaping: str) -> Lengths:
@@ -136,7 +136,7 @@ def _measure(path: Path, dataset_folder: Path, model_folder: Path, shaping: str)
 
 @functools.lru_cache(maxsize=64)
 def _of_file(path: Path, _changed: int) -> Lengths | None:
-    counts = kept.read(path)
+    counts = token_cache.read(path)
     return None if counts is None else _lengths(counts)
 
 

@@ -34,21 +34,21 @@ def plain_rows(folder: Path, recipe: Recipe, model_folder: Path) -> PlainRows:
     out = held_out_rows(records, data.held_out, seed)
     messages = {record.row: record.messages for record in records}
     train: list[tuple[Whole, dict[str, Any]]] = []
-    held: list[dict[str, Any]] = []
+    held_out: list[dict[str, Any]] = []
     for whole in _encoded(encoder, records):
         if not any(begin < data.max_length for begin, _ in whole.spans):
             continue
         row = _row(encoder, whole, messages[whole.row])
         if whole.row in out or whole.held_out:
-            held.append(row)
+            held_out.append(row)
         else:
             train.append((whole, row))
     if not recipe.schedule.packing:
-        return PlainRows([row for _, row in train], held)
+        return PlainRows([row for _, row in train], held_out)
     rows = {whole.row: row for whole, row in train}
     packs = pack_order([whole.cut(data.max_length) for whole, _ in train], data.max_length, seed)
     return PlainRows(
-        [{"pack": number, **rows[example.row]} for number, pack in enumerate(packs) for example in pack], held
+        [{"pack": number, **rows[example.row]} for number, pack in enumerate(packs) for example in pack], held_out
     )
 
 
