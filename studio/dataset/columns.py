@@ -121,14 +121,14 @@ def as_text(value: Any, field: str) -> str:
             value.encode()
         except UnicodeEncodeError:
             fix = "save the text as UTF-8"
-            raise MappingError("wrong_type", field, "holds half a character (a lone surrogate)", fix) from None
+            raise MappingError("wrong_type", field, "contains half a character (a lone surrogate)", fix) from None
         return value
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
     kinds = {type(None): "nothing (null)", list: "a list", dict: "an object", bytes: "bytes"}
     kind = kinds.get(type(value), f"a {type(value).__name__}")
     raise MappingError(
-        "wrong_type", field, f"holds {kind} instead of text", "convert it to text, or map another column"
+        "wrong_type", field, f"contains {kind} instead of text", "convert it to text, or map another column"
     )
 
 

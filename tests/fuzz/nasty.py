@@ -266,9 +266,9 @@ OBJECTS = [
     refused("object-deep.json", '{"a":' * 100_000, "nested more than 64 deep"),
     refused("object-pretty-many.json", '{\n"a": 1\n}\n{\n"a": 2\n}\n', "extra data at line 4, column 1"),
     refused("object-lone-brace.json", "{", "expecting property name"),
-    refused("value-number.json", "42", "holds a number"),
-    refused("value-text.json", '"hello"', "holds a text"),
-    refused("value-null.json", "null", "holds nothing .null."),
+    refused("value-number.json", "42", "contains a number"),
+    refused("value-text.json", '"hello"', "contains a text"),
+    refused("value-null.json", "null", "contains nothing .null."),
     refused("value-nan.json", "NaN", "NaN is not JSON"),
     refused("value-digits.json", "9" * 10_000, "more than 100 digits"),
     refused("value-word.json", "hello", "expecting value at line 1, column 1"),
@@ -323,7 +323,7 @@ TABLES = [
     reads("table-long-field.csv", f"q,a\n{_LONG},2\n3,4\n", 1, 1, limits=Limits(max_field_mb=1)),
     reads("table-long-field-ok.csv", f"q,a\n{_LONG},2\n3,4\n", 2),
     reads("table-nul.csv", "q,a\n1,2\n3,\x004\n" + "5,6\n" * 5, 6, 1),
-    refused("table-nul-header.csv", "q,a\x00\n1,2\n", "column 2 holds a NUL"),
+    refused("table-nul-header.csv", "q,a\x00\n1,2\n", "column 2 contains a NUL"),
     refused("table-header-twice.csv", "q, q\n1,2\n", "'q' appears twice"),
     refused("table-header-nameless.csv", "q,,a\n1,2,3\n", "column 2 of the header has no name"),
     refused("table-header-commas.csv", ",,,\n1,2,3,4\n", "column 1 of the header has no name"),
@@ -339,7 +339,9 @@ TABLES = [
 ]
 
 ENCODINGS = [
-    refused("code-cp1252.csv", "q,a\ncafé,naïve\n".encode("cp1252"), "line 2 holds the byte 0xe9.*--encoding cp1252"),
+    refused(
+        "code-cp1252.csv", "q,a\ncafé,naïve\n".encode("cp1252"), "line 2 contains the byte 0xe9.*--encoding cp1252"
+    ),
     reads("code-cp1252-said.csv", "q,a\ncafé,naïve\n".encode("cp1252"), 1, encoding="cp1252"),
     refused("code-latin1-c1.csv", b"q,a\n\x81\xe9,b\n", "not UTF-8 text: line 2"),
     refused("code-cp1252-hole.csv", b"q,a\n\x81\xe9,b\n", "is not cp1252 text: line 2", encoding="cp1252"),
@@ -347,12 +349,14 @@ ENCODINGS = [
     refused("code-gb18030.csv", "q,a\n中文数据集的示例文本,用来测试\n".encode("gb18030"), "--encoding gb18030"),
     refused("code-shift-jis.csv", "q,a\nこれは日本語です,テキスト\n".encode("shift_jis"), "--encoding shift_jis"),
     refused("code-euc-kr.csv", "q,a\n이것은 한국어 텍스트입니다,네\n".encode("euc_kr"), "--encoding euc_kr"),
-    refused("code-late.jsonl", (GOOD + "\n").encode() * 20_000 + b'{"a": "\xe9"}\n', "line 20001 holds the byte 0xe9"),
+    refused(
+        "code-late.jsonl", (GOOD + "\n").encode() * 20_000 + b'{"a": "\xe9"}\n', "line 20001 contains the byte 0xe9"
+    ),
     refused("code-mixed.csv", "q,a\né,1\n".encode() + b"\xe8,2\n", "line 3.*may come from elsewhere"),
-    refused("code-cut.csv", "q,a\n1,é".encode()[:-1], "line 2 holds the byte 0xc3"),
-    refused("code-overlong.csv", b"q,a\n\xc0\xaf,b\n", "line 2 holds the byte 0xc0"),
-    refused("code-surrogate.csv", b"q,a\n\xed\xa0\x80,b\n", "line 2 holds the byte 0xed"),
-    refused("code-beyond.csv", b"q,a\n\xf4\x90\x80\x80,b\n", "line 2 holds the byte 0xf4"),
+    refused("code-cut.csv", "q,a\n1,é".encode()[:-1], "line 2 contains the byte 0xc3"),
+    refused("code-overlong.csv", b"q,a\n\xc0\xaf,b\n", "line 2 contains the byte 0xc0"),
+    refused("code-surrogate.csv", b"q,a\n\xed\xa0\x80,b\n", "line 2 contains the byte 0xed"),
+    refused("code-beyond.csv", b"q,a\n\xf4\x90\x80\x80,b\n", "line 2 contains the byte 0xf4"),
     refused("code-mark-then-latin.csv", b"\xef\xbb\xbfq,a\ncaf\xe9,b\n", "line 2 .*begins with the mark of UTF-8.*fix"),
     refused("code-mark-contradicts.csv", b"\xef\xbb\xbfq,a\n1,2\n", "mark of UTF-8", encoding="cp1252"),
     reads("code-utf16.csv", "q,a\né,2\n".encode("utf-16"), 1),
@@ -425,7 +429,7 @@ FOREIGN = [
     ),
     refused("data.arrow", b"ARROW1\0\0" + bytes(40), "Arrow"),
     refused("notes.txt", "hello there\n", "files ending in .txt are not read"),
-    refused("notes", "hello there\n", "does not say what it holds"),
+    refused("notes", "hello there\n", "does not say what it contains"),
     refused("notes.md", "# Title\n", "files ending in .md are not read"),
     refused("sparse.jsonl", _sparse(2 * 2**30), "STUDIO_MAX_FILE_MB"),
     refused("sparse-small.jsonl", _sparse(64 * MIB), "not text"),

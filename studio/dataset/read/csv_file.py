@@ -153,7 +153,7 @@ class Table:
             )
         for place, column in enumerate(header, start=1):
             if "\x00" in column:
-                raise BadInput(f"{self.name}: the name of column {place} holds a NUL character. Remove it.")
+                raise BadInput(f"{self.name}: the name of column {place} contains a NUL character. Remove it.")
             if too_long(column, self.limits.max_field_mb):
                 raise BadInput(
                     f"{self.name}: the name of column {place} is longer than {self.limits.max_field_mb} MiB "

@@ -193,7 +193,7 @@ class Text:
         others = [encoding for encoding in candidates() if encoding != self._codec]
         proposals = [] if marked else propose(self._source, offset, others)
         what = f"the byte 0x{held[start]:02x}" if start < len(held) else "half a character"
-        message = f"{name} is not {self.encoding} text: line {line} holds {what} (byte {offset + 1:,} of the text). "
+        message = f"{name} is not {self.encoding} text: line {line} contains {what} (byte {offset + 1:,} of the text). "
         choose = f" (on the command line: --encoding {proposals[0].encoding})" if proposals else ""
         if marked:
             message += f"The file begins with the mark of {self.encoding}, so that place is damaged: fix or remove it."

@@ -67,7 +67,7 @@ def refuse_noise(name: str, head: bytes) -> None:
     sample = head[:65536]
     controls = len(sample) - len(sample.translate(None, _CONTROL))
     if controls > 3 and controls * 10 > len(sample):
-        raise BadInput(f"{name} is not text: it holds binary data. Use a json, jsonl, csv, tsv or parquet file.")
+        raise BadInput(f"{name} is not text: it contains binary data. Use a json, jsonl, csv, tsv or parquet file.")
 
 
 def refuse_page(name: str, start: str, table: bool) -> None:

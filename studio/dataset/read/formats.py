@@ -211,7 +211,7 @@ def _from_json(text: str, field: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise MappingError("wrong_type", field, "holds text that is not a JSON list", "write it as a list") from None
+        raise MappingError("wrong_type", field, "contains text that is not a JSON list", "write it as a list") from None
 
 
 def _conversation(row: int, value: Any, column: str) -> Record:

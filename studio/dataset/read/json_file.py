@@ -56,7 +56,7 @@ def strict_decoder(limits: Limits) -> json.JSONDecoder:
 
 def _too_many_digits(limits: Limits) -> RowError:
     return RowError(
-        f"holds a number of more than {limits.max_digits} digits ({limit('max_digits')})",
+        f"contains a number of more than {limits.max_digits} digits ({limit('max_digits')})",
         "write it as a text, or shorten it",
     )
 
@@ -206,7 +206,7 @@ def _whole(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
     if isinstance(value, RowError):
         raise BadInput(f"{name}: {value.reason}; {value.fix}.")
     if not isinstance(value, dict):
-        raise BadInput(f"{name} holds {_word(value)}. A dataset is an array of objects, one per example.")
+        raise BadInput(f"{name} contains {_word(value)}. A dataset is an array of objects, one per example.")
     yield from _from_object(name, value, content, limits)
 
 

@@ -120,13 +120,13 @@ class Parquet:
         try:
             return cell.as_py()
         except UnicodeError:
-            return RowError("holds bytes that are not UTF-8 text", "save the text as UTF-8")
+            return RowError("contains bytes that are not UTF-8 text", "save the text as UTF-8")
         except _NO_VALUE:
             # Times beyond Python's precision or range are given as text, without loss.
             try:
                 return cell.cast(pa.string()).as_py()
             except (pa.ArrowException, *_NO_VALUE):
-                return RowError(f"holds a {cell.type} that cannot be read", "save the column as text")
+                return RowError(f"contains a {cell.type} that cannot be read", "save the column as text")
 
     def _unpack(self, source: Bytes, scratch: Path | None) -> Path:
         # Parquet is read from its end, so a gzipped file must be unpacked to disk.
@@ -159,7 +159,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         if math.isnan(value):
             return None
-        return RowError("holds an infinite number", "write a smaller number, or a text") if math.isinf(value) else value
+        return (
+            RowError("contains an infinite number", "write a smaller number, or a text") if math.isinf(value) else value
+        )
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

@@ -158,7 +158,7 @@ def _kind(name: str, suffix: str, text: Text, limits: Limits) -> str:
             return "json"
     if suffix in KINDS:
         return suffix
-    ending = f"files ending in .{suffix} are not read" if suffix else "its name does not say what it holds"
+    ending = f"files ending in .{suffix} are not read" if suffix else "its name does not say what it contains"
     raise BadInput(f"{name}: {ending}. Use a json, jsonl, csv, tsv or parquet file with the matching extension.")
 
 

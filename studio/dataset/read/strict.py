@@ -77,7 +77,7 @@ def too_deep(limits: Limits) -> RowError:
 def _look(value: Any, limits: Limits) -> RowError | None:
     if isinstance(value, str):
         if "\x00" in value:
-            return RowError("holds a NUL character", "remove the character, or the row")
+            return RowError("contains a NUL character", "remove the character, or the row")
         if too_long(value, limits.max_field_mb):
             return RowError(
                 f"is longer than {limits.max_field_mb} MiB ({limit('max_field_mb')})", "shorten it, or remove the row"

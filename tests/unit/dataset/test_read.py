@@ -113,7 +113,7 @@ def test_the_same_rows_however_they_are_written(write: Write, name: str, content
         ("cut.json", '[{"q": "1"}, {"q": ', "line 1, column 20, after example 1"),
         ("more.json", '[{"q": "1"}]\n]', "something follows the array at line 2, column 1"),
         ("comma.json", '[{"q": "1"},]', "a comma comes before the ]"),
-        ("number.json", "42", "holds a number"),
+        ("number.json", "42", "contains a number"),
         ("columns.json", '{"q": ["1", "2"], "a": ["x"]}', "differ in length (q 2, a 1)"),
         ("keys.json", '{"q": ["1"], "q": ["x"]}', "the key 'q' appears twice"),
         ("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(40), "is a picture"),
@@ -121,7 +121,7 @@ def test_the_same_rows_however_they_are_written(write: Write, name: str, content
         ("pointer.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         ("model.jsonl", b"GGUF\x03\0\0\0", "is a model"),
         ("noise.csv", bytes(range(32)) * 20, "not text"),
-        ("zeros.csv", b"q,a\x00\n1,2\n", "column 2 holds a NUL"),
+        ("zeros.csv", b"q,a\x00\n1,2\n", "column 2 contains a NUL"),
         ("twice.csv", "q,q\n1,2\n", "'q' appears twice"),
         ("nameless.csv", "q,\n1,2\n", "column 2 of the header has no name"),
         (
@@ -198,7 +198,7 @@ def test_an_overlong_line_costs_that_line_only(write: Write) -> None:
             "a",
             "nested more than 64 deep (the limit is set by STUDIO_MAX_NESTING)",
         ),
-        ('{"a": "x\\u0000"}', "a", "holds a NUL character"),
+        ('{"a": "x\\u0000"}', "a", "contains a NUL character"),
         ("7", "", "a number instead of an object"),
         ('["a"]', "", "a list instead of an object"),
     ],
@@ -268,7 +268,7 @@ def test_an_unknown_encoding_is_asked_for_with_the_likeliest_first(write: Write,
     path = write("old.csv", content.encode(encoding))
     with pytest.raises(Undecodable) as error:
         read(path)
-    assert "old.csv is not UTF-8 text: line 3 holds the byte 0x" in str(error.value)
+    assert "old.csv is not UTF-8 text: line 3 contains the byte 0x" in str(error.value)
     assert f"--encoding {encoding}" in str(error.value)
     proposals = error.value.proposals
     assert proposals[0].encoding == encoding
@@ -294,7 +294,7 @@ def test_wide_text_without_its_mark_is_recognised(write: Write, encoding: str) -
 
 def test_a_wrong_or_unknown_encoding_is_refused(write: Write) -> None:
     path = write("a.csv", "q,a\n\x81é,2\n".encode("latin-1"))
-    assert "a.csv is not cp1252 text: line 2 holds the byte 0x81" in refused(path, encoding="cp1252")
+    assert "a.csv is not cp1252 text: line 2 contains the byte 0x81" in refused(path, encoding="cp1252")
     for name in ("klingon", "rot13", "hex", "idna", "undefined", "unicode_escape", "utf\0", ""):
         if name:
             assert "There is no text encoding" in refused(path, encoding=name)
