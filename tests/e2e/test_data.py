@@ -71,7 +71,7 @@ def set_length(page: Page, tokens: int) -> None:
 
 def add(page: Page, name: str) -> None:
     page.locator("#add-dataset").click()
-    expect(page.locator("#data-notice")).to_contain_text(f"{name} is added", timeout=CHECKS)
+    expect(page.locator("#data-notice")).to_contain_text(f"{name} was added", timeout=CHECKS)
     expect(page.locator(".title h2")).to_have_text(name)
 
 

@@ -461,4 +461,4 @@ def test_every_error_that_leaves_is_worded_for_who_asks() -> None:
     for path in sorted((REPOSITORY / "studio" / "ui").rglob("*.py")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             bare = re.search(r"\b(str|problem|note|repr)\(error\)|\{error\b", line)
-            assert not bare or "Stranger" in line, f"{path.name}:{number}: use locality.shown(studio, error)"
+            assert not bare or "UnknownVisitor" in line, f"{path.name}:{number}: use access.for_reader(studio, error)"
