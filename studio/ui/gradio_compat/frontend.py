@@ -24,7 +24,7 @@ TEXTS = {
         "which fields of the form apply would not be shown (ui/train/form.py, static/theme.css)",
     r"data-testid=.block-info": "the names of library arguments would not stand in the form (ui/train/form.py)",
     r"data-testid=.accordion-content": "folds would lose their look (static/theme.css)",
-    r"queue/data": "event streams that were aborted would be told as errors (static/early.js)",
+    r"queue/data": "event streams that were aborted would be reported as errors (static/early.js)",
 }  # fmt: skip
 # The same for INDEX, the page template of Gradio.
 PAGE = {

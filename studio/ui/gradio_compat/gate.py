@@ -95,14 +95,14 @@ class Gate:
             if message.get("more_body", False):
                 return
             body = b"".join(parts)
-            told = MutableHeaders(scope=start)
-            if told.get("content-type", "").startswith("text/html"):
+            answer_headers = MutableHeaders(scope=start)
+            if answer_headers.get("content-type", "").startswith("text/html"):
                 # Text from people and models is in the page as JSON with `<` escaped, so these tags are Gradio's.
                 body = _SCRIPT.sub(b'<script nonce="%s"' % nonce.encode(), body)
                 frames = "https://huggingface.co" if self.policy.hosted else "'self'"
-                told["Content-Security-Policy"] = content_policy(frames, nonce)
-                told["Cache-Control"] = "no-store"
-                told["Content-Length"] = str(len(body))
+                answer_headers["Content-Security-Policy"] = content_policy(frames, nonce)
+                answer_headers["Cache-Control"] = "no-store"
+                answer_headers["Content-Length"] = str(len(body))
             await send(start)
             await send({"type": "http.response.body", "body": body})
 

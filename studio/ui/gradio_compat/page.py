@@ -17,7 +17,7 @@ _HOLDING = 2_000  # pages whose state Gradio keeps
 Asking = Callable[[Mapping[str, Any], str], AbstractContextManager[None]]
 
 _LOST = "who asks would be lost between request and event"
-_TOLD = "the progress of events that show none would be told to every component"
+_TOLD = "the progress of events that show none would be sent to every component"
 _BUSY = "Gradio's queue would look for work a thousand times a second, for ever"
 RELIES_ON = {
     "gradio.Blocks.call_function(self, block_fn, processed_input, iterator, requests)": _LOST,
@@ -30,7 +30,7 @@ RELIES_ON = {
     "gradio.Blocks()._queue": _BUSY,
     "gradio.queueing.Queue().sleep_when_free": _BUSY,
     "gradio.queueing.Queue().progress_update_sleep_when_free": "it would look for progress a hundred times a second",
-    "gradio.components.Component()._id": "what a browser has seen could not be told, and all would be sent anew",
+    "gradio.components.Component()._id": "what a browser has seen would be unknown, and everything would be sent again",
 }
 
 

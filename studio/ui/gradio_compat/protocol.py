@@ -29,7 +29,7 @@ ADDRESSES = {
     INFO: "a studio that others reach would refuse its page what tells nothing of anyone",
     STARTUP: "a studio that others reach would refuse its page what tells nothing of anyone",
     f"{FILE}={{path_or_url:path}}": "Gradio would give out files under an address that nothing stands before",
-    f"{API}heartbeat/{{session_hash}}": "whose page it is could not be told from a heartbeat",
+    f"{API}heartbeat/{{session_hash}}": "a heartbeat would not say whose page it is",
 }
 
 

@@ -68,7 +68,7 @@ def add_routes(app: FastAPI, studio: Studio) -> None:
             return _sent({"error": access.for_reader(studio, error)}, request)
 
     @app.get("/runs/{run_id}.json")
-    def told(request: Request, run_id: str) -> Response:
+    def run_labels(request: Request, run_id: str) -> Response:
         try:
             info = runs.get(studio, run_id)
         except StudioError as error:
