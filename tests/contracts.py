@@ -9,11 +9,12 @@ import importlib
 import importlib.metadata
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 import uvicorn
@@ -30,6 +31,7 @@ from studio.services.curves import tensorboard
 from studio.ui.gradio_compat import gate, page, protocol, sessions, uploads
 from studio.ui.web import uvicorn_compat
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
 ROOMS = (gate, page, protocol, sessions, uploads, uvicorn_compat, hub_compat, yaml_loader, sandbox, tensorboard)
 PACKAGES = {"yaml": "PyYAML"}  # where a library's package is called otherwise
@@ -110,9 +112,15 @@ def samples() -> Mapping[str, Any]:
         "gradio.routes.App": mount.app,
         "starlette.routing.Mount": mount,
         "uvicorn.Server": uvicorn.Server(uvicorn.Config(FastAPI())),
-        "uvicorn.protocols.http.auto.AutoHTTPProtocol": asyncio.run(connection()),
+        "uvicorn.protocols.http.auto.AutoHTTPProtocol": in_a_thread(connection()),
         "yaml.MarkedYAMLError": yaml.MarkedYAMLError(),
     }
+
+
+def in_a_thread(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns, run where no other loop is: Playwright keeps one in the tests' own thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 class Wire(asyncio.Transport):

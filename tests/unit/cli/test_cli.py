@@ -70,7 +70,7 @@ def test_the_path_of_a_dataset(cli: Run, tmp_path: Path, tiny: Path) -> None:
         (["check", "{qa}", "--map", "text=q", "--rejects", "{folder}/none/r.csv"], "cannot be written"),
         (["datasets", "show", "absent"], "no dataset 'absent'"),
         (["datasets", "add", "{qa}"], "--map instruction=COLUMN"),
-        (["datasets", "add", "{qa}", "--map", "instruction=q"], "lacks output"),
+        (["datasets", "add", "{qa}", "--map", "instruction=q"], "has no output"),
         (["datasets", "add", "{qa}", "--map", "q"], "not of the form name=value"),
         (["models", "add", "absent"], "neither a folder nor a hub id"),
         (["models", "add", "{folder}"], "no readable config.json"),

@@ -122,7 +122,7 @@ def test_a_mapping_is_checked_before_it_is_used() -> None:
     Layout("mapped", {"instruction": "question", "output": "answer"}, names)
     for mapping, said in [
         ({"instruction": "question", "output": "reply"}, r"no column 'reply' for output\. The file has: question, ans"),
-        ({"instruction": "question"}, "lacks output"),
+        ({"instruction": "question"}, "has no output"),
         ({"quest": "question"}, "'quest' is not a field"),
         ({"text": "question", "output": "answer"}, "map text alone"),
         ({"instruction": "question", "output": "{reply}!"}, "no column 'reply'"),

@@ -90,7 +90,7 @@ def test_weights_laid_out_for_products_count_where_they_are_laid_out(tiny: Path)
         recipe = Recipe().with_values(values)
         here = Processor(memory=memory, lays_out=lays_out)
         found, plain = (footprint(shape, recipe, device, processor=one) for one in (here, Processor()))
-        assert ("laid out" in found.items[0].note) == (found.total > plain.total)
+        assert ("prepacked" in found.items[0].note) == (found.total > plain.total)
         return found.total - plain.total
 
     most = 16 * 4 * multiplied

@@ -46,7 +46,8 @@ MARK = "zebrafinch"
 TAKES_NO_ID = {
     "row", "rows", "run", "found", "new", "comparison", "turn", "info", "model_id", "source", "model", "dataset",
     "together", "query", "sides", "session", "password", "owner", "hub_id", "folder", "recipe", "wish", "after",
-    "since", "seconds", "budget", "device_memory", "text", "at_work", "visitor", "now",
+    "since", "seconds", "budget", "device_memory", "text", "at_work", "visitor", "now", "provenance",
+    "request", "stored", "result",
 }  # fmt: skip
 TAKES_ID = {
     "key", "run_id", "dataset_id", "export_id", "evaluation_id", "token", "written", "keys", "only", "path",
@@ -95,13 +96,17 @@ def test_every_door_of_the_services_is_known() -> None:
 def filled(function: Callable[..., Any], module: str, key: str, tmp_path: Path) -> dict[str, Any]:
     """Arguments for a door that is asked for one id."""
     recipe = Recipe().with_values({"model": "tiny", "dataset": key, "name": "mine"})
+    requests = {
+        "publishing": publishing.PublishRequest("someone/mine"),
+        "imports": imports.ImportRequest(),
+        "curves": curves.WindowRequest.parse("step", None, None, 400, 0.0),
+    }
     known: dict[str, Any] = {
-        "look": curves.WindowRequest.parse("step", None, None, 400, 0.0), "x": "step", "after": 0, "limit": 5, "offset":
-        0, "example": 1, "values": {"text": "mine"}, "model_id": "tiny", "out": tmp_path / "out", "target": tmp_path /
-        "target.zip", "recipe": recipe, "name": "mine", "text": "mine", "tags": "mine", "form": "zip" if module ==
-        "reproduce" else "jsonl", "kind": "merged", "before": key, "steps": 5, "examples": [1], "better": "tie",
-        "called": "mine", "wish": {"publishing": publishing.PublishRequest("someone/mine"), "imports":
-        imports.ImportRequest()}.get(module),
+        "look": requests["curves"], "request": requests.get(module), "x": "step", "after": 0, "limit": 5, "offset": 0,
+        "example": 1, "values": {"text": "mine"}, "model_id": "tiny", "out": tmp_path / "out",
+        "target": tmp_path / "target.zip", "recipe": recipe, "name": "mine", "text": "mine", "tags": "mine",
+        "form": "zip" if module == "reproduce" else "jsonl", "kind": "merged", "before": key, "steps": 5,
+        "examples": [1], "better": "tie", "called": "mine",
     }  # fmt: skip
     given: dict[str, Any] = {}
     for place, (name, parameter) in enumerate(list(inspect.signature(function).parameters.items())[1:]):

@@ -120,7 +120,7 @@ def test_columns_are_mapped_when_no_format_is_known(studio: Studio, write: Write
         {"role": "user", "content": "where?"},
         {"role": "assistant", "content": "here"},
     ]
-    with pytest.raises(BadInput, match="lacks output"):
+    with pytest.raises(BadInput, match="has no output"):
         checks.preview(checked, {"instruction": "question"})
     with pytest.raises(BadInput, match=r"Try: --map instruction=question --map output=answer"):
         datasets.add(studio, path)

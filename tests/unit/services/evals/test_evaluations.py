@@ -103,7 +103,7 @@ def test_an_evaluation_is_asked_done_kept_and_read(made: Studio) -> None:
     expected = [record.messages[-1]["content"] for record in trained_weights.held_out(made, run, 1000)]
     assert [row.prompt.reference for row in found.rows if row.set == "held-out"] == expected
     exact = next(score for score in found.sets[0].scores if score.metric == "exact")
-    assert evaluations.said(exact, "adapted") == f"{len(expected)} of {len(expected)}"
+    assert evaluations.describe(exact, "adapted") == f"{len(expected)} of {len(expected)}"
     assert exact.differences["adapted"].word == "better"
     assert found.sets[1].sentences["adapted"].startswith("It answers 1 of 60 as expected, before 1")
 
