@@ -90,7 +90,7 @@ def test_combined(two: Studio, parents: tuple[str, str], method: str, rank: int,
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        (CombineRequest(("one",), (1,)), "Two or three"),
+        (CombineRequest(("one",), (1,)), "two or three"),
         (CombineRequest(("one", "two"), (1,)), "as many weights"),
         (CombineRequest(("one", "two"), (0, 0)), "at least one must not be 0"),
         (CombineRequest(("one", "two"), (1, 1), "soup"), "no method 'soup'"),
