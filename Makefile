@@ -2,7 +2,7 @@
 # make test: set everything up and pass every test, browser included
 # make security: what strangers may try, in a minute; make audit: known holes in what is installed
 # make docs: the docs site; make lock: pin all that the ranges of pyproject.toml bring; make latest: every test with the newest they allow
-# make check: format, lint, types, architecture, fast tests; under a minute once installed
+# make check: format, lint, types, docs site, unit tests; some eight minutes on two cores
 
 PYTHON ?= python3
 # Files of tests at a time

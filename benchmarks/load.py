@@ -55,7 +55,7 @@ class Seen:
 
     times: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     errors: Counter[str] = field(default_factory=Counter)
-    told: Counter[str] = field(default_factory=Counter)  # messages of refusals
+    refusals: Counter[str] = field(default_factory=Counter)  # messages of refusals
     mixed: list[str] = field(default_factory=list)
 
     def say(self, name: str) -> None:
@@ -63,7 +63,7 @@ class Seen:
             cuts = statistics.quantiles(times, n=20, method="inclusive") if len(times) > 1 else times * 19
             print(f"{name}, {kind}: {len(times)}, median {statistics.median(times):.3f} s, 95th percentile "
                   f"{cuts[18]:.3f} s, longest {max(times):.3f} s")  # fmt: skip
-        print(f"{name}: errors {dict(self.errors)}, cross-talk {len(self.mixed)}, refused {dict(self.told)}")
+        print(f"{name}: errors {dict(self.errors)}, cross-talk {len(self.mixed)}, refused {dict(self.refusals)}")
 
 
 class Person:
@@ -92,7 +92,7 @@ class Person:
         complete = event == "complete"
         payload = json.loads(data) if data else None
         if not complete and isinstance(payload, dict) and payload.get("error"):
-            seen.told[str(payload["error"])[:90]] += 1
+            seen.refusals[str(payload["error"])[:90]] += 1
             return None
         self.note(seen, kind, time.perf_counter() - start, complete, stream.text)
         return dict(payload[0]) if complete and isinstance(payload[0], dict) else None
