@@ -23,6 +23,14 @@ Encoding = Annotated[str, typer.Option(help="Encoding of the file if it is not U
 Delimiter = Annotated[str, typer.Option(help="Column separator of a csv file, if it is not detected.")]
 HeldOut = Annotated[Path | None, typer.Option(help="A second file with held-out examples, to evaluate on.")]
 Form = Annotated[str, typer.Option("--format", help=f"Read the file as one of: {', '.join(FORMATS)}.")]
+Ignored = Annotated[
+    list[str] | None, typer.Option("--ignore", help="Leave out this column or message key. Repeat for several.")
+]
+Merge = Annotated[bool, typer.Option("--merge-turns", help="Join consecutive messages of the same role.")]
+Drop = Annotated[
+    bool,
+    typer.Option("--drop-turns", help="Leave out answers before the first question, and questions without an answer."),
+]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Set a recipe field: max_steps=30. Repeat for several.")]
 # A limit that no file reaches: all findings.
 _ALL = 2**31
@@ -46,11 +54,14 @@ def check(
     encoding: Encoding = "",
     delimiter: Delimiter = "",
     held_out: HeldOut = None,
+    ignore: Ignored = None,
+    merge: Merge = False,
+    drop: Drop = False,
     as_json: Json = False,
 ) -> None:
     """Check a dataset file without adding it: its format, what is wrong with it, how long its examples are."""
     started = time.monotonic()
-    options = Options(form, pairs(maps), encoding, delimiter, str(held_out or ""))
+    options = Options(form, pairs(maps), encoding, delimiter, str(held_out or ""), tuple(ignore or ()), merge, drop)
     with Keeper(context.obj) as studio, out.progress(as_json, watched=True) as progress:
         checked = checks.check(studio, file, options, progress)
         try:
@@ -106,10 +117,13 @@ def datasets_add(
     held_out: HeldOut = None,
     encoding: Encoding = "",
     delimiter: Delimiter = "",
+    ignore: Ignored = None,
+    merge: Merge = False,
+    drop: Drop = False,
     as_json: Json = False,
 ) -> None:
     """Add a dataset file (jsonl, json, csv, tsv or parquet, also gzipped); `sample` adds the bundled dataset."""
-    options = Options(form, pairs(maps), encoding, delimiter, str(held_out or ""))
+    options = Options(form, pairs(maps), encoding, delimiter, str(held_out or ""), tuple(ignore or ()), merge, drop)
     with Keeper(context.obj) as studio, out.progress(as_json, watched=True) as progress:
         if str(file) == "sample":
             info = dataset_service.add_sample(studio)

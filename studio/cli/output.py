@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from studio.services.core.studio import Studio
-from studio.services.data.checks import FAULTS, Checked, Finding
+from studio.services.data.checks import FAULTS, Checked, Finding, Use
 from studio.services.data.datasets import DatasetInfo, verdict_of
 from studio.services.data.examples import LengthView
 from studio.services.host.doctor import Finding as MachineFinding
@@ -81,6 +81,9 @@ def show_check(
         _json(_check_json(checked, findings, lengths) | extra)
         return
     print(f"Format {report.format}: {report.why} ({report.note}).")
+    print(_uses("Columns", report.column_uses))
+    if report.key_uses:
+        print(_uses("Message keys", report.key_uses))
     for item in findings[:_SHOWN]:
         where = f", field {item.field}" if item.field else ""
         place = f"held-out row {item.row}" if item.held_out else f"row {item.row}"
@@ -93,6 +96,10 @@ def show_check(
             f"Tokens for {model}: {sizes['total']:,}, {sizes['trained']:,} of them trained; an example has "
             f"{sizes['min']:,} to {sizes['max']:,}, half of them up to {sizes['p50']:,}, 95% up to {sizes['p95']:,}."
         )
+        for remark in lengths.remarks:
+            print(f"{remark.examples:,} examples: {remark.text}; {remark.fix}.")
+        if lengths.refused[0]:
+            print(f"{lengths.refused[0]:,} rows are refused by the template. {lengths.refused[1]}")
     print(verdict.text)
 
 
@@ -103,7 +110,8 @@ def _check_json(checked: Checked, findings: Sequence[Finding], lengths: LengthVi
         "format": report.format,
         "why": report.why,
         "note": report.note,
-        "columns": report.columns,
+        "columns": [_use(use) for use in report.column_uses],
+        "message_keys": [_use(use) for use in report.key_uses],
         "mapping": report.mapping,
         "rows": report.rows,
         "ok": report.ok,
@@ -117,8 +125,24 @@ def _check_json(checked: Checked, findings: Sequence[Finding], lengths: LengthVi
         "truncated": lengths.rows_cut if lengths else None,
         "answers_lost": lengths.answers_lost if lengths else None,
         "untrained": lengths.rows_untrained if lengths else None,
+        "examples": lengths.examples if lengths else None,
+        "refused": {"rows": lengths.refused[0], "reason": lengths.refused[1]} if lengths else None,
+        "remarks": [asdict(remark) for remark in lengths.remarks] if lengths else None,
+        "thinking_left_out": lengths.left_out if lengths else None,
         "sha256": report.sha256,
     }
+
+
+def _use(use: Use) -> dict[str, Any]:
+    """What became of a column or message key, as in the JSON of `check`."""
+    words = use.use if use.status == "used" else f"{use.status}: {use.use}"
+    return {"name": use.name, "use": words, "rows": use.rows}
+
+
+def _uses(what: str, uses: Sequence[Use]) -> str:
+    """One line on columns or message keys: each with where it went."""
+    parts = [f"{item['name']} ({item['use']}, {item['rows']:,})" for item in map(_use, uses)]
+    return f"{what}: {', '.join(parts)}"
 
 
 def show_dataset(info: DatasetInfo, as_json: bool, rows: Sequence[dict[str, Any]] | None = None) -> None:

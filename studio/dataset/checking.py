@@ -5,6 +5,7 @@ are streamed, and only a hash and a signature of each are kept.
 """
 
 import hashlib
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,17 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from studio.dataset import columns as column_names
-from studio.dataset.read.formats import FORMATS, Format, Layout, Record, as_json, detect
+from studio.dataset.read.accounting import Use
+from studio.dataset.read.detection import Detection, detect
+from studio.dataset.read.formats import FORMATS, Format, Layout, LayoutOptions, as_json
 from studio.dataset.read.limits import Limits
 from studio.dataset.read.reader import ReadOptions, Source, open_rows
 from studio.dataset.read.rows import Finding, Kind, Row
 from studio.dataset.read.strict import clip, named
+from studio.dataset.record import Record
 from studio.dataset.store import Writer
 from studio.errors import BadInput
 
 # Number of rows examined to detect the format and the columns.
 _PEEK = 100
 _SAMPLES = 3
+# Marks that open a turn in the chat templates of widespread models.
+_MARKUP = re.compile(r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|\[INST\]|<\|user\|>|### (?:Human|User):")
 Progress = Callable[[str, int, int], None]
 
 
@@ -32,7 +38,8 @@ Progress = Callable[[str, int, int], None]
 class Order:
     """A file to check and how to read it; with "" and {} the format and mapping are detected.
 
-    shards: further files that continue `file`, with continuous row numbers.
+    shards: further files that continue `file`, with continuous row numbers. layout: what the person decided about
+    columns to ignore and turns out of order.
     """
 
     file: Path
@@ -41,6 +48,7 @@ class Order:
     mapping: dict[str, str] = field(default_factory=dict)
     how: ReadOptions = field(default_factory=ReadOptions)
     shards: tuple[Path, ...] = ()
+    layout: LayoutOptions = field(default_factory=LayoutOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,8 @@ class Report:
 
     id: sha256 of the content, the name of the new folder. choices: names that a mapping may use; samples: their values
     in the first rows. mapping: the one used, or a first guess. rows: rows read, including rejected ones; ok: rows kept;
-    counts: findings by kind. seconds: wall time.
+    counts: findings by kind. seconds: wall time. suggested: the format to confirm, for preference data. column_uses
+    and key_uses: what became of the columns of all rows, and of the keys of their messages.
     """
 
     kind: str
@@ -67,6 +76,9 @@ class Report:
     held_out: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    suggested: Format | None = None
+    column_uses: list[Use] = field(default_factory=list)
+    key_uses: list[Use] = field(default_factory=list)
 
 
 def check(order: Order, limits: Limits, folder: Path, progress: Progress = lambda *_: None) -> Report:
@@ -83,7 +95,7 @@ def check(order: Order, limits: Limits, folder: Path, progress: Progress = lambd
         report = replace(_look(order, source, first), sha256=_sha256(order.file, *order.shards))
         if report.format is None:
             return replace(report, seconds=time.monotonic() - started)
-        layout = Layout(report.format, report.mapping, report.columns)
+        layout = Layout(report.format, report.mapping, report.columns, order.layout)
         aside = folder / ".making"
         aside.mkdir()
         try:
@@ -106,6 +118,8 @@ def check(order: Order, limits: Limits, folder: Path, progress: Progress = lambd
         ok=writer.rows,
         held_out=writer.held_out,
         counts=writer.counts,
+        column_uses=layout.columns.uses(),
+        key_uses=layout.keys.uses(),
         seconds=time.monotonic() - started,
     )
 
@@ -118,7 +132,7 @@ def revise(
     drop: positions (from 1) of examples to leave out; edits: replacements by position. Findings about the file are
     copied; those about repeated rows are computed again.
     """
-    from studio.dataset.store import iter_findings, iter_records
+    from studio.dataset.store import iter_findings, iter_records, iter_unwanted
 
     aside = folder / ".making"
     aside.mkdir()
@@ -137,6 +151,8 @@ def revise(
                     else:
                         patient.keep(edits.get(place, record))
                 progress("Writing the new version", place, 0)
+            for record in iter_unwanted(base):
+                writer.put_unwanted(record)
             if writer.rows == 0:
                 raise BadInput("Nothing would be left: keep at least one example.")
             digest = writer.close(patient.groups())
@@ -148,7 +164,8 @@ def revise(
 
 
 def _excluded(record: Record) -> Finding:
-    raw = as_json({"text": record.text} if record.text else {"messages": record.messages})
+    stored = {"messages": record.messages} | ({"tools": record.tools} if record.tools else {})
+    raw = as_json({"text": record.text} if record.text else stored)
     reason, fix = "you left it out of this version", "nothing to do"
     return Finding(record.row, "excluded", "", reason, fix, raw=raw, held_out=record.held_out)
 
@@ -174,9 +191,15 @@ class _Patient:
                 self.refused = self.refused or result
                 self._writer.note(replace(result, held_out=held_out))
                 continue
+            assert isinstance(row, Row)
+            if result.messages and result.messages[-1]["role"] != "assistant":
+                self._writer.put_unwanted(result)
+                self._writer.note(_unwanted(row, held_out))
+                continue
             self.keep(replace(result, held_out=held_out) if held_out else result)
-            if isinstance(row, Row) and (unused := layout.unused(row)):
-                self._writer.note(replace(unused, held_out=held_out))
+            for finding in (layout.unused(row), layout.mended(row), _markup(result)):
+                if finding:
+                    self._writer.note(replace(finding, held_out=held_out))
 
     def keep(self, record: Record) -> None:
         self.kept += 1
@@ -205,6 +228,20 @@ class _Patient:
         return [place + 1 for place in self._repeats.groups()]
 
 
+def _markup(record: Record) -> Finding | None:
+    """Finding for plain text that is a conversation in the markup of some model, or None."""
+    found = _MARKUP.search(record.text) if record.text else None
+    if found is None:
+        return None
+    reason = f"contains chat markup ({found[0]}) as plain text: questions are trained like answers"
+    return Finding(record.row, "markup", "text", reason, "save it as messages, or keep it if you want that")
+
+
+def _unwanted(row: Row, held_out: bool) -> Finding:
+    reason, fix = "its answer is labelled as bad: it is kept, but not trained", "nothing to do"
+    return Finding(row.number, "unwanted", "", reason, fix, raw=as_json(row.values), held_out=held_out)
+
+
 def _take_second(order: Order, limits: Limits, report: Report, patient: _Patient, progress: Progress) -> None:
     """Read the file of held-out examples, in the same format as the training file."""
     path = order.held_out
@@ -213,7 +250,7 @@ def _take_second(order: Order, limits: Limits, report: Report, patient: _Patient
     with open_rows(path, limits, order.how, None) as source:
         rows = _watched(source, f"Reading {path.name}", progress)
         first = list(islice(rows, _PEEK))
-        layout = Layout(report.format, report.mapping, _columns(source, first))
+        layout = Layout(report.format, report.mapping, _columns(source, first), order.layout)
         patient.refused = None
         patient.take(chain(first, rows), layout, held_out=True)
     if patient.kept == before:
@@ -232,24 +269,24 @@ def _look(order: Order, source: Source, first: list[Row | Finding]) -> Report:
                 f"{order.file.name}: the column {named(name)!r} has half a character in its name. Rename it."
             )
     choices = column_names.choices(columns, rows)
-    form, why, mapping = _format(order, columns, choices, rows)
     shown = [{name: column_names.sample(name, row, columns) for name in choices} for row in rows[:_SAMPLES]]
-    return Report(source.kind, source.note, columns, choices, shown, form, why, mapping, sha256="")
+    found = _format(order, columns, choices, rows)
+    return Report(
+        source.kind, source.note, columns, choices, shown, found.format, found.why, found.mapping, sha256="",
+        suggested=found.suggested,
+    )  # fmt: skip
 
 
-def _format(
-    order: Order, columns: list[str], choices: list[str], rows: list[dict[str, Any]]
-) -> tuple[Format | None, str, dict[str, str]]:
-    """Format, the reason for it, and the mapping: those requested, else those detected from the columns."""
+def _format(order: Order, columns: list[str], choices: list[str], rows: list[dict[str, Any]]) -> Detection:
+    """The format and mapping that were requested, else those detected from the columns."""
     if order.mapping:
-        return "mapped", "you mapped its columns", dict(order.mapping)
+        return Detection("mapped", "you mapped its columns", dict(order.mapping))
     if order.format:
         form = next((known for known in FORMATS if known == order.format), None)
         if form is None:
             raise BadInput(f"There is no format {order.format!r}. It is one of: {', '.join(FORMATS)}.")
-        return form, "you chose it", column_names.guess(choices) if form == "mapped" else {}
-    detection = detect(columns, rows)
-    return detection.format, detection.why, {} if detection.format else column_names.guess(choices)
+        return Detection(form, "you chose it", column_names.guess(choices) if form == "mapped" else {})
+    return detect(columns, rows, choices)
 
 
 def _columns(source: Source, first: list[Row | Finding]) -> list[str]:

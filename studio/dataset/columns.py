@@ -4,31 +4,26 @@ The steps of a path are separated by dots and list items are counted from 0: `in
 exact name takes precedence.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from studio.dataset.read.rows import Kind
 from studio.dataset.read.strict import clip, listed, named
+from studio.dataset.read.values import ValueFault, as_text
 from studio.errors import BadInput
 
 _PLACE = re.compile(r"\{([^{}]+)\}")
 # Deep enough for data nested by hand; each level multiplies the choices.
 _DEPTH = 3
+# Characters of a value that a preview of the mapping sees: enough for a short conversation.
+_SAMPLE = 4000
 _WISHES = {
+    "system": ("system", "system_prompt"),
     "instruction": ("instruction", "question", "prompt", "query", "user", "problem", "input"),
     "input": ("input", "context"),
     "output": ("output", "answer", "response", "completion", "target", "assistant", "solution", "reply"),
 }
-
-
-class MappingError(Exception):
-    """A row that cannot become a record; dataset/read/formats.py converts it to a Finding."""
-
-    def __init__(self, kind: Kind, field: str, reason: str, fix: str) -> None:
-        self.kind, self.field, self.reason, self.fix = kind, field, reason, fix
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +36,13 @@ class Source:
     name: str
     steps: tuple[str, ...]
     parts: tuple[tuple[str, "Source | None"], ...] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns it reads."""
+        if self.parts:
+            return [name for _, part in self.parts if part is not None for name in part.columns]
+        return [self.steps[0]]
 
     def find(self, values: Mapping[str, Any]) -> Any:
         """The value in a row, or None if there is none; {column} placeholders are filled in."""
@@ -90,21 +92,21 @@ def source_of(field: str, expression: str, columns: Sequence[str]) -> Source:
     if len(steps) > 1 and steps[0] in columns and all(steps):
         return Source(expression, steps)
     # The formats' optional fields may be missing.
-    if expression == field and field in ("input", "system", "history"):
+    if expression == field and field in ("input", "history"):
         return Source(expression, (expression,))
     raise BadInput(f"There is no column {named(expression)!r} for {field}. The file has: {listed(columns)}.")
 
 
 def required(source: Source, values: Mapping[str, Any]) -> str:
-    """The text of a required field; raises MappingError when it is missing or empty."""
+    """The text of a required field; raises ValueFault when it is missing or empty."""
     value = source.find(values)
     if value is None:
         missing = not source.parts and source.steps[0] not in values
         reason = "the field is missing" if missing else "the field is null"
-        raise MappingError("missing", source.name, reason, f"add {source.name} to the row")
+        raise ValueFault("missing", source.name, reason, f"add {source.name} to the row")
     text = as_text(value, source.name)
     if not text.strip():
-        raise MappingError("empty", source.name, "the field is empty", "write it or remove the row")
+        raise ValueFault("empty", source.name, "the field is empty", "write it or remove the row")
     return text
 
 
@@ -112,24 +114,6 @@ def optional(source: Source | None, values: Mapping[str, Any]) -> str:
     """The text of an optional field, empty when it is missing."""
     value = source.find(values) if source else None
     return "" if value is None or source is None else as_text(value, source.name)
-
-
-def as_text(value: Any, field: str) -> str:
-    """Convert a value to text: strings as they are, numbers and true/false as JSON; raises MappingError for others."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            fix = "save the text as UTF-8"
-            raise MappingError("wrong_type", field, "contains half a character (a lone surrogate)", fix) from None
-        return value
-    if isinstance(value, (bool, int, float)):
-        return json.dumps(value)
-    kinds = {type(None): "nothing (null)", list: "a list", dict: "an object", bytes: "bytes"}
-    kind = kinds.get(type(value), f"a {type(value).__name__}")
-    raise MappingError(
-        "wrong_type", field, f"contains {kind} instead of text", "convert it to text, or map another column"
-    )
 
 
 def choices(columns: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -146,6 +130,8 @@ def _leaves(value: Any, path: str, depth: int) -> list[str]:
         return [leaf for key, item in value.items() for leaf in _leaves(item, f"{path}.{key}", depth - 1)]
     if depth and isinstance(value, list) and value and isinstance(value[0], Mapping):
         return _leaves(value[0], f"{path}.0", depth)
+    if depth and isinstance(value, list) and value and depth < _DEPTH:
+        return [f"{path}.0"]
     return [path] if value is not None else []
 
 
@@ -153,17 +139,18 @@ def guess(names: Sequence[str]) -> dict[str, str]:
     """Guess a mapping from common names of columns, or of the last steps of paths."""
     by_end = {name.rpartition(".")[2].lower(): name for name in reversed(names)}
     mapping: dict[str, str] = {}
-    for field in ("output", "instruction", "input"):
+    for field in ("output", "instruction", "input", "system"):
         free = (by_end[word] for word in _WISHES[field] if word in by_end and by_end[word] not in mapping.values())
         if (name := next(free, None)) is not None:
             mapping[field] = name
-    return {field: mapping[field] for field in ("instruction", "input", "output") if field in mapping}
+    return {field: mapping[field] for field in ("instruction", "input", "output", "system") if field in mapping}
 
 
 def sample(name: str, row: Mapping[str, Any], columns: Sequence[str]) -> str:
     """The value of a choice in a row, shortened for display."""
     value = source_of("", name, columns).find(row)
-    text = (
-        value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
-    )
-    return clip(text[:300])
+    try:
+        text = "" if value is None else as_text(value, name)
+    except ValueFault:
+        text = str(value)
+    return clip(text[:_SAMPLE])

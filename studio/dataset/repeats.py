@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from studio.dataset.read.formats import Record
+from studio.dataset.record import Record
 
 if TYPE_CHECKING:
     from datasketch import MinHash, MinHashLSH

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 
-from studio.dataset.read.formats import Record
+from studio.dataset.record import Record
 
 
 def held_out_rows(records: Sequence[Record], share: float, seed: int) -> set[int]:

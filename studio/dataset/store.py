@@ -1,7 +1,8 @@
 """Datasets on disk: immutable and content-addressed.
 
     datasets/<sha256>/
-      rows.parquet       one Record per row: row, messages, instruction, input, text, held_out
+      rows.parquet       one Record per row: row, messages, instruction, input, text, held_out, details (record.py)
+      unwanted.parquet   only where a file labels answers as bad: their rows, in the same columns
       groups.npy         one int64 per row: the same number for rows that repeat each other, exactly or nearly
       findings.parquet   findings about rows, including rejected ones (dataset/read/rows.py)
       provenance.json    name, source, format, why, mapping, counts, parent, owner, created
@@ -22,8 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from studio.dataset.read.formats import Record
+from studio.dataset.read.accounting import Use
 from studio.dataset.read.rows import FAULTS, Finding, Kind
+from studio.dataset.record import Record, from_stored, to_stored
 from studio.errors import NotFound
 from studio.rundir import read_json
 
@@ -35,6 +37,7 @@ _SCHEMA = pa.schema(
         ("input", pa.string()),
         ("text", pa.string()),
         ("held_out", pa.bool_()),
+        ("details", pa.string()),
     ]
 )
 _FINDINGS = pa.schema(
@@ -49,6 +52,7 @@ _FINDINGS = pa.schema(
         ("held_out", pa.bool_()),
     ]
 )
+_UNWANTED = "unwanted.parquet"
 # Records written and read at a time: a few MiB of text.
 CHUNK = 2000
 
@@ -58,7 +62,8 @@ class Provenance:
     """Where a dataset came from.
 
     findings: number of each kind; parent and changes: set for a version edited by hand. sha256: hash of the content,
-    where `id` is a different name for it.
+    where `id` is a different name for it. column_uses and key_uses: what became of the file's columns and of its
+    messages' keys; empty for datasets of the studio's first version.
     """
 
     id: str
@@ -79,6 +84,8 @@ class Provenance:
     parent: str = ""
     changes: str = ""
     sha256: str = ""
+    column_uses: list[Use] = field(default_factory=list)
+    key_uses: list[Use] = field(default_factory=list)
 
 
 class Writer:
@@ -93,23 +100,28 @@ class Writer:
         self._findings: list[dict[str, Any]] = []
         self._rows_file = pq.ParquetWriter(folder / "rows.parquet", _SCHEMA)
         self._findings_file = pq.ParquetWriter(folder / "findings.parquet", _FINDINGS)
+        self._unwanted: list[dict[str, Any]] = []
+        self._unwanted_digest = hashlib.sha256()
+        self._unwanted_file: pq.ParquetWriter | None = None
 
     def put(self, record: Record) -> None:
-        values = {
-            "row": record.row,
-            "messages": record.messages,
-            "instruction": record.instruction,
-            "input": record.input,
-            "text": record.text,
-            "held_out": record.held_out,
-        }
-        self._digest.update(json.dumps(values, ensure_ascii=False, sort_keys=True).encode())
-        self._digest.update(b"\n")
+        values = to_stored(record)
+        self._digest.update(_canonical(values))
         self._records.append(values)
         self.rows += 1
         self.held_out += record.held_out
         if len(self._records) >= CHUNK:
             self._write(self._rows_file, self._records, _SCHEMA)
+
+    def put_unwanted(self, record: Record) -> None:
+        """Keep a row whose answer is labelled bad, beside the rows that can be trained."""
+        values = to_stored(record)
+        self._unwanted_digest.update(_canonical(values))
+        if self._unwanted_file is None:
+            self._unwanted_file = pq.ParquetWriter(self.folder / _UNWANTED, _SCHEMA)
+        self._unwanted.append(values)
+        if len(self._unwanted) >= CHUNK:
+            self._write(self._unwanted_file, self._unwanted, _SCHEMA)
 
     def note(self, finding: Finding) -> None:
         self._findings.append(asdict(finding))
@@ -121,14 +133,18 @@ class Writer:
         """Finish the files and return the sha256. groups: the group number of each record, in order of `put`."""
         self._write(self._rows_file, self._records, _SCHEMA)
         self._write(self._findings_file, self._findings, _FINDINGS)
+        if self._unwanted_file is not None:
+            self._write(self._unwanted_file, self._unwanted, _SCHEMA)
+            self._digest.update(self._unwanted_digest.digest())
         self.abandon()
         np.save(self.folder / "groups.npy", np.asarray(groups, dtype=np.int64))
         return self._digest.hexdigest()
 
     def abandon(self) -> None:
         """Close the files as they are."""
-        self._rows_file.close()
-        self._findings_file.close()
+        for file in (self._rows_file, self._findings_file, self._unwanted_file):
+            if file is not None:
+                file.close()
 
     @staticmethod
     def _write(file: pq.ParquetWriter, values: list[dict[str, Any]], schema: pa.Schema) -> None:
@@ -155,7 +171,10 @@ def load(folder: Path) -> Provenance | None:
 def provenance(value: Mapping[str, Any]) -> Provenance:
     """Build a provenance from plain values; unknown keys are ignored and missing ones get their default."""
     known = {item.name for item in fields(Provenance)}
-    return Provenance(**{name: item for name, item in value.items() if name in known})
+    given = {name: item for name, item in value.items() if name in known}
+    for name in ("column_uses", "key_uses"):
+        given[name] = [Use(**use) for use in given.get(name, ())]
+    return Provenance(**given)
 
 
 def as_dict(provenance: Provenance) -> dict[str, Any]:
@@ -193,10 +212,19 @@ def iter_records(folder: Path, offset: int = 0) -> Iterator[list[Record]]:
                 values = file.read_row_group(part).slice(max(0, offset - at)).to_pylist()
                 first = max(at, offset)
                 together = groups[first : first + len(values)] if groups is not None else [0] * len(values)
-                records = [Record(**row, group=int(group)) for row, group in zip(values, together, strict=True)]
+                records = [from_stored(row, int(group)) for row, group in zip(values, together, strict=True)]
                 for start in range(0, len(records), CHUNK):
                     yield records[start : start + CHUNK]
             at += size
+
+
+def iter_unwanted(folder: Path) -> Iterator[Record]:
+    """Yield the rows whose answers the file labels as bad."""
+    path = folder / _UNWANTED
+    if path.is_file():
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(CHUNK):
+                yield from map(from_stored, batch.to_pylist())
 
 
 def _groups(folder: Path) -> Any:
@@ -245,9 +273,19 @@ def content_sha256(folder: Path) -> str:
     digest = hashlib.sha256()
     for chunk in iter_records(folder):
         for record in chunk:
-            values = {name: getattr(record, name) for name in _SCHEMA.names}
-            digest.update(json.dumps(values, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+            digest.update(_canonical(to_stored(record)))
+    if (folder / _UNWANTED).is_file():
+        unwanted = hashlib.sha256()
+        for record in iter_unwanted(folder):
+            unwanted.update(_canonical(to_stored(record)))
+        digest.update(unwanted.digest())
     return digest.hexdigest()
+
+
+def _canonical(values: dict[str, Any]) -> bytes:
+    """A stored record as a line for the hash; without details it is that of the studio's first version."""
+    named = values if values["details"] else {key: value for key, value in values.items() if key != "details"}
+    return json.dumps(named, ensure_ascii=False, sort_keys=True).encode() + b"\n"
 
 
 def left_out(counts: dict[str, int]) -> int:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from studio.dataset.checking import Order, check, revise
-from studio.dataset.read.formats import Record
+from studio.dataset.read.formats import LayoutOptions
 from studio.dataset.read.limits import Limits
 from studio.dataset.read.reader import ReadOptions, Undecodable
+from studio.dataset.record import Record
 from studio.dataset.tokens.lengths import count
 from studio.errors import BadInput
 from studio.recipe.fields import Data
@@ -42,6 +43,7 @@ def _check(order: dict[str, Any]) -> dict[str, Any]:
         mapping=order["mapping"],
         how=ReadOptions(**order["how"]),
         shards=tuple(Path(path) for path in order["shards"]),
+        layout=LayoutOptions(**order["layout"]),
     )
     return asdict(check(request, Limits(**order["limits"]), Path(order["folder"]), _progress))
 

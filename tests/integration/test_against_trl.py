@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from studio.dataset.read.formats import Record
+from studio.dataset.record import Record
 from studio.dataset.tokens.encode import Encoder
 from studio.engine.workers.harness import Worker
 from studio.engine.workers.inputs import Inputs

@@ -21,11 +21,11 @@ from studio.rundir import read_json
 
 MOST = 2**30  # maximum total size of the cache, bytes
 # Recipe fields that determine an example's text and which part of it is trained.
-SHAPING = ("template", "custom_template", "system_prompt", "train_on")
-_FORMAT = 2  # version of the file format; changing it invalidates all cached files
+SHAPING = ("template", "custom_template", "system_prompt", "train_on", "per_answer", "fold_system")
+_FORMAT = 3  # version of the file format; changing it invalidates all cached files
 _NAMED = 32  # characters of the dataset's folder name that begin the name of a cached file
 _IDS = "ids"  # tokens of all rows, where cached: read only on demand
-_ARRAYS = ("rows", "totals", "held_out", "offsets", "starts", "ends")
+_ARRAYS = ("rows", "totals", "held_out", "offsets", "starts", "ends", "remarks", "left_out")
 
 
 def place_of(dataset_folder: Path, model_folder: Path, data: Data, cache: Path) -> Path:
@@ -98,7 +98,8 @@ def read(path: Path) -> Counts | None:
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
     fits = len(counts.offsets) == len(counts) + 1 and len(counts.starts) == len(counts.ends) == counts.offsets[-1]
-    return counts if fits and len(counts.totals) == len(counts.held_out) == len(counts) else None
+    lengths = {len(getattr(counts, name)) for name in ("totals", "held_out", "remarks", "left_out")}
+    return counts if fits and lengths == {len(counts)} else None
 
 
 def read_tokens(path: Path, counts: Counts) -> Ints | None:

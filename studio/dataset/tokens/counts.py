@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studio.dataset.tokens.encode import Refused
+from studio.dataset.tokens.remarks import MEANINGS, Remark
 
 Ints = NDArray[np.int32]
 Flags = NDArray[np.bool_]
@@ -29,11 +30,12 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Token counts of a dataset's n rows, in the order of the dataset.
+    """Token counts of a dataset's n examples, in the order of the dataset.
 
     rows: row numbers; totals: tokens before the cut, 0 for a row that the template refuses; held_out: rows held out by
     the dataset itself. The trained token ranges of the row at position i (from 0) are starts[offsets[i]:offsets[i + 1]]
-    to ends[…], one for each answer.
+    to ends[…], one for each answer. remarks: Remark flags of each example; left_out: tokens of thinking that the
+    template leaves out of it.
     """
 
     rows: Ints
@@ -42,6 +44,8 @@ class Counts:
     offsets: Ints
     starts: Ints
     ends: Ints
+    remarks: Ints
+    left_out: Ints
     refused: Refused = field(default_factory=Refused)
 
     def __len__(self) -> int:
@@ -94,8 +98,26 @@ class Counts:
         return np.flatnonzero(self._per_row(self.starts >= max_length))
 
     def untrained(self, max_length: int) -> Places:
-        """Positions of the rows that keep no trained token, including refused rows."""
-        return np.flatnonzero(self._per_row(self.starts < max_length) == 0)
+        """Positions of the rows that keep no trained token, including refused rows, but not those that the file itself
+        keeps from being trained."""
+        never = (self.remarks & int(Remark.NEVER_TRAINED)) > 0
+        return np.flatnonzero((self._per_row(self.starts < max_length) == 0) & ~never)
+
+    def records(self) -> Places:
+        """For each example, the position of its record in the dataset: one record may make several examples."""
+        if not len(self):
+            return np.zeros(0, np.intp)
+        new = (self.rows[1:] != self.rows[:-1]) | (self.held_out[1:] != self.held_out[:-1])
+        return np.concatenate([np.zeros(1, np.intp), np.cumsum(new, dtype=np.intp)])
+
+    def remarked(self, remark: Remark) -> Places:
+        """Positions of the examples with a remark."""
+        return np.flatnonzero(self.remarks & int(remark))
+
+    def remark_counts(self) -> dict[Remark, int]:
+        """Number of examples with each remark that occurs."""
+        counts = {remark: len(self.remarked(remark)) for remark in MEANINGS}
+        return {remark: count for remark, count in counts.items() if count}
 
     @property
     def _known(self) -> Ints:

@@ -7,15 +7,19 @@ those left without a trained token are dropped and counted.
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
 
-from studio.dataset.read.formats import Message, Record
+from studio.dataset.record import Message, Record
 from studio.dataset.tokens import template as templates
-from studio.dataset.tokens.masks import Marker, Span, token_spans
+from studio.dataset.tokens.abilities import Abilities
+from studio.dataset.tokens.masks import Span, token_spans
+from studio.dataset.tokens.remarks import NOTHING, Remark
+from studio.dataset.tokens.rendering import ChatRenderer, PlainRenderer, Rendered
+from studio.dataset.tokens.template import Tool
 from studio.errors import BadInput
 from studio.recipe.fields import Data
 from studio.rundir import read_json
@@ -39,13 +43,16 @@ class Tokenised:
     """An example before the cut: all its tokens, and which of them are trained.
 
     spans: token ranges [start, end), in order, one for each trained answer. held_out: whether the dataset itself holds
-    the example out.
+    the example out. remarks: what template and tokenizer do to it. left_out: tokens of thinking that the template
+    leaves out.
     """
 
     row: int
     input_ids: list[int]
     spans: tuple[Span, ...]
     held_out: bool = False
+    remarks: Remark = NOTHING
+    left_out: int = 0
 
     def cut(self, max_length: int) -> Example:
         ids = self.input_ids[:max_length]
@@ -75,20 +82,6 @@ class Refused:
             self.rows.append((row, reason))
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """Rendered text of a record.
-
-    trained: character ranges that are trained (None: all). framed: whether the tokenizer adds its special tokens around
-    the text, as for plain text; a chat template writes them itself.
-    """
-
-    record: Record
-    text: str
-    trained: list[Span] | None
-    framed: bool
-
-
 class Encoder:
     """Render and tokenise records as in training, for one model folder and the data section of a recipe."""
 
@@ -97,14 +90,17 @@ class Encoder:
         self.tokenizer = load_tokenizer(model_folder)
         self.special = templates.special_tokens(model_folder)
         self._eos = self.special.get("eos_token", "")
-        self._chat: templates.ChatTemplate | None = None
-        self._plain: templates.PlainTemplate | None = None
+        bos = self.special.get("bos_token", "")
+        self._renderer: ChatRenderer | PlainRenderer
         if data.template == "chat":
-            self._chat = templates.ChatTemplate.of_model(model_folder)
+            chat = templates.ChatTemplate.of_model(model_folder)
+            self._renderer = ChatRenderer(chat, data, self._eos, bos, self._ends)
         elif data.own_chat_template:
-            self._chat = templates.ChatTemplate(data.own_chat_template, self.special, "this recipe")
-        elif data.template == "custom":
-            self._plain = templates.PlainTemplate(data.custom_template)
+            chat = templates.ChatTemplate(data.own_chat_template, self.special, "this recipe")
+            self._renderer = ChatRenderer(chat, data, self._eos, bos, self._ends)
+        else:
+            plain = templates.PlainTemplate(data.custom_template) if data.template == "custom" else None
+            self._renderer = PlainRenderer(plain, data, self._eos, bos)
 
     @cached_property
     def eos_ids(self) -> list[int]:
@@ -128,26 +124,40 @@ class Encoder:
         return {id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
 
     @cached_property
-    def _marker(self) -> Marker:
-        assert self._chat is not None
+    def _ends(self) -> set[str]:
+        """The special tokens that can end an answer, as text."""
         ids = self.special_ids | set(self.eos_ids)
         ends = {self.tokenizer.id_to_token(id_) or "" for id_ in ids} | {self._eos}
         # The bos token does not end an answer, unless it is also the eos token.
-        return Marker(self._chat, ends - ({self.special.get("bos_token", "")} - {self._eos}))
+        return ends - ({self.special.get("bos_token", "")} - {self._eos})
 
-    def prompt_text(self, messages: list[Message]) -> tuple[str, bool]:
+    @property
+    def abilities(self) -> Abilities | None:
+        """What the chat template can write; None for plain text."""
+        return self._renderer.abilities if isinstance(self._renderer, ChatRenderer) else None
+
+    def examples(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The records as they are trained: each conversation, or one for each of its answers (`per_answer`)."""
+        if not self._data.per_answer:
+            yield from records
+            return
+        for record in records:
+            answers = [at for at, message in enumerate(record.messages) if message["role"] == "assistant"]
+            trained = [at for at in answers if record.messages[at].get("train", True)]
+            if len(answers) < 2 or not trained:
+                yield record
+                continue
+            for at in trained:
+                yield replace(record, messages=record.messages[: at + 1])
+
+    def prompt_text(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[str, bool]:
         """The text of a conversation followed by the opening of the next answer, and whether the tokenizer adds its bos
         token to it."""
-        if self._chat is not None:
-            conversation = templates.with_system(messages, self._data.system_prompt)
-            return self._chat.render(conversation, add_generation_prompt=True), False
-        question = next((item["content"] for item in reversed(messages) if item["role"] == "user"), "")
-        prompt = self._prompt(question, "", _system_of(messages) or self._data.system_prompt)
-        return prompt, self._framed(prompt)
+        return self._renderer.prompt(messages, tools)
 
-    def prompt_ids(self, messages: list[Message]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """Token ids of a conversation followed by the opening of the next answer."""
-        prompt, framed = self.prompt_text(messages)
+        prompt, framed = self.prompt_text(messages, tools)
         encoding = self.tokenizer.encode(prompt, add_special_tokens=framed)
         ids = list(encoding.ids)
         while framed and prompt and encoding.offsets[len(ids) - 1] == (0, 0):
@@ -157,24 +167,27 @@ class Encoder:
     @property
     def chat_source(self) -> str:
         """Source of the chat template used for prompts; empty for plain text."""
-        return "" if self._chat is None else self._chat.source
+        return self._renderer.source
 
     def encode(self, records: Sequence[Record], refused: Refused | None = None) -> list[Whole]:
         """Tokenise records, in order.
 
         Rows that cannot be rendered are left out and added to `refused`; without it, BadInput names the row.
         """
-        texts = self._texts(records, refused)
+        texts = self._texts(list(self.examples(records)), refused)
         encodings = self._batch(texts)
-        return [
-            Whole(item.record.row, encoding.ids, self._spans(item, encoding), item.record.held_out, item.text)
-            for item, encoding in zip(texts, encodings, strict=True)
-        ]
+        wholes = []
+        for item, encoding in zip(texts, encodings, strict=True):
+            made = self._tokenised(item, encoding)
+            wholes.append(
+                Whole(made.row, made.input_ids, made.spans, made.held_out, made.remarks, made.left_out, item.text)
+            )
+        return wholes
 
     def count(self, records: Sequence[Record], refused: Refused | None = None) -> list[Tokenised]:
         """Tokenise records like `encode`, but without keeping the texts, to save memory.
 
-        The result has one entry per record; a refused one has 0 tokens.
+        The result has one entry per example; a refused one has 0 tokens.
         """
         rejected = Refused() if refused is None else refused
         examples = next(self.count_all([records], rejected), [])
@@ -186,8 +199,9 @@ class Encoder:
     def count_all(self, chunks: Iterable[Sequence[Record]], refused: Refused) -> Iterator[list[Tokenised]]:
         """Apply `count` to many chunks: while one is tokenised, the next is read and rendered."""
         with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as executor:
-            ahead: tuple[Sequence[Record], list[_Text], Future[list[Encoding]]] | None = None
-            for chunk in chunks:
+            ahead: tuple[Sequence[Record], list[Rendered], Future[list[Encoding]]] | None = None
+            for records in chunks:
+                chunk = list(self.examples(records))
                 texts = self._texts(chunk, refused)
                 tokens = executor.submit(self._batch, texts)
                 if ahead is not None:
@@ -212,68 +226,57 @@ class Encoder:
             pieces[-1] += whole.text[reached:]
         return pieces
 
-    def _spans(self, item: _Text, encoding: Encoding) -> tuple[Span, ...]:
+    def _tokenised(self, item: Rendered, encoding: Encoding) -> Tokenised:
+        """An example from its text and tokens."""
+        ids, remarks = encoding.ids, item.remarks
         if item.trained is None:
-            return ((0, len(encoding)),) if len(encoding) else ()
-        return token_spans(encoding, item.text, item.trained, self.special_ids)
+            spans: tuple[Span, ...] = ((0, len(ids)),) if ids else ()
+        else:
+            spans = token_spans(encoding, item.text, item.trained, self.special_ids)
+            if spans and item.trained and item.follows and self._is_merged(encoding, spans[0][0], item.trained[0][0]):
+                remarks |= Remark.MERGED_START
+        if len(ids) > 1 and ids[0] == ids[1] == self._bos_id:
+            remarks |= Remark.DOUBLE_BOS
+        left_out = 0
+        if item.thoughts:
+            left_out = len(self.tokenizer.encode(item.thoughts, add_special_tokens=False).ids)
+        return Tokenised(item.record.row, ids, spans, item.record.held_out, remarks, left_out)
+
+    @staticmethod
+    def _is_merged(encoding: Encoding, token: int, start: int) -> bool:
+        """Whether the first trained token also holds characters of the prompt."""
+        around = encoding.token_to_chars(token)
+        return around is not None and around[0] < start < around[1]
+
+    @cached_property
+    def _bos_id(self) -> int | None:
+        bos = self.special.get("bos_token", "")
+        return self.tokenizer.token_to_id(bos) if bos else None
 
     def _counted(
-        self, records: Sequence[Record], texts: list[_Text], tokens: "Future[list[Encoding]]"
+        self, records: Sequence[Record], texts: list[Rendered], tokens: "Future[list[Encoding]]"
     ) -> list[Tokenised]:
         encoded = {id(item.record): (item, encoding) for item, encoding in zip(texts, tokens.result(), strict=True)}
         examples = []
         for record in records:
             if id(record) in encoded:
-                item, encoding = encoded[id(record)]
-                examples.append(Tokenised(record.row, encoding.ids, self._spans(item, encoding), record.held_out))
+                examples.append(self._tokenised(*encoded[id(record)]))
             else:
                 examples.append(Tokenised(record.row, [], (), record.held_out))
         return examples
 
-    def _texts(self, records: Sequence[Record], refused: Refused | None) -> list[_Text]:
+    def _texts(self, records: Sequence[Record], refused: Refused | None) -> list[Rendered]:
         texts = []
         for record in records:
             try:
-                texts.append(self._text(record))
+                texts.append(self._renderer.render(record))
             except BadInput as error:
                 if refused is None:
                     raise BadInput(f"Row {record.row}: {error}") from None
                 refused.add(record.row, str(error))
         return texts
 
-    def _text(self, record: Record) -> _Text:
-        """Render the text of a record and mark the trained parts."""
-        whole = self._data.train_on == "everything"
-        if not record.messages:
-            return _Text(record, record.text + self._eos, None, self._framed(record.text))
-        if self._chat is not None:
-            messages = templates.with_system(record.messages, self._data.system_prompt)
-            if whole:
-                return _Text(record, self._chat.render(messages), None, framed=False)
-            text, spans = self._marker.mark(messages, every=self._data.train_on == "assistant")
-            return _Text(record, text, spans, framed=False)
-        answer = templates.single_turn(record, "the Alpaca text" if self._plain is None else "this template")
-        system = _system_of(record.messages) or self._data.system_prompt
-        prompt = self._prompt(record.instruction, record.input, system)
-        ending = "" if self._plain is None else self._plain.ending
-        if not self._eos or self._eos not in ending:
-            ending += self._eos
-        # Text after the end marker is not part of the model's answer.
-        end = len(prompt) + len(answer) + (ending.index(self._eos) + len(self._eos) if self._eos else len(ending))
-        text = prompt + answer + ending
-        return _Text(record, text, None if whole else [(len(prompt), end)], self._framed(prompt))
-
-    def _prompt(self, instruction: str, extra: str, system: str) -> str:
-        if self._plain is not None:
-            return self._plain.prompt(instruction, extra, system)
-        return templates.before(system, templates.alpaca_prompt(instruction, extra))
-
-    def _framed(self, text: str) -> bool:
-        """Whether the tokenizer adds its bos token to a plain text: not if the text already starts with it."""
-        bos = self.special.get("bos_token")
-        return not (bos and text.startswith(bos))
-
-    def _batch(self, texts: list[_Text]) -> list[Encoding]:
+    def _batch(self, texts: list[Rendered]) -> list[Encoding]:
         framed = bool(texts) and texts[0].framed
         if any(item.framed != framed for item in texts):
             return [self.tokenizer.encode(item.text, add_special_tokens=item.framed) for item in texts]
@@ -281,10 +284,6 @@ class Encoder:
         needed = any(item.trained is not None for item in texts)
         encode = self.tokenizer.encode_batch if needed else self.tokenizer.encode_batch_fast
         return encode([item.text for item in texts], add_special_tokens=framed)
-
-
-def _system_of(messages: list[Message]) -> str:
-    return messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -16,6 +16,7 @@ from studio.dataset.store import iter_records, read_records, size
 from studio.dataset.tokens import cache as token_cache
 from studio.dataset.tokens.counts import Counts, Ints
 from studio.dataset.tokens.encode import Encoder, Refused, Tokenised
+from studio.dataset.tokens.remarks import Remark
 from studio.errors import BadInput
 from studio.recipe.fields import Data
 
@@ -83,11 +84,11 @@ def tokenised(
         return
     refused.rows, refused.total = counts.refused.rows, counts.refused.total
     starts, ends, offsets = counts.starts.tolist(), counts.ends.tolist(), counts.offsets.tolist()
-    rows = zip(counts.rows.tolist(), counts.totals.tolist(), counts.held_out.tolist(), strict=True)
+    columns = (counts.rows, counts.totals, counts.held_out, counts.remarks, counts.left_out)
     at = 0
-    for place, (row, total, held_out) in enumerate(rows):
+    for place, (row, total, held_out, remarks, left_out) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
         spans = tuple((starts[i], ends[i]) for i in range(offsets[place], offsets[place + 1]))
-        yield Tokenised(row, ids[at : at + total].tolist(), spans, held_out)
+        yield Tokenised(row, ids[at : at + total].tolist(), spans, held_out, Remark(remarks), left_out)
         at += total
 
 
@@ -144,10 +145,10 @@ def _of_file(path: Path, _changed: int) -> Lengths | None:
 def _sampled(path: Path, dataset_folder: Path, model_folder: Path, shaping: str) -> Lengths:
     """Lengths from a sample; cached, since datasets never change."""
     data = Data.model_validate_json(shaping)
-    records = read_records(dataset_folder)
+    encoder, refused = Encoder(model_folder, data), Refused()
+    records = list(encoder.examples(read_records(dataset_folder)))
     if len(records) <= _ALL:
         return _lengths(count(dataset_folder, model_folder, data, path.parent))
-    encoder, refused = Encoder(model_folder, data), Refused()
 
     def characters(index: int) -> int:
         record = records[index]
@@ -188,6 +189,7 @@ class _Growing:
         self._ids: array[int] | None = array("i")
         self._rows, self._totals, self._offsets = array("i"), array("i"), array("i", [0])
         self._starts, self._ends = array("i"), array("i")
+        self._remarks, self._left_out = array("i"), array("i")
         self._held_out = bytearray()
 
     def __len__(self) -> int:
@@ -198,6 +200,8 @@ class _Growing:
             self._rows.append(item.row)
             self._totals.append(len(item.input_ids))
             self._held_out.append(item.held_out)
+            self._remarks.append(item.remarks)
+            self._left_out.append(item.left_out)
             if self._ids is not None:
                 self._ids.extend(item.input_ids)
             for start, end in item.spans:
@@ -209,7 +213,7 @@ class _Growing:
 
     def finish(self, refused: Refused) -> tuple[Counts, Ints | None]:
         held_out = np.frombuffer(bytes(self._held_out), dtype=np.bool_)
-        numbers = (self._rows, self._totals, self._offsets, self._starts, self._ends)
-        rows, totals, offsets, starts, ends = (np.array(values, dtype=np.int32) for values in numbers)
+        shapes = (self._rows, self._totals, self._offsets, self._starts, self._ends, self._remarks, self._left_out)
+        rows, totals, offsets, starts, ends, remarks, left_out = (np.array(item, dtype=np.int32) for item in shapes)
         ids = None if self._ids is None else np.array(self._ids, dtype=np.int32)
-        return Counts(rows, totals, held_out, offsets, starts, ends, refused), ids
+        return Counts(rows, totals, held_out, offsets, starts, ends, remarks, left_out, refused), ids

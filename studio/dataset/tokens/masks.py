@@ -6,13 +6,15 @@ that mark the assistant's part with `{% generation %}` are trusted, as in transf
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import islice
 
 from tokenizers import Encoding
 
-from studio.dataset.read.formats import Message
-from studio.dataset.tokens.template import ChatTemplate
+from studio.dataset.record import Message
+from studio.dataset.tokens.template import ChatTemplate, Tool
 from studio.errors import BadInput
 
 Span = tuple[int, int]  # [start, end)
@@ -21,7 +23,20 @@ Span = tuple[int, int]  # [start, end)
 _WAYS = 256
 # Maximum number of remembered frames around a last answer: with reasoning, without, and some more.
 _FRAMES = 8
+_LONGEST_END = 100  # characters of an end token and the white space before it
 _TAIL = 16  # characters used to recognise the end of a prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """The text of a conversation and the character ranges of its trained answers.
+
+    follows: whether each range certainly begins where its prompt ends.
+    """
+
+    text: str
+    spans: list[Span]
+    follows: bool
 
 
 class Marker:
@@ -38,45 +53,89 @@ class Marker:
         # Text around a last answer: between its prompt and it, and after it.
         self._frames: list[tuple[str, str]] = []
 
-    def mark(self, messages: list[Message], every: bool) -> tuple[str, list[Span]]:
-        """The text of a conversation and the character ranges of its trained answers, in order.
+    def mark(self, messages: Sequence[Message], turns: Sequence[int], tools: Sequence[Tool] = ()) -> Marked:
+        """The text of a conversation and the character ranges of the answers at `turns` (from 0), in order.
 
-        every: all answers instead of only the last one. Raises BadInput when the template refuses the conversation, or
+        tools: the functions that the assistant may call. Raises BadInput when the template refuses the conversation, or
         changes its answers so that they cannot be located in the text.
         """
-        if self._template.marks:
-            text, spans = self._marked(messages, every)
+        answers = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
+        render = partial(self._template.render, tools=tools)
+        if self._template.marks and turns:
+            text, spans = self._marked(messages, answers, turns, tools)
             if spans:
-                return text, spans
+                return Marked(text, spans, follows=False)
         else:
-            text = self._template.render(messages)
-        turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-        if not every:
-            turns = turns[-1:]
-        prompts = {turn: self._template.render(messages[:turn], add_generation_prompt=True) for turn in turns}
+            text = render(messages)
+        prompts = {turn: render(messages[:turn], add_generation_prompt=True) for turn in turns}
         spans = []
         for turn, prompt in prompts.items():
-            span = self._plainly(text, prompt, messages[turn]["content"].strip(), turn == turns[-1])
+            is_last = turn == answers[-1]
+            span = None
+            if "tool_calls" not in messages[turn]:
+                span = self._plainly(text, prompt, messages[turn]["content"].strip(), is_last)
+            if span is None and len(messages[turn]) > 2:
+                span = self._by_prefix(text, prompt, text if is_last else render(messages[: turn + 1]))
             if span is None:
-                return text, self._exactly(messages, text, prompts)
+                spans = self._exactly(messages, text, prompts, render)
+                starts = zip(spans, prompts.values(), strict=True)
+                follows = all(start == len(prompt) and text.startswith(prompt) for (start, _), prompt in starts)
+                return Marked(text, spans, follows)
             spans.append(span)
-        return text, spans
+        return Marked(text, spans, follows=True)
 
-    def _marked(self, messages: list[Message], every: bool) -> tuple[str, list[Span]]:
+    def ends(self, text: str, end: int) -> bool:
+        """Whether text[:end] ends with one of the tokens that can end an answer."""
+        return any(match.end() == end for match in self._end.finditer(text, max(0, end - _LONGEST_END), end))
+
+    def _marked(
+        self, messages: Sequence[Message], answers: Sequence[int], turns: Sequence[int], tools: Sequence[Tool]
+    ) -> tuple[str, list[Span]]:
         """The text and the spans marked with `{% generation %}`; adjacent blocks are one answer."""
-        text, blocks = self._template.render_marked(messages)
+        text, blocks = self._template.render_marked(messages, tools)
         spans: list[Span] = []
         for start, end in blocks:
             if spans and spans[-1][1] == start:
                 spans[-1] = (spans[-1][0], end)
             elif start < end:
                 spans.append((start, end))
-        if every or len(spans) < 2:
+        if list(turns) == list(answers) or len(spans) < 2:
             return text, spans
-        last = max(turn for turn, message in enumerate(messages) if message["role"] == "assistant")
-        prompt = self._template.render(messages[:last], add_generation_prompt=True)
+        if len(spans) == len(answers):
+            return text, [spans[answers.index(turn)] for turn in turns]
+        if list(turns) != answers[-1:]:
+            return text, []
+        prompt = self._template.render(messages[: answers[-1]], add_generation_prompt=True, tools=tools)
         own = [span for span in spans if span[1] > len(prompt)] if text.startswith(prompt) else []
         return text, own or spans[-1:]
+
+    def _by_prefix(self, text: str, prompt: str, whole: str) -> Span | None:
+        """Span of an answer of any form, between its prompt and the end of the conversation up to it, `whole`.
+
+        None when either is no prefix of the text, as in templates that write an earlier answer otherwise than the last.
+        """
+        if not text.startswith(whole):
+            whole = whole.rstrip()
+        start = len(prompt)
+        if not text.startswith(prompt) or not text.startswith(whole) or len(whole) <= start:
+            return None
+        tail, marker = self._tail
+        if tail and whole.endswith(tail) and len(whole) - len(tail) > start:
+            return start, len(whole) - len(tail) + marker
+        ends = [match.end() for match in self._end.finditer(whole, start)]
+        return start, ends[-1] if ends else len(whole.rstrip())
+
+    @cached_property
+    def _tail(self) -> tuple[str, int]:
+        """What the template writes after a plain last answer, and the length of that up to its end marker."""
+        (name,) = names(1, self._template.source)
+        try:
+            text = self._template.render([{"role": "user", "content": "?"}, {"role": "assistant", "content": name}])
+        except BadInput:
+            return "", 0
+        tail = text.rpartition(name)[2]
+        ending = self._end.match(tail)
+        return (tail, ending.end()) if ending else ("", 0)
 
     def _plainly(self, text: str, prompt: str, content: str, is_last: bool) -> Span | None:
         """Span of an answer that follows its prompt unchanged; None when that is not certain."""
@@ -102,22 +161,26 @@ class Marker:
         ending = self._end.match(text, begin + len(text[begin:end].rstrip()))
         return max(ending.end(), end) if ending else end
 
-    def _exactly(self, messages: list[Message], text: str, prompts: dict[int, str]) -> list[Span]:
+    def _exactly(
+        self, messages: Sequence[Message], text: str, prompts: dict[int, str], render: Callable[..., str]
+    ) -> list[Span]:
         """Locate the answers by rendering again with names in their place: all other text is the template's."""
         every = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-        names = dict(zip(every, _names(len(every), text), strict=True))
+        placeholders = dict(zip(every, names(len(every), text), strict=True))
         framed = [
-            {**message, "content": names[turn]} if turn in names else message for turn, message in enumerate(messages)
+            _named(message, placeholders[turn]) if turn in placeholders else message
+            for turn, message in enumerate(messages)
         ]
-        whole = self._template.render(framed)
-        answers = self._between_prompts(framed, whole, text, names, prompts)
+        whole = render(framed)
+        answers = self._between_prompts(framed, whole, text, placeholders, prompts, render)
         if answers is None:
-            pieces = _split(whole, list(names.values()))
+            pieces = _split(whole, list(placeholders.values()))
             placed = _place(text, pieces, [messages[turn]["content"].strip() for turn in every]) if pieces else None
             if placed is None:
                 raise BadInput(
                     f"The chat template of {self._template.where} changes the answers so that they cannot be "
-                    "located in the text. Set train_on to everything, or use another template."
+                    "located in the text. Train one example per answer, set train_on to everything, or use another "
+                    "template."
                 )
             answers = [placed[every.index(turn)] for turn in prompts]
         return [
@@ -126,7 +189,13 @@ class Marker:
         ]
 
     def _between_prompts(
-        self, framed: list[Message], whole: str, text: str, names: dict[int, str], prompts: dict[int, str]
+        self,
+        framed: list[Message],
+        whole: str,
+        text: str,
+        placeholders: dict[int, str],
+        prompts: dict[int, str],
+        render: Callable[..., str],
     ) -> list[Span] | None:
         """Span of each answer, from its prompt's end to the start of what follows; None if a prompt is not a prefix."""
         if not all(text.startswith(prompt) for prompt in prompts.values()):
@@ -135,16 +204,16 @@ class Marker:
         turns = list(prompts)
         for turn, following in zip(turns, [*turns[1:], None], strict=True):
             limit = len(text) if following is None else len(prompts[following])
-            frame = whole if following is None else self._template.render(framed[:following], True)
-            if frame.count(names[turn]) != 1:
+            frame = whole if following is None else render(framed[:following], True)
+            if frame.count(placeholders[turn]) != 1:
                 return None
-            before, _, after = frame.partition(names[turn])
+            before, _, after = frame.partition(placeholders[turn])
             start, end = len(prompts[turn]), limit - len(after)
             if end < start or not text.endswith(after, start, limit):
                 return None
             spans.append((start, end))
             if following is None:
-                prompt = self._template.render(framed[:turn], add_generation_prompt=True)
+                prompt = render(framed[:turn], add_generation_prompt=True)
                 if before.startswith(prompt):
                     self._remember((before[len(prompt) :], after))
         return spans
@@ -152,6 +221,11 @@ class Marker:
     def _remember(self, frame: tuple[str, str]) -> None:
         if frame not in self._frames and len(self._frames) < _FRAMES:
             self._frames.append(frame)
+
+
+def _named(message: Message, name: str) -> Message:
+    """An answer with a name in place of its content and its tool calls."""
+    return {key: value for key, value in message.items() if key != "tool_calls"} | {"content": name}
 
 
 def _start(text: str, begin: int, prompt: str) -> int:
@@ -165,7 +239,7 @@ def _start(text: str, begin: int, prompt: str) -> int:
     return bare if bare and prompt.endswith(text[max(0, bare - _TAIL) : bare]) else begin
 
 
-def _names(count: int, text: str) -> list[str]:
+def names(count: int, text: str) -> list[str]:
     """Numbers that do not occur in the text, one per answer: digits survive filters such as upper and trim."""
     first = 73_158_209_460_000_000
     while any(str(first + number) in text for number in range(count)):
@@ -173,10 +247,10 @@ def _names(count: int, text: str) -> list[str]:
     return [str(first + number) for number in range(count)]
 
 
-def _split(whole: str, names: list[str]) -> list[str] | None:
+def _split(whole: str, placeholders: list[str]) -> list[str] | None:
     """The text before, between and after the names; None unless each occurs once, in order."""
     pieces, rest = [], whole
-    for name in names:
+    for name in placeholders:
         if whole.count(name) != 1:
             return None
         before, match, rest = rest.partition(name)

@@ -32,13 +32,13 @@ def plain_rows(folder: Path, recipe: Recipe, model_folder: Path) -> PlainRows:
     records = read_records(folder)
     encoder = Encoder(model_folder, data)
     out = held_out_rows(records, data.held_out, seed)
-    messages = {record.row: record.messages for record in records}
+    messages = {} if data.per_answer else {record.row: record.messages for record in records}
     train: list[tuple[Whole, dict[str, Any]]] = []
     held_out: list[dict[str, Any]] = []
     for whole in _encoded(encoder, records):
         if not any(begin < data.max_length for begin, _ in whole.spans):
             continue
-        row = _row(encoder, whole, messages[whole.row])
+        row = _row(encoder, whole, messages.get(whole.row, ()))
         if whole.row in out or whole.held_out:
             held_out.append(row)
         else:

@@ -8,6 +8,7 @@ the special tokens only, and it always terminates (sandbox.py).
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
 
-from studio.dataset.read.formats import Message, Record
+from studio.dataset.record import Message, Record
 from studio.dataset.tokens.sandbox import LONGEST, BoundedEnvironment, TemplateTooLarge
 from studio.errors import BadInput
 from studio.recipe.fields import PLACEHOLDER
 from studio.rundir import read_json
+
+Tool = dict[str, Any]  # a function that the assistant may call, as a JSON schema
 
 # Taori et al. 2023, github.com/tatsu-lab/stanford_alpaca: the two prompts, verbatim.
 ALPACA_WITH_INPUT = (
@@ -128,22 +131,29 @@ class ChatTemplate:
             raise BadInput(f"{folder.name} has no chat template. Use the Alpaca template, or an instruct model.")
         return cls(source, special_tokens(folder), folder.name)
 
-    def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
-        """Render the text of a conversation, followed by the opening of an answer if requested."""
+    def render(
+        self, messages: Sequence[Message], add_generation_prompt: bool = False, tools: Sequence[Tool] = ()
+    ) -> str:
+        """Render the text of a conversation, followed by the opening of an answer if requested.
+
+        tools: the functions that the assistant may call, as JSON schemas.
+        """
         self._environment.begin()
         try:
-            return self._template.render(self._variables(messages, add_generation_prompt))
+            return self._template.render(self._variables(messages, add_generation_prompt, tools))
         except _REFUSALS as error:
             raise self._refusal(error) from None
 
-    def render_marked(self, messages: list[Message]) -> tuple[str, list[tuple[int, int]]]:
+    def render_marked(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = ()
+    ) -> tuple[str, list[tuple[int, int]]]:
         """Render the text of a conversation; also returns the character ranges of its `{% generation %}` blocks."""
         marks = Marks()
         self._environment.marks = marks  # type: ignore[attr-defined]  # see _Generation
         blocks = []
         self._environment.begin()
         try:
-            for block in self._template.generate(self._variables(messages, False)):
+            for block in self._template.generate(self._variables(messages, False, tools)):
                 blocks.append(block)
                 marks.written += len(block)
                 if marks.written > LONGEST:
@@ -154,11 +164,13 @@ class ChatTemplate:
             self._environment.marks = None  # type: ignore[attr-defined]
         return "".join(blocks), marks.found
 
-    def _variables(self, messages: list[Message], add_generation_prompt: bool) -> dict[str, Any]:
+    def _variables(
+        self, messages: Sequence[Message], add_generation_prompt: bool, tools: Sequence[Tool]
+    ) -> dict[str, Any]:
         return {
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
-            "tools": None,
+            "tools": list(tools) or None,
             "documents": None,
             **self.special,
         }
@@ -223,10 +235,10 @@ def special_tokens(folder: Path) -> dict[str, str]:
     return tokens
 
 
-def with_system(messages: list[Message], system_prompt: str) -> list[Message]:
+def with_system(messages: Sequence[Message], system_prompt: str) -> list[Message]:
     """Prepend a system prompt to the messages, unless they already have one."""
     if not system_prompt or (messages and messages[0]["role"] == "system"):
-        return messages
+        return list(messages)
     return [{"role": "system", "content": system_prompt}, *messages]
 
 
@@ -234,4 +246,6 @@ def single_turn(record: Record, what: str) -> str:
     """The answer of a single-turn example; raises BadInput for longer ones, which `what` does not support."""
     if not record.instruction:
         raise BadInput(f"It is a conversation of several turns, and {what} has room for one. Use the chat template.")
-    return record.messages[-1]["content"]
+    if record.tools or "tool_calls" in record.messages[-1]:
+        raise BadInput(f"It has tools, and {what} has no place for them. Use the chat template.")
+    return str(record.messages[-1]["content"])

@@ -3,6 +3,7 @@
 Its tokens are read from the cache (lengths.py), or computed now and cached for the next run.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from studio.dataset.split import held_out_rows
 from studio.dataset.store import read_records
 from studio.dataset.tokens import lengths
 from studio.dataset.tokens.encode import Example, Refused
+from studio.dataset.tokens.remarks import MEANINGS, Remark
 from studio.errors import BadInput
 from studio.recipe.fields import Data
 
@@ -44,16 +46,23 @@ def encode_dataset(
     out = held_out_rows(records, data.held_out, seed)
     encoded = Encoded()
     untrained = 0
+    remarks: Counter[Remark] = Counter()
     for whole in lengths.tokenised(folder, model_folder, data, cache, encoded.refused, progress):
         encoded.truncated += len(whole.input_ids) > data.max_length
-        if not any(begin < data.max_length for begin, _ in whole.spans):
+        remarks.update(whole.remarks)
+        if Remark.NEVER_TRAINED in whole.remarks:
+            encoded.skipped += 1
+        elif not any(begin < data.max_length for begin, _ in whole.spans):
             untrained += 1
         else:
             example = whole.cut(data.max_length)
             (encoded.held_out if whole.row in out or whole.held_out else encoded.train).append(example)
     untrained -= encoded.refused.total
-    encoded.skipped = untrained + encoded.refused.total
+    encoded.skipped += untrained + encoded.refused.total
     _note(encoded, untrained, len(records), data.max_length)
+    for remark, meaning in MEANINGS.items():
+        if remark in remarks:
+            encoded.notes.append(f"{remarks[remark]} examples: {meaning.text}.")
     return encoded
 
 

@@ -8,7 +8,7 @@ trained without a chat template gets its plain-text prompt as a template with a 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from studio.dataset.read.formats import Message
+from studio.dataset.record import Message
 from studio.dataset.tokens.encode import Encoder
 from studio.errors import BadInput
 

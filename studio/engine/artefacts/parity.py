@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from studio.dataset.read.formats import Message
+from studio.dataset.record import Message
 from studio.dataset.tokens.encode import Encoder
 from studio.dataset.tokens.template import template_source, with_system
 from studio.engine.inference import loading

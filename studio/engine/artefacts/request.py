@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from studio.dataset.read.formats import Message
+from studio.dataset.record import Message
 from studio.errors import BadInput
 from studio.recipe import Recipe
 from studio.rundir import RunDir, read_json

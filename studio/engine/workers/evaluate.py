@@ -9,7 +9,7 @@ at all. This worker does not decide when to start, and asks no judge.
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from studio.dataset.read.formats import Record
+from studio.dataset.record import Record
 from studio.dataset.split import held_out_rows
 from studio.dataset.store import read_records
 from studio.dataset.tokens.encode import Encoder, Example, Refused

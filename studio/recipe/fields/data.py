@@ -71,6 +71,21 @@ class Data(Theme):
         help="Which tokens count in the loss. completions: the last answer and its 1 end token; the usual choice. "
         "assistant: every answer in a conversation. everything: the questions too.",
     )
+    per_answer: bool = knob(
+        False,
+        label="One example per answer",
+        becomes="the examples themselves",
+        help="Turn it on for conversations with thinking or many turns: 1 example for each of the assistant's answers, "
+        "with what came before it as the prompt, exactly as the model is asked when it is used. A conversation of "
+        "5 answers then costs up to 5 times the tokens.",
+    )
+    fold_system: bool = knob(
+        False,
+        label="System prompt in the first message",
+        becomes="the first user message of each example",
+        help="Turn it on when the template has no system role, as Gemma 2's: the system prompt then comes first in "
+        "the first user message, in training and in the chat. It needs 0 extra tokens.",
+    )
     max_length: int = knob(
         1024,
         label="Maximum length",

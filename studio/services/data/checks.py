@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from studio.dataset import store as files
 from studio.dataset.checking import Report
+from studio.dataset.read.accounting import Use
 from studio.dataset.read.formats import FORMATS, Layout
 from studio.dataset.read.limits import Limits, limit
 from studio.dataset.read.reader import Proposal, Undecodable
@@ -33,7 +34,7 @@ from studio.services.core import access, jobs, quotas
 from studio.services.core.jobs import Progress
 from studio.services.core.studio import FILE_READER, Studio
 
-__all__ = ["FAULTS", "FORMATS", "Finding", "Undecodable"]  # for pages, which import services only
+__all__ = ["FAULTS", "FORMATS", "Finding", "Undecodable", "Use"]  # for pages, which import services only
 T = TypeVar("T")
 _TOKEN = re.compile(r"[0-9a-f]{1,64}")
 _DAY, _HOUR = 86_400.0, 3600.0
@@ -47,13 +48,20 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to read a file; empty values are detected. held_out: a second file, to evaluate on."""
+    """How to read a file; empty values are detected. held_out: a second file, to evaluate on.
+
+    ignore: columns and message keys to leave out. merge: join consecutive messages of one role. drop: leave out
+    answers before the first question, and questions after the last answer.
+    """
 
     format: str = ""
     mapping: Mapping[str, str] = field(default_factory=dict)
     encoding: str = ""
     delimiter: str = ""
     held_out: str = ""
+    ignore: Sequence[str] = ()
+    merge: bool = False
+    drop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,7 @@ def checking(studio: Studio, path: str | Path, options: Options | None = None) -
             files_there, source = yield from _from_hub(studio, folder, source)
         order = _order(files_there, options)
         report = yield from work(studio, folder, order, files_there[0].name)
-        checked = Checked(folder.name, source, options, Report(**report))
+        checked = Checked(folder.name, source, options, _report(report))
         write_json(folder / "checked.json", {"owner": studio.owner} | asdict(checked))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -133,6 +141,7 @@ def _order(paths: Sequence[Path], options: Options) -> dict[str, Any]:
         "format": options.format,
         "mapping": dict(options.mapping),
         "how": {"encoding": options.encoding, "delimiter": options.delimiter},
+        "layout": {"ignore": list(options.ignore), "merge": options.merge, "drop": options.drop},
     }
 
 
@@ -188,17 +197,27 @@ def get(studio: Studio, token: str) -> Checked:
     value = read_json(_folder(studio, token) / "checked.json")
     if value is None or value.get("owner") != studio.owner:
         raise NotFound("This check is no longer here. Check the file again.")
-    report, options = Report(**value["report"]), Options(**value["options"])
-    return Checked(value["token"], value["path"], options, report)
+    return Checked(value["token"], value["path"], Options(**value["options"]), _report(value["report"]))
+
+
+def _report(values: Mapping[str, Any]) -> Report:
+    uses = {name: [Use(**use) for use in values[name]] for name in ("column_uses", "key_uses")}
+    return Report(**(dict(values) | uses))
 
 
 def needs_mapping(checked: Checked) -> BadInput:
-    """The error for a file whose columns are not recognised, with a mapping to try if one can be guessed."""
+    """The error for a file whose format the person has to confirm, with what to say."""
     report = checked.report
-    maps = report.mapping if {"instruction", "output"} <= set(report.mapping) else {}
+    if report.suggested == "preference":
+        return BadInput(f"{Path(checked.path).name}: {report.why}. To train on the chosen answers: --format preference")
+    if report.suggested == "kto":
+        return BadInput(f"{Path(checked.path).name}: {report.why}. To train on the good answers: --format kto")
+    maps = report.mapping if "messages" in report.mapping or {"instruction", "output"} <= set(report.mapping) else {}
     tried = " ".join(f"--map {field}={name}" for field, name in maps.items())
     way = f"Try: {tried}" if tried else "On the command line: --map instruction=COLUMN --map output=COLUMN"
-    return BadInput(f"{Path(checked.path).name}: {report.why}. {way} (there are: {listed(report.choices)}).")
+    stop = "" if report.why.endswith("?") else "."
+    there = listed(report.choices)
+    return BadInput(f"{Path(checked.path).name}: {report.why}{stop} {way} (there are: {there}).")
 
 
 def preview(checked: Checked, mapping: Mapping[str, str]) -> list[list[dict[str, str]]]:

@@ -10,10 +10,12 @@ from typing import Any
 
 from studio import resources
 from studio.dataset import store as files
-from studio.dataset.read.formats import Layout, Record
+from studio.dataset.read.accounting import Use
+from studio.dataset.read.formats import Layout
 from studio.dataset.read.rows import FAULTS, Finding, Kind, Row
+from studio.dataset.record import Record
 from studio.dataset.tokens import cache
-from studio.dataset.verdict import Mark, Verdict, verdict
+from studio.dataset.verdict import Mark, Verdict, unread, verdict
 from studio.errors import BadInput, Conflict, NotFound
 from studio.evaluation.files import ORDER
 from studio.rundir import commit_folder, read_json, vanish, write_json
@@ -35,6 +37,7 @@ class DatasetInfo:
     """A dataset as lists show it; size in bytes, created in seconds since the epoch.
 
     findings: number of each kind; rejected: rows of the file that were left out; mark and verdict: from these counts.
+    column_uses and key_uses: what became of the file's columns and of its messages' keys.
     """
 
     id: str
@@ -57,6 +60,8 @@ class DatasetInfo:
     mark: Mark
     verdict: str
     path: str
+    column_uses: list[Use]
+    key_uses: list[Use]
 
 
 def add(
@@ -96,6 +101,8 @@ def keep(studio: Studio, token: str, name: str | None = None) -> DatasetInfo:
         created=time.time(),
         note=report.note,
         findings=report.counts,
+        column_uses=report.column_uses,
+        key_uses=report.key_uses,
     )
     info = _commit(studio, checks.folder_of(studio, token), provenance, name or name_for(checked.path))
     checks.discard(studio, token)
@@ -207,8 +214,8 @@ def editing(
 ) -> Generator[Progress, None, DatasetInfo]:
     """Make a new version with one example (numbered from 1) corrected.
 
-    values: a row of any format that needs no mapping ({"messages": […]}, {"instruction", "input", "output"},
-    {"text"}). Raises BadInput for anything else.
+    values: a row of any format that needs no mapping ({"messages": […], "tools"?: […]}, {"instruction", "input",
+    "output"}, {"text"}). Raises BadInput for anything else.
     """
     info = get(studio, dataset_id)
     if not 1 <= example <= info.rows:
@@ -218,7 +225,7 @@ def editing(
     record = Layout(form, {}, list(values)).record(Row(old.row, dict(values)))  # type: ignore[arg-type]
     if isinstance(record, Finding):
         raise BadInput(f"Example {example}, field {record.field or form}: {record.reason}; {record.fix}.")
-    edited = replace(record, held_out=old.held_out)
+    edited = replace(record, held_out=old.held_out, rejected=old.rejected)
     return (yield from _revise(studio, info, set(), {example: edited}, f"example {example} corrected"))
 
 
@@ -230,11 +237,11 @@ def as_values(studio: Studio, dataset_id: str, example: int) -> dict[str, Any]:
     record = files.read_records(studio.settings.datasets / info.id, example - 1, 1)[0]
     if record.text:
         return {"text": record.text}
-    if record.instruction:
+    if record.instruction and not record.tools and all(len(message) == 2 for message in record.messages):
         first, last = record.messages[0], record.messages[-1]
         values = {"instruction": record.instruction, "input": record.input, "output": last["content"]}
         return {"system": first["content"], **values} if first["role"] == "system" else values
-    return {"messages": record.messages}
+    return {"messages": record.messages} | ({"tools": record.tools} if record.tools else {})
 
 
 def _revise(
@@ -310,12 +317,14 @@ def _free_name(studio: Studio, wanted: str) -> str:
 def verdict_of(checked: Checked) -> Verdict:
     """The verdict on a checked file that is not added yet, from the file alone."""
     report = checked.report
-    return verdict(report.rows, report.ok, report.counts)
+    return verdict(report.rows, report.ok, report.counts, warnings=unread(report.column_uses, report.key_uses))
 
 
 def _info(studio: Studio, provenance: files.Provenance) -> DatasetInfo:
     folder = studio.settings.datasets / provenance.id
-    assessment = verdict(provenance.rows + files.left_out(provenance.findings), provenance.rows, provenance.findings)
+    rows = provenance.rows + files.left_out(provenance.findings)
+    warnings = unread(provenance.column_uses, provenance.key_uses)
+    assessment = verdict(rows, provenance.rows, provenance.findings, warnings=warnings)
     return DatasetInfo(
         id=provenance.id,
         name=provenance.name,
@@ -337,6 +346,8 @@ def _info(studio: Studio, provenance: files.Provenance) -> DatasetInfo:
         mark=assessment.mark,
         verdict=assessment.text,
         path=str(folder),
+        column_uses=provenance.column_uses,
+        key_uses=provenance.key_uses,
     )
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from studio.dataset import store as files
-from studio.dataset.read.formats import Record
 from studio.dataset.read.rows import FAULTS, Finding, Kind
+from studio.dataset.record import Record, shown
 from studio.dataset.tokens.counts import Counts
-from studio.dataset.tokens.encode import Encoder, Refused
+from studio.dataset.tokens.encode import Encoder, Refused, Whole
 from studio.dataset.tokens.lengths import count, is_counted
-from studio.dataset.verdict import Verdict, verdict
+from studio.dataset.tokens.remarks import MEANINGS, Remark
+from studio.dataset.verdict import Verdict, remarked, unread, verdict
 from studio.errors import BadInput
 from studio.recipe import Recipe
 from studio.services.core import jobs
@@ -75,6 +76,17 @@ class FoundPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Remarked:
+    """A remark on several examples. serious: whether it keeps the dataset from being ready."""
+
+    kind: str
+    text: str
+    fix: str
+    serious: bool
+    examples: int
+
+
+@dataclass(frozen=True, slots=True)
 class LengthView:
     """Lengths of the examples in tokens, and what max_length does to them.
 
@@ -93,6 +105,10 @@ class LengthView:
     rows_untrained: int
     verdict: Verdict
     counts_by_kind: dict[str, int]
+    examples: int
+    refused: tuple[int, str]
+    remarks: list[Remarked]
+    left_out: int
 
     # Gradio detects a new value by its hash; the lists and dicts in this class have none.
     __hash__ = object.__hash__
@@ -120,7 +136,7 @@ def tokens_of(
     if not records:
         raise BadInput(f"There is no example {example}; they are numbered from 1.")
     encoder = Encoder(models.folder_of(studio, model_id), recipe.data)
-    encoded = encoder.encode(records)[0]
+    encoded = encoder.encode(records)[-1]  # of several examples made from one conversation, the whole one
     length = recipe.data.max_length
     trained_at = {index for start, end in encoded.spans for index in range(start, end)}
     tokens = [
@@ -135,7 +151,7 @@ def tokens_of(
     ]
     trained = sum(token.trained for token in tokens)
     cut = sum(token.cut for token in tokens)
-    note = _note(trained, cut, length)
+    note = " ".join([_note(trained, cut, length), *_remarks_on(encoded)]).strip()
     return ExampleView(example, records[0].row, encoded.text, tokens, len(tokens), trained, cut, note)
 
 
@@ -170,7 +186,12 @@ def measuring(
     of_length: dict[str, int] = {
         kind: len(places) for kind, places in _cut_positions(counts, length).items() if len(places)
     }
-    usable = len(counts.totals)
+    usable = files.size(folder_of(studio, key))
+    remarks = counts.remark_counts()
+    warnings = [*_unread(studio, key), *remarked(remarks)]
+    first = counts.refused.rows[0] if counts.refused.rows else (0, "")
+    if counts.refused.total:
+        warnings.append(f"the template refuses {counts.refused.total:,} of them ({first[1].rstrip('.')})")
     return LengthView(
         length,
         counts.summary(),
@@ -180,9 +201,27 @@ def measuring(
         cut.tokens_lost,
         cut.answers_lost,
         cut.rows_untrained,
-        verdict(usable + files.left_out(of_file), usable, of_file, length, cut),
+        verdict(usable + files.left_out(of_file), usable, of_file, length, cut, warnings),
         {**of_file, **of_length},
+        len(counts),
+        (counts.refused.total, first[1]),
+        [_remarked(remark, count) for remark, count in remarks.items()],
+        int(counts.left_out.sum()),
     )
+
+
+def _remarked(remark: Remark, count: int) -> Remarked:
+    meaning = MEANINGS[remark]
+    return Remarked(meaning.kind, meaning.text, meaning.fix, meaning.serious, count)
+
+
+def _unread(studio: Studio, key: str) -> list[str]:
+    """The parts of a verdict on what the file has and the studio does not read."""
+    if checks.is_here(studio, key):
+        report = checks.get(studio, key).report
+        return unread(report.column_uses, report.key_uses)
+    info = datasets.get(studio, key)
+    return unread(info.column_uses, info.key_uses)
 
 
 def measure(
@@ -225,8 +264,9 @@ def findings(
         if kind in wanted
         for place in places
     ]
+    records = counts.records()
     for kind, place in long[max(0, offset - total) :][: limit - len(page)]:
-        page.append(Found(_length_finding(kind, counts, place, length), place + 1))
+        page.append(Found(_length_finding(kind, counts, place, length), int(records[place]) + 1))
     return FoundPage(page, total + len(long))
 
 
@@ -280,8 +320,16 @@ def _as_row(record: Record) -> dict[str, Any]:
     if not record.messages:
         return {"row": record.row, "prompt": "", "answer": record.text, "held_out": record.held_out}
     *before, last = record.messages
-    prompt = before[0]["content"] if len(before) == 1 else "\n\n".join(f"{m['role']}: {m['content']}" for m in before)
-    return {"row": record.row, "prompt": prompt, "answer": last["content"], "held_out": record.held_out}
+    tools = ["tools: " + ", ".join(str(tool["function"]["name"]) for tool in record.tools)] if record.tools else []
+    turns = [shown(before[0])] if len(before) == 1 else [f"{message['role']}: {shown(message)}" for message in before]
+    prompt = "\n\n".join(tools + turns)
+    return {"row": record.row, "prompt": prompt, "answer": shown(last), "held_out": record.held_out}
+
+
+def _remarks_on(encoded: Whole) -> list[str]:
+    """Sentences on what template and tokenizer do to an example."""
+    found = [meaning for remark, meaning in MEANINGS.items() if remark in encoded.remarks]
+    return [f"{meaning.text[:1].upper()}{meaning.text[1:]}." for meaning in found]
 
 
 def _note(trained: int, cut: int, length: int) -> str:

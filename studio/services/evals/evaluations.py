@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from studio.dataset.read.formats import Record
+from studio.dataset.record import Record
 from studio.errors import BadInput, Conflict, NotFound
 from studio.evaluation import files
 from studio.evaluation.files import Column, Order, PromptSet, Result

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from studio import resources
-from studio.dataset.read.formats import Record
+from studio.dataset.record import Record
 from studio.dataset.store import iter_records
 from studio.errors import BadInput, NotFound
 from studio.evaluation import prompts as files

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from studio.dataset.record import Record
 from studio.dataset.store import iter_records
 from studio.rundir import MANIFEST, RunDir, read_json
 from studio.services.chat import comparisons, votes
@@ -142,8 +143,12 @@ def _file(studio: Studio, path: Path, base: tuple[str, str] = ("", "")) -> Itera
 
 def _rows(folder: Path) -> Iterator[bytes]:
     for records in iter_records(folder):
-        rows = ({"text": record.text} if record.text else {"messages": record.messages} for record in records)
+        rows = ({"text": record.text} if record.text else _conversation(record) for record in records)
         yield b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+
+
+def _conversation(record: Record) -> dict[str, Any]:
+    return {"messages": record.messages} | ({"tools": record.tools} if record.tools else {})
 
 
 def _json(studio: Studio, visitor: Visitor, load: Callable[[], dict[str, Any]]) -> Iterator[bytes]:

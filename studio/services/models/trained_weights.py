@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from studio.dataset.read.formats import Record
+from studio.dataset.record import Record
 from studio.dataset.split import held_out_rows
 from studio.dataset.store import read_records
 from studio.errors import BadInput, Conflict, NotFound

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.dataset.read.formats import Record
+from studio.dataset.record import Record
 from studio.dataset.tokens.encode import IGNORED, Encoder, load_tokenizer
 from studio.dataset.tokens.template import alpaca_prompt
 from studio.dataset.tokens.training_set import encode_dataset

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from studio.dataset import columns
-from studio.dataset.read.formats import Layout, Record, detect
+from studio.dataset.read.detection import detect
+from studio.dataset.read.formats import Layout
 from studio.dataset.read.rows import Finding, Row
+from studio.dataset.record import Record
 from studio.errors import BadInput
 
 NESTED = {
@@ -84,7 +86,7 @@ def test_alpacas_history_becomes_earlier_turns(history: object) -> None:
 BAD: list[tuple[dict[str, object], str, str, str, str]] = [
     ({"instruction": "a", "output": None}, "alpaca", "output", "missing", "null"),
     ({"instruction": "a", "output": "  "}, "alpaca", "output", "empty", "empty"),
-    ({"instruction": "a", "output": ["b"]}, "alpaca", "output", "wrong_type", "a list instead of text"),
+    ({"instruction": "a", "output": b"b"}, "alpaca", "output", "wrong_type", "binary data instead of text"),
     ({"instruction": "a", "output": "\ud800"}, "alpaca", "output", "wrong_type", "half a character"),
     ({"instruction": "a", "output": "b", "history": [["x"]]}, "alpaca", "history", "wrong_type", "is not a pair"),
     ({"messages": []}, "messages", "messages", "empty", "conversation is empty"),
@@ -93,7 +95,7 @@ BAD: list[tuple[dict[str, object], str, str, str, str]] = [
     ({"messages": None}, "messages", "messages", "missing", "missing"),
     ({"messages": ["hi"]}, "messages", "messages[1]", "wrong_type", "message 1 is not an object"),
     ({"messages": [{"role": "robot", "content": "a"}]}, "messages", "messages[1]", "turns", "role 'robot'"),
-    ({"messages": [{"role": "assistant", "content": "a"}]}, "messages", "messages[1]", "turns", "out of turn"),
+    ({"messages": [{"role": "assistant", "content": "a"}]}, "messages", "messages[1]", "turns", "answers no question"),
     ({"messages": talk("a", "b", "c")}, "messages", "messages", "turns", "last message is not the assistant"),
     ({"messages": [*talk("a", "b"), {"role": "system", "content": "s"}]}, "messages", "messages[3]", "turns", "system"),
     ({"messages": talk("a", "", "b", "c")}, "messages", "messages[2]", "empty", "message 2 (assistant) is empty"),

@@ -87,6 +87,8 @@ def made_of(*totals: int) -> Counts:
         offsets=np.concatenate([[0], np.cumsum(rows > 0)]).astype(np.int32),
         starts=kept - 1,
         ends=kept,
+        remarks=np.zeros(len(rows), np.int32),
+        left_out=np.zeros(len(rows), np.int32),
     )
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from studio.dataset.read.formats import Record
+from studio.dataset.record import Record
 from studio.dataset.tokens.encode import IGNORED, Encoder, Whole
 from studio.errors import BadInput
 from studio.recipe.fields import Data
@@ -258,7 +258,7 @@ OWN = {
     "no special end": (
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}",
-        "Hello.‖Ada.",
+        "Hello.‖Ada.<|im_end|>",
     ),
     # Chat's prompt ends where it does here, so that the opening is the model's to write.
     "no opening of an answer": (
@@ -278,7 +278,7 @@ OWN = {
     "the next turn begins with a special token": (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-        "Hello.‖Ada.",
+        "Hello.‖Ada.<|im_end|>",
     ),
     "two blocks of one answer": (
         "{% for m in messages %}{{ m.role }}:{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
@@ -304,7 +304,7 @@ def test_templates_nobody_has_seen_before(case: str) -> None:
     ],
 )
 def test_a_template_that_hides_the_answers_is_refused_with_a_way_out(template: str) -> None:
-    with pytest.raises(BadInput, match=r"Row 1: The chat template of .* Set train_on to everything"):
+    with pytest.raises(BadInput, match=r"Row 1: The chat template of .* set train_on to everything"):
         encode("chatml", "assistant", MULTI, template)
     encode("chatml", "everything", MULTI, template)
 

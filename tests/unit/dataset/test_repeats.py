@@ -1,6 +1,6 @@
 """Rows that repeat each other, and what a split does with them."""
 
-from studio.dataset.read.formats import Record
+from studio.dataset.record import Record
 from studio.dataset.repeats import Repeats
 from studio.dataset.split import held_out_rows
 

@@ -28,10 +28,10 @@ def spoilt(tmp_path: Path) -> Path:
     """24 good rows, of which one is repeated and one nearly, and six that cannot be used."""
     rows: list[dict[str, Any]] = list(little_rows())
     rows += [rows[3], {"instruction": LONG, "output": "one"}, {"instruction": f"{LONG} more", "output": "one"}]
-    rows += [{"instruction": "a"}, {"instruction": "a", "output": " "}, {"instruction": ["a"], "output": "b"}]
+    rows += [{"instruction": "a"}, {"instruction": "a", "output": " "}, {"instruction": "LONE", "output": "b"}]
     rows += [{"instruction": "=HYPERLINK(0)", "output": None}]
     path = write_jsonl(tmp_path / "spoilt.jsonl", rows)
-    path.write_text(path.read_text() + '{"instruction": "half\n"a text"\n', encoding="utf-8")
+    path.write_text(path.read_text().replace("LONE", r"\ud800") + '{"instruction": "half\n"a text"\n', encoding="utf-8")
     return path
 
 
