@@ -11,10 +11,10 @@ import gradio as gr
 from studio.errors import BadInput
 from studio.services.data import checks, datasets
 from studio.services.data.checks import Checked, Undecodable
-from studio.ui.parts import busy, markup
+from studio.ui.parts import busy
 from studio.ui.parts.busy import Busy
 from studio.ui.parts.handlers import Updates, view
-from studio.ui.parts.markup import esc
+from studio.ui.parts.templates import macro
 
 FIELDS = ("instruction", "input", "output", "system", "text")
 TYPES = [".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".gz"]
@@ -29,7 +29,6 @@ _FOUND_OUT = ("automatic", "")
 _DELIMITERS = [_FOUND_OUT, ("comma  ,", ","), ("semicolon  ;", ";"), ("tab", "\t"), ("pipe  |", "|")]
 _SHOWN_CHOICES = 40
 _SHOWN_TEXT = 300
-_DROP = "JSON, JSONL, CSV, TSV or Parquet, optionally gzipped. A file is checked first; you decide whether to add it."
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def build_drop(online: bool) -> Drop:
         height=128,
         elem_id="dataset-file",
     )
-    view("drop-hint", f'<p class="quiet">{_DROP}</p>')
+    view("drop-hint", macro("data/adding.html", "drop_hint"))
     with gr.Row(visible=online, elem_id="hub-row"):
         hub = gr.Textbox(
             label="Or a dataset on the Hugging Face hub",
@@ -174,9 +173,8 @@ def shown(bar: Bar, reading: Reading, checked: Checked) -> Updates:
     """The updates that show a checked file, ready to be added or read again."""
     report, options = checked.report, checked.options
     unmapped = report.format is None
-    hint = "Choose a column for each field, then add it." if unmapped else "Review it in the steps below, then add it."
     updates: Updates = {
-        bar.words: f'<p><b>Not added yet.</b> <span class="quiet">{hint}</span></p>',
+        bar.words: macro("data/adding.html", "pending", unmapped),
         bar.name: datasets.name_for(checked.path),
         reading.samples: samples(checked, unmapped),
         reading.fold: gr.update(open=False),
@@ -214,22 +212,8 @@ def samples(checked: Checked, shown: bool) -> str:
     if not shown:
         return ""
     report = checked.report
-    rows = [
-        [f"<code>{esc(name)}</code>"]
-        + [f'<div class="clip">{markup.flat(sample.get(name, ""), 140)}</div>' for sample in report.samples]
-        for name in report.choices[:_SHOWN_CHOICES]
-    ]
-    heads = ["Column", *(f"Row {number}" for number in range(1, len(report.samples) + 1))]
     more = len(report.choices) - _SHOWN_CHOICES
-    rest = f'<p class="why">and {more:,} more columns</p>' if more > 0 else ""
-    hint = "Choose a column for each field, or type a text that contains columns, such as <code>Q: {question}</code>."
-    title = "<h3>Which column is which?</h3>" + f'<p class="why">{hint}</p>'
-    return f'<div class="heading">{title}</div>' + markup.table(heads, rows, "Values of each column", "samples") + rest
-
-
-def _shortened(text: str) -> str:
-    """A preview text, cut when it is long."""
-    return esc(text[:_SHOWN_TEXT]) + (" …" if len(text) >= _SHOWN_TEXT else "")
+    return macro("data/adding.html", "samples", report.choices[:_SHOWN_CHOICES], report.samples, more)
 
 
 def preview(checked: Checked, mapping: Mapping[str, str]) -> str:
@@ -237,8 +221,5 @@ def preview(checked: Checked, mapping: Mapping[str, str]) -> str:
     try:
         messages = next(iter(checks.preview(checked, mapping)), [])
     except BadInput as error:
-        return f'<p class="why lacking">{esc(error)}</p>' if mapping else ""
-    turns = "".join(
-        f"<div><dt>{esc(message['role'])}</dt><dd>{_shortened(message['content'])}</dd></div>" for message in messages
-    )
-    return f'<p class="why">The first row becomes</p><dl class="as-turns">{turns}</dl>' if turns else ""
+        return macro("data/adding.html", "lacking", error) if mapping else ""
+    return macro("data/adding.html", "preview", messages, _SHOWN_TEXT) if messages else ""

@@ -156,9 +156,7 @@ def _drawn(
         mark, text = info.mark, info.verdict
     leave = _leave(checked is None, kind, counts)
     return {
-        wrong.verdict: findings_view.verdict(mark, text, leaves=bool(leave))
-        + findings_view.filters(counts, kind)
-        + findings_view.downloads(key, findings_view.left_out(counts)),
+        wrong.verdict: findings_view.summary(key, mark, text, counts, kind, leaves=bool(leave)),
         wrong.found: findings_view.table(page, offset),
         wrong.leave: leave or gr.skip(),
     }

@@ -41,7 +41,7 @@ def build(studio: Studio) -> DataTab:
             shelf = view("dataset-list", picks=True)
         with gr.Column(scale=9, min_width=300, elem_id="data-main"):
             bar = adding_view.build_bar()
-            head = view("dataset-view", '<div data-shows="nothing"></div>')
+            head = view("dataset-view", data_view.blank())
             train = gr.Button("Train on this dataset", elem_id="train-on", size="md")
             what = view("what-it-is")
             reading = adding_view.build_reading()

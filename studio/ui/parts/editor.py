@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from studio.errors import BadInput
 from studio.ui.parts import markup
-from studio.ui.parts.markup import esc
+from studio.ui.parts.templates import render
 
 REVISING = "Making a new version"
 # A click on a button sends its data-… attributes and the contents of all text areas as a Gradio click event.
@@ -27,22 +28,14 @@ def build() -> gr.HTML:
     return gr.HTML(elem_id="editor", js_on_load=_SAVE, apply_default_css=False)
 
 
-def form(example: int, values: Mapping[str, Any]) -> str:
+def form(example: int, values: Mapping[str, Any]) -> Markup:
     """The editable fields of an example."""
     if "messages" in values:
         turns = [(f"{at}.{turn['role']}", turn["role"], turn["content"]) for at, turn in enumerate(values["messages"])]
     else:
         turns = [(name, name, str(text)) for name, text in values.items()]
-    areas = "".join(
-        f'<label><span>{esc(label)}</span><textarea name="{esc(name)}" rows="{_height(text)}" spellcheck="false">'
-        f"\n{esc(text)}</textarea></label>"
-        for name, label, text in turns
-    )
-    return (
-        f'<div class="editor" role="group" aria-label="Edit example {example}"><h3>Example {example:,}</h3>{areas}'
-        f'<p><button type="button" class="plain-button lead" data-pick data-save="{example}">Save as a new version'
-        f'</button><button type="button" class="plain-button" data-pick data-close="1">Close</button></p></div>'
-    )
+    fields = [{"name": name, "label": label, "text": text, "height": _height(text)} for name, label, text in turns]
+    return render("editor.html", example=example, fields=fields)
 
 
 def _height(text: str) -> int:

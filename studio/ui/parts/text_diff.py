@@ -1,25 +1,19 @@
 """Word-by-word differences between two answers, as HTML. Marked by underline and weight as well as by colour."""
 
 import re
-from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from studio.ui.parts.markup import esc
+from markupsafe import Markup
+
+from studio.ui.parts.templates import render
 
 MOST = 1500  # words: the time to find the best match grows with their square
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 
 
-def highlight_differences(text: str, other: str) -> str:
+def highlight_differences(text: str, other: str) -> Markup:
     """`text` as HTML, with the words that differ from `other` marked; unmarked where either text is too long."""
-    words, against = _WORDS.findall(text), _WORDS.findall(other)
-    if max(len(words), len(against)) > MOST:
-        return esc(text)
-    matcher = SequenceMatcher(None, words, against, autojunk=False)
-    return "".join(
-        _as_is(words[begin:end]) if tag == "equal" else _apart(words[begin:end])
-        for tag, begin, end, _, _ in matcher.get_opcodes()
-    )
+    return render("text_diff.html", pieces=_pieces(text, other))
 
 
 def too_long(*texts: str) -> bool:
@@ -27,10 +21,10 @@ def too_long(*texts: str) -> bool:
     return any(len(_WORDS.findall(text)) > MOST for text in texts)
 
 
-def _as_is(words: Sequence[str]) -> str:
-    return esc("".join(words))
-
-
-def _apart(words: Sequence[str]) -> str:
-    text = "".join(words)
-    return f'<mark class="apart">{esc(text)}</mark>' if text.strip() else esc(text)
+def _pieces(text: str, other: str) -> list[tuple[str, bool]]:
+    """`text` in pieces, each with whether it differs from `other`."""
+    words, against = _WORDS.findall(text), _WORDS.findall(other)
+    if max(len(words), len(against)) > MOST:
+        return [(text, False)]
+    matcher = SequenceMatcher(None, words, against, autojunk=False)
+    return [("".join(words[begin:end]), tag != "equal") for tag, begin, end, _, _ in matcher.get_opcodes()]
