@@ -6,6 +6,7 @@ Live updates arrive with the pulse (ui/web/pulse.py).
 import json
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -18,7 +19,7 @@ from studio.services.runs.runs import RunInfo
 from studio.ui import account_panel
 from studio.ui.parts import markup, units
 from studio.ui.parts.handlers import PRIVATE, Step, Updates, view, with_notice
-from studio.ui.parts.markup import esc
+from studio.ui.parts.templates import macro
 
 NEWS_SECONDS = 600.0
 _FRESH = 6.0  # seconds a reading of the machine is reused: on a GPU each reading starts a process
@@ -52,14 +53,14 @@ def build(studio: Studio) -> Sidebar:
 
     def act(event: gr.EventData) -> Updates:
         """Handle the admin's buttons. Nothing is deleted before the admin has seen what would be deleted."""
-        below = ""
+        result = ""
         if hasattr(event, "halt"):
-            below = account_panel.stopped(admins.stop(studio, event.halt))
+            result = account_panel.stopped(admins.stop(studio, event.halt))
         if hasattr(event, "clear"):
-            below = account_panel.clearing(admins.would_clear(studio, event.clear), event.clear)
+            result = account_panel.clearing(admins.would_clear(studio, event.clear), event.clear)
         if hasattr(event, "really"):
-            below = account_panel.cleared(admins.clear(studio, event.really))
-        return {admin: account_panel.admin(studio, below)}
+            result = account_panel.cleared(admins.clear(studio, event.really))
+        return {admin: account_panel.admin(studio, result)}
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     step: Step = {
@@ -86,53 +87,22 @@ def machine_now(studio: Studio) -> str:
 
 
 def _machine(info: Machine) -> str:
-    rows = []
+    gauges = [("Memory", info.memory_used, info.memory_total)]
     if info.device_kind == "cuda":
-        rows.append(("GPU memory", info.device_used, info.device_total))
-    rows.append(("Memory", info.memory_used, info.memory_total))
-    bars = "".join(
-        f'<div class="gauge"><p><span>{name}</span><b>{esc(units.share_of(used, total))}</b></p>'
-        f"{markup.progress(used, total, f'{name} in use')}</div>"
-        for name, used, total in rows
-    )
-    return (
-        f'<section class="side-part"><h2>This machine</h2><p class="device">{esc(info.device)}</p>{bars}'
-        f'<p class="quiet">{esc(units.size(info.disk_free))} free on disk</p></section>'
-    )
+        gauges.insert(0, ("GPU memory", info.device_used, info.device_total))
+    in_words = [(name, used, total, units.share_of(used, total)) for name, used, total in gauges]
+    return macro("sidebar.html", "machine", info, in_words)
 
 
 def _now(infos: list[RunInfo]) -> str:
     """Runs in progress, then queued runs."""
     working = [run for run in infos if not run.final and run.state != "queued"]
-    waiting = [run for run in infos if run.state == "queued"]
-    current = "".join(map(_working, working)) or '<p class="quiet">Nothing is running.</p>'
-    waiting.sort(key=lambda run: run.position)
-    queue = "".join(f"<li>{_name(run)}</li>" for run in waiting)
-    queue = f'<section class="side-part"><h2>Queue ({len(waiting)})</h2><ol class="queue">{queue}</ol></section>'
-    now = f'<section class="side-part"><h2>Now</h2>{current}</section>{queue if waiting else ""}'
-    return f"{now}{_ended(infos)}"
+    waiting = sorted((run for run in infos if run.state == "queued"), key=lambda run: run.position)
+    return macro("sidebar.html", "now", working, waiting, json.dumps(_ended(infos)))
 
 
-def _ended(infos: list[RunInfo]) -> str:
+def _ended(infos: list[RunInfo]) -> list[dict[str, Any]]:
     """Runs that ended recently, for the browser's notifications (static/studio.js)."""
     since = time.time() - NEWS_SECONDS
     ended = [run for run in infos if run.final and (run.ended or 0) > since]
-    news = [{"id": run.id, "name": run.name, "state": run.state, "text": run.message, "at": run.ended} for run in ended]
-    button = '<button type="button" class="link" data-notify>Notify me when a run ends</button>'
-    return f'<div class="news" data-ended="{esc(json.dumps(news))}">{button}</div>'
-
-
-def _name(run: RunInfo) -> str:
-    return f'<button type="button" class="link" data-pick data-open="{esc(run.id)}">{esc(run.name)}</button>'
-
-
-def _working(run: RunInfo) -> str:
-    bar = markup.progress(run.step, run.total_steps, f"Progress of {run.name}")
-    left = f"{units.clock(run.seconds_left)} left" if run.seconds_left is not None else run.doing or run.state
-    wait = "disabled" if run.state == "stopping" else ""
-    return (
-        f'<div class="working"><p>{_name(run)}{markup.mark(run.state)}</p>{bar}'
-        f"<p><span>step {run.step:,} of {run.total_steps:,}</span><span>{esc(left)}</span></p>"
-        f'<button type="button" class="small-stop" data-pick data-stop="{esc(run.id)}" {wait} '
-        f'aria-label="Stop {esc(run.name)}">Stop</button></div>'
-    )
+    return [{"id": run.id, "name": run.name, "state": run.state, "text": run.message, "at": run.ended} for run in ended]

@@ -9,9 +9,9 @@ from studio.errors import BadInput, StudioError
 from studio.services.core.studio import Studio
 from studio.services.exports import exports, publishing
 from studio.services.exports.publishing import Preview, PublishRequest
-from studio.ui.parts import busy, markup, units
+from studio.ui.parts import busy, markup
 from studio.ui.parts.handlers import QUEUED, Updates, view, with_notice, with_notice_while
-from studio.ui.parts.markup import esc
+from studio.ui.parts.templates import render
 
 _SHOWN = 12
 
@@ -71,9 +71,10 @@ def build(studio: Studio, done: gr.HTML) -> None:
         published = yield from working.follow(
             request, "Contacting the hub", publishing.publish(studio, export, publish_request, secret or "")
         )
+        who = "private" if published.private else "public"
         yield {
             **seen(export, publish_request),
-            notice: markup.note(f"Published at {published.url}, {_who(published.private)}.", "good"),
+            notice: markup.note(f"Published at {published.url}, {who}.", "good"),
         }
 
     # The choice is a gr.State: only queued events notify the page that it changed.
@@ -89,26 +90,9 @@ def build(studio: Studio, done: gr.HTML) -> None:
     )  # fmt: skip
 
 
-def _who(private: bool) -> str:
-    return "private" if private else "public"
-
-
 def _what(studio: Studio, export: str, preview: Preview, source: str) -> str:
-    """What is uploaded where. The style sheet shows the box by the class `publish-of`."""
-    rows = [(f"<code>{esc(name)}</code>", esc(units.size(size))) for name, size in preview.files[:_SHOWN]]
-    more = len(preview.files) - _SHOWN
-    rows += [(f"and {more} more", "")] if more > 0 else []
-    head = (
-        f"<p>{esc(source)} will be uploaded to <b>{esc(preview.hub)}/{esc(preview.repo)}</b>, "
-        f"<b>{_who(preview.private)}</b>: {esc(units.size(preview.size))} in {len(preview.files)} files.</p>"
-    )
-    warnings = "".join(markup.note(text, "warn") for text in preview.warnings)
-    earlier = "".join(
-        f'<p class="path">Published {esc(units.exact(item.time))}: {esc(item.url)}, {_who(item.private)}</p>'
-        for item in _earlier(studio, export)
-    )
-    table = markup.table(("File", "Size"), rows, "Files to upload")
-    return f'<div class="publish-of">{head}{table}{warnings}{earlier}</div>'
+    """What is uploaded where, and what was published before."""
+    return render("export/publish.html", preview=preview, source=source, shown=_SHOWN, earlier=_earlier(studio, export))
 
 
 def _earlier(studio: Studio, export: str) -> list[publishing.Published]:

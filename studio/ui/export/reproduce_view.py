@@ -12,7 +12,7 @@ from studio.services.core.studio import Studio
 from studio.services.exports import reproduce
 from studio.ui.parts import markup
 from studio.ui.parts.handlers import PRIVATE, Updates, view
-from studio.ui.parts.markup import esc
+from studio.ui.parts.templates import render
 
 _WORDS = {
     "zip": "Everything as a zip",
@@ -46,13 +46,8 @@ def _what(studio: Studio, chosen: str) -> str:
         bundle = reproduce.of(studio, chosen)
     except StudioError as error:
         return markup.note(access.for_reader(studio, error))
-    links = " ".join(
-        f'<a class="download" href="/reproduce/{esc(quote(bundle.run))}.{form}" download>{esc(words)}</a>'
-        for form, words in _WORDS.items()
-    )
-    lines = "".join(f"<p>{esc(line)}</p>" for line in bundle.notes)
     commands = f"{bundle.plain}    # without the studio, next to train.jsonl\n{bundle.command}    # with the studio"
-    return f'<p class="get">{links}</p>{markup.code(commands, "the commands")}{lines}'
+    return render("export/reproduce.html", run=bundle.run, forms=_WORDS, commands=commands, notes=bundle.notes)
 
 
 def add_routes(app: FastAPI, studio: Studio) -> None:

@@ -95,7 +95,7 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
         for kind in _BUTTONS:
             working = next((item for item in own_infos if item.kind == kind and item.state not in OVER), None)
             updates[cards[kind]] = (
-                exports_view.target(by_kind[kind], working, ready) if kind in by_kind else _CANNOT[kind]
+                exports_view.target(by_kind[kind], working, ready) if kind in by_kind else exports_view.no_target(kind)
             )
             updates[buttons[kind]] = gr.update(interactive=working is None and kind in by_kind)
         return updates | combining_view.listed(studio, box.store)
@@ -134,10 +134,3 @@ def build(studio: Studio, wanted: gr.State) -> ExportTab:
     }
     import_view.wire(studio, import_box, reopened)
     return ExportTab(run, reopened, train, box.store)
-
-
-_CANNOT = {
-    "adapter": "<h3>Adapter</h3><p>All weights were trained, so there is no separate adapter.</p>",
-    "merged": "<h3>Merged model</h3><p>This method trains a prompt prefix. It cannot be merged into the weights.</p>",
-    "gguf": "<h3>GGUF</h3><p>This method trains a prompt prefix. It cannot be merged into the weights.</p>",
-}

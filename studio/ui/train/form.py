@@ -19,6 +19,7 @@ from studio.services.planning import presets
 from studio.services.planning.presets import Cost, Preset
 from studio.ui.parts import markup, units
 from studio.ui.parts.handlers import view
+from studio.ui.parts.templates import render
 from studio.ui.train import model_box
 
 ATTENTION = "attention-only"  # not a recipe value: replaced by the attention modules when chosen
@@ -209,21 +210,18 @@ def changes(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rules() -> str:
-    """CSS generated from the fields: each field's library argument name next to its label, and which fields apply.
+    """A style element generated from the fields: each field's library argument name next to its label, and which apply.
 
     Which apply depends on the method and template, given by an element with data-method and data-template that the
     panel redraws at every edit.
     """
-    names = [
-        f"#field-{field.name} {where}::after {{ content: '{field.name}'; }}"
-        for field in all_fields()
-        for where in [".checkbox-container" if field.kind is bool else '[data-testid="block-info"]']
-    ]
+    fields = list(all_fields())
     hidden = [
-        f"#train-columns:has([data-method='{method}']) #field-{field.name} {{ display: none; }}"
-        for field in all_fields()
+        (field.name, method)
+        for field in fields
         for method in find_field("method").choices
         if field.methods and method not in field.methods
     ]
-    own = "#train-columns:not(:has([data-template='custom'])) #field-custom_template { display: none; }"
-    return "\n".join([*names, *hidden, own])
+    return render(
+        "train/field_rules.html", fields=[(field.name, field.kind is bool) for field in fields], hidden=hidden
+    )

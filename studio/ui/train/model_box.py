@@ -13,6 +13,7 @@ from studio.services.core.studio import Studio
 from studio.services.models import models
 from studio.ui.parts import markup, units
 from studio.ui.parts.handlers import PRIVATE, Updates, view, with_notice_while
+from studio.ui.parts.templates import render
 
 _PAUSE = 0.4  # seconds between two checks of the progress
 
@@ -68,6 +69,5 @@ def arriving(studio: Studio, source: str) -> Iterator[str]:
 
 def step(what: str, done: int, of: int) -> str:
     """One line of progress, with a bar if the total is known."""
-    share = "" if not of else f" {units.share_of(done, of)}" if of >= 2**20 else f" {done} of {of}"
-    bar = markup.progress(done, of, what) if of else ""
-    return f'<div class="arriving"><p class="doing" role="status">{markup.esc(what)}{markup.esc(share)}</p>{bar}</div>'
+    share = "" if not of else units.share_of(done, of) if of >= 2**20 else f"{done} of {of}"
+    return render("train/arriving.html", what=what, share=share, done=done, of=of)

@@ -81,7 +81,7 @@ def build(studio: Studio, changed: gr.HTML) -> TrainTab:
     names, fields = list(recipe_form.fields), list(recipe_form.fields.values())
     modules = recipe_form.fields["target_modules"]
     # A first value, so that the first update does not move the content below it.
-    recipe_form.scale.value = panel.derived(form.defaults(), panel.scale(Method()))
+    recipe_form.scale.value = panel.derived(form.defaults(), Method())
     shown = [estimate, chips, document, recipe_form.scale, start, draft]
 
     def edited(*values: Any) -> Updates:
@@ -103,7 +103,7 @@ def build(studio: Studio, changed: gr.HTML) -> TrainTab:
             estimate: estimate_html,
             chips: panel.touched(typed),
             document: panel.document(recipe, typed),
-            recipe_form.scale: panel.derived(typed, panel.scale(recipe.method)),
+            recipe_form.scale: panel.derived(typed, recipe.method),
             start: gr.update(interactive=True),
             draft: typed,
         }

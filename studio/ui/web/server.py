@@ -37,6 +37,7 @@ from studio.ui.gradio_compat import frontend
 from studio.ui.gradio_compat.early import Early
 from studio.ui.gradio_compat.gate import restrict
 from studio.ui.gradio_compat.uploads import only_uploads
+from studio.ui.parts.templates import render
 from studio.ui.parts.theme import studio_theme
 from studio.ui.runs import curves, machine_view, run_list
 from studio.ui.train import form
@@ -136,7 +137,7 @@ def make_app(studio: Studio, mode: Mode | None = None) -> FastAPI:
         server_name=studio.settings.host,
         server_port=studio.settings.port,
         theme=studio_theme(),
-        head=_head(),
+        head=render("web/head.html", field_rules=form.rules()),
         favicon_path=str(resources.static() / "icon.png"),
         footer_links=[],
         allowed_paths=[],
@@ -165,16 +166,6 @@ def _name_of(studio: Studio, key: str) -> str:
         return Path(checks.get(studio, key).path).name.partition(".")[0]
     except NotFound:
         return datasets.get(studio, key).name
-
-
-def _head() -> str:
-    return (
-        '<link rel="stylesheet" href="/static/theme.css">'
-        '<link rel="stylesheet" href="/static/scores.css">'
-        f"<style>{form.rules()}</style>"
-        '<script src="/static/studio.js"></script>'
-        '<script type="module" src="/static/pulse.js"></script>'
-    )
 
 
 def listening(studio: Studio, app: FastAPI) -> uvicorn.Config:

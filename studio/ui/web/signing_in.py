@@ -5,7 +5,6 @@ of the machine's owner. Signing in makes someone a different visitor, with a new
 the browser's cookie and is not visible to the account.
 """
 
-import html
 import os
 import threading
 import time
@@ -21,6 +20,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 
 from studio.services.core import accounts
 from studio.services.core.identity import Visitor
+from studio.ui.parts.templates import render
 from studio.ui.web.auth import VisitorSessions, is_loopback, manner
 
 _STATE = "studio_signing_in"
@@ -171,21 +171,12 @@ class _Tries:
 
 
 def _said(text: str, status: int) -> HTMLResponse:
-    body = f'<h1>LoRA Studio</h1><p>{html.escape(text)}</p><p><a href="/">Back to the studio</a></p>'
-    return HTMLResponse(
-        _PAGE.format(body=f'<main class="sign-in">{body}</main>'), status, headers={"Cache-Control": "no-store"}
-    )
+    return _page(render("web/sign_in_message.html", text=text), status)
 
 
 def _form(problem: str = "", status: int = 200) -> HTMLResponse:
-    message = f'<p class="problem" role="alert">{html.escape(problem)}</p>' if problem else ""
-    return HTMLResponse(_PAGE.format(body=_FORM.format(message=message)), status, headers={"Cache-Control": "no-store"})
+    return _page(render("web/sign_in_form.html", problem=problem), status)
 
 
-_FORM = """<main class="sign-in"><h1>LoRA Studio</h1>{message}<form method="post" action="/sign-in">
-<label for="name">Name</label><input id="name" name="name" autocomplete="username" required autofocus>
-<label for="password">Password</label><input id="password" name="password" type="password"
- autocomplete="current-password" required><button type="submit">Sign in</button></form></main>"""
-_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Sign in · LoRA Studio</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="stylesheet" href="/static/sign-in.css"></head><body>{body}</body></html>"""
+def _page(html: str, status: int) -> HTMLResponse:
+    return HTMLResponse(html, status, headers={"Cache-Control": "no-store"})
