@@ -2,8 +2,9 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from studio.ui.parts.templates import render
+
 _HEAD = b"<head>"
-_SCRIPT = b'<head><script src="/static/early.js"></script>'
 
 
 class Early:
@@ -11,6 +12,7 @@ class Early:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self.head = _HEAD + render("gradio_compat/early.html").encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != "/":
@@ -29,7 +31,7 @@ class Early:
                 body += message.get("body", b"")
                 if message.get("more_body", False):
                     return
-                body = body.replace(_HEAD, _SCRIPT, 1)
+                body = body.replace(_HEAD, self.head, 1)
                 others = [(name, value) for name, value in begin["headers"] if name.lower() != b"content-length"]
                 await send({**begin, "headers": [*others, (b"content-length", str(len(body)).encode())]})
                 await send({"type": "http.response.body", "body": body})

@@ -13,6 +13,7 @@ from studio.services.runs import queue, resuming, runs
 from studio.services.runs.runs import RunInfo
 from studio.ui.parts import markup
 from studio.ui.parts.handlers import PRIVATE, Step, Updates
+from studio.ui.parts.templates import render
 
 Act = Callable[[Studio, str], RunInfo]
 
@@ -82,8 +83,8 @@ def build_longer() -> Longer:
     return Longer(more, unit, go)
 
 
-def marks(run: RunInfo) -> str:
-    """The actions that apply to a run, as data attributes of an element in its head."""
+def marks(run: RunInfo) -> list[str]:
+    """The actions that apply to a run, as names of data attributes of an element in its head."""
     flags = {
         "data-live": not run.final and run.state != "queued",
         "data-waits": run.state == "queued",
@@ -91,7 +92,7 @@ def marks(run: RunInfo) -> str:
         "data-extends": run.state == "completed" and bool(run.resume_hint) and run.trashed is None,
         "data-adapter": run.has_adapter and run.trashed is None,
     }
-    return "".join(f" {name}" for name, applies in flags.items() if applies)
+    return [name for name, applies in flags.items() if applies]
 
 
 def wire(
@@ -150,6 +151,5 @@ def _goes_on(info: RunInfo) -> str:
 def _refusal(studio: Studio, error: StudioError) -> str:
     """The reason an action was refused; where the command line suggests --force, a button is shown instead."""
     text = access.for_reader(studio, error)
-    if "--force" not in text:
-        return markup.problem(text)
-    return "<i data-may-force hidden></i>" + markup.problem(text.replace("resume it with --force", "resume it anyway"))
+    reason = text.replace("resume it with --force", "resume it anyway")
+    return render("runs/refusal.html", reason=reason, may_force="--force" in text)

@@ -6,8 +6,8 @@ from typing import Any
 from studio.services.core.studio import Studio
 from studio.services.runs.recipe_diff import Column, differences
 from studio.services.runs.runs import RunInfo
-from studio.ui.parts import markup, units
-from studio.ui.parts.markup import esc
+from studio.ui.parts import units
+from studio.ui.parts.templates import render
 from studio.ui.runs import curves_view
 from studio.ui.runs.view import MOST_TOGETHER
 
@@ -34,30 +34,14 @@ def table(studio: Studio, runs: Sequence[RunInfo], order: Mapping[str, Any]) -> 
     if len(runs) < 2:
         return ""
     columns = differences(studio, runs)
-    if not columns:
-        return markup.heading("What differs", "Nothing: these runs have the same recipe and the same results.")
     pinned = next((at for at, run in enumerate(runs) if run.id == order.get("pin")), 0)
     rest = _sorted([at for at in range(len(runs)) if at != pinned], columns, order, runs)
-    heads = [_head(name, label, numeric, order) for name, label, numeric in _heads(columns)]
-    body = "".join(_row(runs[at], at, pinned, columns) for at in [pinned, *rest])
-    return (
-        f"{markup.heading('What differs', 'Small figures: the difference from the baseline, the first row.')}"
-        f'<div class="scroll"><table class="table differ" aria-label="What differs between the runs"><thead><tr>'
-        f'<th scope="col">Baseline</th>{"".join(heads)}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
-
-
-def _heads(columns: Sequence[Column]) -> list[tuple[str, str, bool]]:
-    return [("name", "Run", False), *((column.name, column.label, column.form != "text") for column in columns)]
-
-
-def _head(name: str, label: str, numeric: bool, order: Mapping[str, Any]) -> str:
-    sorted_by = order.get("sort") == name
-    arrow = ("", " ▲", " ▼")[0 if not sorted_by else 2 if order.get("down") else 1]
-    aria_sort = f' aria-sort="{"descending" if order.get("down") else "ascending"}"' if sorted_by else ""
-    return (
-        f'<th scope="col"{" class=num" if numeric else ""}{aria_sort}><button type="button" class="link" data-pick '
-        f'data-sort="{esc(name)}">{esc(label)}{arrow}</button></th>'
+    return render(
+        "runs/differ.html",
+        columns=columns,
+        sort=order.get("sort", ""),
+        direction="descending" if order.get("down") else "ascending",
+        rows=[(runs[at], [_cell(column, at, pinned) for column in columns]) for at in [pinned, *rest]],
     )
 
 
@@ -74,22 +58,14 @@ def _sorted(rows: list[int], columns: Sequence[Column], order: Mapping[str, Any]
     return present + [at for at in rows if values[at] is None]
 
 
-def _row(run: RunInfo, at: int, pinned: int, columns: Sequence[Column]) -> str:
-    pressed = str(at == pinned).lower()
-    pin = (
-        f'<button type="button" class="pin" data-pick data-pin="{esc(run.id)}" aria-pressed="{pressed}" '
-        f'aria-label="{esc(run.name)} as the baseline">{"pinned" if at == pinned else "pin"}</button>'
-    )
-    cells = "".join(_cell(column, at, pinned) for column in columns)
-    return f"<tr{' class=pinned' if at == pinned else ''}><td>{pin}</td><td>{esc(run.name)}</td>{cells}</tr>"
-
-
-def _cell(column: Column, at: int, pinned: int) -> str:
+def _cell(column: Column, at: int, pinned: int) -> tuple[str, str]:
+    """A value as text, and its difference from the baseline's, empty if there is none to show."""
     value, base = column.values[at], column.values[pinned]
     if column.form == "text":
-        return f"<td>{esc(_word(column, value))}</td>"
-    delta = "" if at == pinned or value is None or base is None or value == base else _delta(column, value - base)
-    return f'<td class="num">{esc(_shown(column, value))}{delta}</td>'
+        return _word(column, value), ""
+    if at == pinned or value is None or base is None or value == base:
+        return _shown(column, value), ""
+    return _shown(column, value), _delta(column, value - base)
 
 
 def _word(column: Column, value: Any) -> str:
@@ -111,4 +87,4 @@ def _shown(column: Column, value: Any) -> str:
 def _delta(column: Column, difference: float) -> str:
     if _shown(column, abs(difference)) == _shown(column, 0):
         return ""  # equal at the displayed precision
-    return f"<small>{'+' if difference > 0 else '−'}{esc(_shown(column, abs(difference)))}</small>"
+    return f"{'+' if difference > 0 else '−'}{_shown(column, abs(difference))}"

@@ -7,8 +7,7 @@ from studio.services.core.studio import Studio
 from studio.services.curves import curves
 from studio.services.curves.diagnosis import Kind
 from studio.services.runs.runs import RunInfo
-from studio.ui.parts import markup
-from studio.ui.parts.markup import esc
+from studio.ui.parts.templates import render
 
 _MARKS: dict[Kind, tuple[str, str]] = {
     "short": ("queued", "too short to tell"),
@@ -32,11 +31,7 @@ def verdict(studio: Studio, run: RunInfo) -> str:
     if run.step == 0 and result.kind == "short":
         return ""
     state, word = _MARKS[result.kind]
-    points = "".join(f"<li>{esc(item)}</li>" for item in result.evidence)
-    return (
-        f'<div class="said-of" data-verdict="{result.kind}">{markup.mark(state, word)}<div><p>{esc(result.words)}</p>'
-        f"<details><summary>Evidence</summary><ul>{points}</ul></details></div></div>"
-    )
+    return render("runs/verdict.html", verdict=result, state=state, word=word)
 
 
 def word(kind: Kind) -> str:

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 
 from studio.services.core.studio import Studio
 from studio.services.host import usage
+from studio.ui.parts.templates import macro
 
 _ON_LOAD = """
 import(`${location.origin}/static/machine.js`).then(({start}) => start(element));
@@ -24,7 +25,7 @@ def build() -> None:
     """Build the fold with the charts."""
     with gr.Accordion("This machine", open=False, elem_classes="fold", elem_id="machine-fold"):
         gr.HTML(
-            html_template='<div class="machine-view"></div>',
+            html_template=macro("runs/frames.html", "machine"),
             js_on_load=_ON_LOAD,
             elem_id="machine-view",
             apply_default_css=False,

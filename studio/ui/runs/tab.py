@@ -12,17 +12,13 @@ from studio.services.runs import runs
 from studio.services.runs.runs import RunInfo
 from studio.ui.parts import markup
 from studio.ui.parts.handlers import PRIVATE, Step, Updates, changed, view, with_notice
-from studio.ui.parts.markup import esc
+from studio.ui.parts.templates import macro, render
 from studio.ui.runs import actions as run_actions
 from studio.ui.runs import compare_runs, curves_view, machine_view, open_run
 from studio.ui.runs import story as run_story
 from studio.ui.runs import view as runs_view
 
 _NONE_YET = ("No runs yet", "Choose a model and a dataset, and start one.")
-_HEAD = """
-<link rel="stylesheet" href="/static/vendor/uPlot.min.css">
-<script src="/static/vendor/uPlot.min.js"></script>
-"""
 _LIST = """
 import(`${location.origin}/static/runs.js`).then(({start}) => {
   const list = start(element, (what, event = 'click') => trigger(event, what));
@@ -63,7 +59,10 @@ def build(studio: Studio) -> RunsTab:
     seen = gr.State({})  # what this browser already has, so that a refresh sends only changes
     ended = gr.State("")  # the open run, once it has ended while shown
     table = gr.HTML(
-        html_template='<div class="run-list"></div>', js_on_load=_LIST, elem_id="runs-table", apply_default_css=False
+        html_template=macro("runs/frames.html", "run_list"),
+        js_on_load=_LIST,
+        elem_id="runs-table",
+        apply_default_css=False,
     )
     with gr.Column(elem_id="no-runs"):
         none_yet = view("no-runs-yet")
@@ -76,9 +75,9 @@ def build(studio: Studio) -> RunsTab:
         about = view("run-about")
         verdict = view("run-verdict")
         chart = gr.HTML(
-            html_template='<div class="curves"></div>',
+            html_template=macro("runs/frames.html", "curves"),
             js_on_load=_ON_LOAD,
-            head=_HEAD,
+            head=macro("runs/frames.html", "curves_files"),
             elem_id="curves",
             apply_default_css=False,
         )
@@ -201,5 +200,5 @@ def build(studio: Studio) -> RunsTab:
 
 
 def _recipe(studio: Studio, run: RunInfo) -> str:
-    place = f'<p class="path">{esc(run.path)}</p>' if access.may_name_files(studio) else ""
-    return markup.code(runs.recipe_yaml(studio, run.id), "the recipe") + place
+    path = run.path if access.may_name_files(studio) else ""
+    return render("runs/recipe.html", recipe=runs.recipe_yaml(studio, run.id), path=path)
