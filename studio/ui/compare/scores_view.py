@@ -31,6 +31,7 @@ from studio.ui.parts.handlers import (
     with_notice,
     with_notice_while,
 )
+from studio.ui.parts.templates import render
 
 _WAITING = (
     "Not evaluated yet",
@@ -219,14 +220,9 @@ def _scores(studio: Studio, evaluation_id: str) -> str:
     if info.state != "completed":
         return markup.problem(info.message or f"This evaluation is {info.state}.", info.remedy)
     judgement = evaluations.judgement(studio, info.id)
-    links = "".join(
-        f'<a class="link" href="/evaluation/{markup.esc(info.id)}.{form}" download>{words}</a>'
-        for form, words in (("html", "Save as HTML"), ("json", "Save as JSON"))
-    )
-    html = evaluation_page.scores(
-        info, evaluations.result(studio, info.id), str(judgement["sentence"]) if judgement else ""
-    )
-    return f'{html}<p class="share">{links}</p>'
+    sentence = str(judgement["sentence"]) if judgement else ""
+    scores = evaluation_page.scores(info, evaluations.result(studio, info.id), sentence)
+    return render("compare/scores_view.html", evaluation_id=info.id, scores=scores)
 
 
 def _label(info: EvaluationInfo) -> str:

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from studio.errors import BadInput, Conflict, NotFound
 from studio.services.chat import comparisons
-from studio.services.chat.chat import Answer, ChatState, Sampling
+from studio.services.chat.chat import Answer, ChatState, Loaded, Sampling
 from studio.services.chat.comparisons import Comparison
 from studio.services.chat.fair_lock import FairLock
 from studio.services.core.studio import Studio
@@ -95,12 +95,31 @@ def test_whatever_a_model_says_is_text(studio: Studio, text: str) -> None:
         assert client.get(f"/comparison/{'0' * 32}.html").status_code == 404
     assert answer.headers["content-disposition"].startswith("attachment")
     assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert f'http-equiv="Content-Security-Policy" content="{share.POLICY}"' in answer.text
     parsed = Parsed(answer.text)
     assert not parsed.tags & {"script", "img", "a", "iframe", "b" if "<b>" in text else "script", "link"}
     assert parsed.links == [] and "\x1b" not in answer.text and "\x00" not in answer.text
-    assert answer.text == share.page(past, "LoRA Studio 0.1.0") and "Content-Security-Policy" in answer.text
+    assert answer.text == share.page(past, "LoRA Studio 0.1.0")
     inside = Parsed(compare_view.turn(past.turns[0], lambda _: "", marked=True))
     assert not inside.tags & {"script", "img"} and inside.links == []
+
+
+def test_a_text_keeps_its_whitespace_and_nothing_is_added() -> None:
+    question, answer = "\n  one\n\n two ", "  a\n\tb"
+    past = with_answers(answer, answer, question=question)
+    for html in (compare_view.turn(past.turns[0], lambda _: ""), share.page(past, "")):
+        assert f'<p class="asked" dir="auto">{question}</p>' in html
+        assert html.count(f'<div class="said" dir="auto">{answer}</div>') == 2
+
+
+def test_nothing_to_show_is_an_empty_text() -> None:
+    nothing = [
+        compare_view.turns([], lambda _: ""),
+        compare_view.links(comparisons.new_comparison()),
+        compare_view.memory(Loaded()),
+        compare_view.shelf([]),
+    ]
+    assert nothing == ["", "", "", ""]
 
 
 def test_differences_are_marked_word_by_word() -> None:

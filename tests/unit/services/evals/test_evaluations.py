@@ -264,7 +264,7 @@ def test_the_page_to_give_away_runs_nothing_and_asks_nobody(made: Studio) -> Non
     info = finished(made, evaluations.start(made, trained(made, NASTY), ["mine", "held-out"]).id)
     page = evaluation_page.share(made, info.id, "html")
     assert "<script" not in page and "alert(1)&lt;/script&gt;" in page
-    assert "default-src &#x27;none&#x27;; style-src &#x27;unsafe-inline&#x27;" in page
+    assert "default-src 'none'; style-src 'unsafe-inline'" in page
     assert not any(word in page for word in ("http://", "https://", "url(", "@import", "<link", "<img", " onclick"))
     assert "Exact match" in page and "95% interval" in page
     told = json.loads(evaluation_page.share(made, info.id, "json"))
