@@ -138,8 +138,7 @@ def _side(item: Turn, place: int, kind: str, number: int, marked: bool) -> SideV
         hint = "Only whitespace" if answer.text else "Empty answer"
     elif marked and len(item.answers) > 1:
         against = item.answers[1 if place == 0 else 0].text
-        differences = text_diff.highlight_differences(clean_text(answer.text.rstrip()), clean_text(against.rstrip()))
-        text = Markup(differences)  # noqa: S704 - text_diff returns HTML
+        text = text_diff.highlight_differences(clean_text(answer.text.rstrip()), clean_text(against.rstrip()))
     writing = not item.finished and not answer.done and not waiting
     if item.hidden:
         return SideView(kind, f"Answer {number}", text=text, hint=hint, writing=writing)

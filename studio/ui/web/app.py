@@ -18,6 +18,7 @@ from studio.ui.export import tab as export_tab
 from studio.ui.gradio_compat.page import Page, calm
 from studio.ui.parts import markup
 from studio.ui.parts.handlers import PRIVATE, Step, Updates, view
+from studio.ui.parts.templates import render
 from studio.ui.runs import tab as runs_tab
 from studio.ui.train import form
 from studio.ui.train import tab as train_tab
@@ -25,14 +26,6 @@ from studio.ui.web import api
 from studio.ui.web.auth import VisitorSessions
 
 TABS = ("data", "train", "runs", "compare", "export")
-_HEADER = """
-<header class="top"><span class="brand"><svg viewBox="0 0 24 24" aria-hidden="true"><rect class="logo-base" x="3" y="3"
- width="12" height="18" rx="2"/><rect class="logo-a" x="17" y="3" width="4" height="7" rx="1.5"/><rect class="logo-b"
- x="17" y="12" width="4" height="9" rx="1.5"/></svg>LoRA Studio</span>
-<button type="button" class="theme" data-theme-toggle aria-label="Switch between light and dark">
-<svg viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6.2" fill="none" stroke="currentColor"
- stroke-width="1.5"/><path d="M8 1.8a6.2 6.2 0 0 1 0 12.4z" fill="currentColor"/></svg></button></header>
-"""
 _READ_ONLY = "Another studio is using this home, so this page is read-only. Close the other studio to work here."
 
 
@@ -48,7 +41,7 @@ def build(studio: Studio, desk: VisitorSessions | None = None) -> gr.Blocks:
 def _built(studio: Studio, desk: VisitorSessions | None) -> gr.Blocks:
     with Page(title="LoRA Studio", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as page:
         api.build(studio)  # first, so that the API keeps its names and same-named handlers of the page get others
-        view("top", _HEADER)
+        view("top", render("web/header.html"))
         nowhere = view("nowhere")
         changed = train_tab.waker()
         if not studio.keeping:
