@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -77,7 +76,7 @@ def root(
         Path | None, typer.Option(help="Folder of runs, datasets and models. Default: STUDIO_HOME.")
     ] = None,
 ) -> None:
-    settings = Settings.from_env(home=home.expanduser().absolute() if home else None)
+    settings = Settings.from_env(home=home)
     context.obj = settings
     if context.invoked_subcommand is None:
         _serve(settings)
@@ -99,7 +98,7 @@ def serve(
 ) -> None:
     """Serve the studio in the browser (the default)."""
     settings: Settings = context.obj
-    _serve(replace(settings, host=host or settings.host, port=port or settings.port), sample, is_open)
+    _serve(Settings.from_env(home=settings.home, host=host or None, port=port or None), sample, is_open)
 
 
 def _serve(settings: Settings, sample: bool = False, is_open: bool = False) -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -100,7 +100,3 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 def told(value: object) -> bytes:
     return json.dumps(value).encode()
-
-
-def at(studio: Studio, **changed: object) -> Settings:
-    return replace(studio.settings, **changed)  # type: ignore[arg-type]

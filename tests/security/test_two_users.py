@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -75,7 +75,7 @@ def two(nothing_starts: None, keeper: Keeper, ready: Studio, tmp_path: Path) -> 
     none = dict.fromkeys(("queue_most", "quota_running", "quota_queued", "quota_storage_gb", "quota_starts_day",
                           "quota_chat_tokens_day", "requests_per_second"), 0)  # fmt: skip
     # Without limits, so that nothing is refused for another reason than whose it is.
-    ready.settings = replace(ready.settings, hosted=True, hosted_models="tiny", **none)
+    ready.settings = ready.settings.model_copy(update={"hosted": True, "hosted_models": "tiny", **none})
     ready.open_to_visitors()
     hers, his = make(ready, ANN, MARK, tmp_path / "ann"), make(ready, BEN, HIS, tmp_path / "ben")
     app = make_app(ready, "hosted")

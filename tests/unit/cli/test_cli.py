@@ -111,13 +111,3 @@ def test_a_taken_port_is_said_with_the_way_out(cli: Run) -> None:
         done = cli("serve", "--port", port)
     assert done.returncode == 1
     assert f"Port {port}" in done.stderr and f"--port {port + 1}" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_settings_come_from_the_environment(tmp_path: Path) -> None:
-    from studio.errors import BadInput
-    from studio.settings import Settings
-
-    made = Settings.from_env({"STUDIO_HOME": str(tmp_path), "STUDIO_PORT": "7000", "HF_HUB_OFFLINE": "1"}, port=None)
-    assert (made.home, made.port, made.offline) == (tmp_path, 7000, True)
-    with pytest.raises(BadInput, match="STUDIO_PORT must be a number, not 'many'"):
-        Settings.from_env({"STUDIO_PORT": "many"})

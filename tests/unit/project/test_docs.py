@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,14 @@ from studio.settings import Settings, env_name
 ROOT = Path(__file__).parents[3]
 
 
-def test_every_setting_is_documented_with_its_default() -> None:
-    table = dict(re.findall(r"^\| `(STUDIO_\w+)` \| (.+?) \|", (ROOT / "docs/settings.md").read_text(), re.MULTILINE))
-    assert set(table) == {env_name(field.name) for field in fields(Settings)}
-    for field in fields(Settings):
-        if field.default is not MISSING:
-            assert table[env_name(field.name)] == f"`{field.default}`", field.name
+def test_every_setting_is_documented_with_its_default_and_description() -> None:
+    page = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `(STUDIO_\w+)` \| (.+) \|$", page, re.MULTILINE))
+    assert list(table) == [env_name(name) for name in Settings.model_fields]
+    for name, field in Settings.model_fields.items():
+        default = "the platform's user-data directory" if name == "home" else f"`{field.default}`"
+        row = re.sub(r"; see \[\w+\]\(\w+\.md\)$", "", table[env_name(name)])  # the page may add where to read more
+        assert row == f"{default} | {field.description}", name
 
 
 def test_the_file_tree_of_the_readme_is_the_tree() -> None:

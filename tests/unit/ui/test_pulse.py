@@ -1,6 +1,5 @@
 """The pulse of a page: what changed is told once, nothing is read where nothing changed, and never another's run."""
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,7 +140,7 @@ def test_no_timer_of_gradios_ticks_and_no_hidden_progress_is_kept_by_many(studio
 def test_a_question_takes_in_the_journals_of_the_runs_that_are_watched(
     settings: Settings, nothing_starts: None
 ) -> None:
-    keeper = Keeper(dataclasses.replace(settings, keeper_interval=60.0))
+    keeper = Keeper(settings.model_copy(update={"keeper_interval": 60.0}))
     with keeper as studio:
         for name, owner in ((NAME, "local"), ("theirs", "somebody")):
             Path(make(studio, name, owner=owner).exit).unlink()

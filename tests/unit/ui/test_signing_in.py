@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -105,7 +104,7 @@ def test_a_name_that_anyone_may_choose_makes_no_admin(
 ) -> None:
     from starlette.datastructures import Headers
 
-    studio.settings = replace(studio.settings, admins="host")
+    studio.settings = studio.settings.model_copy(update={"admins": "host"})
     space = make_app(studio, "hosted")
     host, eve = browser(space), browser(space)
     host.get(at_provider(host.get("/sign-in"), "host"))
@@ -269,10 +268,10 @@ def test_users_are_kept_by_command(tmp_path: Path) -> None:
 
 
 def test_others_are_let_in_only_when_it_is_known_who_they_are(settings: Settings) -> None:
-    reachable = replace(settings, host="0.0.0.0")
+    reachable = settings.model_copy(update={"host": "0.0.0.0"})
     with pytest.raises(BadInput, match="without signing in"):
         cli._mode(reachable, is_open=False)
     assert cli._mode(reachable, is_open=True) is None and cli._mode(settings, is_open=False) is None
-    assert cli._mode(replace(reachable, hosted=True), is_open=False) == "hosted"
+    assert cli._mode(reachable.model_copy(update={"hosted": True}), is_open=False) == "hosted"
     accounts.add(settings, "ann", "correct horse battery")
     assert cli._mode(reachable, is_open=False) == "team"

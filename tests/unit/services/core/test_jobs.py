@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ def wait_for(met: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("kind", ["exports", "adapters", "evaluations"])
 def test_one_that_was_cancelled_and_goes_on_is_ended_by_the_keeper(settings: Settings, kind: str) -> None:
-    with Keeper(replace(settings, stop_grace=0.2)) as studio:
+    with Keeper(settings.model_copy(update={"stop_grace": 0.2})) as studio:
         job = KeptJob(create(getattr(studio.settings, kind), "0123456789abcdef", {}))
         job.start(STUBBORN)
         wait_for(lambda: job.look().progress == Progress("Counting", 1, 3))

@@ -13,7 +13,6 @@ import pkgutil
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from types import GeneratorType
 from typing import Any
@@ -419,7 +418,7 @@ def heard(
 def test_events_tell_nothing_of_anothers(shared: tuple[Studio, Things]) -> None:
     asked, things = shared
     # The sample's model is not to be had: preparing it, for whoever asks, takes half a minute and tells nothing.
-    asked.settings = replace(asked.settings, hosted=True, hosted_models="tiny")
+    asked.settings = asked.settings.model_copy(update={"hosted": True, "hosted_models": "tiny"})
     page = pages.build(asked, VisitorSessions(asked, "hosted"))
     functions = [function for function in page.fns.values() if function.fn]
     assert len(functions) > 80

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,8 @@ def hosted(nothing_starts: None, ready: Studio, tmp_path: Path) -> Iterator[tupl
 def limited(studio: Studio, **quota: float) -> None:
     none = dict.fromkeys(("queue_most", "quota_running", "quota_queued", "quota_storage_gb", "quota_starts_day",
                           "quota_chat_tokens_day"), 0)  # fmt: skip
-    studio.settings = replace(studio.settings, hosted=True, hosted_models="tiny", **{**none, **quota})  # type: ignore[arg-type]
+    changes = {"hosted": True, "hosted_models": "tiny", **none, **quota}
+    studio.settings = studio.settings.model_copy(update=changes)
 
 
 def begin(studio: Studio, things: Things) -> runs.RunInfo:

@@ -9,7 +9,6 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -67,7 +66,7 @@ def test_the_front_matter_is_true() -> None:
 def test_signing_in_asks_for_no_right_to_act(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who one is, and nothing else: what the Space is registered with, and what the provider is asked for."""
     told = yaml.safe_load((REPOSITORY / "README.md").read_text(encoding="utf-8").split("---")[1])
-    with oidc.provider() as provider, Keeper(replace(settings, hosted=True)) as studio:
+    with oidc.provider() as provider, Keeper(settings.model_copy(update={"hosted": True})) as studio:
         for name, value in {"SPACE_ID": "someone/studio", **provider.environment()}.items():
             monkeypatch.setenv(name, value)
         # More that a Space was registered for is not taken up.
@@ -117,7 +116,7 @@ def test_the_settings_of_a_space(tmp_path: Path) -> None:
 
 
 def test_a_restart_knows_its_visitors_again(settings: Settings) -> None:
-    hosted = replace(settings, hosted=True)
+    hosted = settings.model_copy(update={"hosted": True})
     with Keeper(hosted) as studio:
         first = TestClient(make_app(studio, "hosted"), base_url="http://127.0.0.1")
         cookie = first.get("/").headers["set-cookie"].partition(";")[0]
@@ -128,7 +127,7 @@ def test_a_restart_knows_its_visitors_again(settings: Settings) -> None:
 
 
 def test_all_share_the_sample_and_nobody_owns_it(settings: Settings) -> None:
-    with Keeper(replace(settings, hosted=True)) as studio:
+    with Keeper(settings.model_copy(update={"hosted": True})) as studio:
         welcome(studio.open_to_visitors())
         for visitor in (ANN, BEN):
             with acting(visitor):
@@ -138,7 +137,7 @@ def test_all_share_the_sample_and_nobody_owns_it(settings: Settings) -> None:
 
 @pytest.fixture
 def hosted(nothing_starts: None, ready: Studio, tmp_path: Path) -> Iterator[tuple[Studio, Things]]:
-    ready.settings = replace(ready.settings, hosted=True, hosted_models="tiny")
+    ready.settings = ready.settings.model_copy(update={"hosted": True, "hosted_models": "tiny"})
     yield ready.open_to_visitors(), make(ready, ANN, "heron", tmp_path / "ann")
     ready.for_visitors = False
 

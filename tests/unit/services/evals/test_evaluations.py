@@ -311,8 +311,8 @@ def court(made: Studio, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Studi
     monkeypatch.setattr(judge, "_PAUSE", 0.01)
     monkeypatch.setenv(judge.KEY, "s3cret")
     info = finished(made, evaluations.start(made, trained(made), ["held-out"]).id)
-    object.__setattr__(made.settings, "judge_url", f"http://127.0.0.1:{server.server_port}/v1")
-    object.__setattr__(made.settings, "judge_model", "wise")
+    address = f"http://127.0.0.1:{server.server_port}/v1"
+    made.settings = made.settings.model_copy(update={"judge_url": address, "judge_model": "wise"})
     yield made, kind, info.id
     server.shutdown()
     server.server_close()
@@ -382,7 +382,7 @@ def test_a_judge_that_fails_is_a_sentence(
 )
 def test_an_address_that_may_not_be_asked(court: tuple[Studio, type[_Judge], str], url: str, words: str) -> None:
     studio, _, evaluation_id = court
-    object.__setattr__(studio.settings, "judge_url", url)
+    studio.settings = studio.settings.model_copy(update={"judge_url": url})
     with pytest.raises(BadInput, match=words):
         drive(studio, evaluation_id)
 

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 @pytest.fixture
 def online(settings: Settings) -> Iterator[Studio]:
     """A studio that may reach the hub, with an export that is whole."""
-    with Keeper(replace(settings, offline=False)) as studio:
+    with Keeper(settings.model_copy(update={"offline": False})) as studio:
         exported(studio)
         yield studio
 
@@ -174,12 +173,13 @@ def test_cancelled_nothing_appears(online: Studio, hub: Hub) -> None:
 
 def test_the_machine_s_token_is_its_own_person_s(settings: Settings, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with Keeper(replace(settings, offline=False)) as studio:
+    with Keeper(settings.model_copy(update={"offline": False})) as studio:
         exported(studio)
         assert not publishing.needs_token(studio)
         publish(studio, PublishRequest("mine"), "")
     hub.tokens.clear()
-    with Keeper(replace(settings, offline=False, home=settings.home / "served", host="0.0.0.0")) as studio:
+    served = {"offline": False, "home": settings.home / "served", "host": "0.0.0.0"}
+    with Keeper(settings.model_copy(update=served)) as studio:
         exported(studio)
         assert publishing.needs_token(studio)
         with pytest.raises(BadInput, match="needs a token"):

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -558,7 +557,7 @@ def test_an_adapter_of_the_hub_joins_without_its_pickles(
     (folder / "training_args.bin").write_bytes(pickled(tmp_path / "trace"))
     (folder / "adapter_model.bin").write_bytes(pickled(tmp_path / "trace"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with served() as hub, Keeper(replace(settings, offline=False)) as studio:
+    with served() as hub, Keeper(settings.model_copy(update={"offline": False})) as studio:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         models.add(studio, str(tiny), lambda *_: None)
         listed_at(hub, folder)
