@@ -51,6 +51,32 @@ class Counts:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def split(self, max_length: int) -> "Counts":
+        """The counts with each plain text split into parts of at most max_length tokens (Tokenised.split)."""
+        plain = (self.remarks & int(Remark.PLAIN_TEXT)) > 0
+        parts = np.where(plain, np.maximum(1, -(-self.totals // max_length)), 1)
+        if len(self) == 0 or parts.max() == 1:
+            return self
+        source = np.repeat(np.arange(len(self)), parts)
+        number = np.arange(len(source)) - np.repeat(np.cumsum(parts) - parts, parts)
+        is_part = parts[source] > 1
+        totals = np.where(
+            is_part, np.minimum(max_length, self.totals[source] - number * max_length), self.totals[source]
+        )
+        spans = np.where(is_part, 1, np.diff(self.offsets)[source])
+        offsets = np.concatenate([[0], np.cumsum(spans)])
+        # The ranges of what is not split are those of before; a part is trained whole.
+        span_source = np.repeat(np.arange(len(source)), spans)
+        within = np.arange(offsets[-1]) - offsets[:-1][span_source]
+        before = np.minimum(self.offsets[source[span_source]] + within, max(0, len(self.starts) - 1))
+        starts = np.where(is_part[span_source], 0, self.starts[before])
+        ends = np.where(is_part[span_source], totals[span_source], self.ends[before])
+        left_out = np.where(number == 0, self.left_out[source], 0)
+        numbers = (self.rows[source], totals, offsets, starts, ends, self.remarks[source], left_out)
+        rows, totals, offsets, starts, ends, remarks, left_out = (item.astype(np.int32) for item in numbers)
+        held_out = self.held_out[source]
+        return Counts(rows, totals, held_out, offsets, starts, ends, remarks, left_out, self.refused)
+
     def summary(self) -> dict[str, int]:
         """Tokens per row (min, p50, p95, max) and in total (total, trained)."""
         known = self._known

@@ -54,6 +54,14 @@ class Tokenised:
     remarks: Remark = NOTHING
     left_out: int = 0
 
+    def split(self, max_length: int) -> "list[Tokenised]":
+        """Its consecutive parts of at most max_length tokens, if it is plain text; itself otherwise."""
+        if Remark.PLAIN_TEXT not in self.remarks or len(self.input_ids) <= max_length:
+            return [self]
+        starts = range(0, len(self.input_ids), max_length)
+        parts = (self.input_ids[start : start + max_length] for start in starts)
+        return [Tokenised(self.row, part, ((0, len(part)),), self.held_out, self.remarks) for part in parts]
+
     def cut(self, max_length: int) -> Example:
         ids = self.input_ids[:max_length]
         labels = [IGNORED] * len(ids)

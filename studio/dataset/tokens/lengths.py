@@ -124,31 +124,32 @@ def measure(dataset_folder: Path, model_folder: Path, data: Data, cache: Path) -
     the template refuses every row.
     """
     return _measure(token_cache.place_of(dataset_folder, model_folder, data, cache), dataset_folder, model_folder,
-                    data.model_dump_json(include=set(token_cache.SHAPING)))  # fmt: skip
+                    data.model_dump_json(include=set(token_cache.SHAPING)),
+                    data.max_length if data.split_texts else 0)  # fmt: skip
 
 
-def _measure(path: Path, dataset_folder: Path, model_folder: Path, shaping: str) -> Lengths:
+def _measure(path: Path, dataset_folder: Path, model_folder: Path, shaping: str, split: int) -> Lengths:
     if path.is_file():
-        counts = _of_file(path, path.stat().st_mtime_ns)
+        counts = _of_file(path, path.stat().st_mtime_ns, split)
         if counts is not None:
             return counts
-    return _sampled(path, dataset_folder, model_folder, shaping)
+    return _sampled(path, dataset_folder, model_folder, shaping, split)
 
 
 @functools.lru_cache(maxsize=64)
-def _of_file(path: Path, _changed: int) -> Lengths | None:
+def _of_file(path: Path, _changed: int, split: int) -> Lengths | None:
     counts = token_cache.read(path)
-    return None if counts is None else _lengths(counts)
+    return None if counts is None else _lengths(counts, split)
 
 
 @functools.lru_cache(maxsize=64)
-def _sampled(path: Path, dataset_folder: Path, model_folder: Path, shaping: str) -> Lengths:
-    """Lengths from a sample; cached, since datasets never change."""
+def _sampled(path: Path, dataset_folder: Path, model_folder: Path, shaping: str, split: int) -> Lengths:
+    """Lengths from a sample; cached, since datasets never change. split: as in `_lengths`."""
     data = Data.model_validate_json(shaping)
     encoder, refused = Encoder(model_folder, data), Refused()
     records = list(encoder.examples(read_records(dataset_folder)))
     if len(records) <= _ALL:
-        return _lengths(count(dataset_folder, model_folder, data, path.parent))
+        return _lengths(count(dataset_folder, model_folder, data, path.parent), split)
 
     def characters(index: int) -> int:
         record = records[index]
@@ -158,15 +159,21 @@ def _sampled(path: Path, dataset_folder: Path, model_folder: Path, shaping: str)
     accumulator = _Growing()
     sample = records[:: max(1, len(records) // _ALL)]
     accumulator.add(encoder.count(sample, refused))
-    lengths = _lengths(accumulator.finish(refused)[0])
+    lengths = _lengths(accumulator.finish(refused)[0], split)
+    parts = max(1.0, lengths.rows / max(1, len(sample)))
     top = max(
         (len(item.input_ids) for item in encoder.count([records[i] for i in by_size[:_LONGEST]], refused)), default=0
     )
     held_out = sum(record.held_out for record in records)
-    return replace(lengths, rows=len(records), held_out=held_out, longest=max(top, lengths.longest), exact=False)
+    longest = max(top if not split else min(top, split), lengths.longest)
+    rows = round(parts * len(records))
+    return replace(lengths, rows=rows, held_out=round(parts * held_out), longest=longest, exact=False)
 
 
-def _lengths(counts: Counts) -> Lengths:
+def _lengths(counts: Counts, split: int = 0) -> Lengths:
+    """The lengths of all examples. split: tokens at which plain texts are split; 0 if they are not."""
+    if split:
+        counts = counts.split(split)
     known = int((counts.totals > 0).sum())
     if not known:
         row, reason = counts.refused.rows[0] if counts.refused.rows else (0, "it has no rows")

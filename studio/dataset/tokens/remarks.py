@@ -18,6 +18,7 @@ class Remark(IntFlag):
     SYSTEM_FOLDED = 256
     NEVER_TRAINED = 512
     SYSTEM_LEFT_OUT = 1024
+    PLAIN_TEXT = 2048  # not a conversation: it may be split; says nothing to people
 
 
 NOTHING = Remark(0)

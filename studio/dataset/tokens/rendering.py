@@ -197,7 +197,8 @@ class PlainRenderer:
 def plain_text(record: Record, eos: str, bos: str) -> Rendered:
     """A record of plain text, with one end token; all of it is trained."""
     ending = "" if eos and record.text.rstrip().endswith(eos) else eos
-    return Rendered(record, record.text + ending, None, not (bos and record.text.startswith(bos)))
+    framed = not (bos and record.text.startswith(bos))
+    return Rendered(record, record.text + ending, None, framed, Remark.PLAIN_TEXT)
 
 
 def _trains(message: Message) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from studio.dataset.split import held_out_rows
 from studio.dataset.store import read_records
-from studio.dataset.tokens.encode import CHUNK, Encoder, Refused, Whole
+from studio.dataset.tokens.encode import CHUNK, Encoder, Refused, Tokenised, Whole
 from studio.dataset.tokens.packing import pack_order
 from studio.recipe import Recipe
 
@@ -33,22 +33,26 @@ def plain_rows(folder: Path, recipe: Recipe, model_folder: Path) -> PlainRows:
     encoder = Encoder(model_folder, data)
     out = held_out_rows(records, data.held_out, seed)
     messages = {} if data.per_answer else {record.row: record.messages for record in records}
-    train: list[tuple[Whole, dict[str, Any]]] = []
+    train: list[tuple[Tokenised, dict[str, Any]]] = []
     held_out: list[dict[str, Any]] = []
     for whole in _encoded(encoder, records):
         if not any(begin < data.max_length for begin, _ in whole.spans):
             continue
         row = _row(encoder, whole, messages.get(whole.row, ()))
-        if whole.row in out or whole.held_out:
-            held_out.append(row)
-        else:
-            train.append((whole, row))
+        for number, part in enumerate(whole.split(data.max_length) if data.split_texts else [whole]):
+            shown = row | ({"from": number * data.max_length} if number else {})
+            if whole.row in out or whole.held_out:
+                held_out.append(shown)
+            else:
+                train.append((part, shown))
     if not recipe.schedule.packing:
         return PlainRows([row for _, row in train], held_out)
-    rows = {whole.row: row for whole, row in train}
-    packs = pack_order([whole.cut(data.max_length) for whole, _ in train], data.max_length, seed)
+    examples = [part.cut(data.max_length) for part, _ in train]
+    # By identity: a conversation or a long text may make several examples with one row number.
+    rows = {id(example): row for example, (_, row) in zip(examples, train, strict=True)}
+    packs = pack_order(examples, data.max_length, seed)
     return PlainRows(
-        [{"pack": number, **rows[example.row]} for number, pack in enumerate(packs) for example in pack], held_out
+        [{"pack": number, **rows[id(example)]} for number, pack in enumerate(packs) for example in pack], held_out
     )
 
 

@@ -47,7 +47,8 @@ def encode_dataset(
     encoded = Encoded()
     untrained = 0
     remarks: Counter[Remark] = Counter()
-    for whole in lengths.tokenised(folder, model_folder, data, cache, encoded.refused, progress):
+    every = lengths.tokenised(folder, model_folder, data, cache, encoded.refused, progress)
+    for whole in (part for item in every for part in (item.split(data.max_length) if data.split_texts else [item])):
         encoded.truncated += len(whole.input_ids) > data.max_length
         remarks.update(whole.remarks)
         if Remark.NEVER_TRAINED in whole.remarks:

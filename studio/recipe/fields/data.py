@@ -86,6 +86,13 @@ class Data(Theme):
         help="Turn it on when the template has no system role, as Gemma 2's: the system prompt then comes first in "
         "the first user message, in training and in the chat. It needs 0 extra tokens.",
     )
+    split_texts: bool = knob(
+        False,
+        label="Split long texts",
+        becomes="the examples themselves",
+        help="Turn it on for plain text, as in continued pretraining: a text longer than max_length becomes 2 or more "
+        "examples, and all of it is trained. Otherwise its end is cut. Conversations are never split.",
+    )
     max_length: int = knob(
         1024,
         label="Maximum length",

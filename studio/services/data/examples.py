@@ -138,6 +138,9 @@ def tokens_of(
     encoder = Encoder(models.folder_of(studio, model_id), recipe.data)
     encoded = encoder.encode(records)[-1]  # of several examples made from one conversation, the whole one
     length = recipe.data.max_length
+    parts = len(encoded.split(length)) if recipe.data.split_texts else 1
+    if parts > 1:
+        length = len(encoded.input_ids)
     trained_at = {index for start, end in encoded.spans for index in range(start, end)}
     tokens = [
         Token(
@@ -151,7 +154,8 @@ def tokens_of(
     ]
     trained = sum(token.trained for token in tokens)
     cut = sum(token.cut for token in tokens)
-    note = " ".join([_note(trained, cut, length), *_remarks_on(encoded)]).strip()
+    split = f"It is split into {parts} examples." if parts > 1 else ""
+    note = " ".join(filter(None, [_note(trained, cut, length), split, *_remarks_on(encoded)]))
     return ExampleView(example, records[0].row, encoded.text, tokens, len(tokens), trained, cut, note)
 
 
@@ -180,6 +184,8 @@ def measuring(
     recipe = Recipe().with_values(values or {})
     counts = yield from _counts(studio, key, model_id, recipe)
     length = recipe.data.max_length
+    if recipe.data.split_texts:
+        counts = counts.split(length)
     cut = counts.at(length)
     edges, bars = counts.histogram()
     of_file = _counts_of_file(studio, key)
@@ -258,6 +264,8 @@ def findings(
     recipe = Recipe().with_values(lengths[1])
     counts = jobs.drive(_counts(studio, key, lengths[0], recipe), lambda *_: None)
     length = recipe.data.max_length
+    if recipe.data.split_texts:
+        counts = counts.split(length)
     long = [
         (kind, int(place))
         for kind, places in _cut_positions(counts, length).items()

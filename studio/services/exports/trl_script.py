@@ -50,7 +50,8 @@ def read_rows(path):
             labels = [-100] * len(ids)
             for start, end in row["trained"]:
                 labels[start:end] = ids[start:end]
-            rows.append({"input_ids": ids[:MAX_LENGTH], "labels": labels[:MAX_LENGTH], "pack": row.get("pack")})
+            part = slice(row.get("from", 0), row.get("from", 0) + MAX_LENGTH)
+            rows.append({"input_ids": ids[part], "labels": labels[part], "pack": row.get("pack")})
     return rows
 
 

@@ -1,6 +1,7 @@
 """Token counts: exact, kept on disk, and what a cut costs."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -12,7 +13,8 @@ from studio.dataset.store import read_records
 from studio.dataset.tokens import cache as kept
 from studio.dataset.tokens import lengths
 from studio.dataset.tokens.counts import Counts
-from studio.dataset.tokens.encode import Encoder, Refused
+from studio.dataset.tokens.encode import Encoder, Refused, Tokenised
+from studio.dataset.tokens.remarks import Remark
 from studio.dataset.tokens.training_set import encode_dataset
 from studio.errors import BadInput
 from studio.recipe.fields import Data
@@ -237,3 +239,18 @@ def test_what_is_kept_is_bounded_and_what_was_used_longest_ago_goes_first(
     assert first.stat().st_mtime_ns == changed
     third = kept_for("three")
     assert sorted(tmp_path.glob("*.npz")) == sorted([first, third]) and not second.exists()
+
+
+def test_plain_texts_are_split_and_all_of_them_is_trained() -> None:
+    plain = np.array([0, int(Remark.PLAIN_TEXT), int(Remark.PLAIN_TEXT), 0], np.int32)
+    counts = replace(made_of(25, 25, 7, 0), remarks=plain)
+    parts = counts.split(10)
+    assert parts.rows.tolist() == [1, 2, 2, 2, 3, 4]
+    assert parts.totals.tolist() == [25, 10, 10, 5, 7, 0]
+    assert parts.offsets.tolist() == [0, 1, 2, 3, 4, 5, 5]
+    assert parts.starts.tolist() == [24, 0, 0, 0, 6] and parts.ends.tolist() == [25, 10, 10, 5, 7]
+    assert parts.records().tolist() == [0, 1, 1, 1, 2, 3]
+    assert parts.at(10).rows_cut == 1
+    item = Tokenised(2, list(range(25)), ((0, 25),), remarks=Remark.PLAIN_TEXT)
+    assert [part.input_ids for part in item.split(10)] == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
+    assert Tokenised(2, list(range(25)), ((3, 25),)).split(10) == [Tokenised(2, list(range(25)), ((3, 25),))]
