@@ -39,13 +39,15 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt. row: its row number if it is from a dataset's file; about: its category, in a word."""
+    """One prompt. row: its row number if it is from a dataset's file; about: its category, in a word; tools: the
+    functions that the model may call, as JSON schemas."""
 
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[dict[str, Any], ...]
     reference: str = ""
     check: Check | None = None
     about: str = ""
     row: int = 0
+    tools: tuple[dict[str, Any], ...] = ()
 
     @property
     def question(self) -> str:
@@ -113,13 +115,15 @@ def load(path: Path) -> list[Prompt]:
         try:
             value = json.loads(line)
             turns = value.get("messages") or [{"role": "user", "content": value["prompt"]}]
-            messages = tuple({"role": str(turn["role"]), "content": str(turn["content"])} for turn in turns)
+            messages = tuple(
+                {**turn, "role": str(turn["role"]), "content": str(turn.get("content") or "")} for turn in turns
+            )
+            tools = tuple(value.get("tools") or ())
         except (ValueError, KeyError, TypeError, AttributeError):
             raise BadInput(f"{where} is not a prompt: an object with prompt or messages is needed.") from None
         check = checked(value["check"], where) if value.get("check") else None
-        prompts.append(
-            Prompt(messages, str(value.get("reference", "")), check, value.get("about", ""), value.get("row", 0))
-        )
+        reference, about = str(value.get("reference", "")), value.get("about", "")
+        prompts.append(Prompt(messages, reference, check, about, value.get("row", 0), tools))
     return prompts
 
 

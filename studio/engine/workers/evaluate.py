@@ -119,7 +119,7 @@ def _ids(encoder: Encoder, data: Data, prompt: Prompt, record: Record | None) ->
         whole = encoder.encode([record])[0]
         if whole.spans:
             return whole.input_ids[: whole.spans[-1][0]]
-    return encoder.prompt_ids([dict(turn) for turn in prompt.messages])
+    return encoder.prompt_ids([dict(turn) for turn in prompt.messages], prompt.tools)
 
 
 def _longest(encoder: Encoder, prompt_set: PromptSet, prompts: Sequence[tuple[str, Prompt]]) -> int:

@@ -8,7 +8,7 @@ import json
 import re
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ def _set(studio: Studio, key: str, held_out: list[Record], limit: int) -> tuple[
 
 
 def _with_row(prompt: Prompt, row: int) -> Prompt:
-    return Prompt(prompt.messages, prompt.reference, prompt.check, prompt.about, row)
+    return replace(prompt, row=row)
 
 
 def _columns(studio: Studio, keys: Sequence[str]) -> tuple[list[Column], list[Source]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from studio import resources
-from studio.dataset.record import Record
+from studio.dataset.record import Record, shown
 from studio.dataset.store import iter_records
 from studio.errors import BadInput, NotFound
 from studio.evaluation import prompts as files
@@ -121,8 +121,8 @@ def of_record(record: Record) -> Prompt:
         return files.of_text(record.text)
     *before, last = record.messages
     if last["role"] != "assistant":
-        return Prompt(tuple(record.messages))
-    return Prompt(tuple(before), last["content"])
+        return Prompt(tuple(record.messages), tools=tuple(record.tools))
+    return Prompt(tuple(before), shown(last), tools=tuple(record.tools))
 
 
 def _without_answers(studio: Studio, checked: Checked, options: Options) -> Generator[Progress, None, Checked]:

@@ -171,11 +171,14 @@ def _file_name(name: str) -> str:
 
 
 def _conversations(studio: Studio, source: Source) -> list[list[dict[str, str]]]:
-    """Held-out conversations without their answers, the same ones for the same recipe."""
+    """Held-out conversations without their answers, the same ones for the same recipe.
+
+    Those with tools are left out: other programs may write tools in another way, which says nothing about the weights.
+    """
     conversations = [
         [dict(message) for message in record.messages[:-1]]
         for record in trained_weights.held_out(studio, source.id)
-        if len(record.messages) > 1
+        if len(record.messages) > 1 and not record.tools and all(len(message) == 2 for message in record.messages)
     ]
     random.Random(source.recipe.schedule.seed).shuffle(conversations)  # noqa: S311 no secret
     return conversations[:_ASKED]
