@@ -7,12 +7,11 @@ input, 1 any other failure; errors are one sentence on stderr.
 import gc
 import logging
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -25,6 +24,8 @@ from studio.cli import runs as run_commands
 from studio.cli import sharing as sharing_commands
 from studio.cli import users as user_commands
 from studio.cli.datasets import Json, Sets, pairs
+from studio.cli.show import follow as follow_run
+from studio.cli.show import show_doctor, show_estimate, show_run, show_usage
 from studio.errors import BadInput, StudioError, Unavailable
 from studio.recipe import Recipe, from_text
 from studio.redaction import guard_logs
@@ -114,7 +115,7 @@ def _serve(settings: Settings, sample: bool = False, is_open: bool = False) -> N
         elif sample:
             _prepare_sample(studio)
         address = f"http://{settings.host}:{settings.port}"
-        print(f"LoRA Studio: {address} (home {settings.home}; Ctrl-C stops it, runs continue)")
+        out.say(f"LoRA Studio: {address} (home {settings.home}; Ctrl-C stops it, runs continue)")
         serve_pages(studio, mode)
 
 
@@ -141,8 +142,13 @@ def serve_space() -> None:
     try:
         _serve(Settings.from_env(), sample=True)
     except StudioError as error:
-        print(f"studio: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_status) from None
+        _fail(error)
+
+
+def _fail(error: StudioError) -> NoReturn:
+    """Print an error and leave with its exit status."""
+    out.say(("studio:", "bad"), f" {error}", err=True)
+    raise SystemExit(error.exit_status) from None
 
 
 def _mode(settings: Settings, is_open: bool) -> Literal["hosted", "team"] | None:
@@ -184,7 +190,7 @@ def _prepare_sample(studio: Studio) -> None:
         with out.progress(quiet=False) as progress:
             model_service.add(studio, model_service.SAMPLE, progress)
     except StudioError as error:
-        print(f"studio: the sample model is not ready: {error}", file=sys.stderr)
+        out.say(f"studio: the sample model is not ready: {error}", err=True)
 
 
 def _port_is_free(settings: Settings) -> None:
@@ -257,7 +263,7 @@ def estimate(
         if dry_run:
             with out.progress(quiet=as_json) as progress:
                 dry_runs.run(studio, wanted, progress)
-        out.show_estimate(estimates.estimate(studio, wanted, room, ask_hub=True), as_json)
+        show_estimate(estimates.estimate(studio, wanted, room, ask_hub=True), as_json)
 
 
 def _method(name: str | None) -> list[str]:
@@ -290,8 +296,8 @@ def train(
             wanted = wanted.with_values({"name": name})
         info = run_service.start(studio, wanted)
         if follow:
-            info = out.follow(studio, info.id, quiet=as_json)
-        out.show_run(info, as_json)
+            info = follow_run(studio, info.id, quiet=as_json)
+        show_run(info, as_json)
     if follow and info.state not in ("completed", "stopped"):
         raise typer.Exit(1)
 
@@ -300,14 +306,14 @@ def train(
 def doctor(context: typer.Context, as_json: Json = False) -> None:
     """Check what this machine can do and what is missing."""
     with Keeper(context.obj) as studio:
-        out.show_doctor(doctor_service.examine(studio), as_json)
+        show_doctor(doctor_service.examine(studio), as_json)
 
 
 @app.command()
 def machine(context: typer.Context, as_json: Json = False) -> None:
     """Show how much of this machine is in use, and what uses its memory."""
     with Keeper(context.obj) as studio:
-        out.show_usage(usage.now(studio), as_json)
+        show_usage(usage.now(studio), as_json)
 
 
 def _recipe(
@@ -328,12 +334,20 @@ def _recipe(
     return recipe.with_values(values) if values else recipe
 
 
+class _Notices(logging.Handler):
+    """Prints log records to stderr, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            out.say(f"studio: {self.format(record)}", err=True)
+        except Exception:  # such as a closed stderr: logging must not end the work
+            self.handleError(record)
+
+
 def _print_notices() -> None:
     """Print what a studio logs about its home (such as a damaged database) to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("studio: %(message)s"))
     logger = logging.getLogger("studio.services.core")
-    logger.handlers, logger.propagate = [handler], False
+    logger.handlers, logger.propagate = [_Notices()], False
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -343,7 +357,6 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except StudioError as error:
-        print(f"studio: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_status) from None
+        _fail(error)
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -43,7 +43,9 @@ def chat(
         sides = participants.resolve(studio, [*against.split(","), run])
         turn = comparisons.ask(sides, prompt, sampling, system)
         conversations = comparisons.messages(comparisons.new_comparison(), turn)
-        *_, final = chats.ask(studio, sides, conversations, sampling, "command line")
+        with out.progress(as_json, watched=True) as progress:
+            for final in chats.ask(studio, sides, conversations, sampling, "command line"):
+                progress(final.status, 0, 0)
     show_answers(sides, final, as_json)
 
 
@@ -58,7 +60,7 @@ def show_answers(sides: list[Side], state: ChatState, as_json: bool) -> None:
         out.show_json({"answers": answers, "notes": list(state.notes)})
         return
     for side, answer in zip(sides, state.answers, strict=True):
-        print(f"[{side.title}, {answer.tokens} tokens, {answer.tokens_per_s:.1f} tokens/s]")
-        print(f"{comparisons.clean_text(answer.text)}\n")
+        out.heading(f"[{side.title}, {answer.tokens} tokens, {answer.tokens_per_s:.1f} tokens/s]")
+        out.say(f"{answer.text}\n")
     for note in state.notes:
-        print(note)
+        out.say(note)

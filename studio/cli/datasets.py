@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from studio.cli import output as out
+from studio.cli.show import show_check, show_dataset
 from studio.errors import BadInput
 from studio.services.core.keeper import Keeper
 from studio.services.core.studio import Studio
@@ -77,7 +78,7 @@ def check(
         finally:
             checks.discard(studio, checked.token)
     findings = [item.finding for item in page_items]
-    out.show_check(checked, findings, lengths, (model, time.monotonic() - started), as_json)
+    show_check(checked, findings, lengths, (model, time.monotonic() - started), as_json)
 
 
 def _write_rejects(studio: Studio, token: str, path: Path) -> None:
@@ -129,7 +130,7 @@ def datasets_add(
             info = dataset_service.add_sample(studio)
         else:
             info = dataset_service.add(studio, file, name, options, progress)
-    out.show_dataset(info, as_json)
+    show_dataset(info, as_json)
 
 
 @app.command("list")
@@ -146,7 +147,7 @@ def datasets_show(context: typer.Context, dataset: str, rows: int = 3, as_json: 
     """Show a dataset and its first rows."""
     with Keeper(context.obj) as studio:
         info = dataset_service.get(studio, dataset)
-        out.show_dataset(info, as_json, examples.rows(studio, info.id, 0, rows))
+        show_dataset(info, as_json, examples.rows(studio, info.id, 0, rows))
 
 
 def pairs(texts: list[str] | None) -> dict[str, str]:

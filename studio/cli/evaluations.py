@@ -1,7 +1,5 @@
 """The commands for evaluations and prompt sets; each calls the same service as the page."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -42,13 +40,14 @@ def evaluate(
     """Evaluate a run (or a checkpoint, RUN@STEP) against its base: loss, answers, and what was forgotten."""
     if to_file is not None and to_file.suffix not in _FORMS:
         raise BadInput(f"--out takes a name that ends in {' or '.join(_FORMS)}, not {to_file.name}.")
-    with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
-        started = evaluation_service.start(studio, run, sets or (), against or (), limit)
-        info = jobs.drive(evaluation_service.following(studio, started.id), progress)
-        if info.state != "completed":
-            raise StudioError(f"{info.message} {info.remedy}".strip())
-        if ask_judge:
-            jobs.drive(judge.judging(studio, info.id), progress)
+    with Keeper(context.obj) as studio:
+        with out.progress(quiet=as_json) as progress:
+            started = evaluation_service.start(studio, run, sets or (), against or (), limit)
+            info = jobs.drive(evaluation_service.following(studio, started.id), progress)
+            if info.state != "completed":
+                raise StudioError(f"{info.message} {info.remedy}".strip())
+            if ask_judge:
+                jobs.drive(judge.judging(studio, info.id), progress)
         _show(studio, info, to_file, as_json)
 
 
@@ -73,23 +72,26 @@ def _show(studio: Studio, info: EvaluationInfo, to_file: Path | None, as_json: b
     if to_file is not None:
         _write(studio, info, to_file)
     if as_json:
-        print(json.dumps(evaluation_service.as_dict(studio, info.id), ensure_ascii=False, indent=1))
+        out.show_json(evaluation_service.as_dict(studio, info.id))
         return
     if info.state != "completed":
-        print(f"Evaluation {info.id} of {info.name} is {info.state}. {info.message} {info.remedy}".rstrip())
+        rest = f". {info.message} {info.remedy}".rstrip()
+        out.say(f"Evaluation {info.id} of {info.name} is ", (info.state, info.state), rest)
         return
-    print(f"Evaluation {info.id} of {info.name}, in {info.path}")
+    out.say(f"Evaluation {info.id} of {info.name}, in {info.path}")
     for prompt_set in evaluation_service.result(studio, info.id).sets:
-        print(f"\n{prompt_set.title} ({prompt_set.prompts} prompts)")
+        out.heading(f"\n{prompt_set.title} ({prompt_set.prompts} prompts)")
         for column, sentence in prompt_set.sentences.items():
-            print(f"  {info.columns[column]}: {sentence}")
+            out.say(f"  {info.columns[column]}: {sentence}")
+        rows = []
         for score in prompt_set.scores:
             for column, difference in score.differences.items():
                 figures = f"{describe(score, 'base')} -> {describe(score, column)}"
-                print(f"    {score.label:<12} {figures:<24} {difference.word:<12} {evidence(score, column)}")
+                rows.append((score.label, figures, (difference.word, difference.word), evidence(score, column)))
+        out.grid(rows, "    {:<12} {:<24} {:<12} {}")
     judgement = evaluation_service.judgement(studio, info.id)
     if judgement:
-        print(f"\nJudge: {judgement['sentence']}")
+        out.say(f"\nJudge: {judgement['sentence']}")
 
 
 def _write(studio: Studio, info: EvaluationInfo, path: Path) -> None:
@@ -98,7 +100,7 @@ def _write(studio: Studio, info: EvaluationInfo, path: Path) -> None:
         path.write_text(evaluation_page.share(studio, info.id, path.suffix[1:]), encoding="utf-8")
     except OSError as error:
         raise BadInput(f"{path} cannot be written: {error.strerror}.") from None
-    print(f"Wrote {path}", file=sys.stderr)
+    out.say(f"Wrote {path}", err=True)
 
 
 @prompts_app.command("add")

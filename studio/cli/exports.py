@@ -10,9 +10,10 @@ from studio.cli.datasets import Json
 from studio.errors import BadInput, StudioError
 from studio.services.core.keeper import Keeper
 from studio.services.core.states import FINAL
+from studio.services.core.studio import Studio
 from studio.services.exports import downloads
 from studio.services.exports import exports as export_service
-from studio.services.exports.exports import ExportRequest
+from studio.services.exports.exports import ExportInfo, ExportRequest
 from studio.services.models import adapters, combining
 
 app = typer.Typer(help="Adapters that were combined or imported, not trained by a run.", no_args_is_help=True)
@@ -34,9 +35,7 @@ def export(
     with Keeper(context.obj) as studio, out.progress(quiet=as_json) as progress:
         info = export_service.start(studio, source, to, ExportRequest(to, dtype, shard, quant))
         try:
-            while info.state not in FINAL:
-                progress(info.doing or "Starting", info.done, info.of)
-                info = export_service.pause(studio, info.id)
+            info = _wait(studio, info, progress)
         except KeyboardInterrupt:
             export_service.cancel(studio, info.id)
             raise
@@ -44,6 +43,14 @@ def export(
             raise StudioError(info.message)
         path = downloads.copy_to(studio, info.id, to_folder) if to_folder else Path(str(info.path))
     out.show(info, f"Exported to {path}\n{info.parity}".strip(), as_json, {"path": str(path)})
+
+
+def _wait(studio: Studio, info: ExportInfo, progress: out.Report) -> ExportInfo:
+    """Wait until an export is over, showing its progress."""
+    while info.state not in FINAL:
+        progress(info.doing or "Starting", info.done, info.of)
+        info = export_service.pause(studio, info.id)
+    return info
 
 
 def exports(
@@ -57,7 +64,8 @@ def exports(
         if delete:
             export_service.delete(studio, delete)
         if again:
-            export_service.wait(studio, export_service.again(studio, again).id)
+            with out.progress(as_json, watched=True) as progress:
+                _wait(studio, export_service.again(studio, again), progress)
         items = export_service.list_exports(studio)
         columns = ("id", "source", "kind", "about", "state", "size", "path", "message")
         out.table(items, columns, as_json, "exports")

@@ -1,392 +1,169 @@
-"""Output of the command line: plain lines for people, one JSON object for programs."""
+"""Building blocks of the command line's output: lines and tables for people, JSON for programs, progress.
+
+On a terminal rich draws them, within the width of the window (terminal.py and bar.py, which are imported only there).
+Everywhere else they are plain text: one line per row, no escape codes, nothing cut to a width. Control characters in
+texts are replaced in both.
+"""
 
 import contextlib
 import json
+import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from string import Formatter
+from typing import Any, TextIO
 
-from studio.services.core.studio import Studio
-from studio.services.data.checks import FAULTS, Checked, Finding, Use
-from studio.services.data.datasets import DatasetInfo, verdict_of
-from studio.services.data.examples import LengthView
-from studio.services.host.doctor import Finding as MachineFinding
-from studio.services.host.usage import Usage
-from studio.services.planning.estimates import Estimate
-from studio.services.runs import history
-from studio.services.runs import runs as run_service
-from studio.services.runs.history import Story
-from studio.services.runs.runs import RunInfo
-from studio.services.runs.trash import Emptied
+from studio.services.chat.comparisons import clean_text
 
-GIB = 2**30
-_SHOWN = 20
-_REJECTED = ("row", "kind", "field", "reason", "fix", "held_out")
+# A text, or a text and its style on a terminal (terminal.py lists the styles).
+Part = str | tuple[str, str]
+Report = Callable[[str, int, int], None]
+_LONGEST = 60  # of a cell in plain text
+_BREAKS = str.maketrans("\n\t", "  ")
 
 
-def _json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=1))
+def on_terminal(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that can move its cursor and show every character."""
+    if not stream.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+        return False
+    return (stream.encoding or "").lower().startswith("utf")
+
+
+def clean(text: str) -> str:
+    """A text that can be printed: control characters other than tabs and line ends are replaced by visible ones."""
+    return clean_text(text.replace("\r\n", "\n"))
+
+
+def clean_line(text: str) -> str:
+    """A text for one line: `clean`, with spaces for tabs and line ends."""
+    return clean(text).translate(_BREAKS)
 
 
 def show_json(value: Any) -> None:
     """Print one JSON object."""
-    _json(value)
+    print(json.dumps(value, ensure_ascii=False, indent=1))
 
 
 def show(info: Any, words: str, as_json: bool, extra: dict[str, Any] | None = None) -> None:
     """Print one item: its JSON (with `extra`), or the sentence `words`."""
-    _json(asdict(info) | (extra or {})) if as_json else print(words)
+    if as_json:
+        show_json(asdict(info) | (extra or {}))
+    else:
+        say(words)
+
+
+def say(*parts: Part, err: bool = False) -> None:
+    """Print a line made of parts; err: to stderr."""
+    stream = sys.stderr if err else sys.stdout
+    cleaned = [_clean_part(part, clean) for part in parts]
+    if any(isinstance(part, tuple) for part in parts) and on_terminal(stream):
+        from studio.cli import terminal
+
+        terminal.line(stream, cleaned)
+    else:
+        print("".join(map(_words, cleaned)), file=stream)
+
+
+def heading(text: str) -> None:
+    """Print a heading."""
+    say((text, "heading"))
+
+
+def grid(rows: Sequence[Sequence[Part]], form: str, err: bool = False) -> None:
+    """Print rows without headings. form: the plain form of a row; a field with > is right-aligned."""
+    stream = sys.stderr if err else sys.stdout
+    cleaned = [[_clean_part(part, clean_line) for part in row] for row in rows]
+    if rows and on_terminal(stream):
+        from studio.cli import terminal
+
+        fields = [(before, spec or "") for before, name, spec, _ in Formatter().parse(form) if name is not None]
+        terminal.grid(stream, cleaned, [">" in spec for _, spec in fields], indent=len(fields[0][0]))
+        return
+    for row in cleaned:
+        print(form.format(*map(_words, row)).rstrip(), file=stream)
 
 
 def table(items: Sequence[Any], columns: Sequence[str], as_json: bool, name: str) -> None:
-    """Print items as aligned columns, or as JSON under the key `name`."""
+    """Print items as a table with these columns, or as JSON under the key `name`."""
     rows = [asdict(item) for item in items]
     if as_json:
-        _json({name: rows})
-        return
-    if not rows:
+        show_json({name: rows})
+    elif not rows:
         print(f"No {name} yet.")
-        return
-    cells = [[column for column in columns]] + [[_cell(row[column]) for column in columns] for row in rows]
-    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
-    for line in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    elif on_terminal(sys.stdout):
+        from studio.cli import terminal
+
+        values = {column: [row[column] for row in rows] for column in columns}
+        cells = {column: [clean_line(_text(value)) for value in these] for column, these in values.items()}
+        terminal.table(sys.stdout, cells, [column for column, these in values.items() if _are_numbers(these)])
+    else:
+        # Not by rich, which takes a thousand times as long.
+        lines = [list(columns)] + [[clean_line(cell(row[column])) for column in columns] for row in rows]
+        widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+        for line in lines:
+            print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as a cell in plain text, at most 60 characters of a text."""
+    text = str(value) if isinstance(value, dict) else _text(value)
+    return text if len(text) <= _LONGEST or isinstance(value, (float, list, tuple)) else text[: _LONGEST - 3] + "..."
+
+
+def _text(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.4f}"
+    if isinstance(value, dict):
+        value = list(value.values())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
-    text = f"{value:,}" if isinstance(value, int) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def show_check(
-    checked: Checked,
-    findings: Sequence[Finding],
-    lengths: LengthView | None,
-    measured: tuple[str | None, float],
-    as_json: bool,
-) -> None:
-    """Print the result of `check`. measured: the model whose tokens were counted, and the seconds the check took."""
-    report, (model, seconds) = checked.report, measured
-    verdict = lengths.verdict if lengths else verdict_of(checked)
-    if as_json:
-        extra = {"model": model, "verdict": asdict(verdict), "seconds": round(seconds, 3)}
-        _json(_check_json(checked, findings, lengths) | extra)
-        return
-    print(f"Format {report.format}: {report.why} ({report.note}).")
-    print(_uses("Columns", report.column_uses))
-    if report.key_uses:
-        print(_uses("Message keys", report.key_uses))
-    for item in findings[:_SHOWN]:
-        where = f", field {item.field}" if item.field else ""
-        place = f"held-out row {item.row}" if item.held_out else f"row {item.row}"
-        print(f"  {place}{where}: {item.reason}; {item.fix}")
-    if len(findings) > _SHOWN:
-        print(f"  and {len(findings) - _SHOWN:,} more; --rejects FILE.csv writes all rows that are left out")
-    if lengths:
-        sizes = lengths.tokens
-        print(
-            f"Tokens for {model}: {sizes['total']:,}, {sizes['trained']:,} of them trained; an example has "
-            f"{sizes['min']:,} to {sizes['max']:,}, half of them up to {sizes['p50']:,}, 95% up to {sizes['p95']:,}."
-        )
-        for remark in lengths.remarks:
-            print(f"{remark.examples:,} examples: {remark.text}; {remark.fix}.")
-        if lengths.refused[0]:
-            print(f"{lengths.refused[0]:,} rows are refused by the template. {lengths.refused[1]}")
-    print(verdict.text)
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(value is None or isinstance(value, (int, float)) for value in values)
 
 
-def _check_json(checked: Checked, findings: Sequence[Finding], lengths: LengthView | None) -> dict[str, Any]:
-    report = checked.report
-    rejected = [item for item in findings if FAULTS[item.kind].left_out]
-    return {
-        "format": report.format,
-        "why": report.why,
-        "note": report.note,
-        "columns": [_use(use) for use in report.column_uses],
-        "message_keys": [_use(use) for use in report.key_uses],
-        "mapping": report.mapping,
-        "rows": report.rows,
-        "ok": report.ok,
-        "held_out": report.held_out,
-        "rejected": [{name: getattr(item, name) for name in _REJECTED} for item in rejected],
-        "duplicates": report.counts.get("duplicate", 0),
-        "near_duplicates": report.counts.get("near_duplicate", 0),
-        "leaks": report.counts.get("leak", 0),
-        "tokens": lengths.tokens if lengths else None,
-        "max_length": lengths.max_length if lengths else None,
-        "truncated": lengths.rows_cut if lengths else None,
-        "answers_lost": lengths.answers_lost if lengths else None,
-        "untrained": lengths.rows_untrained if lengths else None,
-        "examples": lengths.examples if lengths else None,
-        "refused": {"rows": lengths.refused[0], "reason": lengths.refused[1]} if lengths else None,
-        "remarks": [asdict(remark) for remark in lengths.remarks] if lengths else None,
-        "thinking_left_out": lengths.left_out if lengths else None,
-        "sha256": report.sha256,
-    }
+def _words(part: Part) -> str:
+    return part if isinstance(part, str) else part[0]
 
 
-def _use(use: Use) -> dict[str, Any]:
-    """What became of a column or message key, as in the JSON of `check`."""
-    words = use.use if use.status == "used" else f"{use.status}: {use.use}"
-    return {"name": use.name, "use": words, "rows": use.rows}
-
-
-def _uses(what: str, uses: Sequence[Use]) -> str:
-    """One line on columns or message keys: each with where it went."""
-    parts = [f"{item['name']} ({item['use']}, {item['rows']:,})" for item in map(_use, uses)]
-    return f"{what}: {', '.join(parts)}"
-
-
-def show_dataset(info: DatasetInfo, as_json: bool, rows: Sequence[dict[str, Any]] | None = None) -> None:
-    """Print a dataset, and its rows if given."""
-    if as_json:
-        _json(asdict(info) | ({"first": list(rows)} if rows is not None else {}))
-        return
-    refused = f"; {info.rejected:,} could not be used" if info.rejected else ""
-    apart = f", {info.held_out:,} of them held out" if info.held_out else ""
-    print(f"{info.name}: {info.rows:,} rows{apart}{refused}. Format {info.format}: {info.why}.")
-    print(f"id {info.id[:12]} in {info.path}")
-    for row in rows or []:
-        print(f"\n#{row['row']}\n{row['prompt']}\n  -> {row['answer']}")
-
-
-def show_estimate(estimate: Estimate, as_json: bool) -> None:
-    """Print a memory estimate item by item, with warnings and fixes."""
-    if as_json:
-        _json(asdict(estimate) | {"items": {item.key: item.bytes for item in estimate.items}})
-        return
-    for item in estimate.items:
-        print(f"{item.label:20} {item.bytes / GIB:8.3f} GiB  {item.note}")
-    verdict = "fits" if estimate.fits else "does not fit"
-    room = f"{estimate.available / GIB:.1f} GiB free on {estimate.device}"
-    print(f"{'Total':20} {estimate.total / GIB:8.3f} GiB  {verdict} in the {room}")
-    share = estimate.trainable / estimate.parameters
-    print(f"{estimate.trainable:,} of {estimate.parameters:,} parameters are trained ({share:.2%})")
-    if (dry := estimate.dry_run) and estimate.exact:
-        print(
-            f"Measured in a dry run: {dry.measured / GIB:.3f} GiB (predicted {dry.predicted / GIB:.3f}), "
-            f"{dry.step_seconds:.2f} s for a step of {dry.rows} of the longest examples, {dry.length} tokens"
-        )
-    elif dry:
-        print(f"Corrected by a dry run of a similar recipe: temporary memory is multiplied by {dry.correction:.2f}")
-    if estimate.minutes:
-        print(f"About {estimate.minutes:,.1f} minutes for {estimate.steps:,} steps ({estimate.minutes_from})")
-    if estimate.fits:
-        print(f"Batches up to {estimate.largest_batch:,} fit, or max_length up to {estimate.longest_length:,}")
-    for line in estimate.warnings:
-        print(f"- {line}")
-    for fix in estimate.fixes:
-        enough = " It then fits." if fix.enough else ""
-        settings = " ".join(f"--set {name}={_setting(value)}" for name, value in fix.values.items())
-        print(f"- {fix.words}: {fix.saved / GIB:.1f} GiB less, {fix.price}.{enough}  {settings}")
-
-
-def _setting(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _run_json(info: RunInfo) -> dict[str, Any]:
-    return run_service.as_dict(info)
-
-
-def show_run(info: RunInfo, as_json: bool) -> None:
-    """Print one run."""
-    if as_json:
-        _json(_run_json(info))
-        return
-    place = f", number {info.position} in the queue" if info.position else ""
-    print(f"{info.name} ({info.id}): {info.state}{place}, {info.message}")
-    print(f"step {info.step} of {info.total_steps}, loss {_cell(info.loss)}, evaluation loss {_cell(info.eval_loss)}")
-    print(f"model {info.model}, dataset {info.dataset}, in {info.path}")
-    if info.remedy:
-        print(info.remedy)
-
-
-def show_story(story: Story, as_json: bool) -> None:
-    """Print everything about a run: states, workers, checkpoints, samples, recipe, log."""
-    if as_json:
-        _json(history.as_dict(story))
-        return
-    show_run(story.run, as_json=False)
-    if story.run.cause:
-        print(f"cause {story.run.cause}; {story.run.resume_hint}".rstrip("; "))
-    print(f"dataset sha256 {story.dataset.get('sha256', '-')}")
-    if story.predicted or story.measured:
-        print(f"memory: predicted {_gib(story.predicted)}, measured {_gib(story.measured)}")
-    if story.run.plan.get("engine"):
-        print(f"engine {story.run.plan['engine']}: {story.run.plan.get('engine_why', '')}")
-    print("\nWhat happened")
-    for event in story.states:
-        print(f"  {_when(event.time)}  {event.state}  {event.message}".rstrip())
-    print("\nWorkers")
-    for attempt in story.attempts:
-        state = "alive" if attempt.alive else attempt.state or "not started"
-        where = (
-            f"pid {attempt.pid} on {attempt.host or 'this machine'}, {attempt.device or 'no device yet'}"
-            if attempt.pid
-            else ""
-        )
-        where += f", {_gib(attempt.memory)} of RAM when last seen" if attempt.memory else ""
-        print(f"  {attempt.number}: {state}  {where}  {attempt.message}".rstrip())
-        if attempt.versions:
-            print("     " + ", ".join(f"{name} {version}" for name, version in attempt.versions.items()))
-    print("\nCheckpoints" if story.checkpoints else "\nNo checkpoints")
-    for point in story.checkpoints:
-        print(f"  step {point.step}: {point.bytes / 2**20:.1f} MiB, {point.fault or 'whole'}")
-    for sample in story.samples:
-        print(f"\nSample at step {sample.get('step')}\n  {sample.get('prompt')}\n  -> {sample.get('answer')}")
-    if story.webhook:
-        print(f"\nWebhook: {story.webhook}")
-    print(f"\nRecipe\n{story.recipe.rstrip()}")
-    if story.log:
-        print("\nLast lines of the log\n" + "\n".join(story.log))
-
-
-def _gib(value: int | None) -> str:
-    return "-" if value is None else f"{value / GIB:.3f} GiB"
-
-
-def _when(moment: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
-
-
-def show_runs(infos: Sequence[RunInfo], as_json: bool, notices: Sequence[str] = ()) -> None:
-    """Print a list of runs. Notices are on stderr already; the JSON includes them for programs."""
-    if as_json:
-        _json({"runs": [_run_json(info) for info in infos]} | ({"notices": list(notices)} if notices else {}))
-        return
-    columns = ("id", "name", "state", "position", "cause", "step", "total_steps", "loss", "eval_loss")
-    table(infos, (*columns, "model", "dataset", "tags", "bytes"), False, "runs")
-
-
-def show_labels(info: RunInfo, as_json: bool) -> None:
-    """Print a run's name, star, tags and notes."""
-    if as_json:
-        _json(_run_json(info))
-        return
-    tags = ", ".join(info.tags) or "no tags"
-    print(f"{info.name} ({info.id}): {'starred, ' if info.starred else ''}{tags}")
-    if info.notes:
-        print(info.notes)
-
-
-def show_moved(infos: Sequence[RunInfo], words: str, as_json: bool) -> None:
-    """Print runs that were moved into the trash or out of it."""
-    if as_json:
-        show_runs(infos, True)
-        return
-    for info in infos:
-        print(f"{info.name} ({info.id}) {words}.")
-
-
-def show_trash(infos: Sequence[RunInfo]) -> None:
-    """Print the runs in the trash and how much disk space they take."""
-    for info in infos:
-        print(f"{info.name} ({info.id}): {_size(info.bytes)}")
-    print(f"{len(infos):,} runs, {_size(sum(info.bytes or 0 for info in infos))}")
-
-
-def show_emptied(emptied: Emptied, as_json: bool) -> None:
-    """Print which runs were deleted, and which were kept and why."""
-    if as_json:
-        kept = [{"name": name, "reason": reason} for name, reason in emptied.kept]
-        _json({"freed": emptied.freed, "deleted": emptied.deleted, "kept": kept})
-        return
-    print(f"{len(emptied.deleted):,} runs deleted, {_size(emptied.freed)} freed.")
-    for name, reason in emptied.kept:
-        print(f"{name} was kept: {reason}")
-
-
-def _size(count: int | None) -> str:
-    if count is None:
-        return "-"
-    return f"{count / GIB:.2f} GiB" if count >= GIB else f"{count / 2**20:.2f} MiB"
-
-
-def follow(studio: Studio, run_id: str, quiet: bool) -> RunInfo:
-    """Wait for a run to end and print each step to stderr. Leaving with Ctrl-C does not affect the run."""
-    cursor, doing = 0, ""
-    while True:
-        info = run_service.get(studio, run_id)
-        news = run_service.points(studio, run_id, cursor)
-        cursor = news.after
-        if not quiet:
-            if info.doing and info.doing != doing:
-                print(info.doing, file=sys.stderr)
-            doing = info.doing
-            for point in news.metrics:
-                speed = f", {point['tokens_per_s']:.0f} tokens/s" if point["tokens_per_s"] else ""
-                print(f"step {point['step']}/{info.total_steps}  loss {_cell(point['loss'])}{speed}", file=sys.stderr)
-            for point in news.evals:
-                print(f"step {point['step']}  evaluation loss {_cell(point['eval_loss'])}", file=sys.stderr)
-        if info.final:
-            return info
-        time.sleep(0.5)
+def _clean_part(part: Part, cleaned: Callable[[str], str]) -> Part:
+    return cleaned(part) if isinstance(part, str) else (cleaned(part[0]), part[1])
 
 
 @contextlib.contextmanager
-def progress(quiet: bool, watched: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress(what, done, of) callback that writes one line to stderr, rewritten in place on a terminal.
+def progress(quiet: bool, watched: bool = False) -> Iterator[Report]:
+    """A progress(what, done, of) callback that shows a bar on a terminal, and elsewhere writes each `what` to stderr.
 
-    quiet: write nothing; watched: write only on a terminal.
+    quiet: write nothing; watched: only on a terminal.
     """
-    last = ""
-    terminal = sys.stderr.isatty()
-    quiet = quiet or (watched and not terminal)
+    terminal = on_terminal(sys.stderr)
+    if quiet or (watched and not terminal):
+        yield lambda what, done, of: None
+    elif terminal:
+        from studio.cli.bar import Bar
 
-    def report(what: str, done: int, of: int) -> None:
-        nonlocal last
-        if quiet or not what:
-            return
-        size = ""
-        if of > 10**6 or (not of and done > 10**6):
-            size = f" {done / 2**20:.0f}" + (f" of {of / 2**20:.0f} MiB" if of else " MiB")
-        elif of:
-            size = f" {done / of:.0%}"
-        if terminal:
-            print(f"\r\x1b[K{what}{size}", end="", file=sys.stderr, flush=True)
-        elif what != last:
-            print(what, file=sys.stderr, flush=True)
-        last = what
+        with Bar(sys.stderr) as bar:
+            yield lambda what, done, of: bar.update(clean_line(what), done, of, _amount(done, of)) if what else None
+    else:
+        last = ""
 
-    try:
+        def report(what: str, done: int, of: int) -> None:
+            nonlocal last
+            if what and what != last:
+                say(what, err=True)
+                sys.stderr.flush()
+                last = what
+
         yield report
-    finally:
-        if terminal and last:
-            print(file=sys.stderr)
 
 
-def show_doctor(findings: Sequence[MachineFinding], as_json: bool) -> None:
-    """Print the doctor's findings."""
-    if as_json:
-        _json({"findings": [asdict(item) for item in findings]})
-        return
-    for item in findings:
-        print(f"{'ok ' if item.ok else '!! '} {item.name}: {item.text}")
-
-
-def show_usage(usage: Usage, as_json: bool) -> None:
-    """Print how much of the machine is in use now, and by which processes."""
-    sample = usage.samples[-1]
-    if as_json:
-        _json(asdict(sample) | {"holders": [asdict(holder) for holder in usage.holders]})
-        return
-    print(f"processor  {100 * sample.cpu:.0f} % in use")
-    lines = [("memory", sample.memory_used, sample.memory_total), ("disk", sample.disk_used, sample.disk_total)]
-    if sample.gpu_used is not None and sample.gpu_total is not None:
-        lines.insert(0, ("GPU memory", sample.gpu_used, sample.gpu_total))
-    for name, used, total in lines:
-        print(f"{name:10} {used / GIB:.1f} of {total / GIB:.1f} GiB")
-    for holder in usage.holders:
-        gpu = "" if holder.gpu is None else f", GPU {holder.gpu / GIB:.1f} GiB"
-        print(f"  {holder.memory / GIB:6.1f} GiB  {holder.name}{gpu}")
+def _amount(done: int, of: int) -> str:
+    """How far something is: MiB if it is that large, else a percentage."""
+    if of > 10**6 or (not of and done > 10**6):
+        return f"{done / 2**20:.0f}" + (f" of {of / 2**20:.0f} MiB" if of else " MiB")
+    return f"{done / of:.0%}" if of else ""

@@ -7,6 +7,7 @@ import typer
 
 from studio.cli import output as out
 from studio.cli.datasets import Json
+from studio.cli.show import show_emptied, show_labels, show_moved, show_run, show_runs, show_story, show_trash
 from studio.errors import BadInput
 from studio.services.core.keeper import Keeper
 from studio.services.runs import history, labels, queue, resuming, run_list, trash
@@ -38,32 +39,37 @@ def runs(
         return
     with Keeper(context.obj) as studio:
         if rebuild:
-            count = run_service.rebuild(studio)
-            print(f"Rebuilt the index of {count} runs.", file=sys.stderr)
+            with out.progress(as_json, watched=True) as progress:
+                progress("Rebuilding the index of the runs", 0, 0)
+                count = run_service.rebuild(studio)
+            out.say(f"Rebuilt the index of {count} runs.", err=True)
         query = Query(search, state, model, dataset, tag, starred, in_trash, sort, limit=run_list.MOST)
         infos = run_list.find_every(studio, query)
-        out.show_runs(infos, as_json, studio.notices)
+        show_runs(infos, as_json, studio.notices)
 
 
 @app.command("show")
 def show(context: typer.Context, run: str, as_json: Json = False) -> None:
     """Show everything about a run: recipe, states, workers, checkpoints, memory, last log lines."""
     with Keeper(context.obj) as studio:
-        out.show_story(history.story_of(studio, run), as_json)
+        with out.progress(as_json, watched=True) as progress:
+            progress("Reading the run and verifying its checkpoints", 0, 0)
+            story = history.story_of(studio, run)
+        show_story(story, as_json)
 
 
 @app.command("rename")
 def rename(context: typer.Context, run: str, name: str, as_json: Json = False) -> None:
     """Rename a run."""
     with Keeper(context.obj) as studio:
-        out.show_labels(labels.rename(studio, run, name), as_json)
+        show_labels(labels.rename(studio, run, name), as_json)
 
 
 @app.command("note")
 def note(context: typer.Context, run: str, text: str, as_json: Json = False) -> None:
     """Set the note of a run; an empty one ("") removes it."""
     with Keeper(context.obj) as studio:
-        out.show_labels(labels.note(studio, run, text), as_json)
+        show_labels(labels.note(studio, run, text), as_json)
 
 
 @app.command("tag")
@@ -75,7 +81,7 @@ def tag(
 ) -> None:
     """Set the tags of a run, replacing the ones it has."""
     with Keeper(context.obj) as studio:
-        out.show_labels(labels.tag(studio, run, ",".join(tags or [])), as_json)
+        show_labels(labels.tag(studio, run, ",".join(tags or [])), as_json)
 
 
 @app.command("star")
@@ -87,21 +93,21 @@ def star(
 ) -> None:
     """Star a run."""
     with Keeper(context.obj) as studio:
-        out.show_labels(labels.star(studio, run, not off), as_json)
+        show_labels(labels.star(studio, run, not off), as_json)
 
 
 @app.command("trash")
 def throw(context: typer.Context, runs: list[str], as_json: Json = False) -> None:
     """Move finished runs into the trash; `studio runs --trash` lists it, `studio runs restore` takes them out."""
     with Keeper(context.obj) as studio:
-        out.show_moved([trash.throw(studio, run) for run in runs], "is in the trash", as_json)
+        show_moved([trash.throw(studio, run) for run in runs], "is in the trash", as_json)
 
 
 @app.command("restore")
 def restore(context: typer.Context, runs: list[str], as_json: Json = False) -> None:
     """Take runs out of the trash."""
     with Keeper(context.obj) as studio:
-        out.show_moved([trash.restore(studio, run) for run in runs], "is out of the trash", as_json)
+        show_moved([trash.restore(studio, run) for run in runs], "is out of the trash", as_json)
 
 
 @app.command("empty-trash")
@@ -116,10 +122,10 @@ def empty_trash(
         if trashed and not yes:
             if as_json or not sys.stdin.isatty():
                 raise BadInput("Deleting runs for good needs a yes: studio runs empty-trash --yes")
-            out.show_trash(trashed)
+            show_trash(trashed)
             if not typer.confirm("Delete them for good?"):
                 return
-        out.show_emptied(trash.empty(studio, [info.id for info in trashed]), as_json)
+        show_emptied(trash.empty(studio, [info.id for info in trashed]), as_json)
 
 
 def stop(
@@ -132,7 +138,7 @@ def stop(
 ) -> None:
     """Ask a run to save a checkpoint and stop; `studio resume` continues it."""
     with Keeper(context.obj) as studio:
-        out.show_run((run_service.cancel if cancel else run_service.stop)(studio, run), as_json)
+        show_run((run_service.cancel if cancel else run_service.stop)(studio, run), as_json)
 
 
 def resume(
@@ -151,7 +157,7 @@ def resume(
             info = resuming.resume(studio, run, force)
         else:
             info = resuming.extend(studio, run, epochs, steps, force)
-        out.show_run(info, as_json)
+        show_run(info, as_json)
 
 
 @queue_app.command("move")
@@ -176,7 +182,7 @@ def move(
             info = queue.first(studio, run)
         else:
             info = queue.reorder(studio, run, before)
-        out.show_run(info, as_json)
+        show_run(info, as_json)
 
 
 @queue_app.command("list")
@@ -184,4 +190,4 @@ def waiting(context: typer.Context, as_json: Json = False) -> None:
     """List the waiting runs, the next to start first."""
     with Keeper(context.obj) as studio:
         queued = [info for info in run_service.list_runs(studio) if info.state == "queued"]
-        out.show_runs(sorted(queued, key=lambda info: info.position), as_json, studio.notices)
+        show_runs(sorted(queued, key=lambda info: info.position), as_json, studio.notices)

@@ -80,7 +80,7 @@ def reproduce(
         }
         out.show_json(info | {"notes": list(reproduction.notes)})
         return
-    print(f"{path}\nWithout the studio: {reproduction.plain}\nWith it: {reproduction.command}")
+    out.say(f"{path}\nWithout the studio: {reproduction.plain}\nWith it: {reproduction.command}")
 
 
 def _run_with_progress(steps: Any, progress: Any) -> Any:
@@ -95,11 +95,10 @@ def _run_with_progress(steps: Any, progress: Any) -> Any:
 
 def _show(preview: publishing.Preview) -> None:
     visibility = "private" if preview.private else "PUBLIC"
-    print(f"To {preview.hub}/{preview.repo} ({visibility}), {preview.size:,} bytes:", file=sys.stderr)
-    for name, size in preview.files:
-        print(f"  {name}  {size:,}", file=sys.stderr)
+    out.say(f"To {preview.hub}/{preview.repo} ({visibility}), {preview.size:,} bytes:", err=True)
+    out.grid([(name, f"{size:,}") for name, size in preview.files], "  {}  {:>}", err=True)
     for warning in preview.warnings:
-        print(f"  Note: {warning}", file=sys.stderr)
+        out.say(f"  Note: {warning}", err=True)
 
 
 def _ask() -> str:

@@ -348,10 +348,3 @@ def pause(studio: Studio, export_id: str) -> ExportInfo:
     """The state of an export after a short wait."""
     time.sleep(_POLL)
     return get(studio, export_id)
-
-
-def wait(studio: Studio, export_id: str) -> ExportInfo:
-    """Wait until an export is over."""
-    while (info := get(studio, export_id)).state not in FINAL:
-        time.sleep(_POLL)
-    return info

@@ -52,6 +52,7 @@ HOMES = {
     "argon2": {"services"},
     "subprocess": {"launch", "hub", "machine"},
     "psutil": {"launch", "machine", "rundir"},
+    "rich": {"cli"},
     "pynvml": {"machine"},
     "tensorboard": {"services"},
     "pyarrow": {"dataset"},
