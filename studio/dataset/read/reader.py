@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from studio.dataset.read import file_types
-from studio.dataset.read.csv_file import Table
-from studio.dataset.read.decoding import Text, Undecodable, wide_encoding
-from studio.dataset.read.encodings import Proposal
-from studio.dataset.read.json_file import many_objects, read_json, read_jsonl
+from studio.dataset.read.arrow.parquet_file import MAGIC, Parquet
 from studio.dataset.read.limits import Limits, limit
-from studio.dataset.read.parquet_file import MAGIC, Parquet
 from studio.dataset.read.rows import Finding, Row
 from studio.dataset.read.source import MIB, Bytes
+from studio.dataset.read.table.csv_file import Table
+from studio.dataset.read.text.decoding import Text, Undecodable, wide_encoding
+from studio.dataset.read.text.encodings import Proposal
+from studio.dataset.read.text.json_file import many_objects, read_json, read_jsonl
 from studio.errors import BadInput
 
 __all__ = ["KINDS", "Proposal", "ReadOptions", "Source", "Undecodable", "open_rows"]

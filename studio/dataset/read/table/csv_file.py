@@ -4,12 +4,12 @@ import csv
 import re
 from collections.abc import Iterator
 
-from studio.dataset.read.decoding import Text
-from studio.dataset.read.dialect import LINE_END, Dialect, delimiter_of, find_dialect
 from studio.dataset.read.limits import Limits, limit
 from studio.dataset.read.rows import Finding, Row
 from studio.dataset.read.source import MIB
 from studio.dataset.read.strict import check_row, too_long, unreadable
+from studio.dataset.read.table.dialect import LINE_END, Dialect, delimiter_of, find_dialect
+from studio.dataset.read.text.decoding import Text
 from studio.errors import BadInput
 
 _CHECK = "check the quotes and separators of this record"

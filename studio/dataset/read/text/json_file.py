@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from studio.dataset.read.decoding import Text
 from studio.dataset.read.limits import Limits, limit
 from studio.dataset.read.rows import Finding, Row
 from studio.dataset.read.source import MIB
 from studio.dataset.read.strict import RowError, check_row, too_deep, too_long, unreadable
+from studio.dataset.read.text.decoding import Text
 from studio.errors import BadInput
 
 # An error this close to the end of the text read so far may only mean that the text is incomplete.

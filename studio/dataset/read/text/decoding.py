@@ -7,8 +7,8 @@ import codecs
 import re
 from collections.abc import Iterator
 
-from studio.dataset.read.encodings import Proposal, candidates, propose
 from studio.dataset.read.source import Bytes
+from studio.dataset.read.text.encodings import Proposal, candidates, propose
 from studio.errors import BadInput
 
 # Byte order marks, the codec that strips each, and its display name. Longer marks come first.

@@ -1,0 +1,1 @@
+"""Readers for csv and tsv files."""

@@ -1,0 +1,1 @@
+"""Decoding of text files, and readers for JSON."""
