@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from studio.dataset.read.rows import Kind
 
@@ -32,7 +33,8 @@ class WrittenNumber(float):
 
 
 def as_text(value: Any, field: str) -> str:
-    """Convert a value to text: texts as they are, numbers as written, dates in ISO 8601, lists and objects as JSON.
+    """Convert a value to text: texts as they are, numbers as written, dates, times and
+    durations in ISO 8601, lists and objects as JSON.
 
     Raises ValueFault for what has no text: null, bytes, half a character.
     """
@@ -45,6 +47,10 @@ def as_text(value: Any, field: str) -> str:
         return value
     if isinstance(value, (bool, int, float, Decimal, datetime.date, datetime.time)):
         return _scalar(value)
+    if isinstance(value, datetime.timedelta):
+        return _duration(value)
+    if isinstance(value, UUID):
+        return str(value)
     if isinstance(value, (Mapping, list)):
         return _json(value, field)
     kinds = {type(None): "nothing (null)", bytes: "binary data"}
@@ -62,6 +68,22 @@ def _scalar(value: Any) -> str:
     if isinstance(value, Decimal):
         return format(value, "f")
     return str(value) if isinstance(value, int) else str(value.isoformat())
+
+
+def _duration(value: datetime.timedelta) -> str:
+    """A duration in ISO 8601: P1DT2H3M4.5S."""
+    # pandas' durations have a finer part of their own.
+    fraction = abs(value) // datetime.timedelta(microseconds=1) * 1000 + int(getattr(abs(value), "nanoseconds", 0))
+    seconds, fraction = divmod(fraction, 10**9)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    second = f"{seconds}.{fraction:09d}".rstrip("0") if fraction else str(seconds)
+    parts = ((str(hours), "H"), (str(minutes), "M"), (second, "S"))
+    clock = "".join(f"{amount}{unit}" for amount, unit in parts if amount != "0")
+    text = f"P{days}D" if days else "P"
+    sign = "-" if value < datetime.timedelta(0) else ""
+    return sign + text + (f"T{clock}" if clock else "" if days else "T0S")
 
 
 def _json(value: Any, field: str) -> str:

@@ -1,16 +1,16 @@
 """Parquet reader: small batches, plain Python values."""
 
 import json
-import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from studio.dataset.read.arrow.cells import values_of
 from studio.dataset.read.limits import Limits, limit
 from studio.dataset.read.rows import Finding, Row
 from studio.dataset.read.source import MIB, Bytes
-from studio.dataset.read.strict import RowError, check_row, unreadable
+from studio.dataset.read.strict import check_row, unreadable
 from studio.errors import BadInput
 
 MAGIC = b"PAR1"
@@ -19,8 +19,6 @@ _BATCH = 128
 _BATCH_BYTES = 4 * MIB
 # Limit on what the footer can make the library allocate.
 _FOOTER = 64 * MIB
-# Errors raised for values that Python cannot represent: dates beyond year 9999, unknown time zones, broken text.
-_NO_VALUE = (ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError)
 
 
 class Parquet:
@@ -59,7 +57,7 @@ class Parquet:
                 total += batch.nbytes
                 if total > self._limits.max_file_mb * MIB:
                     raise self._too_large()
-                columns = [self._values(batch.column(place), name) for place, name in enumerate(self.columns)]
+                columns = [values_of(column) for column in batch.columns]
                 for cells in zip(*columns, strict=True):
                     self._seen += 1
                     yield self._row(dict(zip(self.columns, cells, strict=True)))
@@ -106,28 +104,6 @@ class Parquet:
         if not self.columns:
             raise BadInput(f"{self.name} has no columns. It needs at least one example.")
 
-    def _values(self, column: Any, name: str) -> list[Any]:
-        """A column as Python values; converted cell by cell if one of them cannot be represented."""
-        try:
-            values = column.to_pylist()
-        except _NO_VALUE:
-            values = [self._value(cell) for cell in column]
-        return [_plain(value) for value in values]
-
-    def _value(self, cell: Any) -> Any:
-        import pyarrow as pa
-
-        try:
-            return cell.as_py()
-        except UnicodeError:
-            return RowError("contains bytes that are not UTF-8 text", "save the text as UTF-8")
-        except _NO_VALUE:
-            # Times beyond Python's precision or range are given as text, without loss.
-            try:
-                return cell.cast(pa.string()).as_py()
-            except (pa.ArrowException, *_NO_VALUE):
-                return RowError(f"contains a {cell.type} that cannot be read", "save the column as text")
-
     def _unpack(self, source: Bytes, scratch: Path | None) -> Path:
         # Parquet is read from its end, so a gzipped file must be unpacked to disk.
         self._unpacked = tempfile.NamedTemporaryFile(dir=scratch, suffix=".parquet")  # noqa: SIM115
@@ -152,18 +128,3 @@ class Parquet:
     def _broken(self, error: Exception, where: str) -> BadInput:
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         return BadInput(f"{self.name} is a broken parquet file{where} ({reason}). Copy or download it again.")
-
-
-def _plain(value: Any) -> Any:
-    """Convert NaN to None, tuples (of maps) to lists and infinities to a RowError; other values are unchanged."""
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        return (
-            RowError("contains an infinite number", "write a smaller number, or a text") if math.isinf(value) else value
-        )
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from math import isinf
 from typing import Any
 
 from studio.dataset.read.limits import Limits, limit
@@ -10,6 +11,7 @@ from studio.dataset.read.rows import Finding, Row
 from studio.dataset.read.source import MIB
 from studio.dataset.read.strict import RowError, check_row, too_deep, too_long, unreadable
 from studio.dataset.read.text.decoding import Text
+from studio.dataset.read.values import WrittenNumber
 from studio.errors import BadInput
 
 # An error this close to the end of the text read so far may only mean that the text is incomplete.
@@ -18,9 +20,9 @@ _MEND = "fix or remove the line"
 
 
 def strict_decoder(limits: Limits) -> json.JSONDecoder:
-    """JSON decoder that replaces non-standard or lossy values by a RowError: NaN, numbers out of range, repeated keys.
+    """JSON decoder that keeps how numbers are written and replaces non-standard or lossy values by a RowError.
 
-    So one bad value rejects its row, not the whole file.
+    These are NaN, numbers out of range and repeated keys. So one bad value rejects its row, not the whole file.
     """
 
     def whole_number(digits: str) -> int | RowError:
@@ -33,8 +35,8 @@ def strict_decoder(limits: Limits) -> json.JSONDecoder:
     def real_number(digits: str) -> float | RowError:
         if len(digits) > limits.max_digits and sum(map(str.isdigit, digits)) > limits.max_digits:
             return _too_many_digits(limits)
-        value = float(digits)
-        if value in (float("inf"), float("-inf")):
+        value = WrittenNumber(digits)
+        if isinf(value):
             return RowError(f"the number {digits[:40]} is too large", "write a smaller number, or a text")
         return value
 
