@@ -19,6 +19,7 @@ _THOUGHT = "probe-thought-7315"
 # Names under which templates read the assistant's thinking, the most common first.
 _THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 _ID = "call00001"  # Mistral's templates demand nine letters or digits
+_LONG_ID = "call_probe_7315_longer"
 _TOOL = {
     "type": "function",
     "function": {
@@ -33,8 +34,10 @@ _TOOL = {
 class Abilities:
     """What a template writes. calls: tool calls, with arguments as an object or as JSON text; "" if it knows none.
 
-    beside: whether it keeps the text beside a tool call. thoughts: the name under which it reads the assistant's
-    thinking; "" if it knows none.
+    beside: whether it keeps the text beside a tool call. null: whether a call is written only where its content is
+    null. short_ids: whether ids of calls must have nine letters or digits. asks: whether its list of functions asks for
+    calls within <tool_call>, as the studio's convention writes them. thoughts: the name under which it reads the
+    assistant's thinking; "" if it knows none.
     """
 
     system: bool
@@ -43,50 +46,62 @@ class Abilities:
     beside: bool
     results: bool
     thoughts: str
+    null: bool = False
+    short_ids: bool = False
+    asks: bool = False
 
 
-def abilities_of(template: ChatTemplate) -> Abilities:
-    """Find out what a template can write. It takes some twenty renderings of a few words."""
+def abilities_of(template: ChatTemplate, offered: bool = True) -> Abilities:
+    """Find out what a template can write. It takes some twenty renderings of a few words.
+
+    offered: in conversations with a list of functions, or without one; some templates know calls only beside a list.
+    """
     user = {"role": "user", "content": _QUESTION}
     answer = {"role": "assistant", "content": _ANSWER}
 
     def text(messages: Sequence[Message], tools: bool = False) -> str:
         try:
-            return template.render(messages, tools=[_TOOL] if tools else [])
+            return template.render(messages, tools=[_TOOL] if tools and offered else [])
         except BadInput:
             return ""
 
-    calls: Literal["object", "text", ""] = ""
+    def writes(call: Message) -> bool:
+        written = text([user, call, _result(), answer], tools=True) or text([user, call], tools=True)
+        after = _after(written, _QUESTION)
+        # A Python dict written as it is, or JSON text written as JSON once more, is not what the model knows.
+        spoiled = f"'{_ARGUMENT}'" in after or f'\\"{_ARGUMENT}' in after
+        return _FUNCTION in after and _VALUE in after and not spoiled
+
     forms: list[tuple[Literal["object", "text"], Any]] = [
         ("object", {_ARGUMENT: _VALUE}),
         ("text", f'{{"{_ARGUMENT}": "{_VALUE}"}}'),
     ]
-    for form, arguments in forms:
-        written = text([user, _call(arguments), _result(), answer], tools=True) or text([user, _call(arguments)], True)
-        # A Python dict written as it is, or JSON text written as JSON once more, is not what the model knows.
-        spoiled = f"'{_ARGUMENT}'" in written or f'\\"{_ARGUMENT}' in written
-        if _FUNCTION in _after(written, _QUESTION) and _VALUE in written and not spoiled:
-            calls = form
-            break
-    call = _call(forms[0][1] if calls != "text" else forms[1][1])
-    beside = call | {"content": _ANSWER}
+    known = [(form, _call(arguments, content)) for content in ("", None) for form, arguments in forms]
+    calls, call = next((item for item in known if writes(item[1])), ("", known[0][1]))
+    listed = text([user, answer], tools=True)
+    beside = text([user, call | {"content": _ANSWER}], tools=True)
+    long = [_call(call["tool_calls"][0]["function"]["arguments"], call["content"], _LONG_ID), _result(_LONG_ID)]
     return Abilities(
         system=_SYSTEM in text([{"role": "system", "content": _SYSTEM}, user, answer]),
-        tools=_FUNCTION in text([user, answer], tools=True),
+        tools=_FUNCTION in listed,
         calls=calls,
-        beside=bool(calls) and _ANSWER in text([user, beside], tools=True),
+        beside=bool(calls) and _ANSWER in beside and _FUNCTION in _after(beside, _QUESTION),
         results=bool(calls) and _RESULT in text([user, call, _result(), answer], tools=True),
         thoughts=next((name for name in _THOUGHTS if _THOUGHT in text([user, answer | {name: _THOUGHT}])), ""),
+        null=bool(calls) and call["content"] is None,
+        short_ids=bool(calls) and not text([user, *long, answer], tools=True),
+        asks="<tool_call>" in listed,
     )
 
 
-def _call(arguments: Any) -> Message:
+def _call(arguments: Any, content: str | None, number: str = _ID) -> Message:
     function = {"name": _FUNCTION, "arguments": arguments}
-    return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "id": _ID, "function": function}]}
+    calls = [{"type": "function", "id": number, "function": function}]
+    return {"role": "assistant", "content": content, "tool_calls": calls}
 
 
-def _result() -> Message:
-    return {"role": "tool", "name": _FUNCTION, "tool_call_id": _ID, "content": _RESULT}
+def _result(number: str = _ID) -> Message:
+    return {"role": "tool", "name": _FUNCTION, "tool_call_id": number, "content": _RESULT}
 
 
 def _after(text: str, mark: str) -> str:

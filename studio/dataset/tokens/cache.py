@@ -22,7 +22,7 @@ from studio.rundir import read_json
 MOST = 2**30  # maximum total size of the cache, bytes
 # Recipe fields that determine an example's text and which part of it is trained.
 SHAPING = ("template", "custom_template", "system_prompt", "train_on", "per_answer", "fold_system")
-_FORMAT = 3  # version of the file format; changing it invalidates all cached files
+_FORMAT = 4  # version of the file format; changing it invalidates all cached files
 _NAMED = 32  # characters of the dataset's folder name that begin the name of a cached file
 _IDS = "ids"  # tokens of all rows, where cached: read only on demand
 _ARRAYS = ("rows", "totals", "held_out", "offsets", "starts", "ends", "remarks", "left_out")
@@ -31,11 +31,13 @@ _ARRAYS = ("rows", "totals", "held_out", "offsets", "starts", "ends", "remarks",
 def place_of(dataset_folder: Path, model_folder: Path, data: Data, cache: Path) -> Path:
     """Path of the cached counts; the name is a hash of everything they depend on. A dataset's folder is named by its
     content."""
-    source = data.own_chat_template or (templates.template_source(model_folder) if data.template == "chat" else "")
+    chat = data.template == "chat" and not data.own_chat_template
+    source = templates.template_source(model_folder) if chat else data.own_chat_template
     parts = [
         _FORMAT,
         _hash_of(model_folder / "tokenizer.json"),
         source,
+        templates.tool_template_source(model_folder) if chat else None,
         templates.special_tokens(model_folder),
         [
             (read_json(model_folder / name) or {}).get("eos_token_id")

@@ -2,7 +2,8 @@
 
 Works for any chat template, known or not, in two steps. First in characters: an answer starts where its prompt ends,
 and ends after the first special token that follows its content. Then in tokens, by the tokenizer's offsets. Templates
-that mark the assistant's part with `{% generation %}` are trusted, as in transformers.
+that mark the assistant's part with `{% generation %}` are trusted, as in transformers; only what they mark around the
+answer (the header that the prompt already has, white space after the end marker) is left out.
 """
 
 import re
@@ -77,7 +78,7 @@ class Marker:
             if span is None and len(messages[turn]) > 2:
                 span = self._by_prefix(text, prompt, text if is_last else render(messages[: turn + 1]))
             if span is None:
-                spans = self._exactly(messages, text, prompts, render)
+                spans = self._located(messages, text, prompts, render)
                 starts = zip(spans, prompts.values(), strict=True)
                 follows = all(start == len(prompt) and text.startswith(prompt) for (start, _), prompt in starts)
                 return Marked(text, spans, follows)
@@ -99,6 +100,7 @@ class Marker:
                 spans[-1] = (spans[-1][0], end)
             elif start < end:
                 spans.append((start, end))
+        spans = [self._trimmed(text, start, end) for start, end in spans]
         if list(turns) == list(answers) or len(spans) < 2:
             return text, spans
         if len(spans) == len(answers):
@@ -108,6 +110,23 @@ class Marker:
         prompt = self._template.render(messages[: answers[-1]], add_generation_prompt=True, tools=tools)
         own = [span for span in spans if span[1] > len(prompt)] if text.startswith(prompt) else []
         return text, own or spans[-1:]
+
+    def _trimmed(self, text: str, start: int, end: int) -> Span:
+        """A marked block without the header of the answer, and without white space after its end marker."""
+        if self._opening and text.startswith(self._opening, start, end):
+            start += len(self._opening)
+        bare = start + len(text[start:end].rstrip())
+        return (start, bare) if self.ends(text, bare) else (start, end)
+
+    @cached_property
+    def _opening(self) -> str:
+        """What the template writes at the end of a prompt to open an answer."""
+        question: list[Message] = [{"role": "user", "content": "?"}]
+        try:
+            plain, prompt = self._template.render(question), self._template.render(question, True)
+        except BadInput:
+            return ""
+        return prompt[len(plain) :] if prompt.startswith(plain) else ""
 
     def _by_prefix(self, text: str, prompt: str, whole: str) -> Span | None:
         """Span of an answer of any form, between its prompt and the end of the conversation up to it, `whole`.
@@ -161,11 +180,58 @@ class Marker:
         ending = self._end.match(text, begin + len(text[begin:end].rstrip()))
         return max(ending.end(), end) if ending else end
 
-    def _exactly(
+    def _located(
         self, messages: Sequence[Message], text: str, prompts: dict[int, str], render: Callable[..., str]
     ) -> list[Span]:
-        """Locate the answers by rendering again with names in their place: all other text is the template's."""
+        """Locate the answers by names in place of all of them; where the template refuses that, because an answer is
+        not a call to it, by names for the plain answers and by their own text for calls.
+        """
         every = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
+        plain = [turn for turn in every if "tool_calls" not in messages[turn]]
+        try:
+            return self._exactly(messages, text, prompts, render, every)
+        except BadInput:
+            if plain == every:
+                raise
+        wanted = {turn: prompt for turn, prompt in prompts.items() if turn in plain}
+        found = dict(zip(wanted, self._exactly(messages, text, wanted, render, plain), strict=True)) if wanted else {}
+        end = 0
+        for turn, prompt in prompts.items():
+            if turn not in found:
+                found[turn] = self._by_own_text(text[end:], prompt, render(messages[: turn + 1]), end)
+            end = found[turn][1]
+        return [found[turn] for turn in prompts]
+
+    def _by_own_text(self, text: str, prompt: str, whole: str, offset: int) -> Span:
+        """Span of a call in the text that begins at `offset`, by the call's text as a last answer.
+
+        Of several places, the one whose text before it is most like the prompt's end.
+        """
+        span = self._by_prefix(whole, prompt, whole)
+        if span is None:
+            raise self._hidden()
+        own = whole[span[0] : span[1]]
+        places = [match.start() for match in re.finditer(re.escape(own), text)]
+        if not places:
+            raise self._hidden()
+        start = max(places, key=lambda at: _common_end(text[:at], prompt))
+        return offset + start, offset + start + len(own)
+
+    def _hidden(self) -> BadInput:
+        return BadInput(
+            f"The chat template of {self._template.where} changes the answers so that they cannot be located in the "
+            "text. Train one example per answer, set train_on to everything, or use another template."
+        )
+
+    def _exactly(
+        self,
+        messages: Sequence[Message],
+        text: str,
+        prompts: dict[int, str],
+        render: Callable[..., str],
+        every: Sequence[int],
+    ) -> list[Span]:
+        """Locate answers by rendering again with names in place of `every` one: all other text is the template's."""
         placeholders = dict(zip(every, names(len(every), text), strict=True))
         framed = [
             _named(message, placeholders[turn]) if turn in placeholders else message
@@ -175,13 +241,10 @@ class Marker:
         answers = self._between_prompts(framed, whole, text, placeholders, prompts, render)
         if answers is None:
             pieces = _split(whole, list(placeholders.values()))
-            placed = _place(text, pieces, [messages[turn]["content"].strip() for turn in every]) if pieces else None
+            contents = [(messages[turn]["content"] or "").strip() for turn in every]
+            placed = _place(text, pieces, contents) if pieces else None
             if placed is None:
-                raise BadInput(
-                    f"The chat template of {self._template.where} changes the answers so that they cannot be "
-                    "located in the text. Train one example per answer, set train_on to everything, or use another "
-                    "template."
-                )
+                raise self._hidden()
             answers = [placed[every.index(turn)] for turn in prompts]
         return [
             (_start(text, begin, prompt), self._behind(text, begin, end))
@@ -221,6 +284,16 @@ class Marker:
     def _remember(self, frame: tuple[str, str]) -> None:
         if frame not in self._frames and len(self._frames) < _FRAMES:
             self._frames.append(frame)
+
+
+def _common_end(first: str, second: str) -> int:
+    """Number of characters that two texts end with alike."""
+    count = 0
+    for one, other in zip(reversed(first), reversed(second), strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
 
 
 def _named(message: Message, name: str) -> Message:

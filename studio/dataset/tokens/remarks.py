@@ -19,6 +19,7 @@ class Remark(IntFlag):
     NEVER_TRAINED = 512
     SYSTEM_LEFT_OUT = 1024
     PLAIN_TEXT = 2048  # not a conversation: it may be split; says nothing to people
+    CALLS_AS_TEXT = 4096
 
 
 NOTHING = Remark(0)
@@ -85,6 +86,13 @@ MEANINGS: dict[Remark, Meaning] = {
         "tools_as_text",
         "the template knows no tools; they are written as text as in Hermes and Qwen 2.5 (<tools>, <tool_call>)",
         "nothing to do, or use a base whose template knows tools",
+        serious=False,
+    ),
+    Remark.CALLS_AS_TEXT: Meaning(
+        "calls_as_text",
+        "the template lists the functions but knows no calls; they are written as text, as its list asks for them "
+        "(<tool_call>)",
+        "nothing to do, or use a base whose template knows calls",
         serious=False,
     ),
     Remark.THOUGHT_AS_TEXT: Meaning(

@@ -9,7 +9,7 @@ from studio.dataset.tokens import template as templates
 from studio.dataset.tokens.abilities import Abilities, abilities_of
 from studio.dataset.tokens.masks import Marker, Span, names
 from studio.dataset.tokens.remarks import NOTHING, Remark
-from studio.dataset.tokens.shaping import THINK, Shaped, shape, thought_of
+from studio.dataset.tokens.shaping import Shaped, shape, thought_of, with_thought_named, without_thought
 from studio.dataset.tokens.template import Tool
 from studio.recipe.fields import Data
 
@@ -48,8 +48,13 @@ class ChatRenderer:
 
     @cached_property
     def abilities(self) -> Abilities:
-        """What the template can write."""
+        """What the template can write in conversations with a list of functions."""
         return abilities_of(self._chat)
+
+    @cached_property
+    def _abilities_alone(self) -> Abilities:
+        """What the template can write in conversations without a list of functions."""
+        return abilities_of(self._chat, offered=False)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[str, bool]:
         """A conversation followed by the opening of the next answer; the tokenizer adds nothing to it."""
@@ -76,11 +81,13 @@ class ChatRenderer:
             return Rendered(record, marked.text, spans, False, remarks, follows=False)
         marked = self._marker.mark(messages, trained, shaped.tools)
         text, spans = marked.text, marked.spans
-        thoughts = self._left_out(messages, text)
+        thoughts = self._left_out(answers, shaped, text)
         if thoughts and thoughts[-1] and trained and trained[-1] == turns[-1]:
-            text, spans = self._with_thought(messages, trained, shaped)
+            text, spans = self._with_thought(thoughts[-1], trained, shaped)
             remarks |= Remark.THOUGHT_AS_TEXT
-            thoughts = self._left_out(messages, text)
+            thoughts[-1] = ""
+        if self._data.per_answer:
+            thoughts = []  # each is trained with its own answer
         if any(thoughts):
             remarks |= Remark.THOUGHT_LEFT_OUT
         if not trained:
@@ -94,36 +101,51 @@ class ChatRenderer:
     def _shape(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Shaped:
         system = self._data.system_prompt or self._data.fold_system or system_prompt_of(messages)
         special = tools or system or any(len(item) > 2 or item["role"] == "tool" for item in messages)
-        abilities = self.abilities if special else _ANY
+        abilities = _ANY if not special else self.abilities if tools else self._abilities_alone
         return shape(messages, tools, abilities, self._data.system_prompt, self._data.fold_system)
 
-    @staticmethod
-    def _left_out(messages: Sequence[Message], text: str) -> list[str]:
-        """The thinking of each answer that is not in the text; empty for those that are, or have none."""
-        thoughts = [thought_of(message) for message in messages if message["role"] == "assistant"]
-        return ["" if thought.strip() in text else thought for thought in thoughts] if any(thoughts) else []
+    def _left_out(self, answers: Sequence[Message], shaped: Shaped, text: str) -> list[str]:
+        """The thinking of each answer that is not in the text; empty for those that are, or have none.
 
-    def _with_thought(self, messages: list[Message], trained: list[int], shaped: Shaped) -> tuple[str, list[Span]]:
+        Each is rendered again as a name: its words alone may stand elsewhere in the text.
+        """
+        thoughts = [thought_of(answer) for answer in answers]
+        if not any(thoughts):
+            return []
+        marks = iter(names(len(answers), text))
+        framed = [
+            with_thought_named(item, next(marks)) if item["role"] == "assistant" else item for item in shaped.messages
+        ]
+        written = self._chat.render(framed, tools=shaped.tools)
+        return [
+            "" if mark in written else thought
+            for thought, mark in zip(thoughts, names(len(answers), text), strict=True)
+        ]
+
+    def _with_thought(self, thought: str, trained: list[int], shaped: Shaped) -> tuple[str, list[Span]]:
         """The text with the last answer's thinking, for a template that removes it even there.
 
-        The answer is rendered as a name, and replaced by thinking and answer. Where the template opens an answer with
-        <think>, the text goes on from there, as the model does when it is used.
+        A call is rendered without thinking, which is put before it; any other answer is rendered as a name, and
+        replaced by thinking and answer. Where the template opens an answer with <think>, the text goes on from there,
+        as the model does when it is used.
         """
-        last = messages[trained[-1]]
-        thought = thought_of(last)
-        content = THINK.sub("", last["content"], count=1)
-        (name,) = names(1, content)
-        plain = {"role": "assistant", "content": name}
-        marked = self._marker.mark([*messages[:-1], plain], trained, shaped.tools)
-        text, spans = marked.text, marked.spans
-        prompt = self._chat.render(messages[:-1], add_generation_prompt=True, tools=shaped.tools)
-        before, _, after = text.partition(name)
+        *messages, last = shaped.messages
+        bare, name = without_thought(last), ""
+        content = bare["content"] or ""
+        if "tool_calls" not in bare:
+            (name,) = names(1, content)
+            bare = {"role": "assistant", "content": name}
+        marked = self._marker.mark([*messages, bare], trained, shaped.tools)
+        text, (first, end) = marked.text, marked.spans[-1]
+        at = text.rindex(name) if name else first
+        before, after = text[:at], text[at + len(name) :]
+        prompt = self._chat.render(messages, add_generation_prompt=True, tools=shaped.tools)
         opening = prompt[len(before) :] if prompt.startswith(before) else ""
-        lead = opening if opening.strip() == "<think>" else "<think>\n"
-        answer = f"{lead}{thought.strip()}\n</think>\n\n{content}"
-        start = len(before) + (len(opening) if opening.strip() == "<think>" else 0)
-        grown = len(answer) - len(name)
-        return before + answer + after, [*spans[:-1], (max(start, spans[-1][0]), spans[-1][1] + grown)]
+        opened = opening.strip() == "<think>"
+        lead = opening if opened else "<think>\n"
+        answer = f"{lead}{thought.strip()}\n</think>\n\n{content if name else ''}"
+        start = max(first, len(before) + len(opening)) if opened else first
+        return before + answer + after, [*marked.spans[:-1], (start, end + len(answer) - len(name))]
 
     def _ended(self, text: str, spans: list[Span]) -> tuple[str, list[Span], Remark]:
         """A text whose last answer ends with one end token, added where the template writes none."""

@@ -4,6 +4,7 @@ The convention for the rest is that of Hermes and Qwen 2.5: functions within <to
 <tool_call>, results within <tool_response> in the user's turn, thinking within <think> before the answer.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from studio.dataset.tokens.remarks import NOTHING, Remark
 from studio.dataset.tokens.template import Tool, with_system
 
 THINK = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+_THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
+_SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
 # The words of Qwen 2.5's template (Apache-2.0), on which many models were trained.
 _TOOLS = """# Tools
 
@@ -54,30 +57,34 @@ def shape(
     that know no system role.
     """
     shaped = with_system(messages, system_prompt)
-    dropped = bool(system_prompt_of(shaped)) and not abilities.system and not fold
+    known = bool(abilities.calls) and abilities.results
+    described = bool(tools) and not (abilities.tools and (known or abilities.asks))
+    # A description of the functions takes the system prompt along into the first user message.
+    dropped = bool(system_prompt_of(shaped)) and not abilities.system and not fold and not described
     remarks = Remark.SYSTEM_LEFT_OUT if dropped else NOTHING
     if not tools and not fold and all(len(message) == 2 and message["role"] != "tool" for message in shaped):
         return Shaped(shaped, [], remarks)
     left = list(tools)
-    known = abilities.calls and abilities.results
-    if tools and not (abilities.tools and known):
+    if described:
         shaped, left = _with_system_text(shaped, _described(tools), fold or not abilities.system), []
         remarks |= Remark.TOOLS_AS_TEXT
     shaped = [_without_train(message) for message in shaped]
     if any("tool_calls" in message or message["role"] == "tool" for message in shaped):
-        if known and (left or not tools):
+        if known and not described:
             shaped = _numbered(shaped, abilities)
-            if not abilities.beside and any("tool_calls" in item and item["content"].strip() for item in shaped):
+            if not abilities.beside and any("tool_calls" in item and _beside(item) for item in shaped):
                 remarks |= Remark.TEXT_BESIDE_CALL
         else:
             shaped = _as_text(shaped)
-            remarks |= Remark.TOOLS_AS_TEXT
+            remarks |= Remark.CALLS_AS_TEXT if left else Remark.TOOLS_AS_TEXT
     if any("reasoning_content" in message for message in shaped):
         if abilities.thoughts:
             shaped = [_renamed(message, abilities.thoughts) for message in shaped]
         else:
             shaped = [_with_thought(message) for message in shaped]
             remarks |= Remark.THOUGHT_AS_TEXT
+    if abilities.null:
+        shaped = [_with_null(message, abilities) for message in shaped]
     if fold and system_prompt_of(shaped):
         shaped = _folded(shaped)
         remarks |= Remark.SYSTEM_FOLDED
@@ -86,11 +93,34 @@ def shape(
 
 def thought_of(message: Message) -> str:
     """The assistant's thinking in a message: its own key, or the part of its content within <think>."""
-    for name in ("reasoning_content", "thinking", "reasoning"):
+    for name in _THOUGHT_KEYS:
         if name in message:
             return str(message[name])
-    found = THINK.match(message["content"])
+    found = THINK.match(message["content"] or "")
     return found[1].strip() if found else ""
+
+
+def without_thought(message: Message) -> Message:
+    """A message without the assistant's thinking."""
+    rest = {key: value for key, value in message.items() if key not in _THOUGHT_KEYS}
+    return rest | {"content": THINK.sub("", message["content"], count=1)} if message["content"] else rest
+
+
+def with_thought_named(message: Message, name: str) -> Message:
+    """A message with a name in place of the assistant's thinking."""
+    for key in _THOUGHT_KEYS:
+        if key in message:
+            return message | {key: name}
+    found = THINK.match(message["content"] or "")
+    if not found:
+        return message
+    start, end = found.span(1)
+    return message | {"content": f"{message['content'][:start]}\n{name}\n{message['content'][end:]}"}
+
+
+def _beside(call: Message) -> str:
+    """The text beside a call, without the thinking before it."""
+    return THINK.sub("", call["content"], count=1).strip()
 
 
 def _described(tools: Sequence[Tool]) -> str:
@@ -122,16 +152,19 @@ def _without_train(message: Message) -> Message:
 
 
 def _numbered(messages: list[Message], abilities: Abilities) -> list[Message]:
-    """Calls with ids of nine characters, which every template accepts, and results with the name of their function."""
+    """Calls with an id that the template accepts, and results with the id and the name of their function."""
     shaped: list[Message] = []
     ids: dict[str, str] = {}
+    taken = {str(call.get("id", "")) for message in messages for call in message.get("tool_calls", ())}
+    free = (number for number in map("call{:05}".format, itertools.count(1)) if number not in taken)
     waiting: list[tuple[str, str]] = []
     for message in messages:
         if "tool_calls" in message:
             calls = []
             for call in message["tool_calls"]:
-                number = f"call{len(ids) + 1:05}"
-                ids[str(call.get("id", number))] = number
+                own = str(call.get("id", ""))
+                number = own if own and (_SHORT_ID.fullmatch(own) or not abilities.short_ids) else next(free)
+                ids[own or number] = number
                 waiting.append((number, call["function"]["name"]))
                 calls.append({**call, "id": number, "function": _call_of(call["function"], abilities)})
             message = message | {"tool_calls": calls}
@@ -185,6 +218,12 @@ def _renamed(message: Message, name: str) -> Message:
         return message
     rest = {key: value for key, value in message.items() if key != "reasoning_content"}
     return rest | {name: message["reasoning_content"]}
+
+
+def _with_null(message: Message, abilities: Abilities) -> Message:
+    """A call with null content, unless the template keeps the text beside it."""
+    bare = "tool_calls" in message and not (message["content"] and abilities.beside)
+    return message | {"content": None} if bare else message
 
 
 def _with_thought(message: Message) -> Message:

@@ -112,15 +112,17 @@ class ChatTemplate:
     """A chat template from a model or a recipe.
 
     where: the name of its owner, for messages. marks: whether it marks the assistant's part with `{% generation %}`.
+    for_tools: the template for conversations with tools, of models that have a second one; else the first is used.
     Raises BadInput when the folder has none, or when the template is broken or refuses the messages.
     """
 
-    def __init__(self, source: str, special: dict[str, str], where: str) -> None:
+    def __init__(self, source: str, special: dict[str, str], where: str, for_tools: str | None = None) -> None:
         self.source, self.special, self.where = source, special, where
-        self.marks = re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", source) is not None
+        self.marks = re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", source + (for_tools or "")) is not None
         self._environment = environment()
         try:
             self._template = self._environment.from_string(source)
+            self._for_tools = self._template if for_tools is None else self._environment.from_string(for_tools)
         except _REFUSALS as error:
             raise BadInput(f"The chat template of {where} is broken: {error}.") from None
 
@@ -129,7 +131,7 @@ class ChatTemplate:
         source = template_source(folder)
         if source is None:
             raise BadInput(f"{folder.name} has no chat template. Use the Alpaca template, or an instruct model.")
-        return cls(source, special_tokens(folder), folder.name)
+        return cls(source, special_tokens(folder), folder.name, tool_template_source(folder))
 
     def render(
         self, messages: Sequence[Message], add_generation_prompt: bool = False, tools: Sequence[Tool] = ()
@@ -140,7 +142,7 @@ class ChatTemplate:
         """
         self._environment.begin()
         try:
-            return self._template.render(self._variables(messages, add_generation_prompt, tools))
+            return self._of(tools).render(self._variables(messages, add_generation_prompt, tools))
         except _REFUSALS as error:
             raise self._refusal(error) from None
 
@@ -153,7 +155,7 @@ class ChatTemplate:
         blocks = []
         self._environment.begin()
         try:
-            for block in self._template.generate(self._variables(messages, False, tools)):
+            for block in self._of(tools).generate(self._variables(messages, False, tools)):
                 blocks.append(block)
                 marks.written += len(block)
                 if marks.written > LONGEST:
@@ -163,6 +165,9 @@ class ChatTemplate:
         finally:
             self._environment.marks = None  # type: ignore[attr-defined]
         return "".join(blocks), marks.found
+
+    def _of(self, tools: Sequence[Tool]) -> jinja2.Template:
+        return self._for_tools if tools else self._template
 
     def _variables(
         self, messages: Sequence[Message], add_generation_prompt: bool, tools: Sequence[Tool]
@@ -216,9 +221,27 @@ def template_source(folder: Path) -> str | None:
             raise BadInput(f"The chat template of {folder.name} is not UTF-8 text.") from None
     value = (read_json(folder / "tokenizer_config.json") or {}).get("chat_template")
     if isinstance(value, list):
-        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
-        value = named.get("default")
+        value = _named(value, "default")
     return value if isinstance(value, str) else None
+
+
+def tool_template_source(folder: Path) -> str | None:
+    """Source of the second chat template that some models have for conversations with tools; None without one."""
+    path = folder / "additional_chat_templates" / "tool_use.jinja"
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise BadInput(f"The chat template for tools of {folder.name} is not UTF-8 text.") from None
+    if (folder / "chat_template.jinja").is_file():
+        return None
+    value = (read_json(folder / "tokenizer_config.json") or {}).get("chat_template")
+    value = _named(value, "tool_use") if isinstance(value, list) else None
+    return value if isinstance(value, str) else None
+
+
+def _named(templates: Sequence[Any], name: str) -> Any:
+    return {item.get("name"): item.get("template") for item in templates if isinstance(item, dict)}.get(name)
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
