@@ -19,6 +19,7 @@ _THOUGHT = "probe-thought-7315"
 # Names under which templates read the assistant's thinking, the most common first.
 _THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 _ID = "call00001"  # Mistral's templates demand nine letters or digits
+_SECOND, _SECOND_ID = "probe_second_7315", "call00002"
 _LONG_ID = "call_probe_7315_longer"
 _TOOL = {
     "type": "function",
@@ -36,8 +37,9 @@ class Abilities:
 
     beside: whether it keeps the text beside a tool call. null: whether a call is written only where its content is
     null. short_ids: whether ids of calls must have nine letters or digits. asks: whether its list of functions asks for
-    calls within <tool_call>, as the studio's convention writes them. thoughts: the name under which it reads the
-    assistant's thinking; "" if it knows none.
+    calls within <tool_call>, as the studio's convention writes them. parallel: whether it writes
+    several calls of one message, or refuses them, instead of leaving some out. thoughts: the name under which it reads
+    the assistant's thinking; "" if it knows none.
     """
 
     system: bool
@@ -49,6 +51,7 @@ class Abilities:
     null: bool = False
     short_ids: bool = False
     asks: bool = False
+    parallel: bool = True
 
 
 def abilities_of(template: ChatTemplate, offered: bool = True) -> Abilities:
@@ -78,6 +81,8 @@ def abilities_of(template: ChatTemplate, offered: bool = True) -> Abilities:
     ]
     known = [(form, _call(arguments, content)) for content in ("", None) for form, arguments in forms]
     calls, call = next((item for item in known if writes(item[1])), ("", known[0][1]))
+    second = call["tool_calls"][0] | {"id": _SECOND_ID}
+    second["function"] = second["function"] | {"name": _SECOND}
     listed = text([user, answer], tools=True)
     beside = text([user, call | {"content": _ANSWER}], tools=True)
     long = [_call(call["tool_calls"][0]["function"]["arguments"], call["content"], _LONG_ID), _result(_LONG_ID)]
@@ -91,6 +96,7 @@ def abilities_of(template: ChatTemplate, offered: bool = True) -> Abilities:
         null=bool(calls) and call["content"] is None,
         short_ids=bool(calls) and not text([user, *long, answer], tools=True),
         asks="<tool_call>" in listed,
+        parallel=_SECOND in (text([user, call | {"tool_calls": [*call["tool_calls"], second]}], tools=True) or _SECOND),
     )
 
 

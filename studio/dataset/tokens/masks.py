@@ -15,6 +15,7 @@ from itertools import islice
 from tokenizers import Encoding
 
 from studio.dataset.record import Message
+from studio.dataset.tokens.shaping import thought_of
 from studio.dataset.tokens.template import ChatTemplate, Tool
 from studio.errors import BadInput
 
@@ -189,7 +190,9 @@ class Marker:
         every = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
         plain = [turn for turn in every if "tool_calls" not in messages[turn]]
         try:
-            return self._exactly(messages, text, prompts, render, every)
+            spans = self._exactly(messages, text, prompts, render, every)
+            if self._are_calls(messages, text, dict(zip(prompts, spans, strict=True)), render):
+                return spans
         except BadInput:
             if plain == every:
                 raise
@@ -202,12 +205,18 @@ class Marker:
             end = found[turn][1]
         return [found[turn] for turn in prompts]
 
+    @staticmethod
+    def _are_calls(messages: Sequence[Message], text: str, spans: dict[int, Span], render: Callable[..., str]) -> bool:
+        """Whether the spans of calls have nothing but the calls: some templates go on with results in the same turn."""
+        calls = ((turn, span) for turn, span in spans.items() if "tool_calls" in messages[turn])
+        return all(text[start:end].strip() in render(messages[: turn + 1]) for turn, (start, end) in calls)
+
     def _by_own_text(self, text: str, prompt: str, whole: str, offset: int) -> Span:
         """Span of a call in the text that begins at `offset`, by the call's text as a last answer.
 
         Of several places, the one whose text before it is most like the prompt's end.
         """
-        span = self._by_prefix(whole, prompt, whole)
+        span = self._by_prefix(whole, _shared(prompt, whole), whole)
         if span is None:
             raise self._hidden()
         own = whole[span[0] : span[1]]
@@ -247,8 +256,8 @@ class Marker:
                 raise self._hidden()
             answers = [placed[every.index(turn)] for turn in prompts]
         return [
-            (_start(text, begin, prompt), self._behind(text, begin, end))
-            for prompt, (begin, end) in zip(prompts.values(), answers, strict=True)
+            (_start(text, begin, prompt, thought_of(messages[turn])), self._behind(text, begin, end))
+            for (turn, prompt), (begin, end) in zip(prompts.items(), answers, strict=True)
         ]
 
     def _between_prompts(
@@ -286,6 +295,16 @@ class Marker:
             self._frames.append(frame)
 
 
+def _shared(prompt: str, whole: str) -> str:
+    """The prompt as far as the whole text has it: up to a mark or white space, not within the next word."""
+    if whole.startswith(prompt):
+        return prompt
+    length = min(len(prompt), len(whole))
+    differs = next((at for at in range(length) if prompt[at] != whole[at]), length)
+    common = prompt[:differs]
+    return common[: max(common.rfind(mark) for mark in (">", "]", " ", "\n")) + 1]
+
+
 def _common_end(first: str, second: str) -> int:
     """Number of characters that two texts end with alike."""
     count = 0
@@ -301,13 +320,17 @@ def _named(message: Message, name: str) -> Message:
     return {key: value for key, value in message.items() if key != "tool_calls"} | {"content": name}
 
 
-def _start(text: str, begin: int, prompt: str) -> int:
+def _start(text: str, begin: int, prompt: str, thought: str) -> int:
     """Start of an answer whose content begins at `begin`: after its prompt, even if that is not a prefix of the text.
 
-    White space that the template writes before the content but not at the end of the prompt belongs to the answer.
+    White space that the template writes before the content but not at the end of the prompt belongs to the answer, and
+    so does thinking that it writes where the prompt has closed it already.
     """
     if text.startswith(prompt):
         return min(len(prompt), begin)
+    shared = len(_shared(prompt, text[:begin]))
+    if thought.strip() and thought.strip() in text[shared:begin]:
+        return shared
     bare = len(text[:begin].rstrip())
     return bare if bare and prompt.endswith(text[max(0, bare - _TAIL) : bare]) else begin
 

@@ -20,6 +20,7 @@ class Remark(IntFlag):
     SYSTEM_LEFT_OUT = 1024
     PLAIN_TEXT = 2048  # not a conversation: it may be split; says nothing to people
     CALLS_AS_TEXT = 4096
+    CALLS_LEFT_OUT = 8192
 
 
 NOTHING = Remark(0)
@@ -49,6 +50,12 @@ MEANINGS: dict[Remark, Meaning] = {
         "text_beside_call",
         "the template leaves out the text beside a tool call",
         "use a template that keeps it, or move the text into a message of its own",
+        serious=True,
+    ),
+    Remark.CALLS_LEFT_OUT: Meaning(
+        "calls_left_out",
+        "the template writes only one of several calls in a message",
+        "use a template that writes all, or put each call into a message of its own, with its result after it",
         serious=True,
     ),
     Remark.THOUGHT_LEFT_OUT: Meaning(

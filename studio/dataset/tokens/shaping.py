@@ -74,6 +74,8 @@ def shape(
             shaped = _numbered(shaped, abilities)
             if not abilities.beside and any("tool_calls" in item and _beside(item) for item in shaped):
                 remarks |= Remark.TEXT_BESIDE_CALL
+            if not abilities.parallel and any(len(item.get("tool_calls", ())) > 1 for item in shaped):
+                remarks |= Remark.CALLS_LEFT_OUT
         else:
             shaped = _as_text(shaped)
             remarks |= Remark.CALLS_AS_TEXT if left else Remark.TOOLS_AS_TEXT

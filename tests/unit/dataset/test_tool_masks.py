@@ -319,3 +319,50 @@ def test_two_templates_in_the_tokenizers_configuration(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     for case in CONVERSATIONS:
         assert Encoder(folder, Data(train_on="assistant")).encode([record_of(case)])[0] == encoded("hermes", case)[1]
+
+
+TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}"
+LOOP = (
+    "{% for m in messages %}{% if m.tool_calls %}<|im_start|>assistant\n%CALLS%{% else %}%TURN%<|im_end|>\n{% endif %}"
+    "{% endfor %}"
+)
+OPENING = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
+def own_template(calls: str, turn: str = TURN, opening: str = OPENING) -> str:
+    return LOOP.replace("%CALLS%", calls).replace("%TURN%", turn) + opening
+
+
+def test_a_template_that_writes_only_the_first_call_is_found_out() -> None:
+    template = own_template("{{ m.tool_calls[0].function | tojson }}<|im_end|>\n")
+    messages, _ = CONVERSATIONS["parallel calls"]
+    encoder = encoder_of("qwen3", "assistant", template)
+    assert encoder.encode([read(messages, [])])[0].remarks == Remark.CALLS_LEFT_OUT
+    assert encoder.encode([record_of(ALONE)])[0].remarks == NOTHING
+
+
+def test_a_call_without_an_end_before_its_result_is_trained_alone() -> None:
+    template = own_template(
+        "{{ m.tool_calls[0].function | tojson }}", opening=OPENING.replace("{% endif", "<think>\n{% endif")
+    )
+    encoder = encoder_of("qwen3", "assistant", template)
+    whole = encoder.encode([record_of(ALONE)])[0]
+    assert trained(encoder, whole) == '{"name": "stock", "arguments": {"sku": "L1"}}' + BAR + "Three.<|im_end|>"
+
+
+def test_thinking_is_trained_where_the_prompt_has_closed_it() -> None:
+    thought = "{% if m.role == 'assistant' %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
+    turn = TURN.replace("{{ m.content", thought + "{{ m.content")
+    template = own_template("", turn, OPENING.replace("{% endif", "<think>\n\n</think>\n\n{% endif"))
+    encoder = encoder_of("qwen3", "completions", template)
+    assert trained(encoder, encoder.encode([record_of("reasoning last")])[0]) == "Twice 2.\n</think>\n\n4<|im_end|>"
+
+
+def test_results_in_the_same_turn_as_their_call_are_never_trained() -> None:
+    result = "{% if messages[loop.index] %}<result>{{ messages[loop.index].content }}{% endif %}"
+    template = own_template("{{ m.tool_calls[0].function | tojson }}" + result + "<|im_end|>\n")
+    template = template.replace("{% for m in messages %}", "{% for m in messages if m.role != 'tool' %}")
+    with pytest.raises(BadInput, match="cannot be located"):
+        encoder_of("qwen3", "assistant", template).encode([record_of(ALONE)])
+    encoder = encoder_of("qwen3", "completions", template)
+    assert trained(encoder, encoder.encode([record_of(ALONE)])[0]) == "Three.<|im_end|>"
