@@ -80,7 +80,8 @@ def abilities_of(template: ChatTemplate, offered: bool = True) -> Abilities:
         ("text", f'{{"{_ARGUMENT}": "{_VALUE}"}}'),
     ]
     known = [(form, _call(arguments, content)) for content in ("", None) for form, arguments in forms]
-    calls, call = next((item for item in known if writes(item[1])), ("", known[0][1]))
+    none: tuple[Literal["object", "text", ""], Message] = ("", known[0][1])
+    calls, call = next((item for item in known if writes(item[1])), none)
     second = call["tool_calls"][0] | {"id": _SECOND_ID}
     second["function"] = second["function"] | {"name": _SECOND}
     listed = text([user, answer], tools=True)

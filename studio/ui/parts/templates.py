@@ -40,12 +40,12 @@ environment.filters |= {
 }
 
 
-def render(name: str, **values: Any) -> Markup:
+def render(name: str, /, **values: Any) -> Markup:
     """The HTML of template `name`, a path in `ui/templates/`."""
     return Markup(environment.get_template(name).render(values))  # noqa: S704 - all its values were escaped
 
 
-def macro(name: str, macro_name: str, *args: Any, **values: Any) -> Markup:
+def macro(name: str, macro_name: str, /, *args: Any, **values: Any) -> Markup:
     """The HTML of one macro of template `name`."""
     rendered: Markup = getattr(environment.get_template(name).module, macro_name)(*args, **values)
     return rendered

@@ -55,8 +55,8 @@ def _converter(kind: Any) -> Convert | None:
         return lambda value: _short(value, "float32")
     if types.is_float64(kind):
         return _real
-    if isinstance(kind, _extension()):
-        return _converter(kind.storage_type)
+    if (storage := getattr(kind, "storage_type", None)) is not None:  # an extension type
+        return _converter(storage)
     if types.is_struct(kind):
         return _struct({field.name: convert for field in kind if (convert := _converter(field.type))})
     if types.is_map(kind):
@@ -66,12 +66,6 @@ def _converter(kind: Any) -> Convert | None:
     if hasattr(kind, "value_type"):
         return _list(_converter(kind.value_type))
     return _any if types.is_union(kind) else None
-
-
-def _extension() -> type:
-    import pyarrow as pa
-
-    return pa.BaseExtensionType  # type: ignore[no-any-return]
 
 
 def _struct(fields: dict[str, Convert]) -> Convert | None:
