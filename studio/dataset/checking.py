@@ -269,7 +269,8 @@ def _look(order: Order, source: Source, first: list[Row | Finding]) -> Report:
                 f"{order.file.name}: the column {named(name)!r} has half a character in its name. Rename it."
             )
     choices = column_names.choices(columns, rows)
-    shown = [{name: column_names.sample(name, row, columns) for name in choices} for row in rows[:_SAMPLES]]
+    named_here = dict.fromkeys([*choices, *columns])  # a whole list of messages may be mapped, too
+    shown = [{name: column_names.sample(name, row, columns) for name in named_here} for row in rows[:_SAMPLES]]
     found = _format(order, columns, choices, rows)
     return Report(
         source.kind, source.note, columns, choices, shown, found.format, found.why, found.mapping, sha256="",

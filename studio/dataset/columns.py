@@ -146,6 +146,11 @@ def guess(names: Sequence[str]) -> dict[str, str]:
     return {field: mapping[field] for field in ("instruction", "input", "output", "system") if field in mapping}
 
 
+def is_cut(text: str) -> bool:
+    """Whether a sample is shorter than its value."""
+    return len(text) >= _SAMPLE
+
+
 def sample(name: str, row: Mapping[str, Any], columns: Sequence[str]) -> str:
     """The value of a choice in a row, shortened for display."""
     value = source_of("", name, columns).find(row)

@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 
 from studio.dataset import store as files
 from studio.dataset.checking import Report
+from studio.dataset.columns import is_cut
 from studio.dataset.read.accounting import Use
-from studio.dataset.read.formats import FORMATS, Layout
+from studio.dataset.read.formats import FIELDS, FORMATS, Layout
 from studio.dataset.read.limits import Limits, limit
 from studio.dataset.read.reader import Proposal, Undecodable
 from studio.dataset.read.rows import FAULTS, Finding, Row
@@ -34,7 +35,7 @@ from studio.services.core import access, jobs, quotas
 from studio.services.core.jobs import Progress
 from studio.services.core.studio import FILE_READER, Studio
 
-__all__ = ["FAULTS", "FORMATS", "Finding", "Undecodable", "Use"]  # for pages, which import services only
+__all__ = ["FAULTS", "FIELDS", "FORMATS", "Finding", "Report", "Undecodable", "Use"]  # for pages, which import services only
 T = TypeVar("T")
 _TOKEN = re.compile(r"[0-9a-f]{1,64}")
 _DAY, _HOUR = 86_400.0, 3600.0
@@ -225,9 +226,12 @@ def preview(checked: Checked, mapping: Mapping[str, str]) -> list[list[dict[str,
 
     Plain text becomes one message with the role `text`. Raises BadInput that says what the mapping lacks.
     """
-    layout = Layout("mapped", mapping, checked.report.choices)
+    report = checked.report
+    layout = Layout("mapped", mapping, list(dict.fromkeys([*report.choices, *report.columns])))
     shown = []
-    for number, values in enumerate(checked.report.samples, start=1):
+    for number, values in enumerate(report.samples, start=1):
+        if any(is_cut(values.get(mapping.get(name, ""), "")) for name in ("messages", "tools")):
+            continue  # the JSON of a long list, which its sample has only in part
         record = layout.record(Row(number, dict(values)))
         if isinstance(record, Finding):
             raise BadInput(f"Row {record.row}, field {record.field}: {record.reason}; {record.fix}.")

@@ -6,7 +6,7 @@ its mapping, encoding and name.
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from studio.services.core.studio import Studio
 from studio.services.data import checks, datasets
 from studio.services.data.checks import Checked, Options, Undecodable
 from studio.ui.data import view as data_view
-from studio.ui.data.adding_view import FIELDS, Bar, Drop, Reading, preview, samples
+from studio.ui.data.adding_view import FIELDS, Bar, Drop, Reading, mapping_button, preview, samples
 from studio.ui.parts import markup
 from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, with_notice, with_notice_while
 
@@ -102,9 +102,10 @@ def wire(
         )
         if by_mapping and not mapping:
             raise BadInput(
-                "Choose at least a column for the instruction and one for the output, or one for plain text."
+                "Choose a column for the instruction and one for the output, or one for conversations or plain text."
             )
-        options = Options(
+        options = replace(
+            previous.options,
             format="" if by_mapping else form or "",
             mapping=mapping if by_mapping else {},
             encoding=encoding.strip(),
@@ -130,7 +131,8 @@ def wire(
         return {reading.samples: samples(checked, required)}
 
     def look(key: str, *mapped: str | None) -> Updates:
-        return {reading.preview: preview(checks.get(studio, key), _pairs(mapped))}
+        checked, mapping = checks.get(studio, key), _pairs(mapped)
+        return {reading.preview: preview(checked, mapping), reading.read: mapping_button(checked, mapping)}
 
     def keep(key: str, name: str) -> Updates:
         checked = checks.get(studio, key)
@@ -195,7 +197,7 @@ def wire(
         [box.input for box in reading.fields],
         with_notice(studio, reading.notice, look),
         [keys.chosen, *reading.fields],
-        [reading.notice, reading.preview],
+        [reading.notice, reading.preview, reading.read],
         trigger_mode="always_last",
         **QUEUED,
     )

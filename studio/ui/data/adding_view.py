@@ -11,20 +11,25 @@ import gradio as gr
 from studio.errors import BadInput
 from studio.services.data import checks, datasets
 from studio.services.data.checks import Checked, Undecodable
+from studio.ui.data import view as data_view
 from studio.ui.parts import busy
 from studio.ui.parts.busy import Busy
 from studio.ui.parts.handlers import Updates, view
 from studio.ui.parts.templates import macro
 
-FIELDS = ("instruction", "input", "output", "system", "text")
 TYPES = [".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".gz"]
 _LABELS = {
     "instruction": "Instruction or question",
     "input": "Input (optional)",
     "output": "Output (the answer to learn)",
     "system": "System prompt (optional)",
+    "tools": "Tools (optional)",
+    "history": "Earlier turns (optional)",
+    "messages": "Or conversations (lists of messages)",
     "text": "Or plain text only",
 }
+FIELDS = tuple(_LABELS)
+_CONFIRM, _MAP = "Yes, use it", "Use this mapping"
 _FOUND_OUT = ("automatic", "")
 _DELIMITERS = [_FOUND_OUT, ("comma  ,", ","), ("semicolon  ;", ";"), ("tab", "\t"), ("pipe  |", "|")]
 _SHOWN_CHOICES = 40
@@ -77,7 +82,7 @@ class Reading:
 
     @property
     def parts(self) -> list[Any]:
-        return [self.encodings, self.samples, *self.fields, self.preview,
+        return [self.encodings, self.samples, *self.fields, self.preview, self.read,
                 self.fold, self.format, self.encoding, self.delimiter, self.held_out, self.notice]  # fmt: skip
 
 
@@ -134,7 +139,7 @@ def build_reading() -> Reading:
                     for name in FIELDS
                 ]
             preview = view("map-preview")
-            read = gr.Button("Use this mapping", variant="primary", elem_id="read-mapped", size="md")
+            read = gr.Button(_MAP, variant="primary", elem_id="read-mapped", size="md")
         with gr.Accordion("Read with other settings", open=False, elem_classes="fold", elem_id="another-way") as fold:
             with gr.Row(elem_classes="fields three"):
                 format_ = gr.Dropdown([], label="Format", elem_id="file-format", filterable=False)
@@ -174,9 +179,10 @@ def shown(bar: Bar, reading: Reading, checked: Checked) -> Updates:
     report, options = checked.report, checked.options
     unmapped = report.format is None
     updates: Updates = {
-        bar.words: macro("data/adding.html", "pending", unmapped),
+        bar.words: macro("data/adding.html", "pending", report),
         bar.name: datasets.name_for(checked.path),
-        reading.samples: samples(checked, unmapped),
+        reading.samples: samples(checked, unmapped and report.suggested is None),
+        reading.read: mapping_button(checked, report.mapping),
         reading.fold: gr.update(open=False),
         reading.format: gr.update(
             choices=[_FOUND_OUT, *((name, name) for name in checks.FORMATS)], value=_asked(checked)
@@ -186,8 +192,9 @@ def shown(bar: Bar, reading: Reading, checked: Checked) -> Updates:
         reading.held_out: None,
         reading.notice: "",
     }
-    choices = [("none", ""), *((name, name) for name in report.choices)]
     for field, box in zip(FIELDS, reading.fields, strict=True):
+        names = report.columns if field in ("messages", "tools", "history") else report.choices
+        choices = [("none", ""), *((name, name) for name in names)]
         updates[box] = gr.update(choices=choices, value=report.mapping.get(field, ""))
     return updates | {reading.preview: preview(checked, report.mapping)}
 
@@ -213,7 +220,14 @@ def samples(checked: Checked, shown: bool) -> str:
         return ""
     report = checked.report
     more = len(report.choices) - _SHOWN_CHOICES
-    return macro("data/adding.html", "samples", report.choices[:_SHOWN_CHOICES], report.samples, more)
+    question = report.why if data_view.is_plain_guess(report) else ""
+    return macro("data/adding.html", "samples", report.choices[:_SHOWN_CHOICES], report.samples, more, question)
+
+
+def mapping_button(checked: Checked, mapping: Mapping[str, str]) -> str:
+    """The label of the button that uses a mapping: a confirmation while it is the one that was guessed."""
+    guessed = data_view.is_plain_guess(checked.report) and dict(mapping) == checked.report.mapping
+    return _CONFIRM if guessed else _MAP
 
 
 def preview(checked: Checked, mapping: Mapping[str, str]) -> str:

@@ -30,6 +30,7 @@ class Findings:
 
     looked: gr.State
     verdict: gr.HTML
+    mending: gr.HTML
     leave: gr.Button
     leaving: Busy
     notice: gr.HTML
@@ -37,20 +38,26 @@ class Findings:
 
     @property
     def parts(self) -> list[Any]:
-        return [self.looked, self.verdict, self.found, self.leave, self.notice]
+        return [self.looked, self.verdict, self.mending, self.found, self.leave, self.notice]
 
 
 def build() -> Findings:
     view("", markup.step(3, "What is wrong", "Rows that were left out, and rows to check."))
-    verdict = view("verdict", picks=True)
+    verdict, mending = view("verdict", picks=True), view("mending", picks=True)
     leave = gr.Button("Leave these out", elem_id="leave-out", size="md")
     leaving, notice = busy.build("leave"), view("findings-notice")
-    return Findings(gr.State(ALL), verdict, leave, leaving, notice, view("findings", picks=True))
+    return Findings(gr.State(ALL), verdict, mending, leave, leaving, notice, view("findings", picks=True))
 
 
 def shown(studio: Studio, wrong: Findings, key: str) -> Updates:
     """All findings of a dataset or checked file, from the first page."""
-    return {wrong.looked: ALL, **_drawn(studio, wrong, key, ALL, None, "", {}), wrong.notice: ""}
+    mending = data_view.mending(data_view.check_of(studio, key))
+    return {
+        wrong.looked: ALL,
+        **_drawn(studio, wrong, key, ALL, None, "", {}),
+        wrong.mending: mending,
+        wrong.notice: "",
+    }
 
 
 def wire(

@@ -1,6 +1,8 @@
 """The lengths of a dataset's examples: figures, the effect of max_length in a sentence, and a histogram."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
@@ -10,6 +12,8 @@ from studio.ui.parts.templates import render
 
 _HEIGHT, _TOP, _FOOT = 150, 20, 20
 _FLOOR = _HEIGHT - _FOOT
+# The settings that remove the cause of a remark.
+_FIXES = {"system_left_out": "fold_system", "thought_left_out": "per_answer"}
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,18 @@ class _Bar:
     count: int
 
 
-def show(view: LengthView) -> Markup:
-    """The whole view, the sentence first."""
+def show(view: LengthView, rows: int, values: Mapping[str, Any]) -> Markup:
+    """The whole view, the sentence first. rows: of the dataset; values: the recipe values it was counted with."""
     cut, last = view.max_length, max(1, view.edges[-1])
     highest = max(1, *view.counts)
     span = cut * 1.02 if last < cut <= 1.6 * last else float(last)
     return render(
         "data/lengths.html",
         view=view,
+        rows=rows,
+        values=values,
+        fixes=_FIXES,
+        refusal_fix=_refusal_fix(view.refused[1], values),
         kind="bad" if view.rows_untrained else "warn" if view.answers_lost else "plain" if view.rows_cut else "good",
         trained_share=units.percent(view.tokens["trained"], view.tokens["total"]),
         height=_HEIGHT,
@@ -42,6 +50,11 @@ def show(view: LengthView) -> Markup:
         highest=highest,
         ticks=_ticks(span),
     )
+
+
+def _refusal_fix(reason: str, values: Mapping[str, Any]) -> str:
+    """The setting that helps when a template refuses examples for this reason, or an empty text."""
+    return "fold_system" if "system" in reason.lower() and not values["fold_system"] else ""
 
 
 def _bars(view: LengthView, span: float, highest: int) -> list[_Bar]:

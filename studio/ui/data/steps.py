@@ -25,6 +25,12 @@ from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, view, with_
 
 _LEAST_REACH = 1024  # tokens: the slider's maximum is at least this
 _SESSIONS = 256
+# The settings that change the examples themselves, each with what it does.
+SHAPES = {
+    "per_answer": "For conversations with thinking or many turns: each answer is trained as it is asked for.",
+    "fold_system": "For templates without a system role.",
+    "split_texts": "A text longer than the maximum length becomes several examples.",
+}
 _TEMPLATE = "{instruction}\n\n{input}\n\nAnswer:\n{output}"
 _NO_MODEL = "There is no model yet whose tokenizer could be used. Add one under Train."
 
@@ -75,6 +81,8 @@ def build() -> Steps:
         own = gr.Textbox(_TEMPLATE, label="Custom template", lines=5, elem_id="see-custom",
                          info="Text with {output} exactly once, where the answer goes; or a chat template in Jinja. "
                          "The tokens are updated when you leave the field.")  # fmt: skip
+        with gr.Row(elem_classes="fields three", elem_id="see-shape"):
+            shape = [_switch(name) for name in SHAPES]
         seen = view("token-view")
         edit = gr.Button("Edit this example", elem_id="edit-example", size="md", elem_classes="quiet-button")
         edits = editor.build()
@@ -87,14 +95,14 @@ def build() -> Steps:
         wrong = findings.build()
         view("", markup.step(4, "How long", "What the maximum length keeps and what it cuts."))
         length = gr.Slider(8, _LEAST_REACH, value=1024, step=8, label="Maximum length in tokens", elem_id="see-length")
-        lengths = view("lengths")
+        lengths = view("lengths", picks=True)
     return Steps(
         subject=gr.State(""),
         measured=gr.State(None),
         reach=gr.State(_LEAST_REACH),
         row=row,
         model=model,
-        how=[template, own, system, on, length],
+        how=[template, own, system, on, length, *shape],
         seen=seen,
         edit=edit,
         editor=edits,
@@ -105,6 +113,11 @@ def build() -> Steps:
         length=length,
         lengths=lengths,
     )
+
+
+def _switch(name: str) -> gr.Checkbox:
+    field = find_field(name)
+    return gr.Checkbox(False, label=field.label, info=SHAPES[name], elem_id=f"see-{name.replace('_', '-')}")
 
 
 def _choices(name: str) -> list[str]:
@@ -172,6 +185,7 @@ def wire(
         if not key or not picked:
             yield {steps.lengths: "" if not key else markup.note(_NO_MODEL)}
             return
+        total = _total(studio, key)
         want(session, request_key)
         result: LengthView | None = None
         job = examples.measuring(studio, key, picked, values)
@@ -185,7 +199,7 @@ def wire(
             job.close()
         if result is None:
             return
-        yield {steps.lengths: lengths_view.show(result), steps.measured: result, steps.reach: _reach(result)}
+        yield {steps.lengths: lengths_view.show(result, total, values), steps.measured: result, steps.reach: _reach(result)}
 
     def open_editor(key: str, which: float | None) -> Updates:
         number = int(which or 1)
@@ -197,12 +211,17 @@ def wire(
             return
         number = int(event.save)
         yield {steps.edit_notice: ""}
-        job = datasets.editing(studio, key, number, editor.typed(str(event.typed)))
+        values = editor.typed(str(event.typed), datasets.as_values(studio, key, number))
+        job = datasets.editing(studio, key, number, values)
         version = yield from steps.saving.follow(request, editor.REVISING, job)
         message = editor.saved(version.name, version.changes)
         if version.id == key:
             message = markup.note("Nothing was changed, so no new version was made.")
         yield {**show(version.id, pending), steps.row: number, steps.edit_notice: message}
+
+    def turn_on(event: gr.EventData) -> list[Any]:
+        """The fix of a remark where it is one of the switches."""
+        return [True if name == event.setting else gr.skip() for name in SHAPES]
 
     def leaf(event: gr.EventData, key: str) -> Updates:
         """Another page of examples, or one of them as tokens."""
@@ -213,7 +232,7 @@ def wire(
 
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     slow: Step = {"show_progress": "hidden", "api_visibility": PRIVATE, "concurrency_limit": 4}
-    template, own, system, on, length = steps.how
+    template, own, system, on, length, *shape = steps.how
     reshaped = [
         steps.subject.change,
         steps.model.change,
@@ -222,6 +241,7 @@ def wire(
         system.blur,
         on.input,
         length.change,
+        *(switch.change for switch in shape),
     ]
     gr.on(
         [*reshaped, steps.row.change],
@@ -245,6 +265,7 @@ def wire(
     )
     # Separate from the counting: an update of a slider that is not drawn yet would empty it.
     steps.reach.change(lambda far: gr.update(maximum=far), steps.reach, length, **quiet)
+    steps.lengths.click(turn_on, None, shape, **quiet)
     steps.edit.click(
         with_notice(studio, steps.edit_notice, open_editor),
         [steps.subject, steps.row],

@@ -12,7 +12,7 @@ import gradio as gr
 from studio.services.core.studio import Studio
 from studio.services.data import datasets
 from studio.services.data.checks import Undecodable
-from studio.ui.data import adding, adding_view, steps
+from studio.ui.data import adding, adding_view, decisions, steps
 from studio.ui.data import view as data_view
 from studio.ui.parts import markup
 from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, view, with_notice
@@ -43,7 +43,7 @@ def build(studio: Studio) -> DataTab:
             bar = adding_view.build_bar()
             head = view("dataset-view", data_view.blank())
             train = gr.Button("Train on this dataset", elem_id="train-on", size="md")
-            what = view("what-it-is")
+            what = view("what-it-is", picks=True)
             reading = adding_view.build_reading()
             four = steps.build()
     whole = [chosen, pending, waiting, shelf, head, what, *bar.parts, *reading.parts, *four.parts]
@@ -103,6 +103,11 @@ def build(studio: Studio) -> DataTab:
         return {part: value for part, value in show(key, None, held).items() if part is not four.model}
 
     adding.wire(studio, drop, bar, reading, adding.Keys(chosen, pending, waiting), show_new, ask, whole)
+    for clicked, notice, progress in (
+        (what, reading.notice, reading.busy),
+        (four.wrong.mending, four.wrong.notice, four.wrong.leaving),
+    ):
+        decisions.wire(studio, clicked, chosen, notice, progress, show_new, whole)
     steps.wire(studio, four, pending, show_new, whole)
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     view_inputs = [four.model, pending]

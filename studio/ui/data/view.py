@@ -9,7 +9,7 @@ from markupsafe import Markup
 from studio.errors import NotFound
 from studio.services.core.studio import Studio
 from studio.services.data import checks, examples
-from studio.services.data.checks import Checked
+from studio.services.data.checks import Checked, Report
 from studio.services.data.datasets import DatasetInfo
 from studio.ui.parts.templates import macro, render
 
@@ -24,7 +24,9 @@ def check_of(studio: Studio, key: str) -> Checked | None:
         return None
 
 
-def shaping(template: str, own: str, system: str, on: str, length: float) -> dict[str, Any]:
+def shaping(
+    template: str, own: str, system: str, on: str, length: float, per_answer: bool, fold: bool, split: bool
+) -> dict[str, Any]:
     """The recipe values that determine what the model sees."""
     return {
         "template": template,
@@ -32,6 +34,9 @@ def shaping(template: str, own: str, system: str, on: str, length: float) -> dic
         "system_prompt": system or "",
         "train_on": on,
         "max_length": int(length),
+        "per_answer": bool(per_answer),
+        "fold_system": bool(fold),
+        "split_texts": bool(split),
     }
 
 
@@ -63,6 +68,11 @@ def head(info: DatasetInfo) -> Markup:
     return macro("data/title.html", "dataset", info)
 
 
+def is_plain_guess(report: Report) -> bool:
+    """Whether the format is unknown, but the columns' names leave little doubt about a mapping."""
+    return report.format is None and report.suggested is None and report.why.endswith("?")
+
+
 def head_of_check(checked: Checked) -> Markup:
     """A checked file's name and figures."""
     kind = "mapping" if checked.report.format is None else "check"
@@ -77,7 +87,18 @@ def what(info: DatasetInfo, infos: Sequence[DatasetInfo]) -> Markup:
 
 def what_of_check(checked: Checked) -> Markup:
     """The detected format of a checked file, or that it is unknown."""
-    return macro("data/origin.html", "check", checked.report, Path(checked.options.held_out).name)
+    report, held_out = checked.report, Path(checked.options.held_out).name
+    return macro("data/origin.html", "check", report, held_out, is_plain_guess(report), checked.options.ignore)
+
+
+def mending(checked: Checked | None) -> str:
+    """Buttons that mend conversations whose turns are out of order, for a file that is not added yet."""
+    if checked is None:
+        return ""
+    options, counts = checked.options, checked.report.counts
+    if not (counts.get("turns") or options.merge or options.drop):
+        return ""
+    return macro("data/findings_mending.html", "mending", options, counts.get("turns", 0), counts.get("mended", 0))
 
 
 def what_undecodable(error: object) -> Markup:

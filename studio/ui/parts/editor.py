@@ -35,22 +35,33 @@ def form(example: int, values: Mapping[str, Any]) -> Markup:
     else:
         turns = [(name, name, str(text)) for name, text in values.items()]
     fields = [{"name": name, "label": label, "text": text, "height": _height(text)} for name, label, text in turns]
-    return render("editor.html", example=example, fields=fields)
+    return render("editor.html", example=example, fields=fields, kept=_kept(values))
+
+
+def _kept(values: Mapping[str, Any]) -> list[str]:
+    """What an example of messages has beyond the texts that can be edited."""
+    if "messages" not in values:
+        return []
+    keys = dict.fromkeys(key for turn in values["messages"] for key in turn if key not in ("role", "content"))
+    return [*keys, *(name for name in values if name != "messages")]
 
 
 def _height(text: str) -> int:
     return max(2, min(12, text.count("\n") + len(text) // 90 + 1))
 
 
-def typed(text: str) -> dict[str, Any]:
-    """Parse the editor's contents into the values of a row."""
+def typed(text: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse the editor's contents into the values of a row. values: the row as it was; other keys are kept."""
     try:
         pairs = [(str(name), str(value)) for name, value in json.loads(text)]
     except (ValueError, TypeError):
         raise BadInput("The editor's contents could not be read. Reload the page and edit again.") from None
-    if pairs and pairs[0][0].partition(".")[0].isdecimal():
-        return {"messages": [{"role": name.partition(".")[2], "content": value} for name, value in pairs]}
-    return dict(pairs)
+    if "messages" not in values:
+        return dict(pairs)
+    if len(pairs) != len(values["messages"]):
+        raise BadInput("The example has changed since it was opened. Close the editor and open it again.")
+    turns = [{**turn, "content": text} for turn, (_, text) in zip(values["messages"], pairs, strict=True)]
+    return {**values, "messages": turns}
 
 
 def saved(name: str, changes: str) -> str:
