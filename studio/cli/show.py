@@ -188,6 +188,9 @@ def show_story(story: Story, as_json: bool) -> None:
         say(f"engine {story.run.plan['engine']}: {story.run.plan.get('engine_why', '')}")
     heading("\nWhat happened")
     grid([(_when(event.time), (event.state, event.state), event.message) for event in story.states], "  {}  {}  {}")
+    if story.warnings:
+        heading("\nWarnings")
+        say("\n".join(f"  {text}" for text in story.warnings))
     heading("\nWorkers")
     for attempt in story.attempts:
         state = "alive" if attempt.alive else attempt.state or "not started"
@@ -307,7 +310,7 @@ def _steps(quiet: bool) -> Iterator[Callable[[RunInfo, Points], None]]:
                 amount += [f"{info.tokens_per_s:.0f} tokens/s"] if info.tokens_per_s else []
                 what = clean_line(info.doing or info.state)
                 bar.update(what, info.step, info.total_steps, ", ".join(amount), info.seconds_left)
-                _say_evaluations(news)
+                _say_rest(news)
 
             yield draw
     else:
@@ -321,12 +324,16 @@ def _steps(quiet: bool) -> Iterator[Callable[[RunInfo, Points], None]]:
             for point in news.metrics:
                 speed = f", {point['tokens_per_s']:.0f} tokens/s" if point["tokens_per_s"] else ""
                 say(f"step {point['step']}/{info.total_steps}  loss {cell(point['loss'])}{speed}", err=True)
-            _say_evaluations(news)
+            _say_rest(news)
 
         yield write
 
 
-def _say_evaluations(news: Points) -> None:
+def _say_rest(news: Points) -> None:
+    """Say the notes of the run, such as what was left out of training, and its evaluations."""
+    for mark in news.marks:
+        if mark["kind"] == "note":
+            say(mark["text"], err=True)
     for point in news.evals:
         say(f"step {point['step']}  evaluation loss {cell(point['eval_loss'])}", err=True)
 

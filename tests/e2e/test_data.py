@@ -103,7 +103,8 @@ def test_gsm8k_is_mapped_looked_at_added_and_cut(page: Page, little_home: Path, 
     upload(page, path)
 
     # It needs a mapping; a wrong one is said, the right one is previewed.
-    expect(page.locator("#mapping")).to_contain_text("Which column is which?", timeout=CHECKS)
+    expect(page.locator("#mapping")).to_contain_text("question → answer: is that right?", timeout=CHECKS)
+    expect(page.locator("#read-mapped")).to_have_text("Yes, use it")
     expect(page.locator("#map-instruction input")).to_have_value("question")
     output = page.locator("#map-output input")
     output.fill("{no such column}")
@@ -112,6 +113,7 @@ def test_gsm8k_is_mapped_looked_at_added_and_cut(page: Page, little_home: Path, 
     output.fill("Answer: {answer}")
     output.press("Enter")
     expect(page.locator("#map-preview")).to_contain_text("Answer: " + first["answer"].split("\n")[0][:60])
+    expect(page.locator("#read-mapped")).to_have_text("Use this mapping")
     expect(page.locator("#add-dataset")).to_be_hidden()
     page.locator("#read-mapped").click()
 
@@ -392,3 +394,91 @@ def test_what_was_seen_is_what_is_trained_on(page: Page, little_home: Path, star
     page.goto(page.url)
     expect(page.locator("#changed-fields")).to_contain_text("template alpaca")
     expect(page.locator("#field-dataset input")).to_have_value("little")
+
+
+def talk(*contents: str, **more: object) -> dict[str, object]:
+    """A row whose messages alternate between user and assistant."""
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[at % 2], "content": text} for at, text in enumerate(contents)], **more}
+
+
+def test_a_column_that_is_not_read_is_ignored_by_a_click(
+    page: Page, little_home: Path, start: Start, tmp_path: Path
+) -> None:
+    rows = [talk(f"How far is {n}?", f"{n} km", score=n) for n in range(1, 9)]
+    page.goto(start(little_home).url)
+    upload(page, write_jsonl(tmp_path / "far.jsonl", rows))
+    account = page.locator("#what-it-is .account")
+    expect(account).to_contain_text("1 not read, the others used", timeout=CHECKS)
+    expect(page.locator("#verdict")).to_contain_text("the column score is not read (8 rows)")
+    page.get_by_role("button", name="Ignore score").click()
+    expect(account).to_contain_text("ignored by you", timeout=CHECKS)
+    expect(page.locator("#verdict")).to_contain_text("Ready to train")
+    page.get_by_role("button", name="Read score again").click()
+    expect(account).to_contain_text("1 not read", timeout=CHECKS)
+    page.get_by_role("button", name="Ignore score").click()
+    expect(account).to_contain_text("ignored by you", timeout=CHECKS)
+
+    # Added, the account is the same, without buttons.
+    add(page, "far")
+    expect(account).to_contain_text("ignored by you")
+    expect(account.get_by_role("button")).to_have_count(0)
+    page.locator("#dataset-list .item", has_text="little").click()
+    expect(account.locator("summary")).to_have_text("All 3 columns are used.")
+
+
+def test_preference_data_is_named_and_confirmed(page: Page, little_home: Path, start: Start, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Greet guest {n}.", "chosen": f"Hello, guest {n}!", "rejected": "What?"} for n in range(8)]
+    page.goto(start(little_home).url)
+    upload(page, write_jsonl(tmp_path / "greet.jsonl", rows))  # type: ignore[arg-type]
+    expect(page.locator("#what-it-is")).to_contain_text("This is preference data", timeout=CHECKS)
+    expect(page.locator("#mapping")).to_be_hidden()
+    page.get_by_role("button", name="Train on the chosen answers").click()
+    expect(page.locator("#add-dataset")).to_be_visible(timeout=CHECKS)
+    expect(page.locator("#what-it-is")).to_contain_text("All 3 columns are used.")
+    expect(page.locator(".tokens")).to_contain_text("Hello, guest 0!", timeout=CHECKS)
+    expect(page.locator(".tokens")).not_to_contain_text("What?")
+
+
+def test_turns_out_of_order_are_joined_by_a_click(page: Page, little_home: Path, start: Start, tmp_path: Path) -> None:
+    rows = [talk(f"How far is {n}?", f"{n} km") for n in range(1, 9)]
+    for row in rows[:2]:
+        row["messages"].insert(0, {"role": "user", "content": "Hello."})  # type: ignore[attr-defined]
+    page.goto(start(little_home).url)
+    upload(page, write_jsonl(tmp_path / "far.jsonl", rows))
+    expect(page.locator("#verdict")).to_contain_text("6 of 8 rows can be used (2 broken turn order)", timeout=CHECKS)
+    page.get_by_role("button", name="Join consecutive turns").click()
+    expect(page.locator("#verdict")).to_contain_text("all 8 rows can be used", timeout=CHECKS)
+    expect(page.locator("#mending")).to_contain_text("2 were mended")
+    expect(page.locator("#findings")).to_contain_text("1 message joined to the one before")
+    joined = page.get_by_role("button", name="Join consecutive turns")
+    expect(joined).to_have_attribute("aria-pressed", "true")
+
+
+def test_the_system_prompt_is_folded_by_a_click(page: Page, little_home: Path, start: Start, tmp_path: Path) -> None:
+    """What the template refuses is said with its reason; the fix is shown on the tokens and taken over by Train."""
+    rows = [talk(f"How far is {n}?", f"{n} km", system="Be short.") for n in range(1, 9)]
+    del rows[0]["system"]
+    page.goto(start(little_home).url)
+    upload(page, write_jsonl(tmp_path / "far.jsonl", rows))
+    expect(page.locator(".histogram")).to_be_visible(timeout=CHECKS)
+    page.locator("#see-template").get_by_label("custom").check()
+    own = page.locator("#see-custom textarea")
+    own.fill(
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('No system role here') }}{% endif %}"
+        "<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    own.blur()
+    lengths = page.locator("#lengths")
+    expect(lengths).to_contain_text("The template refuses 7 examples", timeout=CHECKS)
+    expect(lengths).to_contain_text("No system role here")
+    lengths.get_by_role("button", name="Turn on: System prompt in the first message").click()
+    expect(page.locator("#see-fold-system input")).to_be_checked()
+    expect(lengths).not_to_contain_text("refuses", timeout=CHECKS)
+    page.locator("#see-row input").fill("2")
+    page.locator("#see-row input").press("Enter")
+    expect(page.locator(".tokens")).to_contain_text("<user>Be short.")
+    add(page, "far")
+    page.locator("#train-on").click()
+    expect(page.locator("#changed-fields")).to_contain_text("fold_system")

@@ -46,7 +46,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Everything known about a run. predicted and measured: peak bytes, None where not known."""
+    """Everything known about a run. predicted and measured: peak bytes, None where not known.
+
+    warnings: what its workers warned of, such as examples that the template refuses, each once.
+    """
 
     run: RunInfo
     recipe: str
@@ -58,6 +61,7 @@ class Story:
     checkpoint_bytes: int
     predicted: int | None
     measured: int | None
+    warnings: list[str]
     samples: list[dict[str, Any]]
     webhook: str
     log: list[str]
@@ -81,6 +85,7 @@ def story_of(studio: Studio, run_id: str) -> Story:
         checkpoint_bytes=sum(checkpoint.bytes for checkpoint in checkpoints),
         predicted=_bytes((read_json(run.path / "estimate.json") or {}).get("predicted_bytes")),
         measured=_bytes(measured.payload.get("bytes")) if measured else None,
+        warnings=_warnings(studio, info),
         samples=samples_of(studio, info),
         webhook=end.told if end else "",
         log=runs.log_tail(studio, info.id).splitlines()[-_LOG_LINES:],
@@ -105,6 +110,12 @@ def _states(studio: Studio, info: RunInfo) -> list[Happening]:
     if info.final and info.state != happenings[-1].state:
         happenings.append(Happening(info.ended or time.time(), info.state, info.message))
     return happenings
+
+
+def _warnings(studio: Studio, info: RunInfo) -> list[str]:
+    notes = [event.payload for event in rows.events_after(studio.database, info.id, 0, ("note",))]
+    texts = (str(note.get("text")) for note in notes if note.get("level") == "warning")
+    return [access.for_reader(studio, text) for text in dict.fromkeys(texts)]
 
 
 def _attempt(studio: Studio, number: int, run: RunDir) -> Attempt:

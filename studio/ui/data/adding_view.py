@@ -25,7 +25,7 @@ _LABELS = {
     "system": "System prompt (optional)",
     "tools": "Tools (optional)",
     "history": "Earlier turns (optional)",
-    "messages": "Or conversations (lists of messages)",
+    "messages": "Or conversations",
     "text": "Or plain text only",
 }
 FIELDS = tuple(_LABELS)
