@@ -102,7 +102,7 @@ def check(order: Order, limits: Limits, folder: Path, progress: Progress = lambd
             with Writer(aside) as writer:
                 patient = _Patient(writer)
                 patient.take(chain(first, rows), layout, held_out=False)
-                if patient.kept == 0:
+                if writer.rows == writer.held_out:
                     raise _unusable(order.file, patient.refused)
                 if order.held_out is not None:
                     _take_second(order, limits, report, patient, progress)
@@ -182,24 +182,27 @@ class _Patient:
         self._rows: list[tuple[int, bool]] = []
         self.read = self.kept = 0
         self.refused: Finding | None = None
+        self.has_split = False
 
     def take(self, rows: Iterable[Row | Finding], layout: Layout, held_out: bool) -> None:
         for row in rows:
             self.read += 1
+            apart = held_out or row.held_out
+            self.has_split = self.has_split or row.held_out
             result = row if isinstance(row, Finding) else layout.record(row)
             if isinstance(result, Finding):
                 self.refused = self.refused or result
-                self._writer.note(replace(result, held_out=held_out))
+                self._writer.note(replace(result, held_out=apart))
                 continue
             assert isinstance(row, Row)
             if result.messages and result.messages[-1]["role"] != "assistant":
                 self._writer.put_unwanted(result)
-                self._writer.note(_unwanted(row, held_out))
+                self._writer.note(_unwanted(row, apart))
                 continue
-            self.keep(replace(result, held_out=held_out) if held_out else result)
+            self.keep(replace(result, held_out=True) if apart else result)
             for finding in (layout.unused(row), layout.mended(row), _markup(result)):
                 if finding:
-                    self._writer.note(replace(finding, held_out=held_out))
+                    self._writer.note(replace(finding, held_out=apart))
 
     def keep(self, record: Record) -> None:
         self.kept += 1
@@ -247,12 +250,16 @@ def _take_second(order: Order, limits: Limits, report: Report, patient: _Patient
     path = order.held_out
     assert path is not None and report.format is not None
     before = patient.kept
+    if patient.has_split:
+        raise _splits(order.file)
     with open_rows(path, limits, order.how, None) as source:
         rows = _watched(source, f"Reading {path.name}", progress)
         first = list(islice(rows, _PEEK))
         layout = Layout(report.format, report.mapping, _columns(source, first), order.layout)
         patient.refused = None
         patient.take(chain(first, rows), layout, held_out=True)
+    if patient.has_split:
+        raise _splits(path)
     if patient.kept == before:
         raise _unusable(path, patient.refused)
 
@@ -296,6 +303,13 @@ def _columns(source: Source, first: list[Row | Finding]) -> list[str]:
     return list(dict.fromkeys(name for row in first if isinstance(row, Row) for name in row.values))
 
 
+def _splits(path: Path) -> BadInput:
+    return BadInput(
+        f"{path.name} has held-out rows of its own, so there can be no second file of them. Leave out the second file, "
+        "or save each split as a file."
+    )
+
+
 def _unusable(path: Path, refused: Finding | None) -> BadInput:
     if refused is None:
         return BadInput(f"{path.name} has no rows. It needs at least one example.")
@@ -322,7 +336,10 @@ def _further(order: Order, limits: Limits, progress: Progress) -> Iterator[Row |
 
 def _numbered_on(rows: Iterable[Row | Finding]) -> Iterator[Row | Finding]:
     """Renumber the rows of several files as if they were one file."""
-    for number, row in enumerate(rows, start=1):
+    numbers = {False: 0, True: 0}
+    for row in rows:
+        numbers[row.held_out] += 1
+        number = numbers[row.held_out]
         yield replace(row, number=number) if isinstance(row, Row) else replace(row, row=number)
 
 

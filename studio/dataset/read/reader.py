@@ -20,7 +20,7 @@ from studio.dataset.read.source import MIB, Bytes
 from studio.dataset.read.table.csv_file import Table
 from studio.dataset.read.text.decoding import Text, Undecodable, wide_encoding
 from studio.dataset.read.text.encodings import Proposal
-from studio.dataset.read.text.json_file import many_objects, read_json, read_jsonl
+from studio.dataset.read.text.json_file import begins_with_object, many_objects, open_json, read_jsonl
 from studio.errors import BadInput
 
 __all__ = ["KINDS", "Proposal", "ReadOptions", "Source", "Undecodable", "open_rows"]
@@ -127,7 +127,8 @@ def _of_text(source: Bytes, limits: Limits, how: ReadOptions) -> Source:
     elif kind == "jsonl":
         rows = read_jsonl(text, limits)
     else:
-        rows = read_json(source.name, text, limits)
+        arrangement, rows = open_json(source.name, text, limits)
+        note += f", {arrangement}" if arrangement else ""
     return Source(kind, text.encoding, note, columns, rows, lambda: (source.position(), source.size))
 
 
@@ -150,6 +151,8 @@ def _kind(name: str, suffix: str, text: Text, limits: Limits) -> str:
     """Type of the file: from its name, unless its first characters contradict it."""
     mark = text.buffer.lstrip()[:1]
     if mark == "[" and (suffix not in ("csv", "tsv") or re.match(r'\s*\[\s*\{\s*"', text.buffer)):
+        return "json"
+    if mark == "{" and suffix == "jsonl" and begins_with_object(text, limits):
         return "json"
     if mark == "{" and suffix != "jsonl":
         if many_objects(text, limits):

@@ -54,10 +54,14 @@ FAULTS: dict[Kind, Fault] = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as read. number: the line for jsonl, the record for the others; from 1."""
+    """One row as read. number: the line for jsonl, the record for the others; from 1.
+
+    held_out: from a split of the file that is held out of training, whose rows are numbered by themselves.
+    """
 
     number: int
     values: dict[str, Any]
+    held_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Finding:
     """A problem with a row: row number, kind, field at fault ("" for the whole row), reason, and remedy.
 
     of: the row it repeats, 0 for none. raw: the row as in the file, as JSON or text. held_out: whether the row is from
-    the second file, the one with held-out examples.
+    the second file, the one with held-out examples, or from such a split.
     """
 
     row: int

@@ -1,8 +1,9 @@
-"""Strict, incremental JSON reader: one object per line (jsonl), an array of objects, or columns (json)."""
+"""Strict, incremental JSON reader: one object per line (jsonl); an array, objects one after another, or one (json)."""
 
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from math import isinf
 from typing import Any
 
@@ -11,12 +12,14 @@ from studio.dataset.read.rows import Finding, Row
 from studio.dataset.read.source import MIB
 from studio.dataset.read.strict import RowError, check_row, too_deep, too_long, unreadable
 from studio.dataset.read.text.decoding import Text
+from studio.dataset.read.text.shapes import Shape, shape_of
 from studio.dataset.read.values import WrittenNumber
 from studio.errors import BadInput
 
 # An error this close to the end of the text read so far may only mean that the text is incomplete.
 _MARGIN = 1024
 _MEND = "fix or remove the line"
+_NOT_SPACE = re.compile(r"[^ \t\n\r]")
 
 
 def strict_decoder(limits: Limits) -> json.JSONDecoder:
@@ -107,14 +110,57 @@ def read_jsonl(text: Text, limits: Limits) -> Iterator[Row | Finding]:
             yield _row(number, value, limits, raw)
 
 
-def read_json(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
-    """Yield the rows of an array, an object of columns, or an object that wraps one array. name: the file's name."""
+def begins_with_object(text: Text, limits: Limits) -> bool:
+    """Whether the text begins with an object that is written over several lines, its bracket on a line of its own."""
+    return re.match(r"\s*\{[ \t]*[\r\n]", text.buffer) is not None and _first_object(text, limits) >= 0
+
+
+def open_json(name: str, text: Text, limits: Limits) -> tuple[str, Iterator[Row | Finding]]:
+    """The rows of an array, of one object (shapes.py) or of objects one after another, and a note on the arrangement.
+
+    name: the file's name. The note is empty for the common arrangements.
+    """
     if not text.skip_space():
         raise BadInput(f"{name} contains only white space. It needs at least one example.")
     if text.buffer[text.pos] == "[":
-        yield from _array(name, text, limits)
-    else:
-        yield from _whole(name, text, limits)
+        return "", _array(name, text, limits)
+    end = _first_object(text, limits) if text.buffer[text.pos] == "{" else -1
+    if end >= 0 and text.buffer[end : end + 1] == "{":
+        return "one object after another", _sequence(name, text, limits)
+    return _whole(name, text, limits)
+
+
+def _first_object(text: Text, limits: Limits) -> int:
+    """Where the text goes on after its first object, as a position in the window; -1 if it is too long or broken."""
+    decoder = strict_decoder(limits)
+    text.skip_space()
+    most = limits.max_row_mb * MIB
+    while True:
+        held = len(text.buffer) - text.pos
+        try:
+            _, end = decoder.raw_decode(text.buffer, text.pos)
+            break
+        except (ValueError, RecursionError):
+            if held > most or text.ended:
+                return -1
+        while len(text.buffer) - text.pos < 2 * held and text.fill():
+            pass
+    length = end - text.pos
+    while not (rest := _NOT_SPACE.search(text.buffer, text.pos + length)):
+        if len(text.buffer) - text.pos > 2 * most or not text.fill():
+            return len(text.buffer)
+    return rest.start()
+
+
+def _sequence(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
+    decoder = strict_decoder(limits)
+    number = 0
+    while text.skip_space():
+        if text.buffer[text.pos] != "{":
+            raise _broken(name, text, text.pos, number, "what follows is not an object")
+        number += 1
+        value, raw = _item(name, text, decoder, number, limits)
+        yield _row(number, value, limits, raw)
 
 
 def _array(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
@@ -192,7 +238,7 @@ def _broken(name: str, text: Text, pos: int, number: int, why: str) -> BadInput:
     )
 
 
-def _whole(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
+def _whole(name: str, text: Text, limits: Limits) -> tuple[str, Iterator[Row | Finding]]:
     line, column = text.where(text.pos)
     content = text.rest()
     try:
@@ -209,27 +255,16 @@ def _whole(name: str, text: Text, limits: Limits) -> Iterator[Row | Finding]:
         raise BadInput(f"{name}: {value.reason}; {value.fix}.")
     if not isinstance(value, dict):
         raise BadInput(f"{name} contains {_word(value)}. A dataset is an array of objects, one per example.")
-    yield from _from_object(name, value, content, limits)
+    shape = shape_of(name, value)
+    if shape is None:
+        return "", iter([_row(1, value, limits, content)])
+    return shape.note, _shaped(shape, limits)
 
 
-def _from_object(name: str, value: dict[str, Any], content: str, limits: Limits) -> Iterator[Row | Finding]:
-    """Yield the rows of one object: arrays of equal length (columns), or a single array of objects ("data": […])."""
-    arrays = {key: item for key, item in value.items() if isinstance(item, list)}
-    wrapped = [item for item in arrays.values() if item and all(isinstance(row, dict | RowError) for row in item)]
-    if len(wrapped) == 1 and len(arrays) == 1 and not {"messages", "conversations"} & set(arrays):
-        for number, row in enumerate(wrapped[0], start=1):
-            yield _row(number, row, limits, _dump(row))
-        return
-    if arrays and len(arrays) == len(value) and not wrapped:
-        lengths = {key: len(item) for key, item in arrays.items()}
-        if len(set(lengths.values())) != 1:
-            shown = ", ".join(f"{key} {length:,}" for key, length in list(lengths.items())[:12])
-            raise BadInput(f"{name}: the columns differ in length ({shown}). Every column needs one value per row.")
-        for number, cells in enumerate(zip(*arrays.values(), strict=True), start=1):
-            row = dict(zip(arrays, cells, strict=True))
-            yield _row(number, row, limits, _dump(row))
-        return
-    yield _row(1, value, limits, content)
+def _shaped(shape: Shape, limits: Limits) -> Iterator[Row | Finding]:
+    for rows, held_out in ((shape.rows, False), (shape.held_out, True)):
+        for number, value in enumerate(rows, start=1):
+            yield replace(_row(number, value, limits, _dump(value)), held_out=held_out)
 
 
 def _row(number: int, value: Any, limits: Limits, raw: str) -> Row | Finding:
