@@ -22,6 +22,12 @@ Maps = Annotated[
 ]
 Encoding = Annotated[str, typer.Option(help="Encoding of the file if it is not UTF-8, such as cp1252.")]
 Delimiter = Annotated[str, typer.Option(help="Column separator of a csv file, if it is not detected.")]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header", help="Whether the first row of a csv file names its columns. Default: detected."
+    ),
+]
 HeldOut = Annotated[Path | None, typer.Option(help="A second file with held-out examples, to evaluate on.")]
 Form = Annotated[str, typer.Option("--format", help=f"Read the file as one of: {', '.join(FORMATS)}.")]
 Ignored = Annotated[
@@ -54,6 +60,7 @@ def check(
     ] = None,
     encoding: Encoding = "",
     delimiter: Delimiter = "",
+    header: Header = None,
     held_out: HeldOut = None,
     ignore: Ignored = None,
     merge: Merge = False,
@@ -62,7 +69,8 @@ def check(
 ) -> None:
     """Check a dataset file without adding it: its format, what is wrong with it, how long its examples are."""
     started = time.monotonic()
-    options = Options(form, pairs(maps), encoding, delimiter, str(held_out or ""), tuple(ignore or ()), merge, drop)
+    ignored, held = tuple(ignore or ()), str(held_out or "")
+    options = Options(form, pairs(maps), encoding, delimiter, held, ignored, merge, drop, header)
     with Keeper(context.obj) as studio, out.progress(as_json, watched=True) as progress:
         checked = checks.check(studio, file, options, progress)
         try:
@@ -118,13 +126,15 @@ def datasets_add(
     held_out: HeldOut = None,
     encoding: Encoding = "",
     delimiter: Delimiter = "",
+    header: Header = None,
     ignore: Ignored = None,
     merge: Merge = False,
     drop: Drop = False,
     as_json: Json = False,
 ) -> None:
     """Add a dataset file (jsonl, json, csv, tsv or parquet, also gzipped); `sample` adds the bundled dataset."""
-    options = Options(form, pairs(maps), encoding, delimiter, str(held_out or ""), tuple(ignore or ()), merge, drop)
+    ignored, held = tuple(ignore or ()), str(held_out or "")
+    options = Options(form, pairs(maps), encoding, delimiter, held, ignored, merge, drop, header)
     with Keeper(context.obj) as studio, out.progress(as_json, watched=True) as progress:
         if str(file) == "sample":
             info = dataset_service.add_sample(studio)

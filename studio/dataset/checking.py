@@ -88,6 +88,8 @@ def check(order: Order, limits: Limits, folder: Path, progress: Progress = lambd
     """
     started = time.monotonic()
     with open_rows(order.file, limits, order.how, folder) as source:
+        if not source.header:  # nor have its further files and the held-out one
+            order = replace(order, how=replace(order.how, header=False))
         rows = _watched(source, f"Reading {order.file.name}", progress)
         if order.shards:
             rows = _numbered_on(chain(rows, _further(order, limits, progress)))
@@ -279,8 +281,9 @@ def _look(order: Order, source: Source, first: list[Row | Finding]) -> Report:
     named_here = dict.fromkeys([*choices, *columns])  # a whole list of messages may be mapped, too
     shown = [{name: column_names.sample(name, row, columns) for name in named_here} for row in rows[:_SAMPLES]]
     found = _format(order, columns, choices, rows)
+    why = f"{source.question}; {found.why}" if source.question and found.format is None else found.why
     return Report(
-        source.kind, source.note, columns, choices, shown, found.format, found.why, found.mapping, sha256="",
+        source.kind, source.note, columns, choices, shown, found.format, why, found.mapping, sha256="",
         suggested=found.suggested,
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from studio.dataset.columns import guess
 from studio.dataset.read import messages as talks
 from studio.dataset.read.accounting import is_empty
 from studio.dataset.read.formats import LABELS, SYSTEMS, TALKS, TOOLS, Format, as_label, first_of
+from studio.dataset.read.names import column_name
 from studio.dataset.read.strict import listed
 
 
@@ -54,7 +55,10 @@ def _guessed(names: list[str], rows: Sequence[Mapping[str, Any]], choices: Seque
         tools = first_of(TOOLS, names)
         mapping = {"messages": talk} | ({"tools": tools} if tools else {})
         return Detection(None, f"the column {talk} looks like conversations: is that right?", mapping)
-    mapping = guess(choices or names)
+    if names == [column_name(1), column_name(2)]:
+        mapping = {"instruction": names[0], "output": names[1]}
+    else:
+        mapping = guess(choices or names)
     if {"instruction", "output"} <= set(mapping):
         asked = " with ".join(mapping[name] for name in ("instruction", "input") if name in mapping)
         system = f", after the system prompt in {mapping['system']}" if "system" in mapping else ""

@@ -10,9 +10,9 @@ COLUMNS = MEANINGFUL | frozenset(
         "subject", "summary", "article", "document", "passage", "sentence", "translation", "message", "conversation",
         "dialog", "dialogue", "role", "user", "human", "assistant", "bot", "gpt", "from", "value", "type", "category",
         "class", "topic", "tag", "tags", "id", "key", "index", "row", "no", "number", "name", "date", "time",
-        "timestamp", "created", "language", "lang", "url", "link", "file", "filename", "path", "author", "rating", "stars",
-        "review", "comment", "note", "notes", "description", "problem", "solution", "rationale", "explanation", "code", "word",
-        "term", "definition", "en", "de", "fr", "es", "it", "zh", "q", "a",
+        "timestamp", "created", "language", "lang", "url", "link", "file", "filename", "path", "author", "rating",
+        "stars", "review", "comment", "note", "notes", "description", "problem", "solution", "rationale",
+        "explanation", "code", "word", "term", "definition", "en", "de", "fr", "es", "it", "zh", "q", "a",
     }
 )  # fmt: skip
 _TRAIN = ("train", "training")
@@ -37,3 +37,8 @@ def _begins(split: str, names: tuple[str, ...]) -> bool:
 def and_list(items: list[str]) -> str:
     """Join texts for people: a, b and c."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def column_name(place: int) -> str:
+    """The name of a column that has none. place: from 1."""
+    return f"column {place}"

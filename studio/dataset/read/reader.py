@@ -35,11 +35,13 @@ class ReadOptions:
     """User options for reading a file; "" means detect.
 
     encoding: a name Python knows, such as cp1252. delimiter: the separator of a csv or tsv file, one character or one
-    of the words comma, semicolon, tab and pipe.
+    of the words comma, semicolon, tab and pipe. header: whether the first row of such a file names its columns, None to
+    detect it.
     """
 
     encoding: str = ""
     delimiter: str = ""
+    header: bool | None = None
 
 
 @dataclass(slots=True)
@@ -48,7 +50,8 @@ class Source:
 
     kind: json, jsonl, csv, tsv or parquet. encoding: of the text, "" for parquet. note: description for people of how
     the file is read. columns: known up front for csv, tsv and parquet, else []. rows: rows, and findings for those that
-    could not be read; raises BadInput where reading cannot continue.
+    could not be read; raises BadInput where reading cannot continue. header: whether the first row of a csv or tsv file
+    names its columns. question: what a person should confirm about the file, or "".
     """
 
     kind: str
@@ -57,6 +60,8 @@ class Source:
     columns: list[str]
     rows: Iterator[Row | Finding]
     _done: Callable[[], tuple[int, int]] = field(repr=False)
+    header: bool = True
+    question: str = ""
 
     def done(self) -> tuple[int, int]:
         """The bytes of the file read so far, and its size in bytes."""
@@ -119,17 +124,18 @@ def _of_text(source: Bytes, limits: Limits, how: ReadOptions) -> Source:
     kind = _kind(source.name, suffix, text, limits)
     rows: Iterator[Row | Finding]
     columns: list[str] = []
+    header, question = True, ""
     note = f"{_packed(source)}{_NAMES[kind]}, {text.encoding}"
     if kind in ("csv", "tsv"):
-        table = Table(source.name, text, limits, how.delimiter, tab_first=kind == "tsv")
-        columns, rows = table.columns, table.rows()
+        table = Table(source.name, text, limits, how.delimiter, kind == "tsv", how.header)
+        columns, rows, header, question = table.columns, table.rows(), table.header, table.question
         note += f", {table.note}"
     elif kind == "jsonl":
         rows = read_jsonl(text, limits)
     else:
         arrangement, rows = open_json(source.name, text, limits)
         note += f", {arrangement}" if arrangement else ""
-    return Source(kind, text.encoding, note, columns, rows, lambda: (source.position(), source.size))
+    return Source(kind, text.encoding, note, columns, rows, lambda: (source.position(), source.size), header, question)
 
 
 _WIDE = ("utf16", "utf32", "utf-1", "utf-3", "utf_1", "utf_3")

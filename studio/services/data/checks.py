@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import time
@@ -35,7 +36,15 @@ from studio.services.core import access, jobs, quotas
 from studio.services.core.jobs import Progress
 from studio.services.core.studio import FILE_READER, Studio
 
-__all__ = ["FAULTS", "FIELDS", "FORMATS", "Finding", "Report", "Undecodable", "Use"]  # for pages, which import services only
+__all__ = [
+    "FAULTS",
+    "FIELDS",
+    "FORMATS",
+    "Finding",
+    "Report",
+    "Undecodable",
+    "Use",
+]  # for pages, which import services only
 T = TypeVar("T")
 _TOKEN = re.compile(r"[0-9a-f]{1,64}")
 _DAY, _HOUR = 86_400.0, 3600.0
@@ -52,7 +61,8 @@ class Options:
     """How to read a file; empty values are detected. held_out: a second file, to evaluate on.
 
     ignore: columns and message keys to leave out. merge: join consecutive messages of one role. drop: leave out
-    answers before the first question, and questions after the last answer.
+    answers before the first question, and questions after the last answer. header: whether the first row of a csv file
+    names its columns, None to detect it.
     """
 
     format: str = ""
@@ -63,6 +73,7 @@ class Options:
     ignore: Sequence[str] = ()
     merge: bool = False
     drop: bool = False
+    header: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +152,7 @@ def _order(paths: Sequence[Path], options: Options) -> dict[str, Any]:
         "held_out": str(Path(options.held_out).absolute()) if options.held_out else "",
         "format": options.format,
         "mapping": dict(options.mapping),
-        "how": {"encoding": options.encoding, "delimiter": options.delimiter},
+        "how": {"encoding": options.encoding, "delimiter": options.delimiter, "header": options.header},
         "layout": {"ignore": list(options.ignore), "merge": options.merge, "drop": options.drop},
     }
 
@@ -214,7 +225,7 @@ def needs_mapping(checked: Checked) -> BadInput:
     if report.suggested == "kto":
         return BadInput(f"{Path(checked.path).name}: {report.why}. To train on the good answers: --format kto")
     maps = report.mapping if "messages" in report.mapping or {"instruction", "output"} <= set(report.mapping) else {}
-    tried = " ".join(f"--map {field}={name}" for field, name in maps.items())
+    tried = " ".join(f"--map {shlex.quote(f'{field}={name}')}" for field, name in maps.items())
     way = f"Try: {tried}" if tried else "On the command line: --map instruction=COLUMN --map output=COLUMN"
     stop = "" if report.why.endswith("?") else "."
     there = listed(report.choices)

@@ -90,6 +90,7 @@ def wire(
         form: str | None,
         encoding: str,
         delimiter: str | None,
+        first_row: str | None,
         held: str | None,
         *mapped: str | None,
     ) -> Iterator[Updates]:
@@ -110,6 +111,7 @@ def wire(
             mapping=mapping if by_mapping else {},
             encoding=encoding.strip(),
             delimiter=delimiter or "",
+            header={"names": True, "example": False}.get(first_row or ""),
             held_out=held_out,
         )
         yield {reading.notice: "", reading.held_out: None}
@@ -176,6 +178,7 @@ def wire(
         reading.format,
         reading.encoding,
         reading.delimiter,
+        reading.header,
         reading.held_out,
         *reading.fields,
     ]

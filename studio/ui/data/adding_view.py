@@ -32,6 +32,7 @@ FIELDS = tuple(_LABELS)
 _CONFIRM, _MAP = "Yes, use it", "Use this mapping"
 _FOUND_OUT = ("automatic", "")
 _DELIMITERS = [_FOUND_OUT, ("comma  ,", ","), ("semicolon  ;", ";"), ("tab", "\t"), ("pipe  |", "|")]
+_HEADERS = [_FOUND_OUT, ("names the columns", "names"), ("is an example", "example")]
 _SHOWN_CHOICES = 40
 _SHOWN_TEXT = 300
 
@@ -75,6 +76,7 @@ class Reading:
     format: gr.Dropdown
     encoding: gr.Textbox
     delimiter: gr.Dropdown
+    header: gr.Dropdown
     held_out: gr.File
     again: gr.Button
     notice: gr.HTML
@@ -83,7 +85,8 @@ class Reading:
     @property
     def parts(self) -> list[Any]:
         return [self.encodings, self.samples, *self.fields, self.preview, self.read,
-                self.fold, self.format, self.encoding, self.delimiter, self.held_out, self.notice]  # fmt: skip
+                self.fold, self.format, self.encoding, self.delimiter, self.header, self.held_out,
+                self.notice]  # fmt: skip
 
 
 def build_drop(online: bool) -> Drop:
@@ -147,6 +150,7 @@ def build_reading() -> Reading:
                 delimiter = gr.Dropdown(
                     _DELIMITERS, label="Column separator", elem_id="file-delimiter", filterable=False
                 )
+                header = gr.Dropdown(_HEADERS, label="First row of a table", elem_id="file-header", filterable=False)
             held_out = gr.File(
                 label="Held-out file (optional): for evaluation, never trained on",
                 file_types=TYPES,
@@ -167,6 +171,7 @@ def build_reading() -> Reading:
         format=format_,
         encoding=encoding,
         delimiter=delimiter,
+        header=header,
         held_out=held_out,
         again=again,
         notice=notice,
@@ -189,6 +194,7 @@ def shown(bar: Bar, reading: Reading, checked: Checked) -> Updates:
         ),
         reading.encoding: options.encoding,
         reading.delimiter: options.delimiter,
+        reading.header: {None: "", True: "names", False: "example"}[options.header],
         reading.held_out: None,
         reading.notice: "",
     }

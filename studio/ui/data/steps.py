@@ -199,7 +199,11 @@ def wire(
             job.close()
         if result is None:
             return
-        yield {steps.lengths: lengths_view.show(result, total, values), steps.measured: result, steps.reach: _reach(result)}
+        yield {
+            steps.lengths: lengths_view.show(result, total, values),
+            steps.measured: result,
+            steps.reach: _reach(result),
+        }
 
     def open_editor(key: str, which: float | None) -> Updates:
         number = int(which or 1)

@@ -5,14 +5,18 @@ import re
 from collections.abc import Iterator
 
 from studio.dataset.read.limits import Limits, limit
+from studio.dataset.read.names import column_name
 from studio.dataset.read.rows import Finding, Row
 from studio.dataset.read.source import MIB
-from studio.dataset.read.strict import check_row, too_long, unreadable
-from studio.dataset.read.table.dialect import LINE_END, Dialect, delimiter_of, find_dialect
+from studio.dataset.read.strict import check_row, named, too_long, unreadable
+from studio.dataset.read.table.dialect import LINE_END, Dialect, delimiter_of, find_dialect, sample_records
+from studio.dataset.read.table.header import is_count, is_unnamed, looks_like_data, only_counts
 from studio.dataset.read.text.decoding import Text
 from studio.errors import BadInput
 
 _CHECK = "check the quotes and separators of this record"
+# Cells of the first row in a question about it.
+_SHOWN = 6
 
 
 # The lines of a very long record are joined after this many: each Python string has a fixed overhead.
@@ -64,10 +68,14 @@ class _Lines:
 class Table:
     """A csv or tsv text: reads the header at once and the records in `rows`. Raises BadInput for an invalid header.
 
-    columns: the names in the header. note: description of the dialect for people.
+    header: whether the first record names the columns, None to detect it. columns: their names; without a header
+    "column 1", "column 2" and so on. note: description of the dialect for people. question: what a person should
+    confirm about the header, or "".
     """
 
-    def __init__(self, name: str, text: Text, limits: Limits, delimiter: str, tab_first: bool) -> None:
+    def __init__(
+        self, name: str, text: Text, limits: Limits, delimiter: str, tab_first: bool, header: bool | None = None
+    ) -> None:
         self.name = name
         self.limits = limits
         # A field may be as long as a record. The csv module's limit is global to the process, so it is only raised.
@@ -75,32 +83,76 @@ class Table:
         delimiter = delimiter_of(delimiter) if delimiter else _declared(text)
         self._number = 0
         self._lines = _Lines(self, text)
-        self._dialect = find_dialect(text.buffer[text.pos :], text.ended, delimiter, tab_first)
+        start, whole = text.buffer[text.pos :], text.ended
+        self._dialect = find_dialect(start, whole, delimiter, tab_first)
         self._reader = self._dialect.reader(self._lines)
         self.note = self._dialect.note
-        self.columns = [cell.strip() for cell in self._next() or []]
-        if not self.columns:
+        self.question = ""
+        first = self._next()
+        if not first:
             raise BadInput(f"{name} contains only white space. It needs at least one example.")
-        self._check_header()
+        later = sample_records(self._dialect, start, whole)[1:]
+        self.header = header if header is not None else not looks_like_data(first, later)
+        self._held: tuple[list[str], str] | None = None
+        self._passed_over = 0
+        if self.header:
+            self.columns = [cell.strip() for cell in first]
+            self._pass_over(later)
+            self._check_header()
+            return
+        self.columns = [column_name(place) for place in range(1, len(first) + 1)]
+        self._held = first, self._lines.raw()
+        self.note += ", without a header"
+        if header is None:
+            shown = ", ".join(f'"{named(cell)}"' for cell in first[:_SHOWN]) + (", …" if len(first) > _SHOWN else "")
+            self.question = (
+                f"it seems to have no header, its first row being {shown} (if these are the names of its columns, say "
+                "so: on the command line with --header)"
+            )
 
     def rows(self) -> Iterator[Row | Finding]:
         """Yield the records after the header. Blank lines are not records."""
-        names = self.columns
+        names, skip = self.columns, self._passed_over
         while True:
             self._number += 1
-            cells = self._next()
+            cells, raw = self._held or (self._next(), "")
             if cells is None:
                 return
-            raw = self._lines.raw()
-            if len(cells) != len(names):
-                reason = f"{len(cells)} {'field' if len(cells) == 1 else 'fields'} where the header names {len(names)}"
+            raw = raw or self._lines.raw()
+            self._held = None
+            if len(cells) != len(names) + skip:
+                where = "where the header names" if self.header else "where the first row has"
+                reason = f"{len(cells)} {'field' if len(cells) == 1 else 'fields'} {where} {len(names) + skip}"
                 yield unreadable(self._number, reason, _CHECK, raw.rstrip("\r\n"))
-            elif "\x00" in raw or 4 * len(raw) > self.limits.max_field_mb * MIB:
+                continue
+            if skip:
+                if bad := next((cell for cell in cells[:skip] if not is_count(cell)), None):
+                    reason = f"the column has no name and only counts elsewhere, and here it is {named(bad)!r}"
+                    fix = "give the column a name, or correct this cell"
+                    yield unreadable(self._number, reason, fix, raw.rstrip("\r\n"), column_name(1))
+                    continue
+                cells = cells[skip:]
+            if "\x00" in raw or 4 * len(raw) > self.limits.max_field_mb * MIB:
                 if too_long(raw, self.limits.max_row_mb):
                     raise self.too_long()
                 yield check_row(self._number, dict(zip(names, cells, strict=True)), self.limits, raw.rstrip("\r\n"))
             else:
                 yield Row(self._number, dict(zip(names, cells, strict=True)))
+
+    def _pass_over(self, later: list[list[str]]) -> None:
+        """Leave out leading columns without a name that only count, as pandas writes them; name any other."""
+        columns = self.columns
+        while len(columns) > self._passed_over + 1 and is_unnamed(columns[self._passed_over]):
+            place = self._passed_over
+            cells = [row[place] for row in later if len(row) == len(columns)]
+            if (place and not columns[place]) or not only_counts(cells):
+                break
+            self._passed_over += 1
+        if self._passed_over:
+            self.note += ", without its first column, which only counts"
+            self.columns = columns[self._passed_over :]
+        elif not columns[0] and later:
+            self.columns[0] = next(name for name in (column_name(1), "column 1 (2)") if name not in columns)
 
     def too_long(self) -> BadInput:
         """The error for a record longer than the limit, usually one with an unclosed quote."""
@@ -144,14 +196,17 @@ class Table:
         seen: set[str] = set()
         twice = [name for name in header if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
         if "" in header:
+            place = header.index("") + 1 + self._passed_over
             raise BadInput(
-                f"{self.name}: column {header.index('') + 1} of the header has no name. Give every column a name."
+                f"{self.name}: column {place} of the header has no name. Give every column a name, or, if the first "
+                "row is an example, say so (on the command line: --no-header)."
             )
         if twice:
             raise BadInput(
-                f"{self.name}: the column {twice[0][:80]!r} appears twice in the header. Rename one of them."
+                f"{self.name}: the column {twice[0][:80]!r} appears twice in the header. Rename one of them, or, if "
+                "the first row is an example, say so (on the command line: --no-header)."
             )
-        for place, column in enumerate(header, start=1):
+        for place, column in enumerate(header, start=1 + self._passed_over):
             if "\x00" in column:
                 raise BadInput(f"{self.name}: the name of column {place} contains a NUL character. Remove it.")
             if too_long(column, self.limits.max_field_mb):

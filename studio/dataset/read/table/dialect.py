@@ -69,11 +69,30 @@ def find_dialect(sample: str, whole: bool, delimiter: str, tab_first: bool) -> D
 
     sample: the start of the file; whole: whether it is the whole file. delimiter: given by the user, or "".
     """
-    sample = sample[:_SAMPLE] if whole and len(sample) <= _SAMPLE else _full_lines(sample[:_SAMPLE])
-    # str.splitlines would also split at characters that csv treats as text.
-    lines = re.findall(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+", sample)
+    lines = _sample_lines(sample, whole)
+    sample = "".join(lines)
     marks = [delimiter] if delimiter else ["\t", ",", ";", "|"] if tab_first else [",", ";", "\t", "|"]
     return max((_quoting(Dialect(mark), sample, lines) for mark in marks), key=lambda dialect: _score(dialect, lines))
+
+
+def sample_records(dialect: Dialect, sample: str, whole: bool) -> list[list[str]]:
+    """The records of the start of a file, as far as they are whole. whole: whether the sample is the whole file."""
+    records: list[list[str]] = []
+    try:
+        for cells in dialect.reader(iter(_sample_lines(sample, whole))):
+            if len(cells) > 1 or "".join(cells).strip():
+                records.append(cells)
+            if len(records) >= _RECORDS:
+                break
+    except csv.Error:
+        pass
+    return records
+
+
+def _sample_lines(sample: str, whole: bool) -> list[str]:
+    sample = sample[:_SAMPLE] if whole and len(sample) <= _SAMPLE else _full_lines(sample[:_SAMPLE])
+    # str.splitlines would also split at characters that csv treats as text.
+    return re.findall(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+", sample)
 
 
 def _full_lines(sample: str) -> str:
