@@ -1,13 +1,16 @@
 """The Data page's HTML: text shows exactly as it is, whatever it contains."""
 
+import json
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
-from studio.services.data.checks import Finding
+from studio.services.data.checks import Finding, Use
 from studio.services.data.examples import ExampleView, Found, FoundPage, Token
 from studio.ui.data import findings_view
 from studio.ui.parts import editor, text_diff, tokens
+from studio.ui.parts.templates import macro
 
 HOSTILE = "</textarea></pre><img src=x onerror=alert(1)> & \"double\" 'single' {{ 7 * 7 }}"
 TEXTS = ["word", "  spaces  around  ", "\nlines\n\n", "\ttab\r\n", "a & b < c", HOSTILE, ""]
@@ -80,3 +83,46 @@ def test_a_finding_shows_the_row_as_it_is() -> None:
 def test_what_has_nothing_to_show_is_empty() -> None:
     assert findings_view.table(FoundPage([], 0), 0) == ""
     assert "filters" not in findings_view.summary("key", "good", "All rows can be used.", {}, "", leaves=False)
+
+
+def test_the_editor_keeps_what_it_does_not_show() -> None:
+    call = {"type": "function", "function": {"name": "far", "arguments": {"n": 1}}}
+    values = {
+        "messages": [
+            {"role": "user", "content": "How far?"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [call],
+                "reasoning_content": "Look it up.",
+                "train": False,
+            },
+            {"role": "tool", "content": "1 km", "name": "far"},
+            {"role": "assistant", "content": "1 km"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "far"}}],
+    }
+    shown = editor.form(1, values)
+    assert all(
+        f"<code>{name}</code>" in shown for name in ("tool_calls", "reasoning_content", "train", "name", "tools")
+    )
+    typed = [["0.user", "How far?"], ["1.assistant", ""], ["2.tool", "2 km"], ["3.assistant", "2 km"]]
+    edited = editor.typed(json.dumps(typed), values)
+    assert edited["tools"] == values["tools"]
+    assert [turn["content"] for turn in edited["messages"]] == ["How far?", "", "2 km", "2 km"]
+    assert edited["messages"][1] == values["messages"][1]
+    assert edited["messages"][2]["name"] == "far"
+
+
+def test_the_account_has_buttons_only_before_a_file_is_added() -> None:
+    uses = [Use("messages", "used", "messages", 3), Use(HOSTILE, "not read", "it may carry meaning", 3)]
+    item = SimpleNamespace(format="messages", mapping={}, columns=[], column_uses=uses, key_uses=[])
+    adding = macro("data/origin.html", "account", item, True, [])
+    assert "1 not read, the others used" in adding
+    assert "data-ignore" in adding
+    assert "img" not in Texts(adding, "table").tags
+    assert "data-ignore" not in macro("data/origin.html", "account", item, False)
+    item.column_uses = uses[:1]
+    assert "The only column is used." in macro("data/origin.html", "account", item, False)
+    item.column_uses, item.columns = [], ["a", "b"]  # a dataset of an older version
+    assert "<code>b</code>" in macro("data/origin.html", "account", item, False)
