@@ -24,7 +24,7 @@ from studio.dataset import store as files
 from studio.dataset.checking import Report
 from studio.dataset.columns import is_cut
 from studio.dataset.read.accounting import Use
-from studio.dataset.read.formats import FIELDS, FORMATS, Layout
+from studio.dataset.read.formats import FORMATS, Layout
 from studio.dataset.read.limits import Limits, limit
 from studio.dataset.read.reader import Proposal, Undecodable
 from studio.dataset.read.rows import FAULTS, Finding, Row
@@ -36,15 +36,7 @@ from studio.services.core import access, jobs, quotas
 from studio.services.core.jobs import Progress
 from studio.services.core.studio import FILE_READER, Studio
 
-__all__ = [
-    "FAULTS",
-    "FIELDS",
-    "FORMATS",
-    "Finding",
-    "Report",
-    "Undecodable",
-    "Use",
-]  # for pages, which import services only
+__all__ = ["FAULTS", "FORMATS", "Finding", "Report", "Undecodable", "Use"]  # for pages, which import services only
 T = TypeVar("T")
 _TOKEN = re.compile(r"[0-9a-f]{1,64}")
 _DAY, _HOUR = 86_400.0, 3600.0
