@@ -94,10 +94,10 @@ def check(order: Order, limits: Limits, folder: Path, progress: Progress = lambd
         if order.shards:
             rows = _numbered_on(chain(rows, _further(order, limits, progress)))
         first = list(islice(rows, _PEEK))
-        report = replace(_look(order, source, first), sha256=_sha256(order.file, *order.shards))
+        report = replace(_look(order, source, first), sha256=_sha256(*source.files, *order.shards))
         if report.format is None:
             return replace(report, seconds=time.monotonic() - started)
-        layout = Layout(report.format, report.mapping, report.columns, order.layout)
+        layout = Layout(report.format, report.mapping, report.columns, order.layout, source.media)
         aside = folder / ".making"
         aside.mkdir()
         try:
@@ -257,7 +257,7 @@ def _take_second(order: Order, limits: Limits, report: Report, patient: _Patient
     with open_rows(path, limits, order.how, None) as source:
         rows = _watched(source, f"Reading {path.name}", progress)
         first = list(islice(rows, _PEEK))
-        layout = Layout(report.format, report.mapping, _columns(source, first), order.layout)
+        layout = Layout(report.format, report.mapping, _columns(source, first), order.layout, source.media)
         patient.refused = None
         patient.take(chain(first, rows), layout, held_out=True)
     if patient.has_split:

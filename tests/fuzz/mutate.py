@@ -41,6 +41,14 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     return held.getvalue()
 
 
+def _arrow(rows: list[dict[str, Any]]) -> bytes:
+    held = io.BytesIO()
+    table = pa.Table.from_pylist(rows)
+    with pa.ipc.new_stream(held, table.schema) as writer:
+        writer.write_table(table)
+    return held.getvalue()
+
+
 def seeds() -> dict[str, bytes]:
     """Small good files of every kind, by the name they are written under."""
     alpaca = _alpaca()
@@ -61,6 +69,7 @@ def seeds() -> dict[str, bytes]:
         "semicolons.csv": _table(";"),
         "alpaca.parquet": _parquet(alpaca),
         "messages.parquet": _parquet(messages),
+        "alpaca.arrow": _arrow(alpaca),
     }
     return found | {f"{name}.gz": gzip.compress(data, mtime=0) for name, data in found.items()}
 
@@ -84,7 +93,7 @@ def mutated(seed: int) -> tuple[str, bytes]:
 
 def _broken(chance: random.Random, data: bytes, name: str) -> bytes:
     ways: list[Callable[[random.Random, bytes], bytes]] = list(_BYTES)
-    if "parquet" not in name:
+    if "parquet" not in name and "arrow" not in name:
         ways += _CODES
         ways += _JSON * 2 if "json" in name else _CELLS * 2
     for _ in range(chance.choice([1, 1, 1, 2, 3, 6])):

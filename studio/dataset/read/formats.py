@@ -7,7 +7,7 @@ never chosen without the person: preference (a better and a worse answer) and kt
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -64,7 +64,8 @@ class LayoutOptions:
 class Layout:
     """Converter from the rows of one file to records. Raises BadInput when columns the format needs are missing.
 
-    columns and keys: the accounts of what became of the file's columns and of its messages' keys.
+    columns and keys: the accounts of what became of the file's columns and of its messages' keys. media: columns that
+    the file itself says have pictures or sound.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Layout:
         mapping: Mapping[str, str],
         columns: Sequence[str],
         options: LayoutOptions = LayoutOptions(),
+        media: Collection[str] = (),
     ) -> None:
         self.format = form
         self.columns, self.keys = Account(options.ignore), Account(options.ignore)
@@ -86,7 +88,7 @@ class Layout:
         else:
             self._sources = self._of_format(form, names, columns)
         taken = {name for source in self._every_source() for name in source.columns} | set(self._talks)
-        self._pictures = [name for name in names if name.lower() in _PICTURES and name not in taken]
+        self._pictures = [name for name in names if (name.lower() in _PICTURES or name in media) and name not in taken]
 
     def _of_format(self, form: Format, names: Sequence[str], columns: Sequence[str]) -> dict[str, Source]:
         every: dict[str, dict[str, str]] = {"alpaca": _ALPACA, "prompt/completion": _PAIR, "text": {"text": "text"}}

@@ -1,8 +1,8 @@
 """Read dataset files row by row, in bounded memory, with clear errors for invalid files.
 
-Files: json, jsonl, csv, tsv and parquet, each also gzipped. A row is a dict with its number in the file: the line
-for jsonl, the record for csv and tsv (the header not counted), the position for json and parquet; all from 1.
-The meaning of the columns is decided in formats.py.
+Files: json, jsonl, csv, tsv, parquet and arrow, each also gzipped, and folders that the datasets library saved. A row
+is a dict with its number in the file: the line for jsonl, the record for csv and tsv (the header not counted), the
+position for the others; all from 1. The meaning of the columns is decided in formats.py.
 """
 
 import csv
@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from studio.dataset.read import file_types
+from studio.dataset.read.arrow.arrow_file import Arrow, is_arrow
 from studio.dataset.read.arrow.parquet_file import MAGIC, Parquet
+from studio.dataset.read.arrow.saved import Saved, is_saved
 from studio.dataset.read.limits import Limits, limit
 from studio.dataset.read.rows import Finding, Row
-from studio.dataset.read.source import MIB, Bytes
+from studio.dataset.read.source import MIB, Bytes, display_name
 from studio.dataset.read.table.csv_file import Table
 from studio.dataset.read.text.decoding import Text, Undecodable, wide_encoding
 from studio.dataset.read.text.encodings import Proposal
@@ -25,9 +27,9 @@ from studio.errors import BadInput
 
 __all__ = ["KINDS", "Proposal", "ReadOptions", "Source", "Undecodable", "open_rows"]
 
-KINDS = ("json", "jsonl", "csv", "tsv", "parquet")
+KINDS = ("json", "jsonl", "csv", "tsv", "parquet", "arrow")
 _NAMES = {"json": "JSON", "jsonl": "JSON lines", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet"}
-_SUFFIXES = {"ndjson": "jsonl", "jsonlines": "jsonl", "pq": "parquet"}
+_SUFFIXES = {"ndjson": "jsonl", "jsonlines": "jsonl", "pq": "parquet", "feather": "arrow"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,11 @@ class ReadOptions:
 class Source:
     """An open dataset file.
 
-    kind: json, jsonl, csv, tsv or parquet. encoding: of the text, "" for parquet. note: description for people of how
-    the file is read. columns: known up front for csv, tsv and parquet, else []. rows: rows, and findings for those that
-    could not be read; raises BadInput where reading cannot continue. header: whether the first row of a csv or tsv file
-    names its columns. question: what a person should confirm about the file, or "".
+    kind: json, jsonl, csv, tsv, parquet or arrow. encoding: of the text, "" for parquet and arrow. note: description
+    for people of how the file is read. columns: known up front for all but json and jsonl, else []. rows: rows, and
+    findings for those that could not be read; raises BadInput where reading cannot continue. files: those it consists
+    of. media: columns with pictures or sound. header: whether the first row of a csv or tsv file names its columns.
+    question: what a person should confirm about the file, or "".
     """
 
     kind: str
@@ -60,6 +63,8 @@ class Source:
     columns: list[str]
     rows: Iterator[Row | Finding]
     _done: Callable[[], tuple[int, int]] = field(repr=False)
+    files: tuple[Path, ...] = ()
+    media: tuple[str, ...] = ()
     header: bool = True
     question: str = ""
 
@@ -77,42 +82,70 @@ def open_rows(
     Raises BadInput when it is not a dataset, here or while its rows are read, and Undecodable when the user must choose
     the encoding. scratch: folder for a temporary copy of a gzipped parquet file; by default the system's.
     """
+    if _is_folder(path):
+        with _plainly(display_name(path)):
+            opened = _of_folder(path, limits)
+        opened.rows = _bounded(display_name(path), opened.rows, limits)
+        yield opened
+        return
     source = Bytes(path, limits)
-    parquet: Parquet | None = None
+    columnar: Parquet | Arrow | None = None
     try:
         with _plainly(source.name):
             head = source.head()
             if not head:
                 raise BadInput(f"{source.name} is empty once unpacked. It needs at least one example.")
             if head[:4] == MAGIC:
-                parquet = Parquet(source, limits, scratch)
-                opened = _of_parquet(source, parquet)
+                columnar = Parquet(source, limits, scratch)
+                opened = _of_columns(source, columnar, "parquet", "Parquet")
+            elif is_arrow(head):
+                columnar = Arrow(source, limits, scratch)
+                opened = _of_columns(source, columnar, "arrow", columnar.note)
             else:
                 opened = _of_text(source, limits, how)
+        opened.files = (path,)
         opened.rows = _bounded(source.name, opened.rows, limits)
         yield opened
     finally:
-        if parquet:
-            parquet.close()
+        if columnar:
+            columnar.close()
         source.close()
 
 
-def _of_parquet(source: Bytes, parquet: Parquet) -> Source:
-    def done() -> tuple[int, int]:
-        return int(source.size * parquet.share()), source.size
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # opening it as a file names the fault
+        return False
 
-    note = f"{_packed(source)}Parquet"
-    return Source("parquet", "", note, parquet.columns, parquet.rows(), done)
+
+def _of_folder(path: Path, limits: Limits) -> Source:
+    if not is_saved(path):
+        raise BadInput(
+            f"{display_name(path)} is a folder. Use a json, jsonl, csv, tsv, parquet or arrow file, or a folder that "
+            "the datasets library saved."
+        )
+    saved = Saved(path, limits)
+    return Source(
+        "arrow", "", saved.note, saved.columns, saved.rows(), saved.done, saved.files, tuple(saved.media)
+    )  # fmt: skip
+
+
+def _of_columns(source: Bytes, columnar: Parquet | Arrow, kind: str, name: str) -> Source:
+    def done() -> tuple[int, int]:
+        return int(source.size * columnar.share()), source.size
+
+    note = f"{_packed(source)}{name}"
+    return Source(kind, "", note, columnar.columns, columnar.rows(), done, media=tuple(columnar.media))
 
 
 def _of_text(source: Bytes, limits: Limits, how: ReadOptions) -> Source:
     head = source.head()
     file_types.refuse_binary(source.name, head)
     suffix = _suffix(source.path)
-    if suffix == "parquet":
+    if suffix in _BINARY:
         raise BadInput(
-            f"{source.name} is not a parquet file: it does not begin with PAR1. "
-            "Download it again, or give it the right file name extension."
+            f"{source.name} is not {_BINARY[suffix]}. Download it again, or give it the right file name extension."
         )
     if not (wide_encoding(head) or head[:2] in (b"\xff\xfe", b"\xfe\xff") or how.encoding[:5].lower() in _WIDE):
         file_types.refuse_noise(source.name, head)
@@ -135,9 +168,22 @@ def _of_text(source: Bytes, limits: Limits, how: ReadOptions) -> Source:
     else:
         arrangement, rows = open_json(source.name, text, limits)
         note += f", {arrangement}" if arrangement else ""
-    return Source(kind, text.encoding, note, columns, rows, lambda: (source.position(), source.size), header, question)
+    return Source(
+        kind,
+        text.encoding,
+        note,
+        columns,
+        rows,
+        lambda: (source.position(), source.size),
+        header=header,
+        question=question,
+    )
 
 
+_BINARY = {
+    "parquet": "a parquet file: it does not begin with PAR1",
+    "arrow": "an Arrow file: it does not begin like one",
+}
 _WIDE = ("utf16", "utf32", "utf-1", "utf-3", "utf_1", "utf_3")
 
 
@@ -168,7 +214,7 @@ def _kind(name: str, suffix: str, text: Text, limits: Limits) -> str:
     if suffix in KINDS:
         return suffix
     ending = f"files ending in .{suffix} are not read" if suffix else "its name does not say what it contains"
-    raise BadInput(f"{name}: {ending}. Use a json, jsonl, csv, tsv or parquet file with the matching extension.")
+    raise BadInput(f"{name}: {ending}. Use a json, jsonl, csv, tsv, parquet or arrow file with the matching extension.")
 
 
 def _bounded(name: str, rows: Iterator[Row | Finding], limits: Limits) -> Iterator[Row | Finding]:

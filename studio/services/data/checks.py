@@ -41,7 +41,9 @@ T = TypeVar("T")
 _TOKEN = re.compile(r"[0-9a-f]{1,64}")
 _DAY, _HOUR = 86_400.0, 3600.0
 _WHOSE = "whose.json"  # next to an uploaded file: its owner
-_HUB_ID = re.compile(r"[\w.-]+/(?!\S+\.(?:jsonl?|ndjson|[ct]sv|parquet|gz)$)[\w.-]+(:[^@]+)?(@[0-9a-f]+)?")
+_HUB_ID = re.compile(
+    r"[\w.-]+/(?!\S+\.(?:jsonl?|ndjson|[ct]sv|parquet|arrow|feather|gz)$)[\w.-]+(:[^@]+)?(@[0-9a-f]+)?"
+)
 # Environment variables for the download, besides a worker's usual ones; no other child process gets the token.
 _HUB_NAMES = ("HF_TOKEN", "HF_ENDPOINT", "HTTPS_PROXY", "https_proxy")
 # Spreadsheets run a cell that begins like this as a formula (OWASP, CSV injection), unless a quote precedes it.
