@@ -39,10 +39,16 @@ class Metric:
     figure: Figure = mean
 
 
+def _reference(prompt: Prompt) -> str:
+    """The text that answers are compared with; empty for calls, which each model writes in a form of its own."""
+    return "" if prompt.check is not None and prompt.check.kind == "tool_call" else prompt.reference
+
+
 def _bleu_row(prompt: Prompt, answer: str) -> Sequence[float] | None:
-    if not prompt.reference:
+    reference = _reference(prompt)
+    if not reference:
         return None
-    score = _sacrebleu()[0].sentence_score(answer, [prompt.reference])
+    score = _sacrebleu()[0].sentence_score(answer, [reference])
     return [*score.counts, *score.totals, score.sys_len, score.ref_len]
 
 
@@ -63,11 +69,13 @@ def bleu(sums: Table) -> Table:
 
 
 def _chrf_row(prompt: Prompt, answer: str) -> Sequence[float] | None:
-    return _mean_of(_sacrebleu()[1].sentence_score(answer, [prompt.reference]).score) if prompt.reference else None
+    reference = _reference(prompt)
+    return _mean_of(_sacrebleu()[1].sentence_score(answer, [reference]).score) if reference else None
 
 
 def _rouge_row(prompt: Prompt, answer: str) -> Sequence[float] | None:
-    return _mean_of(100 * _rouge().score(prompt.reference, answer)["rougeL"].fmeasure) if prompt.reference else None
+    reference = _reference(prompt)
+    return _mean_of(100 * _rouge().score(reference, answer)["rougeL"].fmeasure) if reference else None
 
 
 @functools.cache
@@ -100,22 +108,24 @@ def _check_row(prompt: Prompt, answer: str) -> Sequence[float] | None:
 
 
 def _exact_row(prompt: Prompt, answer: str) -> Sequence[float] | None:
-    return _mean_of(rules.exact(answer, prompt.reference)) if prompt.reference else None
+    reference = _reference(prompt)
+    return _mean_of(rules.exact(answer, reference)) if reference else None
 
 
 def _contains_row(prompt: Prompt, answer: str) -> Sequence[float] | None:
-    if not prompt.reference or rules.json_object(prompt.reference) is not None:
+    reference = _reference(prompt)
+    if not reference or rules.json_object(reference) is not None:
         return None
-    return _mean_of(rules.contains(answer, prompt.reference))
+    return _mean_of(rules.contains(answer, reference))
 
 
 def _form_row(prompt: Prompt, answer: str) -> Sequence[float] | None:
-    wanted = rules.json_object(prompt.reference)
+    wanted = rules.json_object(_reference(prompt))
     return None if wanted is None else _mean_of(rules.same_keys(answer, set(wanted)))
 
 
 def _values_row(prompt: Prompt, answer: str) -> Sequence[float] | None:
-    wanted = rules.json_object(prompt.reference)
+    wanted = rules.json_object(_reference(prompt))
     return None if wanted is None else _mean_of(rules.values_share(answer, wanted))
 
 

@@ -1,8 +1,9 @@
 """Prompts with expected answers, and the files that store them.
 
 One prompt per line: {"prompt" or "messages", "reference", "check", "about"}. A check is one of {"exact": text},
-{"contains": [texts, any of which is enough]}, {"regex": pattern}, {"json": [keys, exactly these]}. The pattern is
-searched anywhere in the answer; `^` and `$` are the start and end of the answer.
+{"contains": [texts, any of which is enough]}, {"regex": pattern}, {"json": [keys, exactly these]}, {"tool_call":
+[JSON texts of {"name": …, "arguments": {…}}, one per call]}. The pattern is searched anywhere in the answer; `^` and
+`$` are the start and end of the answer.
 """
 
 import json
@@ -14,21 +15,30 @@ from typing import Any, Literal, get_args
 import regex
 
 from studio.errors import BadInput
+from studio.evaluation import tool_calls
+from studio.evaluation.tool_calls import Call
 
-Kind = Literal["exact", "contains", "regex", "json"]
+Kind = Literal["exact", "contains", "regex", "json", "tool_call"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A rule for an answer: its kind, and the texts, pattern or keys the answer is compared with."""
+    """A rule for an answer: its kind, and the texts, pattern, keys or calls the answer is compared with."""
 
     kind: Kind
     wanted: tuple[str, ...]
 
     @property
+    def calls(self) -> list[Call]:
+        """The expected calls of a check of tool calls."""
+        return [call for text in self.wanted if (call := tool_calls.call_of(text))]
+
+    @property
     def words(self) -> str:
         """Description of the expected answer, for people."""
+        if self.kind == "tool_call":
+            return f"calls {' and '.join(call.words for call in self.calls)}"
         if self.kind == "json":
             return f"a JSON object with the keys {', '.join(self.wanted)}"
         if self.kind == "regex":
@@ -99,6 +109,8 @@ def checked(given: Mapping[str, Any], where: str) -> Check:
             regex.compile(wanted[0])
         except regex.error as error:
             raise BadInput(f"{where}: {wanted[0]!r} is not a regular expression: {error}.") from None
+    if kind == "tool_call" and (broken := next((text for text in wanted if not tool_calls.call_of(text)), None)):
+        raise BadInput(f'{where}: {broken!r} is not a call: JSON as {{"name": "f", "arguments": {{}}}} is needed.')
     return Check(kind, wanted)
 
 

@@ -1,4 +1,4 @@
-"""Rules that judge one answer: equal, contained, matched, JSON with the right keys and values.
+"""Rules that judge one answer: equal, contained, matched, JSON with the right keys and values, the right tool calls.
 
 Texts are normalised before comparison: Unicode NFC, white space stripped at the ends and collapsed to one space inside.
 `exact` is case-sensitive, `contains` is not.
@@ -10,6 +10,7 @@ from typing import Any
 
 import regex
 
+from studio.evaluation import tool_calls
 from studio.evaluation.prompts import Check
 
 PATTERN_SECONDS = 1.0  # timeout: a user's pattern may backtrack without end on some answer
@@ -76,4 +77,6 @@ def met(check: Check, answer: str) -> bool:
         return any(contains(answer, text) for text in check.wanted)
     if check.kind == "regex":
         return matches(answer, check.wanted[0])
+    if check.kind == "tool_call":
+        return tool_calls.same(tool_calls.calls_in(answer), check.calls)
     return same_keys(answer, set(check.wanted))

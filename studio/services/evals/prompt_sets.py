@@ -3,6 +3,7 @@
 The held-out rows of a run's dataset are also a set; it belongs to the run (evaluations.py).
 """
 
+import json
 import re
 import secrets
 import time
@@ -15,7 +16,7 @@ from studio.dataset.record import Record, shown
 from studio.dataset.store import iter_records
 from studio.errors import BadInput, NotFound
 from studio.evaluation import prompts as files
-from studio.evaluation.prompts import Prompt
+from studio.evaluation.prompts import Check, Prompt
 from studio.rundir import read_json, vanish, whole_folder, write_json, write_text
 from studio.services.core import jobs
 from studio.services.core.jobs import Progress
@@ -116,13 +117,18 @@ def add(
 
 
 def of_record(record: Record) -> Prompt:
-    """An example as a prompt: its last answer becomes the reference; plain text is the prompt as a whole."""
+    """An example as a prompt: its last answer becomes the reference; plain text is the prompt as a whole.
+
+    An answer that calls functions is checked for the same calls.
+    """
     if not record.messages:
         return files.of_text(record.text)
     *before, last = record.messages
     if last["role"] != "assistant":
         return Prompt(tuple(record.messages), tools=tuple(record.tools))
-    return Prompt(tuple(before), shown(last), tools=tuple(record.tools))
+    calls = tuple(json.dumps(call["function"], ensure_ascii=False) for call in last.get("tool_calls", ()))
+    check = Check("tool_call", calls) if calls else None
+    return Prompt(tuple(before), shown(last), check, tools=tuple(record.tools))
 
 
 def _without_answers(studio: Studio, checked: Checked, options: Options) -> Generator[Progress, None, Checked]:
