@@ -132,12 +132,16 @@ def datasets_add(
     drop: Drop = False,
     as_json: Json = False,
 ) -> None:
-    """Add a dataset file (jsonl, json, csv, tsv or parquet, also gzipped); `sample` adds the bundled dataset."""
+    """Add a dataset file (jsonl, json, csv, tsv, parquet or arrow, also gzipped).
+
+    `sample` adds the bundled dataset of tickets, `sample:tools` the one of tool calls.
+    """
     ignored, held = tuple(ignore or ()), str(held_out or "")
     options = Options(form, pairs(maps), encoding, delimiter, held, ignored, merge, drop, header)
     with Keeper(context.obj) as studio, out.progress(as_json, watched=True) as progress:
-        if str(file) == "sample":
-            info = dataset_service.add_sample(studio)
+        sample, _, which = str(file).partition(":")
+        if sample == "sample":
+            info = dataset_service.add_sample(studio, which or dataset_service.SAMPLE)
         else:
             info = dataset_service.add(studio, file, name, options, progress)
     show_dataset(info, as_json)

@@ -29,6 +29,7 @@ from studio.store import datasets as rows_index
 from studio.store.tables import Dataset
 
 SAMPLE = "tickets"
+SAMPLES = (SAMPLE, "tools")  # data/samples
 _FEW = 5  # numbers of examples that are spelled out
 
 
@@ -109,11 +110,13 @@ def keep(studio: Studio, token: str, name: str | None = None) -> DatasetInfo:
     return info
 
 
-def add_sample(studio: Studio) -> DatasetInfo:
-    """Add the bundled sample: customers' messages to tickets, with its held-out messages."""
+def add_sample(studio: Studio, name: str = SAMPLE) -> DatasetInfo:
+    """Add a bundled sample with its held-out rows: messages to tickets, or messages to tool calls."""
+    if name not in SAMPLES:
+        raise BadInput(f"There is no sample {name!r} (known: {', '.join(SAMPLES)}).")
     folder = resources.data() / "samples"
-    options = Options(held_out=str(folder / "tickets_heldout.jsonl"))
-    return add(studio, folder / "tickets_train.jsonl", SAMPLE, options)
+    options = Options(held_out=str(folder / f"{name}_heldout.jsonl"))
+    return add(studio, folder / f"{name}_train.jsonl", name, options)
 
 
 def list_datasets(studio: Studio) -> list[DatasetInfo]:
