@@ -51,5 +51,5 @@ def test_a_sample_is_ready_to_train(studio: Studio, name: str, rows: int, held_o
 
 
 def test_an_unknown_sample_lists_the_known_ones(studio: Studio) -> None:
-    with pytest.raises(BadInput, match="There is no sample 'cats'.*known: tickets, tools"):
+    with pytest.raises(BadInput, match=r"There is no sample 'cats'.*known: tickets, tools"):
         datasets.add_sample(studio, "cats")
