@@ -185,19 +185,53 @@ def _answered(call: Row, result: Any, answer: str) -> tuple[Row, ...]:
     return call, found, {"role": "assistant", "content": answer}
 
 
-class _Values:
-    """Values of the questions; every SKU and order number occurs once."""
+class _Writer:
+    """Writes rows; every SKU, order number and pair of city and day occurs once."""
 
-    def __init__(self, random_numbers: random.Random) -> None:
-        self._random = random_numbers
+    def __init__(self, drawn: random.Random) -> None:
+        self._random = drawn
         self._used: set[str] = set()
+        self._openers = itertools.cycle(OPENERS)
+        places = [(city, day) for city in CITIES for day in DAYS]
+        drawn.shuffle(places)
+        self._places = iter(places)
 
-    def sku(self) -> str:
+    def stock(self, wording: str) -> Row:
+        sku = self._sku()
+        return self._asked(wording.format(sku), _call("get_stock", sku=sku))
+
+    def track(self, wording: str) -> Row:
+        order = self._order()
+        return self._asked(wording.format(order), _call("track_order", order_id=int(order)))
+
+    def hours(self, wording: str) -> Row:
+        city, day = next(self._places)
+        return self._asked(wording.format(city, day), _call("store_hours", city=city, day=day))
+
+    def ticket(self, topic: str, problem: str, priority: str, remark: str) -> Row:
+        return self._asked(f"{problem} {remark}".strip(), _call("open_ticket", topic=topic, priority=priority))
+
+    def tracked(self, wording: str, where: str) -> Row:
+        """A row that goes on after the call, with the order's place."""
+        order = self._order()
+        call = _call("track_order", order_id=int(order))
+        return _row(wording.format(order), *_answered(call, {"where": where}, f"Order {order} is {where}."))
+
+    def counted(self, wording: str) -> Row:
+        """A row that goes on after the call, with the number in stock."""
+        sku, count = self._sku(), self._random.randint(2, 40)
+        call = _call("get_stock", sku=sku)
+        return _row(wording.format(sku), *_answered(call, {"in_stock": count}, f"Yes, {count} of {sku} are in stock."))
+
+    def _asked(self, question: str, answer: Row) -> Row:
+        return _row(next(self._openers) + question, answer)
+
+    def _sku(self) -> str:
         letters = "".join(self._random.choices("ABCDEFGHKLMNPRSTVWXZ", k=2))
-        return self._new(f"{letters}-{self._random.randint(100, 999)}", self.sku)
+        return self._new(f"{letters}-{self._random.randint(100, 999)}", self._sku)
 
-    def order(self) -> str:
-        return self._new(str(self._random.randint(10_000, 99_999)), self.order)
+    def _order(self) -> str:
+        return self._new(str(self._random.randint(10_000, 99_999)), self._order)
 
     def _new(self, value: str, again: Callable[[], str]) -> str:
         if value in self._used:
@@ -209,61 +243,18 @@ class _Values:
 def rows() -> tuple[list[Row], list[Row]]:
     """Training and held-out rows: 160 and 40."""
     drawn = random.Random(7)
-    values = _Values(drawn)
-    openers = itertools.cycle(OPENERS)
-    places = [(city, day) for city in CITIES for day in DAYS]
-    drawn.shuffle(places)
-    towns = iter(places)
-
-    def opened(question: str) -> str:
-        return next(openers) + question
-
-    def stock(wordings: Iterator[str]) -> Row:
-        sku = values.sku()
-        return _row(opened(next(wordings).format(sku)), _call("get_stock", sku=sku))
-
-    def track(wordings: Iterator[str]) -> Row:
-        order = values.order()
-        return _row(opened(next(wordings).format(order)), _call("track_order", order_id=int(order)))
-
-    def hours(wordings: Iterator[str]) -> Row:
-        city, day = next(towns)
-        return _row(opened(next(wordings).format(city, day)), _call("store_hours", city=city, day=day))
-
-    def ticket(problem: tuple[str, str], priority: str, number: int) -> Row:
-        topic, text = problem
-        remark = URGENCY[priority][number % 5]
-        return _row(opened(f"{text} {remark}".strip()), _call("open_ticket", topic=topic, priority=priority))
-
-    stocks, tracks, hour_rows = (
-        [make(wordings) for _ in range(count)]
-        for make, wordings, count in (
-            (stock, itertools.cycle(STOCK), 45),
-            (track, itertools.cycle(TRACK), 45),
-            (hours, itertools.cycle(HOURS), 40),
-        )
-    )
-    problems = [(topic, PROBLEMS[topic][number]) for number in range(5) for topic in TOPICS]
-    # Each problem twice, with two of the three priorities; both are held out, or neither.
-    tickets = [
-        ticket(problem, PRIORITIES[(place + turn) % 3], place // 3 + turn)
-        for turn in range(2)
-        for place, problem in enumerate(problems)
+    writer = _Writer(drawn)
+    kinds = [
+        [writer.stock(wording) for wording in _repeated(STOCK, 45)],
+        [writer.track(wording) for wording in _repeated(TRACK, 45)],
+        [writer.hours(wording) for wording in _repeated(HOURS, 40)],
+        _tickets(writer),
+        [_row(asked, {"role": "assistant", "content": answer}) for answer, texts in TALK.items() for asked in texts],
+        [
+            writer.tracked(TRACK[number + 3], PLACES[number // 2]) if number % 2 else writer.counted(STOCK[number + 3])
+            for number in range(10)
+        ],
     ]
-    talk = [
-        _row(question, {"role": "assistant", "content": answer}) for answer, asked in TALK.items() for question in asked
-    ]
-    results = []
-    for number in range(10):
-        if number % 2:
-            order, where = values.order(), PLACES[number // 2]
-            call, words = _call("track_order", order_id=int(order)), f"Order {order} is {where}."
-            results.append(_row(TRACK[number + 3].format(order), *_answered(call, {"where": where}, words)))
-        else:
-            sku, count = values.sku(), drawn.randint(2, 40)
-            call, words = _call("get_stock", sku=sku), f"Yes, {count} of {sku} are in stock."
-            results.append(_row(STOCK[number + 3].format(sku), *_answered(call, {"in_stock": count}, words)))
-    kinds = [stocks, tracks, hour_rows, tickets, talk, results]
     train, held_out = [], []
     for kind in kinds:
         for place, row in enumerate(kind):
@@ -271,6 +262,21 @@ def rows() -> tuple[list[Row], list[Row]]:
     drawn.shuffle(train)
     drawn.shuffle(held_out)
     return train, held_out
+
+
+def _repeated(wordings: tuple[str, ...], count: int) -> Iterator[str]:
+    return itertools.islice(itertools.cycle(wordings), count)
+
+
+def _tickets(writer: _Writer) -> list[Row]:
+    """Each problem twice, with two of the three priorities; both are held out, or neither."""
+    problems = [(topic, PROBLEMS[topic][number]) for number in range(5) for topic in TOPICS]
+    tickets = []
+    for turn in range(2):
+        for place, (topic, problem) in enumerate(problems):
+            priority = PRIORITIES[(place + turn) % 3]
+            tickets.append(writer.ticket(topic, problem, priority, URGENCY[priority][(place // 3 + turn) % 5]))
+    return tickets
 
 
 def text(found: list[Row]) -> str:
