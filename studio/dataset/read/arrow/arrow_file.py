@@ -35,6 +35,7 @@ class Arrow:
         is_file = source.head().startswith(_FILE)
         path, self._unpacked = on_disk(source, scratch, ".arrow")
         self._map: Any = None
+        self._maker: RowMaker
         try:
             self._open(path, is_file)
         except BaseException:
