@@ -34,6 +34,10 @@ _MARKUP = re.compile(r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|\[IN
 Progress = Callable[[str, int, int], None]
 
 
+class OutOfTurn(BadInput):
+    """No row is usable, the first because of its turn order: joining turns or leaving some out may help."""
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """A file to check and how to read it; with "" and {} the format and mapping are detected.
@@ -317,7 +321,8 @@ def _unusable(path: Path, refused: Finding | None) -> BadInput:
     if refused is None:
         return BadInput(f"{path.name} has no rows. It needs at least one example.")
     at = f", field {refused.field}" if refused.field else ""
-    return BadInput(f"{path.name} has no usable row. Row {refused.row}{at}: {refused.reason}; {refused.fix}.")
+    error = OutOfTurn if refused.kind == "turns" else BadInput
+    return error(f"{path.name} has no usable row. Row {refused.row}{at}: {refused.reason}; {refused.fix}.")
 
 
 def _watched(source: Source, what: str, progress: Progress) -> Iterator[Row | Finding]:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from studio.dataset.checking import Order, check, revise
+from studio.dataset.checking import Order, OutOfTurn, check, revise
 from studio.dataset.read.formats import LayoutOptions
 from studio.dataset.read.limits import Limits
 from studio.dataset.read.reader import ReadOptions, Undecodable
@@ -29,7 +29,7 @@ def main(path: str) -> int:
     except Undecodable as error:
         _send(error=str(error), proposals=[asdict(item) for item in error.proposals])
     except BadInput as error:
-        _send(error=str(error))
+        _send(error=str(error), turns=isinstance(error, OutOfTurn))
     except MemoryError:
         _send(error="", memory=True)
     return 0

@@ -134,7 +134,7 @@ def test_gsm8k_is_mapped_looked_at_added_and_cut(page: Page, little_home: Path, 
     expect(lengths).to_contain_text(f"At max_length {enough:,} you lose nothing. The longest example has {longest:,}")
     expect(lengths.locator(".histogram .beyond")).to_have_count(0)
     set_length(page, 64)
-    expect(lengths).to_contain_text(re.compile(r"At max_length 64 you lose [\d,]+ tokens of [\d,]+ examples and"))
+    expect(lengths).to_contain_text(re.compile(r"At max_length 64 you lose\s+[\d,]+ tokens of [\d,]+ examples\s+and"))
     expect(lengths.locator(".histogram .beyond").first).to_be_visible()
     expect(page.locator("#verdict")).to_contain_text("at max_length 64 you lose")
 
@@ -453,6 +453,16 @@ def test_turns_out_of_order_are_joined_by_a_click(page: Page, little_home: Path,
     expect(page.locator("#findings")).to_contain_text("1 message joined to the one before")
     joined = page.get_by_role("button", name="Join consecutive turns")
     expect(joined).to_have_attribute("aria-pressed", "true")
+
+    # Where no row can be used as it is, the same is offered at once.
+    greeted = [{"messages": [{"role": "assistant", "content": "Hi!"}, *talk(f"Far {n}?", "No.")["messages"]]}
+               for n in range(4)]  # type: ignore[misc]  # fmt: skip
+    upload(page, write_jsonl(tmp_path / "greeted.jsonl", greeted))  # type: ignore[arg-type]
+    expect(page.locator("#what-it-is")).to_contain_text("greeted.jsonl has no usable row", timeout=CHECKS)
+    expect(page.locator("#pending")).to_be_hidden()
+    page.get_by_role("button", name="Leave out turns without a question or an answer").click()
+    expect(page.locator("#verdict")).to_contain_text("all 4 rows can be used", timeout=CHECKS)
+    expect(page.locator("#mending")).to_contain_text("4 were mended")
 
 
 def test_the_system_prompt_is_folded_by_a_click(page: Page, little_home: Path, start: Start, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from studio.dataset import store as files
-from studio.dataset.checking import Report
+from studio.dataset.checking import OutOfTurn, Report
 from studio.dataset.columns import is_cut
 from studio.dataset.read.accounting import Use
 from studio.dataset.read.formats import FORMATS, Layout
@@ -36,7 +36,15 @@ from studio.services.core import access, jobs, quotas
 from studio.services.core.jobs import Progress
 from studio.services.core.studio import FILE_READER, Studio
 
-__all__ = ["FAULTS", "FORMATS", "Finding", "Report", "Undecodable", "Use"]  # for pages, which import services only
+__all__ = [
+    "FAULTS",
+    "FORMATS",
+    "Finding",
+    "OutOfTurn",
+    "Report",
+    "Undecodable",
+    "Use",
+]  # for pages, which import services only
 T = TypeVar("T")
 _TOKEN = re.compile(r"[0-9a-f]{1,64}")
 _DAY, _HOUR = 86_400.0, 3600.0
@@ -112,7 +120,7 @@ def checking(studio: Studio, path: str | Path, options: Options | None = None) -
     Closing the generator cancels the check and leaves no files.
 
     Raises BadInput that names what is wrong, where, and what to do; Undecodable with proposals when the encoding has
-    to be chosen.
+    to be chosen; OutOfTurn when no row is usable, but merging or dropping turns may help.
     """
     options, source = options or Options(), str(path)
     from_hub = bool(_HUB_ID.fullmatch(source))
@@ -332,7 +340,7 @@ def _fault(line: Mapping[str, Any], name: str) -> BadInput:
         return _too_large(name)
     if line.get("proposals"):
         return Undecodable(str(line["error"]), [Proposal(**item) for item in line["proposals"]])
-    return BadInput(str(line["error"]))
+    return (OutOfTurn if line.get("turns") else BadInput)(str(line["error"]))
 
 
 def _error_of(died: Died, name: str, seconds: float) -> StudioError:

@@ -15,7 +15,7 @@ import gradio as gr
 from studio.errors import BadInput
 from studio.services.core.studio import Studio
 from studio.services.data import checks, datasets
-from studio.services.data.checks import Checked, Options, Undecodable
+from studio.services.data.checks import Checked, Options, OutOfTurn, Undecodable
 from studio.ui.data import view as data_view
 from studio.ui.data.adding_view import FIELDS, Bar, Drop, Reading, mapping_button, preview, samples
 from studio.ui.parts import markup
@@ -26,8 +26,8 @@ from studio.ui.parts.handlers import PRIVATE, QUEUED, Step, Updates, with_notice
 class Keys:
     """The tab's states.
 
-    chosen: what is shown; pending: the check waiting to be added; waiting: the path of a file whose encoding must be
-    chosen.
+    chosen: what is shown; pending: the check waiting to be added; waiting: the path of a file that cannot be read
+    before its encoding is chosen or its turns are mended.
     """
 
     chosen: gr.State
@@ -42,12 +42,13 @@ def wire(
     reading: Reading,
     keys: Keys,
     show: Callable[[str], Updates],
-    ask: Callable[[str, Undecodable, str], Updates],
+    ask: Callable[[str, Undecodable | OutOfTurn, str], Updates],
     whole: Sequence[Any],
 ) -> None:
     """Wire the events of these components.
 
-    show: the tab's updates for a key; ask: the updates for a file that cannot be decoded, with the pending check;
+    show: the tab's updates for a key; ask: the updates for a file that cannot be read without a decision, with the
+    pending check;
     whole: the components they update.
     """
 
@@ -65,7 +66,7 @@ def wire(
         try:
             checked = yield from drop.busy.follow(request, _reading(path), checks.checking(studio, path))
             done = True
-        except Undecodable as error:
+        except (Undecodable, OutOfTurn) as error:
             done = True
             yield {drop.notice: "", **ask(path, error, held)}
             return

@@ -20,7 +20,7 @@ from studio.ui.parts.handlers import PRIVATE, Step, Updates, with_notice_while
 def wire(
     studio: Studio,
     clicked: gr.HTML,
-    chosen: gr.State,
+    subject: Sequence[gr.State],
     notice: gr.HTML,
     busy: Busy,
     show: Callable[[str], Updates],
@@ -28,22 +28,24 @@ def wire(
 ) -> None:
     """Wire the buttons of one component.
 
-    chosen: the key of what is shown; notice and busy: where errors and progress are shown; show: the tab's updates for
-    a key; whole: the components they update, with the notice.
+    subject: the key of what is shown, and the path of a file that cannot be read before its turns are mended; notice
+    and busy: where errors and progress are shown; show: the tab's updates for a key; whole: the components they update,
+    with the notice.
     """
 
-    def decide(request: gr.Request, event: gr.EventData, key: str) -> Iterator[Updates]:
-        previous = checks.get(studio, key)
-        options = _with(previous.options, event)
+    def decide(request: gr.Request, event: gr.EventData, key: str, waiting: str) -> Iterator[Updates]:
+        previous = None if waiting else checks.get(studio, key)
+        path, options = (previous.path, previous.options) if previous else (waiting, Options())
         yield {notice: ""}
-        job = checks.checking(studio, previous.path, options)
-        checked = yield from busy.follow(request, f"Reading {Path(previous.path).name}", job)
-        checks.discard(studio, previous.token)
+        job = checks.checking(studio, path, _with(options, event))
+        checked = yield from busy.follow(request, f"Reading {Path(path).name}", job)
+        if previous:
+            checks.discard(studio, previous.token)
         yield show(checked.token)
 
     slow: Step = {"show_progress": "hidden", "api_visibility": PRIVATE, "concurrency_limit": 2}
     clicked.click(
-        with_notice_while(studio, notice, decide, busy.idle), chosen, list({notice, busy.said, *whole}), **slow
+        with_notice_while(studio, notice, decide, busy.idle), list(subject), list({notice, busy.said, *whole}), **slow
     )
 
 
@@ -55,6 +57,8 @@ def _with(options: Options, event: gr.EventData) -> Options:
         return replace(options, ignore=[name for name in options.ignore if name != event.restore])
     if hasattr(event, "format"):
         return replace(options, format=str(event.format), mapping={})
+    if hasattr(event, "mend"):
+        return replace(options, merge="merge" in event.mend, drop="drop" in event.mend)
     if hasattr(event, "merge"):
         return replace(options, merge=not options.merge)
     return replace(options, drop=not options.drop)

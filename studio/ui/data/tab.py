@@ -11,7 +11,7 @@ import gradio as gr
 
 from studio.services.core.studio import Studio
 from studio.services.data import datasets
-from studio.services.data.checks import Undecodable
+from studio.services.data.checks import OutOfTurn, Undecodable
 from studio.ui.data import adding, adding_view, decisions, steps
 from studio.ui.data import view as data_view
 from studio.ui.parts import markup
@@ -75,16 +75,17 @@ def build(studio: Studio) -> DataTab:
             shelf: data_view.shelf(infos, key if checked else info.id if info else "", data_view.check_of(studio, held))
         }
 
-    def ask(path: str, error: Undecodable, held: str) -> Updates:
-        """A file that is not valid UTF-8: only the choice of its encoding."""
+    def ask(path: str, error: Undecodable | OutOfTurn, held: str) -> Updates:
+        """A file that cannot be read without a decision: only the choice of its encoding, or ways to mend its turns."""
+        undecodable = isinstance(error, Undecodable)
         return {
             chosen: "",
             waiting: path,
             shelf: data_view.shelf(datasets.list_datasets(studio), "", data_view.check_of(studio, held)),
-            head: data_view.title(Path(path).name),
-            what: data_view.what_undecodable(error),
+            head: data_view.title(Path(path).name, "decoding" if undecodable else "refused"),
+            what: data_view.what_undecodable(error) if undecodable else data_view.what_out_of_turn(error),
             **steps.hidden(four),
-            **adding_view.undecodable(reading, error),
+            **(adding_view.undecodable(reading, error) if isinstance(error, Undecodable) else {reading.notice: ""}),
         }
 
     def pick(event: gr.EventData, picked: str | None, held: str) -> Updates:
@@ -107,7 +108,7 @@ def build(studio: Studio) -> DataTab:
         (what, reading.notice, reading.busy),
         (four.wrong.mending, four.wrong.notice, four.wrong.leaving),
     ):
-        decisions.wire(studio, clicked, chosen, notice, progress, show_new, whole)
+        decisions.wire(studio, clicked, [chosen, waiting], notice, progress, show_new, whole)
     steps.wire(studio, four, pending, show_new, whole)
     quiet: Step = {"show_progress": "hidden", "queue": False, "api_visibility": PRIVATE}
     view_inputs = [four.model, pending]

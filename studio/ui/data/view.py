@@ -58,9 +58,9 @@ def nothing() -> Markup:
     return macro("data/title.html", "nothing")
 
 
-def title(name: str) -> Markup:
-    """The name of a file whose encoding must be chosen."""
-    return macro("data/title.html", "decoding", name)
+def title(name: str, shows: str) -> Markup:
+    """The name of a file that cannot be read yet. shows: decoding or refused, as in data/title.html."""
+    return macro("data/title.html", "unread", name, shows)
 
 
 def head(info: DatasetInfo) -> Markup:
@@ -103,6 +103,10 @@ def mending(checked: Checked | None) -> str:
 
 def what_undecodable(error: object) -> Markup:
     return macro("data/origin.html", "undecodable", error)
+
+
+def what_out_of_turn(error: object) -> Markup:
+    return macro("data/origin.html", "out_of_turn", error)
 
 
 def rows(studio: Studio, key: str, total: int, offset: int) -> Markup:
