@@ -132,7 +132,8 @@ def datasets_add(
     drop: Drop = False,
     as_json: Json = False,
 ) -> None:
-    """Add a dataset file (jsonl, json, csv, tsv, parquet or arrow, also gzipped).
+    """Add a dataset file (jsonl, json, csv, tsv, parquet, arrow, txt or md, also gzipped), or a folder of texts or of
+    save_to_disk.
 
     `sample` adds the bundled dataset of tickets, `sample:tools` the one of tool calls.
     """

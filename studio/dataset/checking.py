@@ -119,7 +119,7 @@ def check(order: Order, limits: Limits, folder: Path, progress: Progress = lambd
     return replace(
         report,
         id=digest,
-        note=report.note + patient.unfinished(),
+        note=source.note + patient.unfinished(),
         rows=patient.read,
         ok=writer.rows,
         held_out=writer.held_out,

@@ -86,7 +86,7 @@ def mutated(seed: int) -> tuple[str, bytes]:
         data = _broken(chance, data, name)
     if chance.random() < 0.05:
         name = chance.choice(
-            ["other.json", "other.jsonl", "other.csv", "other.tsv", "other.parquet", "other", "other.gz"]
+            ["other.json", "other.jsonl", "other.csv", "other.tsv", "other.parquet", "other.txt", "other", "other.gz"]
         )
     return name, data
 

@@ -2,6 +2,7 @@
 
 import re
 
+from studio.dataset.read.text.decoding import wide_encoding
 from studio.errors import BadInput
 
 # First bytes of a file, what it is, and the remedy.
@@ -34,8 +35,10 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"{\\rtf", "is a text document (RTF)", "Save it as plain text in a csv or jsonl file"),
     (b"PARE", "is an encrypted parquet file", "Save it without encryption"),
 )
+_WIDE = ("utf16", "utf32", "utf-1", "utf-3", "utf_1", "utf_3")
 _LFS = re.compile(rb"\s*version https://git-lfs\.github\.com/spec/")
 _PAGE = re.compile(r"<(!doctype|html|head|body|\?xml|!--|svg|rss|error|script)\b", re.IGNORECASE)
+_WHOLE_PAGE = re.compile(r"<(!doctype\s+html|html|\?xml)\b", re.IGNORECASE)
 # Control characters that do not occur in text: all below 32 but tab, line feed, form feed, carriage return and escape.
 _CONTROL = bytes(code for code in range(32) if code not in (9, 10, 12, 13, 27))
 
@@ -61,20 +64,29 @@ def refuse_binary(name: str, head: bytes) -> None:
         raise BadInput(f"{name} is only a pointer to the real file (Git LFS). Run git lfs pull, and try again.")
 
 
-def refuse_noise(name: str, head: bytes) -> None:
-    """Raise BadInput when a file, not in UTF-16 or UTF-32, has too many control characters to be text."""
+def refuse_noise(name: str, head: bytes, encoding: str) -> None:
+    """Raise BadInput when a file, not in UTF-16 or UTF-32, has too many control characters to be text.
+
+    encoding: as the user gave it, or "".
+    """
+    if wide_encoding(head) or head[:2] in (b"\xff\xfe", b"\xfe\xff") or encoding[:5].lower() in _WIDE:
+        return
     sample = head[:65536]
     controls = len(sample) - len(sample.translate(None, _CONTROL))
     if controls > 3 and controls * 10 > len(sample):
-        raise BadInput(f"{name} is not text: it contains binary data. Use a json, jsonl, csv, tsv or parquet file.")
+        raise BadInput(
+            f"{name} is not text: it contains binary data. Use a json, jsonl, csv, tsv, parquet, arrow or txt file."
+        )
 
 
-def refuse_page(name: str, start: str, table: bool) -> None:
+def refuse_page(name: str, start: str, kind: str) -> None:
     """Raise BadInput when the text is a web page or XML.
 
-    start: the start of the text; table: whether the file is named csv or tsv, where a column may be called <text>.
+    start: the start of the text; kind: by the file's name: in csv and tsv a column may be called <text>, and a plain
+    text may begin with markup.
     """
-    if _PAGE.match(start) or (start[:1] == "<" and not table):
+    pattern = _WHOLE_PAGE if kind == "text" else _PAGE
+    if pattern.match(start) or (start[:1] == "<" and kind not in ("csv", "tsv", "text")):
         raise BadInput(
             f"{name} looks like a web page or XML, not a dataset. "
             "Download the file itself (the raw link) and try again."

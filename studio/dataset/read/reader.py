@@ -1,8 +1,8 @@
 """Read dataset files row by row, in bounded memory, with clear errors for invalid files.
 
-Files: json, jsonl, csv, tsv, parquet and arrow, each also gzipped, and folders that the datasets library saved. A row
-is a dict with its number in the file: the line for jsonl, the record for csv and tsv (the header not counted), the
-position for the others; all from 1. The meaning of the columns is decided in formats.py.
+Files: json, jsonl, csv, tsv, parquet, arrow and plain text, each also gzipped; folders of texts, and folders that the
+datasets library saved. A row is a dict with its number in the file: the line for jsonl, the record for csv and tsv (the
+header not counted), the position for the others; all from 1. The meaning of the columns is decided in formats.py.
 """
 
 import csv
@@ -20,16 +20,19 @@ from studio.dataset.read.limits import Limits, limit
 from studio.dataset.read.rows import Finding, Row
 from studio.dataset.read.source import MIB, Bytes, display_name
 from studio.dataset.read.table.csv_file import Table
-from studio.dataset.read.text.decoding import Text, Undecodable, wide_encoding
+from studio.dataset.read.text.decoding import Text, Undecodable
+from studio.dataset.read.text.documents import ENDINGS, Documents, TextFolder, open_text
 from studio.dataset.read.text.encodings import Proposal
 from studio.dataset.read.text.json_file import begins_with_object, many_objects, open_json, read_jsonl
 from studio.errors import BadInput
 
 __all__ = ["KINDS", "Proposal", "ReadOptions", "Source", "Undecodable", "open_rows"]
 
-KINDS = ("json", "jsonl", "csv", "tsv", "parquet", "arrow")
-_NAMES = {"json": "JSON", "jsonl": "JSON lines", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet"}
-_SUFFIXES = {"ndjson": "jsonl", "jsonlines": "jsonl", "pq": "parquet", "feather": "arrow"}
+KINDS = ("json", "jsonl", "csv", "tsv", "parquet", "arrow", "text")
+_NAMES = {"json": "JSON", "jsonl": "JSON lines", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet", "text": "plain text"}
+_SUFFIXES = {"ndjson": "jsonl", "jsonlines": "jsonl", "pq": "parquet", "feather": "arrow"} | {
+    ending.lstrip("."): "text" for ending in ENDINGS
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +53,11 @@ class ReadOptions:
 class Source:
     """An open dataset file.
 
-    kind: json, jsonl, csv, tsv, parquet or arrow. encoding: of the text, "" for parquet and arrow. note: description
-    for people of how the file is read. columns: known up front for all but json and jsonl, else []. rows: rows, and
-    findings for those that could not be read; raises BadInput where reading cannot continue. files: those it consists
-    of. media: columns with pictures or sound. header: whether the first row of a csv or tsv file names its columns.
-    question: what a person should confirm about the file, or "".
+    kind: json, jsonl, csv, tsv, parquet, arrow or text. encoding: of the text, "" for parquet and arrow. note:
+    description for people of how the file is read, complete at the end of the rows. columns: known up front for all but
+    json and jsonl, else []. rows: rows, and findings for those that could not be read; raises BadInput where reading
+    cannot continue. files: those it consists of. media: columns with pictures or sound. header: whether the first row
+    of a csv or tsv file names its columns. question: what a person should confirm about the file, or "".
     """
 
     kind: str
@@ -84,7 +87,7 @@ def open_rows(
     """
     if _is_folder(path):
         with _plainly(display_name(path)):
-            opened = _of_folder(path, limits)
+            opened = _of_folder(path, limits, how)
         opened.rows = _bounded(display_name(path), opened.rows, limits)
         yield opened
         return
@@ -119,16 +122,28 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _of_folder(path: Path, limits: Limits) -> Source:
-    if not is_saved(path):
-        raise BadInput(
-            f"{display_name(path)} is a folder. Use a json, jsonl, csv, tsv, parquet or arrow file, or a folder that "
-            "the datasets library saved."
-        )
-    saved = Saved(path, limits)
-    return Source(
-        "arrow", "", saved.note, saved.columns, saved.rows(), saved.done, saved.files, tuple(saved.media)
-    )  # fmt: skip
+def _of_folder(path: Path, limits: Limits, how: ReadOptions) -> Source:
+    if is_saved(path):
+        saved = Saved(path, limits)
+        media = tuple(saved.media)
+        return Source("arrow", "", saved.note, saved.columns, saved.rows(), saved.done, saved.files, media)
+    texts = TextFolder(path, limits, how.encoding)
+    columns, encoding = list(Documents.columns), how.encoding or "UTF-8"
+    opened = Source("text", encoding, texts.note, columns, texts.rows(), texts.done, texts.files)
+    opened.rows = _counted(opened, texts.documents)
+    return opened
+
+
+def _counted(opened: Source, documents: Documents) -> Iterator[Row | Finding]:
+    """The documents of a source, whose note at the end says how many they are."""
+    rows = opened.rows
+
+    def counted() -> Iterator[Row | Finding]:
+        yield from rows
+        many = "1 document" if documents.count == 1 else f"{documents.count:,} documents"
+        opened.note += f", {many}"
+
+    return counted()
 
 
 def _of_columns(source: Bytes, columnar: Parquet | Arrow, kind: str, name: str) -> Source:
@@ -140,51 +155,46 @@ def _of_columns(source: Bytes, columnar: Parquet | Arrow, kind: str, name: str) 
 
 
 def _of_text(source: Bytes, limits: Limits, how: ReadOptions) -> Source:
-    head = source.head()
-    file_types.refuse_binary(source.name, head)
     suffix = _suffix(source.path)
     if suffix in _BINARY:
+        file_types.refuse_binary(source.name, source.head())
         raise BadInput(
             f"{source.name} is not {_BINARY[suffix]}. Download it again, or give it the right file name extension."
         )
-    if not (wide_encoding(head) or head[:2] in (b"\xff\xfe", b"\xfe\xff") or how.encoding[:5].lower() in _WIDE):
-        file_types.refuse_noise(source.name, head)
-    text = Text(source, how.encoding)
+    text = open_text(source, how.encoding)
     start = text.start(limits.max_row_mb * MIB)
     if not start:
         raise BadInput(f"{source.name} contains only white space. It needs at least one example.")
-    file_types.refuse_page(source.name, start, table=suffix in ("csv", "tsv"))
+    file_types.refuse_page(source.name, start, suffix)
     kind = _kind(source.name, suffix, text, limits)
     rows: Iterator[Row | Finding]
     columns: list[str] = []
     header, question = True, ""
+    documents: Documents | None = None
     note = f"{_packed(source)}{_NAMES[kind]}, {text.encoding}"
     if kind in ("csv", "tsv"):
         table = Table(source.name, text, limits, how.delimiter, kind == "tsv", how.header)
         columns, rows, header, question = table.columns, table.rows(), table.header, table.question
         note += f", {table.note}"
+    elif kind == "text":
+        documents = Documents(limits)
+        columns, rows = list(Documents.columns), documents.rows(text, source.name)
     elif kind == "jsonl":
         rows = read_jsonl(text, limits)
     else:
         arrangement, rows = open_json(source.name, text, limits)
         note += f", {arrangement}" if arrangement else ""
-    return Source(
-        kind,
-        text.encoding,
-        note,
-        columns,
-        rows,
-        lambda: (source.position(), source.size),
-        header=header,
-        question=question,
-    )
+    opened = Source(kind, text.encoding, note, columns, rows, lambda: (source.position(), source.size))
+    opened.header, opened.question = header, question
+    if documents is not None:
+        opened.rows = _counted(opened, documents)
+    return opened
 
 
 _BINARY = {
     "parquet": "a parquet file: it does not begin with PAR1",
     "arrow": "an Arrow file: it does not begin like one",
 }
-_WIDE = ("utf16", "utf32", "utf-1", "utf-3", "utf_1", "utf_3")
 
 
 def _packed(source: Bytes) -> str:
@@ -202,19 +212,23 @@ def _suffix(path: Path) -> str:
 def _kind(name: str, suffix: str, text: Text, limits: Limits) -> str:
     """Type of the file: from its name, unless its first characters contradict it."""
     mark = text.buffer.lstrip()[:1]
-    if mark == "[" and (suffix not in ("csv", "tsv") or re.match(r'\s*\[\s*\{\s*"', text.buffer)):
+    if mark == "[" and (suffix not in ("csv", "tsv", "text") or re.match(r'\s*\[\s*\{\s*"', text.buffer)):
         return "json"
     if mark == "{" and suffix == "jsonl" and begins_with_object(text, limits):
         return "json"
+    if suffix == "text" and not re.match(r'\s*\{\s*"', text.buffer):
+        return "text"
     if mark == "{" and suffix != "jsonl":
         if many_objects(text, limits):
             return "jsonl"
-        if suffix not in KINDS:
+        if suffix not in KINDS or suffix == "text":
             return "json"
     if suffix in KINDS:
         return suffix
     ending = f"files ending in .{suffix} are not read" if suffix else "its name does not say what it contains"
-    raise BadInput(f"{name}: {ending}. Use a json, jsonl, csv, tsv, parquet or arrow file with the matching extension.")
+    raise BadInput(
+        f"{name}: {ending}. Use a json, jsonl, csv, tsv, parquet, arrow or txt file with the matching extension."
+    )
 
 
 def _bounded(name: str, rows: Iterator[Row | Finding], limits: Limits) -> Iterator[Row | Finding]:

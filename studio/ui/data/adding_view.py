@@ -17,7 +17,7 @@ from studio.ui.parts.busy import Busy
 from studio.ui.parts.handlers import Updates, view
 from studio.ui.parts.templates import macro
 
-TYPES = [".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".gz"]
+TYPES = [".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md", ".gz"]
 _LABELS = {
     "instruction": "Instruction or question",
     "input": "Input (optional)",

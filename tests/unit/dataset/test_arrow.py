@@ -166,8 +166,10 @@ def test_no_damage_to_an_arrow_file_is_more_than_a_refusal(write: Write) -> None
 def test_offsets_outside_the_data_are_refused(write: Write) -> None:
     content = stream(pa.table({"a": ["xyz"]}))
     offsets = b"\0\0\0\0\x03\0\0\0"
-    assert content.count(offsets) == 1
-    assert "broken Arrow file" in refused(write("a.arrow", content.replace(offsets, b"\0\0\0\0\xff\xff\xff\x0f")))
+    at = content.rindex(offsets)
+    assert content[at + len(offsets) :].startswith(b"xyz")
+    wild = content[:at] + b"\0\0\0\0\xff\xff\xff\x0f" + content[at + len(offsets) :]
+    assert "broken Arrow file" in refused(write("a.arrow", wild))
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
@@ -249,4 +251,4 @@ def test_saved_datasets_that_cannot_be_read_say_why(tmp_path: Path) -> None:
         save(tmp_path / "big", pa.table({"a": ["x" * 2**21]})), Limits(max_file_mb=1)
     )
     (tmp_path / "plain").mkdir()
-    assert "is a folder" in refused(tmp_path / "plain")
+    assert "is a folder without" in refused(tmp_path / "plain")

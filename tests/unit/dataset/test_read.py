@@ -130,7 +130,7 @@ def test_the_same_rows_however_they_are_written(write: Write, name: str, content
             "record 3: a quote is never closed. It was opened on line 5",
         ),
         ("stray.csv", 'q,a\n"a" b,c\n', "record 1, line 2: text follows a quoted text"),
-        ("notes.txt", "hello there", "files ending in .txt are not read"),
+        ("notes.rst", "hello there", "files ending in .rst are not read"),
         ("deep.json", "[" * 50_000, "nested more than 64 deep"),
         ("cut.csv.gz", packed(b"q,a\n" * 500)[:-9], "cut short"),
         ("bad.csv.gz", packed(b"q,a\n" * 500)[:-8] + bytes(8), "damaged"),
