@@ -47,16 +47,19 @@ def to_stored(record: Record) -> dict[str, Any]:
     content hash therefore does not depend on it.
     """
     details: dict[str, Any] = {}
-    more = [{key: value for key, value in message.items() if key not in _PLAIN} for message in record.messages]
-    if any(more):
-        details["messages"] = more
+    messages = record.messages
+    if any(len(message) > len(_PLAIN) for message in messages):
+        details["messages"] = [
+            {key: value for key, value in message.items() if key not in _PLAIN} for message in messages
+        ]
+        messages = [{key: message[key] for key in _PLAIN} for message in messages]
     if record.tools:
         details["tools"] = record.tools
     if record.rejected:
         details["rejected"] = record.rejected
     return {
         "row": record.row,
-        "messages": [{key: message[key] for key in _PLAIN} for message in record.messages],
+        "messages": messages,
         "instruction": record.instruction,
         "input": record.input,
         "text": record.text,

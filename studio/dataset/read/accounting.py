@@ -59,7 +59,13 @@ class Account:
         if refused:
             self._refused.update(names)
         else:
-            self._counts.update((name, uses.get(name, "")) for name in names)
+            for name in names:
+                self._counts[name, uses.get(name, "")] += 1
+
+    def add_whole(self, uses: Mapping[str, str], times: int) -> None:
+        """Count messages that have exactly the names of `uses`."""
+        for item in uses.items():
+            self._counts[item] += times
 
     def uses(self) -> list[Use]:
         """All uses, in the order in which the file names them."""

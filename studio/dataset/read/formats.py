@@ -87,6 +87,7 @@ class Layout:
             self._sources = _sources(mapping, columns)
         else:
             self._sources = self._of_format(form, names, columns)
+        self._uses = {id(sources): _uses(sources) for sources in (self._sources, *self._others)}
         taken = {name for source in self._every_source() for name in source.columns} | set(self._talks)
         self._pictures = [name for name in names if (name.lower() in _PICTURES or name in media) and name not in taken]
 
@@ -149,13 +150,14 @@ class Layout:
             return self._preference(row)
         talk = next((name for name in self._talks if not is_empty(values.get(name))), "")
         if talk:
-            return self._conversation(row, values[talk], talk, self._sources), _uses(self._sources) | {talk: "messages"}
+            uses = self._uses[id(self._sources)] | {talk: "messages"}
+            return self._conversation(row, values[talk], talk, self._sources), uses
         sources = self._sources
         if self._others and not self._has(sources, values):
             sources = next((other for other in self._others if self._has(other, values)), sources)
         if self._talks and sources is self._sources:
             talks.as_items(values.get(self._talks[0]), self._talks[0])  # raises: it is missing or empty
-        return self._of_sources(row, sources), _uses(sources)
+        return self._of_sources(row, sources), self._uses[id(sources)]
 
     @staticmethod
     def _has(sources: Mapping[str, Source], values: Mapping[str, Any]) -> bool:

@@ -69,7 +69,13 @@ class MessageReader:
         return self._messages(as_items(value, column), column)
 
     def _messages(self, items: list[Any], column: str) -> list[Message]:
-        messages, accounts = [], []
+        for uses, role_key, text_key in ((_PLAIN, "role", "content"), (_SHAREGPT, "from", "value")):
+            plain = _plainly(items, role_key, text_key)
+            if plain:
+                self._keys.add_whole(uses, len(plain))
+                return plain
+        messages: list[Message] = []
+        accounts: list[tuple[Mapping[str, Any], Mapping[str, str]]] = []
         for position, item in enumerate(items, start=1):
             field = f"{column}[{position}]"
             if not isinstance(item, Mapping):
@@ -81,18 +87,11 @@ class MessageReader:
         for item, uses in accounts:
             if isinstance(item, Written):
                 continue
-            plain = uses is _PLAIN or uses is _SHAREGPT
-            names = uses if plain else [str(key) for key, value in item.items() if not is_empty(value)]
-            self._keys.add(names, uses)
+            self._keys.add([str(key) for key, value in item.items() if not is_empty(value)], uses)
         return messages
 
     def _message(self, item: Mapping[str, Any], field: str, position: int) -> tuple[Message, Mapping[str, str]]:
         """One message, and where its keys went."""
-        for plain, (role_key, text_key) in ((_PLAIN, ("role", "content")), (_SHAREGPT, ("from", "value"))):
-            if len(item) == 2 and role_key in item and text_key in item:
-                role, content = ROLES.get(str(item[role_key]).lower()), item[text_key]
-                if role not in (None, "call") and isinstance(content, str) and content:
-                    return {"role": role, "content": as_text(content, field)}, plain
         uses: dict[str, str] = {}
         role = _role(item, field, position, uses)
         message: Message = {"role": "assistant" if role == "call" else role, "content": ""}
@@ -179,6 +178,27 @@ class MessageReader:
                 self.changes.append(f"{_many(len(messages) - len(merged))} joined to the one before")
                 messages = merged
         return messages
+
+
+def _plainly(items: list[Any], role_key: str, text_key: str) -> list[Message]:
+    """The messages of a conversation that has only roles and texts; empty for any other, which is read key by key."""
+    messages: list[Message] = []
+    for item in items:
+        if type(item) is not dict or len(item) != 2:
+            return []
+        role, text = item.get(role_key), item.get(text_key)
+        if type(role) is not str or type(text) is not str or not text:
+            return []
+        known = ROLES.get(role)
+        if known is None or known == "call":
+            return []
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                return []
+        messages.append({"role": known, "content": text})
+    return messages
 
 
 def as_items(value: Any, column: str) -> list[Any]:

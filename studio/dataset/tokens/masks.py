@@ -25,7 +25,6 @@ Span = tuple[int, int]  # [start, end)
 _WAYS = 256
 # Maximum number of remembered frames around a last answer: with reasoning, without, and some more.
 _FRAMES = 8
-_LONGEST_END = 100  # characters of an end token and the white space before it
 _TAIL = 16  # characters used to recognise the end of a prompt
 
 
@@ -50,7 +49,8 @@ class Marker:
     def __init__(self, template: ChatTemplate, ends: Iterable[str]) -> None:
         self._template = template
         # Longest first: one special token may be a prefix of another.
-        choices = "|".join(re.escape(end) for end in sorted(filter(None, set(ends)), key=len, reverse=True))
+        self._ends = tuple(sorted(filter(None, set(ends)), key=len, reverse=True))
+        choices = "|".join(map(re.escape, self._ends))
         self._end = re.compile(rf"\s*(?:{choices or '(?!)'})")
         # Text around a last answer: between its prompt and it, and after it.
         self._frames: list[tuple[str, str]] = []
@@ -88,7 +88,7 @@ class Marker:
 
     def ends(self, text: str, end: int) -> bool:
         """Whether text[:end] ends with one of the tokens that can end an answer."""
-        return any(match.end() == end for match in self._end.finditer(text, max(0, end - _LONGEST_END), end))
+        return text.endswith(self._ends, 0, end)
 
     def _marked(
         self, messages: Sequence[Message], answers: Sequence[int], turns: Sequence[int], tools: Sequence[Tool]

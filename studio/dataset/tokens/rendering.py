@@ -94,7 +94,7 @@ class ChatRenderer:
             remarks |= Remark.NEVER_TRAINED
         elif trained[-1] == turns[-1]:
             text, spans, more = self._ended(text, spans)
-            remarks |= more
+            remarks = remarks | more if more else remarks  # an operation on flags takes microseconds
         left_out = "\n".join(filter(None, thoughts))
         return Rendered(record, text, spans, False, remarks, left_out, marked.follows)
 
@@ -109,6 +109,8 @@ class ChatRenderer:
 
         Each is rendered again as a name: its words alone may stand elsewhere in the text.
         """
+        if all(len(answer) == 2 and "<think>" not in answer["content"] for answer in answers):
+            return []
         thoughts = [thought_of(answer) for answer in answers]
         if not any(thoughts):
             return []
