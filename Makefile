@@ -2,7 +2,8 @@
 # make test: set everything up and pass every test, browser included
 # make security: what strangers may try, in a minute; make audit: known holes in what is installed
 # make docs: the docs site; make lock: pin all that the ranges of pyproject.toml bring; make latest: every test with the newest they allow
-# make check: format, lint, types, docs site, unit tests; some eight minutes on two cores
+# make check: format, lint, types, docs site and the quick unit tests; about a minute on two cores
+# make pictures: take the pictures that README and docs show once more
 
 PYTHON ?= python3
 # Files of tests at a time
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 # What pip would compile one file after the other, by all cores. Some files that libraries bring are no Python of today.
 COMPILE = $(BIN)/python -m compileall -qq -j 0 "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || true
 
-.PHONY: run test check docs install format lint types unit integration e2e security audit lock latest browser wheel clean
+.PHONY: run test check quick pictures docs install format lint types unit integration e2e security audit lock latest browser wheel clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/studio serve --sample $(if $(PORT),--port $(PORT),)
@@ -23,8 +24,17 @@ test: $(VENV)/.tested
 	$(BIN)/python -m tests.browser
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-check: $(VENV)/.tested lint types docs
-	$(BIN)/python -m pytest -q tests/unit $(ARGS)
+# Types on one core while the tests take another
+check: $(VENV)/.tested lint
+	@$(MAKE) --no-print-directory -j 2 types docs quick
+
+quick: $(VENV)/.tested
+	$(BIN)/python -m pytest -q -m "not slow" tests/unit $(ARGS)
+
+# A real training of the sample, as long as its preset says, in a real browser
+pictures: $(VENV)/.tested
+	$(BIN)/python -m tests.browser
+	STUDIO_PICTURES=docs/images $(BIN)/python -m pytest tests/e2e/test_whole_path.py $(ARGS)
 
 # The docs site, into build/site; a broken link or a module that is not there fails
 docs: $(VENV)/.tested

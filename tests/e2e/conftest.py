@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,13 +56,13 @@ class Served:
         return dict(json.loads(done.stdout))
 
 
-def serve(home: Path, studios: Studios | None = None) -> Served:
-    """Start `studio serve` and wait until it answers; a busy machine is no failure.
+def serve(home: Path, studios: Studios | None = None, options: Sequence[str] = ()) -> Served:
+    """Start `studio serve` with these options and wait until it answers; a busy machine is no failure.
 
     With `studios` it is one of theirs, unless the test has given it an environment of its own.
     """
     port, log = free_port(), home.parent / "serve.log"
-    words, env = ["--home", str(home), "serve", "--port", str(port)], environment()
+    words, env = ["--home", str(home), "serve", "--port", str(port), *options], environment()
     if studios and env == studios.env:
         process = studios.start(words, log)
     else:

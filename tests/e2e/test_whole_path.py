@@ -1,4 +1,7 @@
-"""Data → train → compare → export in a real browser, with the real sample model and a short real training."""
+"""Data → train → compare → export in a real browser, with the real sample model and a short real training.
+
+`make pictures` trains as long as the sample's preset says, and keeps the pictures that README and docs show.
+"""
 
 import json
 import os
@@ -8,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.e2e.conftest import Served
 
@@ -16,11 +19,21 @@ pytestmark = pytest.mark.browser
 TRAINS = 900_000  # ms; minutes on a busy machine, and no shorter wait makes it more right
 
 
-def picture(page: Page, name: str) -> None:
-    """Keep a picture for the README when asked to: STUDIO_PICTURES=docs/images."""
-    folder = os.environ.get("STUDIO_PICTURES")
-    if folder:
-        page.screenshot(path=Path(folder) / f"{name}.png")
+PICTURES = os.environ.get("STUDIO_PICTURES", "")  # the folder that pictures are written to; without one, none are
+
+
+def picture(page: Page, name: str, last: Locator) -> None:
+    """Photograph the page from its top down to the element `last`, where pictures are wanted."""
+    expect(last).to_be_visible()
+    if not PICTURES:
+        return
+    before, box = page.viewport_size, last.bounding_box()
+    assert before is not None and box is not None
+    page.evaluate("scrollTo(0, 0)")
+    page.mouse.move(0, 0)
+    page.set_viewport_size({"width": before["width"], "height": int(box["y"] + box["height"]) + 24})
+    page.screenshot(path=Path(PICTURES) / f"{name}.png", animations="disabled")
+    page.set_viewport_size(before)
 
 
 def tab(page: Page, name: str) -> None:
@@ -44,7 +57,6 @@ def test_the_whole_path(page: Page, sample_home: Path, start: Callable[[Path], S
     expect(tokens).to_contain_text("<|im_start|>assistant")
     trained = "".join(tokens.locator(".tok-trained").all_inner_texts())
     assert trained.startswith('{"product"') and "<|im_end|>" in trained
-    picture(page, "data")
 
     # Train: the sample preset, shortened; the estimate follows an edit.
     tab(page, "Train")
@@ -59,9 +71,11 @@ def test_the_whole_path(page: Page, sample_home: Path, start: Callable[[Path], S
     expect(estimate).to_contain_text("9.8 M")
     assert estimate.inner_text() != before
     set_number(page, "r", "16")
-    page.locator("#advanced").get_by_role("button", name="Schedule").click()
-    set_number(page, "max_steps", "8")
-    expect(estimate).to_contain_text(re.compile(r"8\s*steps"))
+    if not PICTURES:  # they show the preset's own length
+        page.locator("#advanced").get_by_role("button", name="Schedule").click()
+        set_number(page, "max_steps", "8")
+        expect(estimate).to_contain_text(re.compile(r"\b8\s*steps"))
+    steps = int(re.findall(r"(\d+)\s*steps", estimate.inner_text())[0])
     page.locator("#start-training").click()
 
     # Runs: it opens by itself, the curve follows, it completes.
@@ -76,10 +90,12 @@ def test_the_whole_path(page: Page, sample_home: Path, start: Callable[[Path], S
     )
     tab(page, "Runs")
     expect(bar.locator(".state-completed")).to_be_visible()
-    expect(bar).to_contain_text(re.compile(r"8\s+of 8"))
-    picture(page, "runs")
+    expect(bar).to_contain_text(re.compile(rf"{steps}\s+of {steps}"))
+    for panel in ("Gradient norm", "Tokens/s", "Memory"):
+        expect(page.locator("#curves")).to_contain_text(panel)
+    picture(page, "runs", page.locator("#curves"))
     run = next(iter(served.cli("runs")["runs"]))  # type: ignore[call-overload]
-    assert (run["state"], run["step"], run["name"]) == ("completed", 8, "tickets-1")
+    assert (run["state"], run["step"], run["name"]) == ("completed", steps, "tickets-1")
     assert run["loss"] < 2.5
 
     # Compare: a held-out message is ready; both answers stream side by side.
@@ -94,7 +110,10 @@ def test_the_whole_path(page: Page, sample_home: Path, start: Callable[[Path], S
     expect(answers.nth(1)).to_contain_text("tokens/s")
     base, adapted = answers.locator(".said").all_inner_texts()
     assert base.strip() and adapted.strip() and base != adapted
-    picture(page, "compare")
+    expect(page.locator(".turn").first).to_contain_text("Turn the customer's message into a support ticket.")
+    expect(answers.nth(0)).to_contain_text("Base")
+    expect(answers.nth(1)).to_contain_text("tickets-1")
+    picture(page, "compare", page.locator("#memory-row"))
 
     # Export: the adapter as a zip, the merged model proved against the adapted one.
     tab(page, "Export")
@@ -111,7 +130,6 @@ def test_the_whole_path(page: Page, sample_home: Path, start: Callable[[Path], S
         assert (told["r"], told["base_model_name_or_path"]) == (16, "HuggingFaceTB/SmolLM2-135M-Instruct")
     page.locator("#export-merged").click()
     expect(page.locator("#export .parity")).to_contain_text("logits correlate", timeout=TRAINS)
-    picture(page, "export")
 
     # A reload comes back to the same place.
     page.reload()

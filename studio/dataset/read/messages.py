@@ -69,10 +69,10 @@ class MessageReader:
         return self._messages(as_items(value, column), column)
 
     def _messages(self, items: list[Any], column: str) -> list[Message]:
-        for uses, role_key, text_key in ((_PLAIN, "role", "content"), (_SHAREGPT, "from", "value")):
+        for whole, role_key, text_key in ((_PLAIN, "role", "content"), (_SHAREGPT, "from", "value")):
             plain = _plainly(items, role_key, text_key)
             if plain:
-                self._keys.add_whole(uses, len(plain))
+                self._keys.add_whole(whole, len(plain))
                 return plain
         messages: list[Message] = []
         accounts: list[tuple[Mapping[str, Any], Mapping[str, str]]] = []

@@ -27,6 +27,7 @@ def cli(tmp_path: Path) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_the_path_of_a_dataset(cli: Run, tmp_path: Path, tiny: Path) -> None:
     path = write_jsonl(tmp_path / "qa.jsonl", [{"q": "who?", "a": "me"}, {"q": "where?", "a": ""}])
     maps = ("--map", "instruction=q", "--map", "output=a")
@@ -101,6 +102,7 @@ def test_bad_input_is_one_sentence_and_status_2(
     assert done.out == ""
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_said_with_the_way_out(cli: Run) -> None:
     import socket
 

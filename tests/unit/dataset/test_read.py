@@ -366,6 +366,7 @@ _VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.dictionaries(st.text(max_size=4), _VALUES, max_size=4)))
 def test_any_rows_are_read_as_written_or_refused_one_by_one(rows: list[dict[str, Any]]) -> None:

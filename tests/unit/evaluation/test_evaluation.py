@@ -121,6 +121,7 @@ def test_intervals_cover_the_truth_19_times_in_20(monkeypatch: pytest.MonkeyPatc
     assert 0.90 < hits / 300 < 0.98
 
 
+@pytest.mark.slow
 def test_ten_thousand_draws_of_many_rows_fit_into_memory() -> None:
     rows = np.ones((5000, 2))
     assert bootstrap.drawn(rows, mean).shape == (10_000,)

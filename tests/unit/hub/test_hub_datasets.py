@@ -19,6 +19,8 @@ from studio.services.data import checks, datasets, examples
 from studio.services.data.checks import Options
 from studio.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 

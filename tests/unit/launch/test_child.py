@@ -9,6 +9,8 @@ from studio.errors import Unavailable
 from studio.launch.duplex import ChatProcess
 from studio.launch.short_tasks import Died, follow
 
+pytestmark = pytest.mark.slow
+
 
 def timed(statement: str) -> list[str]:
     """Arguments of timeit: run a statement once."""

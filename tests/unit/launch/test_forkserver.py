@@ -17,7 +17,7 @@ from studio.launch import forkserver
 from studio.launch.forkserver import ForkServer
 from studio.launch.short_tasks import Died, follow
 
-pytestmark = pytest.mark.skipif(not forkserver.possible(), reason="forks on Linux alone")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not forkserver.possible(), reason="forks on Linux alone")]
 # `main` runs a statement; each fork prints as a module that is run would.
 MODULE = "tests.forked"
 PIDS = "import os, json; print(json.dumps({'pid': os.getpid(), 'parent': os.getppid()}), flush=True)"

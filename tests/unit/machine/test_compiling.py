@@ -8,6 +8,8 @@ import pytest
 
 from studio.machine import compiling
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:

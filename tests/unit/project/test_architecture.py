@@ -179,6 +179,7 @@ def test_unit_tests_stand_in_the_rooms_of_what_they_test() -> None:
     assert all((STUDIO / folder).is_dir() and folder != Path() for folder in folders), folders
 
 
+@pytest.mark.slow
 def test_the_studio_never_imports_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from studio.settings import Settings\n"

@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from studio.cli.app import app
 from studio.settings import Settings, env_name
+from tests.docs import PAGES, blocks, commands
 
 ROOT = Path(__file__).parents[3]
 
@@ -63,23 +64,25 @@ def test_every_make_target_in_the_readme_exists() -> None:
         assert re.search(rf"^{target}[ :]|^.*\b{target}\b.*: ", makefile, re.MULTILINE), target
 
 
-def commands_shown() -> list[tuple[str, str]]:
-    """Page and line of each `studio …` command in a code block of the README and the docs."""
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-    return [
-        (page.name, command)
-        for page in pages
-        for block in re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
-        for line in block.splitlines()
-        for command in re.split(r" {2,}", line)  # several stand in a line, or a remark after one
-        if command.startswith("studio ")
-    ]
+def commands_named() -> list[tuple[str, str]]:
+    """Page and text of each `studio …` command in a block or in a sentence."""
+    shown = [(command.page, command.text) for command in commands()]
+    said = [(page.name, text) for page in PAGES for text in re.findall(r"`(studio [^`]+)`", page.read_text("utf-8"))]
+    return [(page, text) for page, text in shown + said if text.startswith("studio ")]
 
 
-@pytest.mark.parametrize(("page", "line"), commands_shown(), ids=lambda part: part[:60])
-def test_each_command_shown_exists_with_its_options(page: str, line: str) -> None:
+def test_commands_are_in_blocks_of_their_own() -> None:
+    # tests/integration/test_docs_commands.py runs those.
+    for block in blocks(""):
+        assert not re.search(r"^ *(studio|make|python|pip|docker) ", block.text, re.MULTILINE), f"no ```sh: {block}"
+    for page in PAGES:
+        assert "\n    studio " not in page.read_text(encoding="utf-8"), f"{page.name} shows a command without ```sh"
+
+
+@pytest.mark.parametrize(("page", "line"), commands_named(), ids=lambda part: part[:60])
+def test_each_command_named_exists_with_its_options(page: str, line: str) -> None:
     command: Any = get_command(app)
-    words = shlex.split(line)[1:]
+    words = shlex.split(line, comments=True)[1:]
     context = command.make_context("studio", [], resilient_parsing=True)
     while words and hasattr(command, "get_command") and not words[0].startswith("-"):
         name = words.pop(0)

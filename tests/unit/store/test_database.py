@@ -24,7 +24,7 @@ from studio.settings import Settings
 from studio.store import db
 from tests.unit.services.core.test_keeper import journal_of, make_run
 
-pytestmark = pytest.mark.usefixtures("nothing_starts")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_starts")]
 
 RUNS, STEPS = 4, 150
 # How often a bit is flipped; each place is another.

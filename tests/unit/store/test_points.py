@@ -28,7 +28,7 @@ from studio.store.tables import Point
 from studio.ui.web.server import make_app
 from tests.unit.services.core.test_keeper import make_run
 
-pytestmark = pytest.mark.usefixtures("nothing_starts")
+pytestmark = pytest.mark.usefixtures("nothing_starts", "small")
 
 
 @pytest.fixture
@@ -40,9 +40,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(module, "GROUP", 4)
     monkeypatch.setattr(curves, "_FEWEST", 8)
     yield
-
-
-pytestmark = pytest.mark.usefixtures("small")
 
 
 def write(run: RunDir, first: int, last: int, loss: Callable[[int], float] = lambda step: 3.0 / step) -> None:
@@ -124,6 +121,7 @@ def test_a_kill_between_table_and_file_and_in_the_midst_of_a_block(
     assert again is not None and sum(again.rows) > 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["head", "extremes", "data", "everywhere", "gone"])
 def test_a_damaged_file_is_built_again(studio: Studio, where: str) -> None:
     run = make_run(studio)
@@ -293,6 +291,7 @@ def test_lines_of_a_file_keep_every_extreme_and_every_value(
         assert np.allclose(found.smooth_x, x[rows[inside]]) and found.count == last
 
 
+@pytest.mark.slow
 def test_a_filed_run_on_a_logarithmic_axis(studio: Studio) -> None:
     run = make_run(studio)
     write(run, 1, 2000, lambda step: 3.0 / step + (7.0 if step == 1500 else 0.0))
@@ -340,6 +339,7 @@ def stretches_show_their_extremes(
         assert any((place, float(high[here].max())) in drawn for place in places)
 
 
+@pytest.mark.slow
 @given(
     any_series(),
     st.floats(-0.2, 1.2),
@@ -444,6 +444,7 @@ def test_the_average_of_a_long_column_counts_every_point(
     )
 
 
+@pytest.mark.slow
 def test_eight_runs_come_in_one_small_answer(studio: Studio) -> None:
     for number in range(8):
         write(make_run(studio, f"run-{number}"), 1, 200, lambda step: math.sin(step))

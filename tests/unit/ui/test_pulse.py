@@ -22,6 +22,8 @@ from studio.ui.web import app as pages
 from studio.ui.web.server import make_app
 from tests.unit.services.runs.test_run_list import make
 
+pytestmark = pytest.mark.slow
+
 NAME = "poems"
 RUN = "id-poems"
 

@@ -23,6 +23,7 @@ def held(tmp_path: Path) -> Iterator[sessions.Sessions]:
         yield holder
 
 
+@pytest.mark.slow
 def test_a_hundred_pages_cost_little(held: sessions.Sessions) -> None:
     assert held["first"].blocks_config.blocks
     tracemalloc.start()

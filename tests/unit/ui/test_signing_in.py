@@ -25,6 +25,8 @@ from studio.ui.web.auth import COOKIE, VisitorSessions
 from studio.ui.web.server import make_app
 from tests import oidc
 
+pytestmark = pytest.mark.slow
+
 HERE = "http://127.0.0.1:7999"
 
 

@@ -39,6 +39,8 @@ from studio.ui.web.server import make_app
 from tests.belongings import Things, make, rows
 from tests.conftest import write_jsonl
 
+pytestmark = pytest.mark.slow
+
 ANN, BEN = Visitor("anon-" + "a" * 32, kind="anonymous"), Visitor("account-7", "ben")
 MARK = "zebrafinch"
 # What takes no id of a visitor's, or only what came through the gate: the names of their first parameters.

@@ -25,6 +25,8 @@ from tests.belongings import Things, make
 from tests.security.test_endpoints import blocks_of, handler
 from tests.unit.services.core.test_matrix import client, heard
 
+pytestmark = pytest.mark.slow
+
 ANN, BEN = Visitor("anon-" + "a" * 32, kind="anonymous"), Visitor("account-7", "ben")
 ADMIN = Visitor("account-1", "host", admin=True)
 

@@ -49,6 +49,8 @@ from tests.belongings import Things, make, rows
 from tests.conftest import REPOSITORY, write_jsonl
 from tests.unit.services.core.test_matrix import addresses, client, said_by
 
+pytestmark = pytest.mark.slow
+
 ANN, BEN = Visitor("anon-" + "a" * 32, kind="anonymous"), Visitor("account-7", "ben")
 ADMIN = Visitor("account-1", "host", admin=True)
 

@@ -291,6 +291,7 @@ def kept_of(run: RunDir, kind: str, name: str, missing: list[float]) -> list[tup
     return told
 
 
+@pytest.mark.slow
 def test_tensorboard_reads_every_point_of_a_past_run(studio: Studio, tmp_path: Path) -> None:
     run = noted(studio, 5000)  # more than are packed at once
     Exit("completed", "It ended.").write(run)

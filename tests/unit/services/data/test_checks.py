@@ -19,6 +19,8 @@ from studio.services.data.checks import Options
 from studio.settings import Settings
 from tests.conftest import little_rows, write_jsonl
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[[str, str | bytes], Path]
 LONG = " ".join(f"word{n}" for n in range(60))
 

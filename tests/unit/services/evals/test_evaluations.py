@@ -33,6 +33,8 @@ from studio.ui.compare import evaluation_page, scores_view
 from tests.conftest import write_jsonl
 from tests.torture.house import new_run, wait_for, wait_for_end
 
+pytestmark = pytest.mark.slow
+
 
 def trained(studio: Studio, name: str = "sums", steps: tuple[int, ...] = (2,)) -> str:
     """A run that is over, with an adapter and checkpoints of nothing."""

@@ -20,6 +20,8 @@ from studio.services.exports.publishing import Published, PublishRequest
 from studio.settings import Settings
 from tests.hub import TOKEN, Hub, served
 
+pytestmark = pytest.mark.slow
+
 EXPORT = "0123456789abcdef"
 WEIGHTS = bytes(range(256)) * 20_000
 

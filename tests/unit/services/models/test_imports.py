@@ -33,6 +33,8 @@ from studio.settings import Settings
 from tests.hub import Hub, served
 from tests.tiny import CHATML, HIDDEN, LAYERS, tiny_model
 
+pytestmark = pytest.mark.slow
+
 RANK = 4
 Spoil = Callable[[Path, Path], Any]
 

@@ -20,6 +20,8 @@ from studio.services.runs import ends, history, runs
 from studio.settings import Settings
 from tests.torture.house import new_run, wait_for, wait_for_end, workers_of
 
+pytestmark = pytest.mark.slow
+
 
 def kill_at_step(studio: Studio, run: RunDir, number: int) -> None:
     wait_for(studio, lambda: runs.get(studio, run.id).step >= 6)

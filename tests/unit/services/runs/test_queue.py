@@ -25,6 +25,8 @@ from studio.services.runs import attempts, checkpoint_limit, queue, resuming, ru
 from studio.settings import Settings
 from tests.torture.house import lost_doubled_gaps, new_run, wait_for, wait_for_end, workers_of
 
+pytestmark = pytest.mark.slow
+
 SLOW = {"steps": 100_000, "delay": 0.005, "save": 10}
 
 

@@ -201,6 +201,7 @@ with Keeper(Settings(home=Path(sys.argv[1]), offline=True)) as studio:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 2, 3, 5, 8])
 def test_a_kill_at_any_moment_leaves_a_run_whole_or_gone(settings: Settings, at: int) -> None:
     with Keeper(settings) as studio:
