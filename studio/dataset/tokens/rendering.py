@@ -154,6 +154,9 @@ class ChatRenderer:
         if not spans or not self._eos or self._marker.ends(text, spans[-1][1]):
             return text, spans, NOTHING
         start, end = spans[-1]
+        bare = len(text[:end].rstrip())
+        if self._marker.ends(text, bare):  # the answer itself ends in it, and white space
+            return text, [*spans[:-1], (start, bare)], NOTHING
         mark = text[end:].rstrip()
         if not mark.strip():
             head = text[:end].rstrip()
