@@ -43,6 +43,7 @@ def is_empty(value: Any) -> bool:
 _KNOWN = {
     "parallel_tool_calls": "a setting of the request, not part of the text",
     "index": "a number, not part of the text",
+    "file": "where the document came from, not part of the text",
 }
 
 
