@@ -11,6 +11,7 @@ from studio.dataset.checking import Order, check
 from studio.dataset.read.limits import Limits
 from studio.dataset.read.reader import open_rows
 from studio.dataset.read.rows import Finding, Row
+from studio.dataset.read.text.shapes import shape_of
 from studio.dataset.store import iter_findings, read_records
 from studio.errors import BadInput
 
@@ -172,3 +173,11 @@ def test_no_usable_row_of_train_is_refused(write: Write, tmp_path: Path) -> None
     path = write("a.json", json.dumps({"train": [{"instruction": "x", "output": ""}], "test": LATER}))
     with pytest.raises(BadInput, match=r"no usable row\. Row 1, field output"):
         check(Order(path), Limits(), tmp_path)
+
+
+def test_what_belongs_to_no_row_is_named() -> None:
+    rows = [{"instruction": "a", "output": "b"}]
+    for value in ({"data": rows, "system": "Be brief."}, {"train": rows, "test": rows, "system": "Be brief."}):
+        shape = shape_of("f.json", value)
+        assert shape is not None and "not read, because it belongs to no row: system" in shape.note
+    assert shape_of("f.json", {"data": rows, "version": None}).note == ""

@@ -1,6 +1,6 @@
 """The rows of a JSON object: by split, in columns, under keys, or wrapped; otherwise it is one row."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,9 @@ def _splits(name: str, value: dict[str, Any]) -> Shape | None:
     counts = and_list([f"{len(tables[key]):,} of {named(key)}" for key in held])
     rows = tables[train[0]]
     many = "1 row" if len(rows) == 1 else f"{len(rows):,} rows"
-    return Shape(rows, f"{many} of {named(train[0])}; held out: {counts}", held_out)
+    beside = _beside(key for key, item in value.items() if key not in tables and item not in (None, "", {}, []))
+    note = "; ".join(filter(None, [f"{many} of {named(train[0])}", f"held out: {counts}", beside]))
+    return Shape(rows, note, held_out)
 
 
 def _part(name: str, value: Any) -> Sequence[Any] | None:
@@ -83,7 +85,15 @@ def _wrapped(value: dict[str, Any]) -> Shape | None:
     rows = next(iter(arrays.values()), [])
     if len(arrays) != 1 or not rows or {"messages", "conversations"} & set(arrays):
         return None
-    return Shape(rows) if all(isinstance(row, dict | RowError) for row in rows) else None
+    if not all(isinstance(row, dict | RowError) for row in rows):
+        return None
+    return Shape(rows, _beside(key for key, item in value.items() if key not in arrays and item not in (None, "", {})))
+
+
+def _beside(keys: Iterable[str]) -> str:
+    """A note on keys of the whole file, which are part of no row."""
+    named_keys = [named(key) for key in keys if key != "version"]
+    return f"not read, because it belongs to no row: {and_list(named_keys)}" if named_keys else ""
 
 
 def _columns(name: str, value: dict[str, Any]) -> Shape | None:
