@@ -114,6 +114,7 @@ REFUSED = {
 EVENTS = {
     "web.api": {"owned": "add_dataset chat check datasets estimate export exports models run runs stop train"},
     "data.adding": {"owned": "decode discard fetch keep look open_mapping read take"},
+    "data.decisions": {"owned": "decide"},
     "web.app": {
         "owned": "after_start arrive ask_adapter clone use_dataset when_first_ends",
         "page": "open_name <lambda>",
@@ -136,7 +137,7 @@ EVENTS = {
     "compare.scores_view": {"owned": "add_own begin follow open_run show turn"},
     "sidebar": {"owned": "act refresh stop"},
     "data.findings": {"owned": "judge leave_out turn"},
-    "data.steps": {"owned": "leaf measure open_editor save see", "page": "<lambda>"},
+    "data.steps": {"owned": "leaf measure open_editor save see", "page": "turn_on <lambda>"},
     "train.tab": {
         "owned": "begin begin_sample open_tab price rehearse use_model",
         "form": "apply choose_model choose_modules choose_preset edited open_recipe reset",

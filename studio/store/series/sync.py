@@ -73,8 +73,11 @@ def opened(database: Database, run: str) -> SeriesFile | None:
     while file is not None and not _agrees(database, run, file):
         if not database.writable:
             return None
-        with database.filing, contextlib.suppress(OSError):
-            series_file.shorten(path, file.blocks[-2].end if len(file.blocks) > 1 else 0)
+        with database.filing:
+            try:
+                series_file.shorten(path, file.blocks[-2].end if len(file.blocks) > 1 else 0)
+            except OSError:  # as on a full disk: it is made again from the table
+                path.unlink(missing_ok=True)
         file = series_file.open_file(path)
     return file
 

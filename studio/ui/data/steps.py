@@ -225,7 +225,7 @@ def wire(
 
     def turn_on(event: gr.EventData) -> list[Any]:
         """The fix of a remark where it is one of the switches."""
-        return [True if name == event.setting else gr.skip() for name in SHAPES]
+        return [True if name == getattr(event, "setting", "") else gr.skip() for name in SHAPES]
 
     def leaf(event: gr.EventData, key: str) -> Updates:
         """Another page of examples, or one of them as tokens."""

@@ -168,6 +168,23 @@ def test_what_a_resumed_run_does_again_leaves_the_file(studio: Studio) -> None:
     assert [metrics["loss"].tolist(), evals["step"].tolist()] == [after[0][1], after[1][0]] and restarted > 0
 
 
+def full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_file_that_cannot_be_shortened_is_made_again(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(studio)
+    write(run, 1, 200)
+    studio.refresh()
+    with Journal(run.events) as journal:
+        journal.write("resumed", step=95)
+    write(run, 96, 180, lambda step: 9.0)
+    with monkeypatch.context() as disk:
+        disk.setattr(series_file, "shorten", full)
+        studio.refresh()
+        assert told(studio) == expected(180, lambda step: 3.0 / step if step <= 95 else 9.0)
+
+
 def test_a_run_taken_in_again_has_a_file_of_its_new_points(studio: Studio) -> None:
     run = make_run(studio)
     write(run, 1, 100)
@@ -195,9 +212,6 @@ def test_a_reader_that_may_not_write_leaves_the_file_alone(studio: Studio) -> No
 
 
 def test_a_full_disk_costs_nothing_but_time(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(series_file, "append", full)
     run = make_run(studio)
     write(run, 1, 100)
