@@ -69,6 +69,8 @@ class Home:
             self.folder / "seeds.jsonl",
             [{"instruction": f"Add {n}.", "instances": [{"input": "1", "output": str(n + 1)}]} for n in range(8)],
         )
+        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+        write_jsonl(self.folder / "turns.jsonl", [{"turns": turns}])
         write_jsonl(self.folder / "questions.jsonl", [{"question": "Who are you?"}, {"question": "Where is Lima?"}])
 
     def newest(self, kind: str) -> str:
