@@ -2,7 +2,7 @@
 # make test: set everything up and pass every test, browser included
 # make security: what strangers may try, in a minute; make audit: known holes in what is installed
 # make docs: the docs site; make lock: pin all that the ranges of pyproject.toml bring; make latest: every test with the newest they allow
-# make check: format, lint, types, docs site and the quick unit tests; about a minute on two cores
+# make check: format, lint, types, docs site and the quick unit tests; some three minutes on two cores
 # make pictures: take the pictures that README and docs show once more
 
 PYTHON ?= python3
