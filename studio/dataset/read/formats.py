@@ -279,7 +279,7 @@ class Layout:
 
 
 def _shared(first: Sequence[Message], second: Sequence[Message]) -> int:
-    """Number of messages that two conversations begin with alike."""
+    """Number of equal messages at the start of two conversations."""
     count = 0
     for one, other in zip(first, second, strict=False):
         if one != other:

@@ -16,10 +16,11 @@ from tokenizers import Encoding, Tokenizer
 from studio.dataset.record import Message, Record
 from studio.dataset.tokens import template as templates
 from studio.dataset.tokens.abilities import Abilities
-from studio.dataset.tokens.masks import Span, token_spans
+from studio.dataset.tokens.masks import Span
 from studio.dataset.tokens.remarks import NOTHING, Remark
 from studio.dataset.tokens.rendering import ChatRenderer, PlainRenderer, Rendered
 from studio.dataset.tokens.template import Tool
+from studio.dataset.tokens.token_spans import token_spans
 from studio.errors import BadInput
 from studio.recipe.fields import Data
 from studio.rundir import read_json

@@ -21,6 +21,7 @@ class Remark(IntFlag):
     PLAIN_TEXT = 2048  # not a conversation: it may be split; says nothing to people
     CALLS_AS_TEXT = 4096
     CALLS_LEFT_OUT = 8192
+    THOUGHT_OPENED = 16384
 
 
 NOTHING = Remark(0)
@@ -62,6 +63,12 @@ MEANINGS: dict[Remark, Meaning] = {
         "thought_left_out",
         "the template leaves out the thinking of earlier answers, as it does when the model is used",
         "turn on one example per answer, and each answer is trained with its thinking",
+        serious=True,
+    ),
+    Remark.THOUGHT_OPENED: Meaning(
+        "thought_opened",
+        "the template opens the answer with <think> when the model is used, and the trained answer has no thinking",
+        "add thinking to the answers, or use a template that does not open it",
         serious=True,
     ),
     Remark.MERGED_START: Meaning(

@@ -86,6 +86,8 @@ class ChatRenderer:
             text, spans = self._with_thought(thoughts[-1], trained, shaped)
             remarks |= Remark.THOUGHT_AS_TEXT
             thoughts[-1] = ""
+        elif trained and self._opens_thought and not marked.follows and not thought_of(answers[-1]):
+            remarks |= Remark.THOUGHT_OPENED
         if self._data.per_answer:
             thoughts = []  # each is trained with its own answer
         if any(thoughts):
@@ -97,6 +99,12 @@ class ChatRenderer:
             remarks = remarks | more if more else remarks  # an operation on flags takes microseconds
         left_out = "\n".join(filter(None, thoughts))
         return Rendered(record, text, spans, False, remarks, left_out, marked.follows)
+
+    @cached_property
+    def _opens_thought(self) -> bool:
+        """Whether the template begins each answer with <think> when the model is used."""
+        prompt = self._chat.render([{"role": "user", "content": "?"}], add_generation_prompt=True)
+        return prompt.rstrip().endswith("<think>")
 
     def _shape(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Shaped:
         system = self._data.system_prompt or self._data.fold_system or system_prompt_of(messages)
