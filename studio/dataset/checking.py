@@ -301,7 +301,8 @@ def _format(order: Order, columns: list[str], choices: list[str], rows: list[dic
         if form is None:
             raise BadInput(f"There is no format {order.format!r}. It is one of: {', '.join(FORMATS)}.")
         return Detection(form, "you chose it", column_names.guess(choices) if form == "mapped" else {})
-    return detect(columns, rows, choices)
+    ignored = set(order.layout.ignore)
+    return detect([name for name in columns if name not in ignored], rows, [n for n in choices if n not in ignored])
 
 
 def _columns(source: Source, first: list[Row | Finding]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from studio.dataset.checking import Order, check
+from studio.dataset.read.formats import LayoutOptions
 from studio.dataset.read.limits import Limits
 from studio.dataset.read.reader import open_rows
 from studio.dataset.read.rows import Finding, Row
@@ -181,3 +182,13 @@ def test_what_belongs_to_no_row_is_named() -> None:
         shape = shape_of("f.json", value)
         assert shape is not None and "not read, because it belongs to no row: system" in shape.note
     assert shape_of("f.json", {"data": rows, "version": None}).note == ""
+
+
+def test_an_ignored_column_does_not_decide_the_format(write: Write, tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "Fine?"}, {"role": "assistant", "content": "Yes."}]
+    path = write("a.jsonl", json.dumps({"messages": talk, "label": True}) + "\n")
+    asked = check(Order(path), PLAIN, tmp_path)
+    assert (asked.format, asked.suggested) == (None, "kto")
+    read = check(Order(path, layout=LayoutOptions(ignore=("label",))), PLAIN, tmp_path)
+    assert read.format == "messages"
+    assert [(use.name, use.status) for use in read.column_uses] == [("messages", "used"), ("label", "ignored")]
